@@ -1,0 +1,1 @@
+"""Open-vocabulary region recognition from cached SAM tokens and CLIP maps."""

@@ -1,0 +1,58 @@
+"""One family of errors: what was found, what was expected, and the next command.
+
+Only the command line turns these into text and an exit code; the library raises them.
+"""
+
+
+class RegionSpotError(Exception):
+    """Base of every error that a user can cause or repair.
+
+    Args:
+        found: what is wrong, naming the file, key or value.
+        expected: what would have been right.
+        remedy: the next command or action, in one line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, found: str, expected: str = "", remedy: str = "") -> None:
+        self.found, self.expected, self.remedy = found, expected, remedy
+        super().__init__("\n".join(part for part in (found, expected, remedy) if part))
+
+    def __reduce__(self) -> tuple:
+        # Exceptions travel between Dask workers; keep the three parts apart.
+        return type(self), (self.found, self.expected, self.remedy)
+
+
+class InputError(RegionSpotError, ValueError):
+    """A value, file or annotation given by the user cannot be used."""
+
+
+class MissingFileError(RegionSpotError, FileNotFoundError):
+    """A file or folder that is needed does not exist."""
+
+    __str__ = Exception.__str__
+
+
+class UsageError(InputError):
+    """The command line or a config does not make sense."""
+
+    exit_code = 2
+
+
+class IncompleteError(RegionSpotError):
+    """The work is not finished; running the same command again continues it."""
+
+    exit_code = 3
+
+
+class IdentityError(RegionSpotError):
+    """A cache or checkpoint was made with something else than what is asked for."""
+
+    exit_code = 4
+
+
+class DamageError(RegionSpotError):
+    """Stored data does not match its checksum, or a committed part is gone."""
+
+    exit_code = 4
