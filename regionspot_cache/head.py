@@ -1,0 +1,261 @@
+"""The recognition head: SAM tokens of the boxes attend to the CLIP feature map of their image.
+
+The only network that is trained. Structure and tensor names follow the RegionSpot paper (section 3.2) and
+its released checkpoints, so that those weights load: `to_clip`, post-norm DETR decoder layers
+(self-attention among the boxes, cross-attention to the map, feed-forward), a last LayerNorm, `projector`.
+Two departures: padded boxes are masked (the paper's code repeats real ones, which changes the result), and
+every layer is initialised on its own.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from regionspot_cache.decoder import Decoder, DecoderLayer
+from regionspot_cache.errors import IdentityError, InputError, MissingFileError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Sizes and switches of a `RegionHead`; the defaults are the paper's.
+
+    Attributes:
+        token_dim: width of a SAM token (256; 512 for the prompt position, 32 after the MLP).
+        map_dim: width of a CLIP map token, which is also the width of the decoder.
+        text_dim: width of the text embeddings.
+        grid: rows and columns of the map's patch tokens.
+        map_positions: amplitude of a 2-D sine-cosine position added to the patch tokens; 0 adds none.
+        use_map: False replaces the map by one zero token (ablation).
+        class_token: False leaves out the map's first token (ablation).
+        self_attention: False makes every box independent of the other boxes of its image.
+        logit_scale: fixed factor on the cosine; CLIP's learned value is 100.
+    """
+
+    token_dim: int
+    map_dim: int
+    text_dim: int
+    grid: tuple[int, int]
+    depth: int = 3
+    num_heads: int = 8
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    map_positions: float = 0.0
+    use_map: bool = True
+    class_token: bool = True
+    self_attention: bool = True
+    logit_scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", tuple(self.grid))  # JSON and YAML give lists
+        if self.map_dim % self.num_heads:
+            raise InputError(
+                f"map_dim {self.map_dim} cannot be split over {self.num_heads} heads",
+                "num_heads must divide map_dim",
+                "choose another head.num_heads",
+            )
+        if self.map_positions and self.map_dim % 4:
+            raise InputError(
+                f"map_positions needs a map_dim that 4 divides, not {self.map_dim}",
+                remedy="set head.map_positions=0",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"grid": list(self.grid)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Raises `IdentityError` for keys that this version does not know or that are missing."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
+        if wrong := sorted((set(values) - known) | (needed - set(values))):
+            raise IdentityError(
+                f"head config with unknown or missing keys: {', '.join(wrong)}",
+                f"the keys {', '.join(sorted(known))}",
+                "use the version of regionspot-cache that wrote it",
+            )
+        return cls(**values)
+
+
+def sine_positions(grid: tuple[int, int], dim: int) -> Tensor:
+    """2-D sine-cosine positions (as in MAE), half of the channels for the row and half for the column.
+
+    Returns:
+        float32 [rows * columns, dim], row-major, values in [-1, 1].
+    """
+    rows, columns = grid
+    rates = torch.pow(10000.0, -torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))  # [dim/4]
+
+    def encode(count: int) -> Tensor:
+        angles = torch.arange(count, dtype=torch.float64)[:, None] * rates
+        return torch.cat([angles.sin(), angles.cos()], dim=1)  # [count, dim/2]
+
+    by_row = encode(rows)[:, None].expand(-1, columns, -1)
+    by_column = encode(columns)[None].expand(rows, -1, -1)
+    return torch.cat([by_row, by_column], dim=2).reshape(rows * columns, dim).float()
+
+
+class RegionHead(nn.Module):
+    """Region embeddings in CLIP's text space from SAM tokens and a CLIP map; see `HeadConfig`.
+
+    With self-attention the boxes of an image are recognised jointly: leaving one out changes the others.
+    """
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.to_clip = nn.Linear(config.token_dim, config.map_dim)
+        self.decoder = Decoder((self._layer() for _ in range(config.depth)), config.map_dim)
+        self.projector = nn.Linear(config.map_dim, config.text_dim)
+        self.register_buffer("positions", self._positions(), persistent=False)  # [1 + gh*gw, C] or None
+
+    def forward(
+        self,
+        tokens: Tensor,
+        feature_map: Tensor,
+        box_mask: Tensor | None = None,
+        *,
+        return_attention: bool = False,
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Embed every box of every image.
+
+        Args:
+            tokens: float [B, N, token_dim], SAM tokens, padded to the largest image of the batch.
+            feature_map: float [B, M, map_dim], class token first, before CLIP's last normalisation.
+            box_mask: bool [B, N], True for real boxes; None when all are real. Padded boxes never reach real
+                ones; what is returned for them means nothing.
+            return_attention: also return the cross-attention of every layer, averaged over its heads.
+
+        Returns:
+            [B, N, text_dim], not normalised; with `return_attention` also a list of `depth` tensors
+            [B, N, M'], M' counting the tokens attended to (one less when the class token is switched off).
+        """
+        self._check(tokens, feature_map)
+        boxes, attentions = self.decoder(self.to_clip(tokens), self._memory(feature_map), box_mask)
+        embeddings = self.projector(boxes)
+        return (embeddings, attentions) if return_attention else embeddings
+
+    def logits(self, embeddings: Tensor, text: Tensor) -> Tensor:
+        """Scaled cosine of region embeddings [..., text_dim] and unit text embeddings [K, text_dim].
+
+        Returns:
+            float32 [..., K], computed in float32 also under autocast: a bfloat16 cosine is too coarse.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            regions = embeddings.float()
+            regions = regions / (regions.norm(dim=-1, keepdim=True) + 1e-7)
+            return self.config.logit_scale * regions @ text.float().T
+
+    def save_pretrained(self, folder: Path | str, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write `model.safetensors`, then `config.json`: the head's config under "head", plus `metadata`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE
+        )
+        text = json.dumps({"head": self.config.to_dict(), **(metadata or {})}, indent=1)
+        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, *, device: str | torch.device = "cpu") -> Self:
+        """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            MissingFileError: a file is missing.
+            IdentityError: tensors are missing, unknown or of another shape than the config says.
+            InputError: a file cannot be parsed.
+        """
+        head = cls(HeadConfig.from_dict(read_model_config(folder)["head"]))
+        head.load_checked(_read_weights(Path(folder) / WEIGHTS_FILE), source=str(folder))
+        return head.to(device).eval()
+
+    def load_checked(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
+        """Copy `tensors` in; `IdentityError` names the first tensor whose name or shape does not match."""
+        own = self.state_dict()
+        for name in sorted(set(own) | set(tensors)):
+            found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
+            expected = tuple(own[name].shape) if name in own else "no such tensor"
+            if found != expected:
+                raise IdentityError(
+                    f"{source}: {name} is {found}",
+                    f"{expected} for a head with {self.config}",
+                    "use a checkpoint trained with this head config and these caches",
+                )
+        self.load_state_dict(dict(tensors))
+
+    def _layer(self) -> DecoderLayer:
+        config = self.config
+        return DecoderLayer(
+            config.map_dim,
+            config.num_heads,
+            ffn_dim=config.ffn_dim,
+            dropout=config.dropout,
+            self_attention=config.self_attention,
+        )
+
+    def _positions(self) -> Tensor | None:
+        if not self.config.map_positions:
+            return None
+        patches = self.config.map_positions * sine_positions(self.config.grid, self.config.map_dim)
+        return torch.cat([torch.zeros(1, self.config.map_dim), patches])  # the class token has no place
+
+    def _memory(self, feature_map: Tensor) -> Tensor:
+        if not self.config.use_map:
+            return feature_map.new_zeros(len(feature_map), 1, self.config.map_dim)
+        if self.positions is not None:
+            feature_map = feature_map + self.positions
+        return feature_map if self.config.class_token else feature_map[:, 1:]
+
+    def _check(self, tokens: Tensor, feature_map: Tensor) -> None:
+        rows, columns = self.config.grid
+        map_shape = (1 + rows * columns, self.config.map_dim)
+        if tokens.shape[-1] != self.config.token_dim or feature_map.shape[1:] != map_shape:
+            raise InputError(
+                f"tokens {tuple(tokens.shape)} with a map {tuple(feature_map.shape)}",
+                f"tokens [B, N, {self.config.token_dim}] with a map [B, {map_shape[0]}, {map_shape[1]}]",
+                "use features of the backbone that this head was trained on",
+            )
+
+
+def read_model_config(folder: Path | str) -> dict[str, Any]:
+    """The `config.json` of a model folder: key "head" and what was saved beside it.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it is not a model's config.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingFileError(
+            f"no {CONFIG_FILE} in {folder}", "the folder of a trained head", "rs-cache train --out DIR"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}", remedy="train again or restore the file") from error
+    if not isinstance(values, dict) or "head" not in values:
+        raise InputError(
+            f'{path} has no key "head"', "the config of a trained head", "rs-cache train --out DIR"
+        )
+    return values
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise MissingFileError(
+            f"no {path.name} in {path.parent}", "the folder of a trained head", "rs-cache train --out DIR"
+        ) from None
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a whole safetensors file: {error}", remedy="train again") from error

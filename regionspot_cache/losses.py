@@ -1,0 +1,72 @@
+"""Sigmoid focal loss over a large vocabulary, averaged so that batches and processes can be split freely.
+
+The official code takes the mean over the boxes of a GPU's batch, the SUM over classes and the SUM over the
+images of one GPU (two images), then averages over GPUs. Here a box counts 1 / (real boxes of its image) and
+an image counts 1 / (images of the GLOBAL batch). Ours is therefore the official loss divided by the images
+per GPU; AdamW does not notice the constant, only the gradient clip of 1.0 bites at another point.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sigmoid_focal_loss(
+    logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, ignore: Tensor | None = None
+) -> Tensor:
+    """Focal loss (Lin et al., 2017, equation 5) of one-hot labels, summed over the classes.
+
+    Equals `torchvision.ops.sigmoid_focal_loss(logits, one_hot).sum(1)` without building the one-hot matrix.
+
+    Args:
+        logits: [T, K], any float dtype; computed in float32.
+        labels: int64 [T], 0 <= label < K.
+        ignore: bool [T, K], True where a class says nothing about this box; a box's own label always counts.
+
+    Returns:
+        float32 [T], one sum per box.
+    """
+    logits = logits.float()
+    picked = labels.unsqueeze(1)  # [T, 1]
+    negatives = (1 - alpha) * torch.sigmoid(logits).pow(gamma) * F.softplus(logits)  # [T, K]
+    if ignore is not None:
+        negatives = negatives.masked_fill(ignore, 0.0)
+    positive = logits.gather(1, picked)  # [T, 1]
+    positives = alpha * torch.sigmoid(-positive).pow(gamma) * F.softplus(-positive)
+    # Replacing the label's column (not subtracting it from the sum) keeps the sum exact for huge logits.
+    return negatives.scatter(1, picked, positives).sum(1)
+
+
+def box_weights(counts: Tensor, images: int) -> Tensor:
+    """Weight of every box: mean over an image's boxes, then mean over the global batch.
+
+    Args:
+        counts: int64 [B], real boxes per image, each at least 1.
+        images: images of the global batch, over all processes.
+
+    Returns:
+        float32 [T] with T = counts.sum(), image after image; sums to B / images.
+    """
+    return (1.0 / (counts.double() * images)).repeat_interleave(counts).float()
+
+
+def region_loss(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    ignore: Tensor | None = None,
+) -> Tensor:
+    """This process's share of the global batch's loss; the sum over processes is the batch's loss.
+
+    Args:
+        logits: [T, K] of the real boxes only.
+        labels: int64 [T].
+        weights: float32 [T] from `box_weights`.
+
+    Returns:
+        float32 scalar.
+    """
+    return (sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=gamma, ignore=ignore) * weights).sum()
