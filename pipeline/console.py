@@ -1,0 +1,107 @@
+"""What people see: results on stdout, progress and warnings on stderr, plain lines when nobody watches."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_EVERY_SECONDS = 5.0
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A progress line, for people."""
+    err.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """A warning that does not stop the work."""
+    err.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def result(value: dict[str, Any], text: str | None = None, *, as_json: bool = False) -> None:
+    """The result of a verb: `text` for people or one JSON document for programs."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    elif text is not None:
+        out.print(text, markup=False)
+
+
+def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """A small table on stdout; the first column is text, the others are right-aligned."""
+    shown = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        shown.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        shown.add_row(*(str(cell) for cell in row))
+    out.print(shown)
+
+
+class Ticker:
+    """Progress of one job: a bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, label: str, total: int, bar: Progress | None) -> None:
+        self._label, self._total, self._bar = label, total, bar
+        self._started = self._said = time.monotonic()
+        self.done = 0
+        self._task = bar.add_task(label, total=total, note="") if bar else None
+
+    def update(self, done: int, note: str) -> None:
+        """Shows that `done` of the total is done; `note` carries rates and losses."""
+        self.done = done
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._said >= PLAIN_EVERY_SECONDS or done >= self._total:
+            self._said = now
+            left = time_left(now - self._started, done, self._total)
+            say(f"{self._label}: {done}/{self._total}  {note}  {left} left")
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Ticker]:
+    """A ticker for `total` units of work."""
+    if not err.is_terminal:
+        yield Ticker(label, total, None)
+        return
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=err) as bar:
+        yield Ticker(label, total, bar)
+
+
+def time_left(elapsed: float, done: int, total: int) -> str:
+    """Time left at the mean rate so far, such as `1:04:09` or `2:31`."""
+    if done <= 0:
+        return "?"
+    return clock(elapsed / done * max(total - done, 0))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes with a decimal unit: `526.3 KB`, `1.58 TB`."""
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if num_bytes < 1000 or unit == "TB":
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.2f} {unit}"
+        num_bytes /= 1000
+    raise AssertionError

@@ -1,0 +1,56 @@
+"""`rs-cache env`: what a bug report needs."""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pipeline import console
+from pipeline.settings import WORKPLACE
+
+PACKAGES = (
+    "regionspot-cache torch torchvision segment-anything open_clip_torch zarr numcodecs numpy dask distributed "
+    "pycocotools lvis safetensors typer"
+).split()
+
+
+def environment(*, as_json: bool = False) -> None:
+    """Prints versions, devices and paths."""
+    facts = {
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        **{name: _version(name) for name in PACKAGES},
+        **_devices(),
+        "workplace": str(WORKPLACE.absolute()),
+    }
+    width = max(map(len, facts))
+    console.result(facts, "\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()), as_json=as_json)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> dict[str, Any]:
+    from regionspot_cache.backbones import weights_home
+    from regionspot_cache.errors import RegionSpotError
+
+    found: dict[str, Any] = {"weights": str(weights_home())}
+    try:
+        from regionspot_cache.backbones import check_torchvision
+
+        check_torchvision()
+        found["torchvision import"] = "works"
+    except RegionSpotError as error:
+        found["torchvision import"] = error.found
+    import torch
+
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found["cuda devices"] = ", ".join(names) or "none"
+    found["torch threads"] = torch.get_num_threads()
+    return found

@@ -1,0 +1,16 @@
+"""Where the shipped configuration files are: `configs/` of the checkout, or inside the installed package."""
+
+from pathlib import Path
+
+from regionspot_cache.errors import UsageError
+
+HERE = Path(__file__).parent
+FOLDER = next((f for f in (HERE.parent / "configs", HERE / "configs") if f.is_dir()), HERE / "configs")
+
+
+def shipped(name: str) -> Path:
+    """The shipped config `name`, such as `train/shapes.yaml`."""
+    path = FOLDER / name
+    if not path.is_file():
+        raise UsageError(f"No shipped config {name}.", f"One of the files under {FOLDER}.")
+    return path

@@ -1,0 +1,93 @@
+"""Recognition methods behind one interface: image and boxes in, one logit for every box and class out.
+
+`regionspot` relates SAM tokens to CLIP's map; `clip-box` and `clip-mask` are the paper's baselines, which run CLIP on
+crops. The softmax over classes of a method's logits is its class probability (protocol of the official code).
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from regionspot_cache.head import RegionHead
+from regionspot_cache.recognition.inputs import RegionInputs
+
+CROP_CONTEXT = 1.25  # side of the crop over the side of the box
+CROP_BATCH = 64
+
+
+class Recogniser(Protocol):
+    """What every method offers."""
+
+    name: str
+
+    def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
+        """float32 [N, K] for N boxes and unit text embeddings [K, E]."""
+        ...
+
+
+class RegionSpot:
+    """The trained head on SAM tokens and CLIP's map of the whole image."""
+
+    name = "regionspot"
+
+    def __init__(self, head: RegionHead, *, position: str = "transformer") -> None:
+        self.head = head.eval()
+        self.position = position
+
+    @torch.inference_mode()
+    def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
+        if len(inputs.boxes) == 0:
+            return text.new_zeros(0, len(text))
+        tokens, image_map = inputs.tokens(self.position)[None], inputs.map[None]
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return self.head.logits(self.head(tokens, image_map, mask), text)[0]
+
+    @torch.inference_mode()
+    def attention(self, inputs: RegionInputs) -> NDArray[np.float32]:
+        """Cross-attention weights of every layer and box over the map tokens, float32 [L, N, M]."""
+        tokens, image_map = inputs.tokens(self.position)[None], inputs.map[None]
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        _, weights = self.head(tokens, image_map, mask, return_attention=True)
+        return torch.stack([layer[0] for layer in weights]).float().cpu().numpy()
+
+
+class ClipCrops:
+    """CLIP on a crop of every box; with `masked`, pixels outside SAM's mask take CLIP's mean colour."""
+
+    def __init__(self, *, masked: bool) -> None:
+        self.masked = masked
+        self.name = "clip-mask" if masked else "clip-box"
+
+    @torch.inference_mode()
+    def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
+        clip = inputs.backbone.clip
+        out = [text.new_zeros(0, len(text))]
+        for start in range(0, len(inputs.boxes), CROP_BATCH):
+            rows = range(start, min(start + CROP_BATCH, len(inputs.boxes)))
+            batch = torch.stack([clip.preprocess(self._crop(inputs, i)) for i in rows])
+            out.append(clip.logit_scale * normalize(clip.encode_image(batch).float(), dim=-1) @ text.T)
+        return torch.cat(out)
+
+    def _crop(self, inputs: RegionInputs, i: int) -> NDArray[np.uint8]:
+        x0, y0, x1, y1 = crop_window(inputs.boxes[i], inputs.size)
+        crop = inputs.image[y0:y1, x0:x1]
+        if not self.masked:
+            return crop
+        inside = inputs.masks[0][i, y0:y1, x0:x1, None]
+        fill = np.round(255 * np.asarray(inputs.backbone.clip.mean)).astype(np.uint8)
+        return np.where(inside, crop, fill)
+
+
+def crop_window(box: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The box grown by `CROP_CONTEXT` about its centre, clipped to the image, at least one pixel: x0, y0, x1, y1."""
+    height, width = size
+    centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    half_w, half_h = (box[2] - box[0]) / 2 * CROP_CONTEXT, (box[3] - box[1]) / 2 * CROP_CONTEXT
+    x0 = int(np.clip(np.floor(centre_x - half_w), 0, width - 1))
+    y0 = int(np.clip(np.floor(centre_y - half_h), 0, height - 1))
+    x1 = int(np.clip(np.ceil(centre_x + half_w), x0 + 1, width))
+    y1 = int(np.clip(np.ceil(centre_y + half_h), y0 + 1, height))
+    return x0, y0, x1, y1
