@@ -1,0 +1,224 @@
+"""Image files: where they may lie, how they are decoded, and what can be wrong with them.
+
+Pixels are uint8 RGB [H, W, 3], decoded by Pillow, at the size that the annotations speak of.
+"""
+
+import os
+import threading
+import unicodedata
+import warnings
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from regionspot_cache.errors import InputError
+
+ExifRule = Literal["ignore", "apply"]
+
+MISSING = "missing"
+UNDECODABLE = "undecodable"
+SIZE_MISMATCH = "size mismatch"
+OUTSIDE_ROOT = "outside root"
+TOO_LARGE = "too large"
+
+# Twice Pillow's warning threshold, at which Pillow itself refuses: 537 MB of RGB.
+MAX_PIXELS = 178_956_970
+
+_ORIENTATION_TAG = 0x0112
+_Turn = Image.Transpose
+_TURNS = {  # EXIF orientation -> what brings the image upright (EXIF 2.32, 4.6.4)
+    2: _Turn.FLIP_LEFT_RIGHT,
+    3: _Turn.ROTATE_180,
+    4: _Turn.FLIP_TOP_BOTTOM,
+    5: _Turn.TRANSPOSE,
+    6: _Turn.ROTATE_270,
+    7: _Turn.TRANSVERSE,
+    8: _Turn.ROTATE_90,
+}
+# `warnings.catch_warnings` changes global state, and images are read by several threads.
+_warnings_lock = threading.Lock()
+
+
+class ImageFailure(Exception):  # noqa: N818 - a counted outcome of reading, not an error of the program
+    """One image cannot be used.
+
+    Attributes:
+        reason: "missing", "undecodable", "size mismatch", "outside root" or "too large".
+        detail: the file and what is wrong with it.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(reason, detail)
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+def safe_file_name(file_name: str) -> str | None:
+    """`file_name` as a clean relative path with forward slashes, or None when it could leave its folder.
+
+    Backslashes count as separators: annotation files written on Windows carry them.
+    """
+    parts = [part for part in file_name.replace("\\", "/").split("/") if part not in ("", ".")]
+    absolute = file_name.startswith(("/", "\\")) or file_name[1:2] == ":"
+    if absolute or not parts or ".." in parts or "\0" in file_name or not _is_utf8(file_name):
+        return None
+    return "/".join(parts)
+
+
+def resolve_image(root: Path, file_name: str) -> Path:
+    """The path of an image below `root`; the file itself need not exist.
+
+    `root` may be a link, but nothing below it may lead outside. Names that differ from the file's only in
+    Unicode normalisation (NFC, NFD) are found.
+
+    Raises:
+        InputError: the name is absolute, contains `..` or NUL, or a symbolic link leads out of `root`.
+    """
+    name = safe_file_name(file_name)
+    if name is None:
+        raise _outside(root, file_name)
+    path = root / name
+    if not os.path.lexists(path):
+        others = (root / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+        path = next((other for other in others if os.path.lexists(other)), path)
+    real_root = os.path.realpath(root)
+    if os.path.commonpath([real_root, os.path.realpath(path)]) != real_root:
+        raise _outside(root, file_name)
+    return path
+
+
+def read_image(
+    path: Path,
+    *,
+    expected_size: tuple[int, int] | None = None,
+    exif: ExifRule = "ignore",
+    max_pixels: int = MAX_PIXELS,
+) -> NDArray[np.uint8]:
+    """Decodes an image file to uint8 RGB [H, W, 3].
+
+    Palettes, grey levels, CMYK and alpha are converted as `PIL.Image.convert("RGB")` does (alpha is dropped);
+    of 16-bit grey levels the high byte is taken; of animations, the first frame.
+
+    Args:
+        path: the file.
+        expected_size: annotated (width, height); a disagreement means that boxes would be misplaced.
+        exif: "ignore" keeps the stored pixel order, "apply" turns the image by its EXIF orientation.
+        max_pixels: larger images are refused before they are decoded.
+
+    Raises:
+        ImageFailure: the image is missing, undecodable, too large or not of the expected size.
+    """
+    try:
+        with _open_file(path) as file:
+            image = _open(file, max_pixels)
+            orientation = _orientation(image, exif)
+            _check_size(_oriented_size(image, orientation), expected_size)
+            pixels = _to_rgb(image)
+    except ImageFailure as failure:
+        raise ImageFailure(failure.reason, f"{path}: {failure.detail}") from None
+    except Exception as error:
+        raise _failure(path, error) from error
+    return _turned(pixels, orientation)
+
+
+def image_size(path: Path, *, exif: ExifRule = "ignore") -> tuple[int, int]:
+    """(width, height) from the file's header, without decoding the pixels.
+
+    Raises:
+        ImageFailure: the file is missing or its header cannot be read.
+    """
+    try:
+        with _open_file(path) as file:
+            image = _open(file, max_pixels=None)
+            return _oriented_size(image, _orientation(image, exif))
+    except ImageFailure as failure:
+        raise ImageFailure(failure.reason, f"{path}: {failure.detail}") from None
+    except Exception as error:
+        raise _failure(path, error) from error
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
+def _outside(root: Path, file_name: str) -> InputError:
+    return InputError(
+        f"The image file name {file_name!r} leaves the image folder {root}.",
+        "A relative path without `..` and without links that lead outside.",
+        "Correct the annotation file, or give the real folder with --images DIR.",
+    )
+
+
+def _open_file(path: Path) -> BinaryIO:
+    if not path.is_file():  # also keeps a named pipe from blocking the reader
+        raise ImageFailure(MISSING, "not a file")
+    return path.open("rb")
+
+
+def _open(file: BinaryIO, max_pixels: int | None) -> Image.Image:
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # broken metadata and large sizes: judged by what they do
+        image = Image.open(file)
+    pixels = image.width * image.height
+    if max_pixels is not None and pixels > max_pixels:
+        detail = f"{image.width} x {image.height} pixels; at most {max_pixels} pixels are decoded"
+        raise ImageFailure(TOO_LARGE, detail)
+    return image
+
+
+def _orientation(image: Image.Image, exif: ExifRule) -> int:
+    if exif == "ignore":
+        return 1
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return image.getexif().get(_ORIENTATION_TAG, 1)
+        except Exception:  # whatever a broken EXIF block makes Pillow raise: it states no orientation
+            return 1
+
+
+def _oriented_size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+
+
+def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    turn = _TURNS.get(orientation)
+    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+
+
+def _check_size(size: tuple[int, int], expected: tuple[int, int] | None) -> None:
+    if expected is not None and size != tuple(expected):
+        detail = f"{size[0]} x {size[1]} in the file, {expected[0]} x {expected[1]} annotated"
+        raise ImageFailure(SIZE_MISMATCH, detail)
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    image.load()
+    if image.mode.startswith("I"):  # 16-bit grey levels; Pillow's own conversion saturates them at 255
+        grey = (np.clip(np.asarray(image).astype(np.int32), 0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ImageFailure(UNDECODABLE, "floating-point pixels have no defined range")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # going to RGB directly makes Pillow warn
+    return np.array(image.convert("RGB"))
+
+
+def _failure(path: Path, error: Exception) -> ImageFailure:
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageFailure(TOO_LARGE, f"{path}: {error}")
+    if isinstance(error, MemoryError):
+        return ImageFailure(TOO_LARGE, f"{path}: not enough memory to decode it")
+    if isinstance(error, UnidentifiedImageError):
+        return ImageFailure(UNDECODABLE, f"{path} is not an image")
+    return ImageFailure(UNDECODABLE, f"{path}: {error or type(error).__name__}")

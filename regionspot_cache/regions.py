@@ -1,0 +1,168 @@
+"""Boxes: conversions, overlap, and the one rule by which bad boxes are dropped."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Boxes = NDArray[np.float32]  # [N, 4] xyxy, pixels of the original image
+
+CROWD = "crowd"
+NON_FINITE = "non-finite box"
+OUTSIDE = "outside image"
+TOO_SMALL = "too small"
+DUPLICATE = "duplicate box"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxPolicy:
+    """How annotated boxes become regions. It is part of a cache's identity.
+
+    The defaults are the field's practice (detectron2, mmdetection): clip to the image, then drop boxes less
+    than a pixel wide or high, groups (`iscrowd`, `ignore`, `IsGroupOf`) and exact repetitions.
+
+    Attributes:
+        min_size: smallest width and height in pixels, after clipping; empty boxes go in any case.
+        clip: cut boxes at the image border. Boxes wholly outside are dropped either way.
+        drop_crowd: drop boxes that stand for a group of objects.
+        deduplicate: drop repetitions of the same label and box within one image, keeping the first.
+    """
+
+    min_size: float = 1.0
+    clip: bool = True
+    drop_crowd: bool = True
+    deduplicate: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanBoxes:
+    """What `clean_boxes` kept, in the order given.
+
+    Attributes:
+        kept: int64 [K], rising indices into the input.
+        boxes: float32 [K, 4] xyxy.
+        labels: [K], as given.
+        dropped: reason -> number of boxes.
+    """
+
+    kept: NDArray[np.int64]
+    boxes: Boxes
+    labels: NDArray[Any]
+    dropped: Counter[str]
+
+
+def clean_boxes(
+    boxes: ArrayLike,
+    labels: ArrayLike,
+    *,
+    width: ArrayLike,
+    height: ArrayLike,
+    crowd: ArrayLike | None = None,
+    images: ArrayLike | None = None,
+    policy: BoxPolicy | None = None,
+) -> CleanBoxes:
+    """Applies `policy`; each dropped box is counted once, under the first reason that holds.
+
+    Args:
+        boxes: [N, 4] xyxy pixels.
+        labels: [N] integers.
+        width: image width in pixels; a scalar, or [N] when the boxes belong to several images.
+        height: image height in pixels, likewise.
+        crowd: bool [N], boxes that stand for a group.
+        images: int [N], the image of each box; needed only when the boxes belong to several.
+        policy: defaults to `BoxPolicy()`.
+    """
+    policy = policy or BoxPolicy()
+    boxes = _as_float32(boxes).reshape(-1, 4)
+    labels = np.asarray(labels).reshape(-1)
+    size = _image_size(width, height, len(boxes))  # [N, 2]
+    group = np.zeros(len(boxes), bool)
+    if policy.drop_crowd and crowd is not None:
+        group = np.asarray(crowd, bool).reshape(-1)
+    finite = np.isfinite(boxes).all(axis=1)
+    outside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= size).any(axis=1)
+    clipped = np.clip(boxes, 0, np.tile(size, 2)) if policy.clip else boxes
+    with np.errstate(invalid="ignore"):  # inf - inf: such boxes are already condemned as non-finite
+        sides = clipped[:, 2:] - clipped[:, :2]
+    small = ~((sides >= policy.min_size) & (sides > 0)).all(axis=1)
+
+    alive = np.ones(len(boxes), bool)
+    dropped: Counter[str] = Counter()
+    reasons = (
+        (CROWD, group & policy.drop_crowd),
+        (NON_FINITE, ~finite),
+        (OUTSIDE, outside),
+        (TOO_SMALL, small),
+    )
+    for reason, bad in reasons:
+        _drop(alive, bad, reason, dropped)
+    if policy.deduplicate:
+        of_image = np.zeros(len(boxes), np.int64) if images is None else np.asarray(images).reshape(-1)
+        _drop(alive, _repeated(clipped, labels, of_image, alive), DUPLICATE, dropped)
+    kept = np.flatnonzero(alive)
+    return CleanBoxes(kept=kept, boxes=clipped[kept], labels=labels[kept], dropped=dropped)
+
+
+def xywh_to_xyxy(boxes: ArrayLike) -> Boxes:
+    """[N, 4] left, top, width, height -> float32 [N, 4] xyxy."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    return _as_float32(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1))
+
+
+def xyxy_to_xywh(boxes: ArrayLike) -> Boxes:
+    """[N, 4] xyxy -> float32 [N, 4] left, top, width, height."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    return _as_float32(np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1))
+
+
+def box_area(boxes: ArrayLike) -> NDArray[np.float32]:
+    """Square pixels of xyxy boxes [N, 4] -> float32 [N]; inverted boxes have area 0."""
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    return sides[:, 0] * sides[:, 1]
+
+
+def box_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
+    """Intersection over union of xyxy boxes [N, 4] and [M, 4] -> float32 [N, M]; 0 where both are empty."""
+    a, b = np.asarray(a, np.float32).reshape(-1, 4), np.asarray(b, np.float32).reshape(-1, 4)
+    left_top = np.maximum(a[:, None, :2], b[None, :, :2])  # [N, M, 2]
+    right_bottom = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = np.maximum(right_bottom - left_top, 0)
+    overlap = sides[..., 0] * sides[..., 1]
+    union = box_area(a)[:, None] + box_area(b)[None, :] - overlap
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+
+
+def _as_float32(values: ArrayLike) -> Boxes:
+    with np.errstate(over="ignore"):  # 1e300 becomes inf, which the policy drops by name
+        return np.asarray(values).astype(np.float32)
+
+
+def _image_size(width: ArrayLike, height: ArrayLike, count: int) -> NDArray[np.float32]:
+    sides = [np.broadcast_to(np.asarray(side, np.float32), (count,)) for side in (width, height)]
+    return np.stack(sides, axis=1)
+
+
+def _drop(alive: NDArray[np.bool_], bad: NDArray[np.bool_], reason: str, dropped: Counter[str]) -> None:
+    newly = int(np.count_nonzero(alive & bad))
+    if newly:
+        dropped[reason] += newly
+    alive &= ~bad
+
+
+def _repeated(boxes: Boxes, labels: NDArray, images: NDArray, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool [N]: the same image, label and box occurs earlier among the living."""
+    rows = np.flatnonzero(alive)
+    keys = [*boxes[rows].T, labels[rows], images[rows]]  # the last key sorts first
+    order = np.lexsort(keys)  # stable, so the first of equal rows stays first
+    same = np.ones(max(len(rows) - 1, 0), bool)
+    for key in keys:
+        same &= key[order][1:] == key[order][:-1]
+    repeated = np.zeros(len(boxes), bool)
+    repeated[rows[order[1:][same]]] = True
+    return repeated
