@@ -46,13 +46,13 @@ class CleanBoxes:
     Attributes:
         kept: int64 [K], rising indices into the input.
         boxes: float32 [K, 4] xyxy.
-        labels: [K], as given.
+        labels: int64 [K].
         dropped: reason -> number of boxes.
     """
 
     kept: NDArray[np.int64]
     boxes: Boxes
-    labels: NDArray[Any]
+    labels: NDArray[np.int64]
     dropped: Counter[str]
 
 
@@ -79,7 +79,7 @@ def clean_boxes(
     """
     policy = policy or BoxPolicy()
     boxes = _as_float32(boxes).reshape(-1, 4)
-    labels = np.asarray(labels).reshape(-1)
+    labels = np.asarray(labels, np.int64).reshape(-1)
     size = _image_size(width, height, len(boxes))  # [N, 2]
     group = np.zeros(len(boxes), bool)
     if policy.drop_crowd and crowd is not None:
@@ -89,7 +89,7 @@ def clean_boxes(
     clipped = np.clip(boxes, 0, np.tile(size, 2)) if policy.clip else boxes
     with np.errstate(invalid="ignore"):  # inf - inf: such boxes are already condemned as non-finite
         sides = clipped[:, 2:] - clipped[:, :2]
-    small = ~((sides >= policy.min_size) & (sides > 0)).all(axis=1)
+    small = ((sides < policy.min_size) | (sides <= 0)).any(axis=1)
 
     alive = np.ones(len(boxes), bool)
     dropped: Counter[str] = Counter()
