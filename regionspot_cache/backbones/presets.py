@@ -1,0 +1,120 @@
+"""Which frozen networks make up a backbone: named presets, and the YAML schema of own ones.
+
+A preset file is a YAML map of the fields of `BackboneSpec`. Every field has a default, so this is complete:
+
+    name: b32
+    sam: {model: vit_b, weights: official}
+    clip: {model: ViT-B-32-quickgelu, weights: openai, layer: -1}
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from regionspot_cache.config import load_config
+from regionspot_cache.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "auto"]
+"""Arithmetic of the encoders; "auto" is bf16 on CUDA and fp32 elsewhere. Weights stay float32."""
+
+Position = Literal["transformer", "prompt", "mlp"]
+"""Where a SAM token is taken: mask token 0 after the two-way transformer, the two corner embeddings of the
+prompt encoder side by side, or the output of hyper-network 0 (RegionSpot's ablation of positions)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamSpec:
+    """The SAM side.
+
+    Attributes:
+        model: "vit_b", "vit_l", "vit_h", or "packaged" for the small SAM that ships with the package.
+        weights: "official" (fetched), "packaged", "random:SEED", or the path of a .pth or .safetensors file.
+        precision: of the image encoder; the decoder always runs in float32.
+        positions: token positions to extract.
+    """
+
+    model: Literal["vit_b", "vit_l", "vit_h", "packaged"] = "vit_b"
+    weights: str = "official"
+    precision: Precision = "auto"
+    positions: tuple[Position, ...] = ("transformer",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """The CLIP side: any open_clip model with a ViT image tower.
+
+    Attributes:
+        model: an open_clip name, "hf-hub:ORG/NAME", "local-dir:DIR", or "packaged".
+        weights: an open_clip tag, the path of a state dict, "random:SEED", or "included" for the models that
+            bring their own ("hf-hub:", "local-dir:" and "packaged").
+        image_size: side of the input in pixels; None for the model's own.
+        layer: block whose output is the map; -1 is the last.
+        resize: how images are squashed to a square: "auto" is the model's own interpolation, antialiased
+            (PIL); "bilinear-noantialias" follows the official RegionSpot predictor.
+        precision: of the image tower; text always runs in float32.
+        quick_gelu: forces QuickGELU on (True); None leaves it to the model name, and a tag that needs the
+            other activation is an error.
+    """
+
+    model: str = "ViT-L-14-quickgelu"
+    weights: str = "openai"
+    image_size: int | None = None
+    layer: int = -1
+    resize: Literal["auto", "bicubic", "bilinear", "bilinear-noantialias"] = "auto"
+    precision: Precision = "auto"
+    quick_gelu: Literal[True] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposerSpec:
+    """Class-agnostic proposals.
+
+    Attributes:
+        model: "packaged" for the small RPN on SAM embeddings, or "fasterrcnn_resnet50_fpn_v2" (torchvision).
+        weights: "packaged", "coco" (fetched), "random:SEED", or the path of a state dict.
+        top_n: proposals kept per image.
+        nms: IoU above which the lower-scored of two proposals is dropped.
+    """
+
+    model: Literal["packaged", "fasterrcnn_resnet50_fpn_v2"] = "fasterrcnn_resnet50_fpn_v2"
+    weights: str = "coco"
+    top_n: int = 1000
+    nms: float = 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """The frozen networks of one cache."""
+
+    name: str = "custom"
+    sam: SamSpec = field(default_factory=SamSpec)
+    clip: ClipSpec = field(default_factory=ClipSpec)
+    proposer: ProposerSpec = field(default_factory=ProposerSpec)
+
+
+PRESETS = {
+    "tiny": BackboneSpec(
+        name="tiny",
+        sam=SamSpec(model="packaged", weights="packaged"),
+        clip=ClipSpec(model="packaged", weights="included"),
+        proposer=ProposerSpec(model="packaged", weights="packaged", top_n=300),
+    ),
+    "bb": BackboneSpec(name="bb", clip=ClipSpec(model="ViT-B-16-quickgelu")),
+    "bl": BackboneSpec(name="bl", clip=ClipSpec(model="ViT-L-14-quickgelu")),
+    "bl336": BackboneSpec(name="bl336", clip=ClipSpec(model="ViT-L-14-336-quickgelu")),
+}
+
+
+def load_preset(name_or_yaml: str | Path) -> BackboneSpec:
+    """A preset by name, or an own one from a YAML file.
+
+    Raises:
+        UsageError: unknown name, unknown key or wrong value.
+        MissingFileError: no such YAML file.
+    """
+    text = str(name_or_yaml)
+    if text in PRESETS:
+        return PRESETS[text]
+    if Path(text).suffix not in (".yaml", ".yml"):
+        raise UsageError(f"No backbone preset {text!r}.", f"One of {', '.join(PRESETS)}, or a .yaml file.")
+    return load_config(BackboneSpec, Path(text))

@@ -1,0 +1,178 @@
+"""Weight files: where they are, fetching with a checksum, reading without unpickling, and their digests."""
+
+import fcntl
+import hashlib
+import http.client
+import os
+import pickle
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from regionspot_cache.errors import DamageError, InputError, MissingFileError, UsageError
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with (file name, bytes so far, bytes in all or None) while a file is fetched."""
+
+ASSETS = Path(__file__).parent.parent / "assets"
+TIMEOUT_SECONDS = 30
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A published weight file and the SHA-256 of its bytes."""
+
+    url: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+def cache_home() -> Path:
+    """Where fetched weights are kept: $RS_CACHE_HOME or ~/.cache/regionspot-cache."""
+    return Path(os.environ.get("RS_CACHE_HOME") or Path.home() / ".cache" / "regionspot-cache").expanduser()
+
+
+def fetch(remote: RemoteFile, *, progress: Progress | None = None) -> Path:
+    """The local copy of a published file, fetched on first use and checked at every use.
+
+    Processes that ask for one file at once wait for a single download. A download appears under its name only
+    when it is complete and its checksum is right.
+
+    Raises:
+        MissingFileError: it cannot be fetched; says where to put a copy.
+        DamageError: the bytes do not have the published SHA-256.
+    """
+    path = cache_home() / "weights" / remote.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _exclusive(path.with_name(path.name + ".lock")):
+        if path.is_file():
+            _check(path, remote, remedy=f"rm {path}   and run the same command again")
+            return path
+        partial = path.with_name(path.name + ".partial")
+        try:
+            _download(remote, partial, path, progress)
+            _check(partial, remote, remedy="Try again; if it stays, the file behind the address has changed.")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and float32 values in the order of names, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        values = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(values.shape)}".encode())
+        digest.update(memoryview(values.numpy()).cast("B") if values.numel() else b"")
+    return digest.hexdigest()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` file or of a PyTorch checkpoint; nothing else in it is ever unpickled.
+
+    Raises:
+        MissingFileError: no such file.
+        InputError: it is not a mapping of names to tensors.
+    """
+    if not path.is_file():
+        raise MissingFileError(
+            f"No weight file at {path}.", "A .safetensors or .pth state dict.", f"ls {path.parent}"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        detail = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{path} cannot be read as weights: {detail}",
+            "A .safetensors or .pth file that holds tensors only.",
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} holds something else than named tensors.", "A state dict.")
+    return state
+
+
+def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Loads every tensor or none; a network of other sizes is an error that names the first difference.
+
+    Raises:
+        InputError: names or shapes differ.
+    """
+    own = module.state_dict()
+    differing = sorted(set(own) ^ set(state))
+    differing += sorted(k for k in set(own) & set(state) if own[k].shape != state[k].shape)
+    if differing:
+        raise InputError(
+            f"{source} does not fit the network: {len(differing)} tensors differ, first {differing[0]}.",
+            f"{len(own)} tensors of the same names and shapes.",
+            "Choose the model that these weights were trained for.",
+        )
+    module.load_state_dict(state)
+
+
+def random_seed(weights: str) -> int | None:
+    """The seed of "random:SEED"; None for any other text.
+
+    Raises:
+        UsageError: "random:" without a whole number.
+    """
+    kind, _, seed = weights.partition(":")
+    if kind != "random":
+        return None
+    if not seed.isdigit():
+        raise UsageError(f"weights: {weights!r} has no seed.", "random:SEED, for example random:0.")
+    return int(seed)
+
+
+@contextmanager
+def _exclusive(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it when the process dies
+        yield
+
+
+def _check(path: Path, remote: RemoteFile, remedy: str) -> None:
+    found = file_sha256(path)
+    if found != remote.sha256:
+        raise DamageError(f"{path} has SHA-256 {found}.", f"SHA-256 {remote.sha256} ({remote.url}).", remedy)
+
+
+def _download(remote: RemoteFile, partial: Path, path: Path, progress: Progress | None) -> None:
+    try:
+        with (
+            urllib.request.urlopen(remote.url, timeout=TIMEOUT_SECONDS) as answer,
+            partial.open("wb") as file,
+        ):
+            length = answer.headers.get("Content-Length")
+            total = int(length) if length else None
+            done = 0
+            while block := answer.read(BLOCK_BYTES):
+                file.write(block)
+                done += len(block)
+                if progress:
+                    progress(remote.name, done, total)
+    except (OSError, http.client.HTTPException) as error:
+        raise MissingFileError(
+            f"{remote.name} is not here and could not be fetched: {error}.",
+            f"The file at {path}, SHA-256 {remote.sha256}.",
+            f"Where there is a network: curl -L -O {remote.url}   then copy it to {path.parent}/",
+        ) from None
