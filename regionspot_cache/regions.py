@@ -89,7 +89,7 @@ def clean_boxes(
     clipped = np.clip(boxes, 0, np.tile(size, 2)) if policy.clip else boxes
     with np.errstate(invalid="ignore"):  # inf - inf: such boxes are already condemned as non-finite
         sides = clipped[:, 2:] - clipped[:, :2]
-    small = ((sides < policy.min_size) | (sides <= 0)).any(axis=1)
+    small = np.any((sides < policy.min_size) | (sides <= 0), axis=1)
 
     alive = np.ones(len(boxes), bool)
     dropped: Counter[str] = Counter()
@@ -148,7 +148,8 @@ def _image_size(width: ArrayLike, height: ArrayLike, count: int) -> NDArray[np.f
     return np.stack(sides, axis=1)
 
 
-def _drop(alive: NDArray[np.bool_], bad: NDArray[np.bool_], reason: str, dropped: Counter[str]) -> None:
+def _drop(alive: NDArray[np.bool_], bad: ArrayLike, reason: str, dropped: Counter[str]) -> None:
+    bad = np.asarray(bad, bool)
     newly = int(np.count_nonzero(alive & bad))
     if newly:
         dropped[reason] += newly

@@ -1,0 +1,86 @@
+"""Where the image files of an annotation file lie: data sets are unpacked in many ways."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.images import resolve_image
+
+Pattern = Callable[[str], str]  # file name in the annotations -> file name below the root
+
+_PROBES = 200
+
+
+def coco_patterns(split: str) -> list[Pattern]:
+    """The layouts of COCO, LVIS, Objects365, V3Det and of files that simply lie together.
+
+    Objects365 v2 names its images `images/v1/patch8/x.jpg`, while its archives unpack to `patch8/x.jpg`.
+    """
+    folders = dict.fromkeys(["", *([split, f"{split}2017", f"images/{split}"] if split else []), "images"])
+    shorten: tuple[Pattern, ...] = (lambda name: name, _last(2), _last(1))
+    return [_below(folder, cut) for cut in shorten for folder in folders]
+
+
+def openimages_patterns(split: str) -> list[Pattern]:
+    """`train/x.jpg`, `train/0/x.jpg` (first digit), `train_0/x.jpg` (the official archives), or flat."""
+    return [
+        lambda name: f"{split}/{name}",
+        lambda name: f"{split}/{name[0]}/{name}",
+        lambda name: f"{split}_{name[0]}/{name}",
+        lambda name: f"{split}/{split}_{name[0]}/{name}",
+        lambda name: f"{split}/data/{name}",
+        lambda name: name,
+        lambda name: f"{name[0]}/{name}",
+    ]
+
+
+def choose_layout(
+    names: Sequence[str], roots: Iterable[Path], patterns: Sequence[Pattern], *, required: bool
+) -> tuple[Path, Pattern]:
+    """The root and pattern under which most of up to 200 evenly spread images are found.
+
+    Raises:
+        MissingFileError: none is found and `required`.
+        InputError: images are found, but only through links that lead out of the root.
+    """
+    probes = names[:: -(-len(names) // _PROBES)] if names else []
+    candidates = [(root, pattern) for root in roots for pattern in patterns]
+    best, best_hits, escape = candidates[0], 0, None
+    for root, pattern in candidates:
+        hits, refusal = _hits(root, [pattern(name) for name in probes])
+        escape = escape or refusal
+        if hits > best_hits:
+            best, best_hits = (root, pattern), hits
+        if hits == len(probes):
+            break
+    if probes and not best_hits and required:
+        raise escape or _nothing_found(probes[0], candidates)
+    return best
+
+
+def _hits(root: Path, names: Sequence[str]) -> tuple[int, InputError | None]:
+    hits, refusal = 0, None
+    for name in names:
+        try:
+            hits += resolve_image(root, name).is_file()
+        except InputError as error:
+            refusal = error
+    return hits, refusal
+
+
+def _nothing_found(name: str, candidates: Sequence[tuple[Path, Pattern]]) -> MissingFileError:
+    root, pattern = candidates[0]
+    roots = dict.fromkeys(str(root) for root, _ in candidates)
+    return MissingFileError(
+        f"None of the images is there, for example {root / pattern(name)}.",
+        f"{name} somewhere below {' or '.join(roots)}.",
+        "Give the folder with --images DIR.",
+    )
+
+
+def _last(count: int) -> Pattern:
+    return lambda name: "/".join(name.split("/")[-count:])
+
+
+def _below(folder: str, cut: Pattern) -> Pattern:
+    return lambda name: f"{folder}/{cut(name)}" if folder else cut(name)
