@@ -1,0 +1,216 @@
+"""Write the built-in world to disk as JPEG images and LVIS annotation files."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from regionspot_cache.datasets.shapes_annotations import count_images, dataset_json, image_annotations
+from regionspot_cache.datasets.shapes_classes import class_probabilities
+from regionspot_cache.datasets.shapes_scene import Scene, draw_scene, image_rng
+from regionspot_cache.errors import InputError
+
+FORMAT = 1  # raise when the same parameters would give other images or annotations
+SPLITS = ("train", "val")
+CHUNK = 50  # images per task; a restart repeats unfinished chunks only
+JPEG_QUALITY = 92
+
+Progress = Callable[[int, int], None]  # images done, images in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What decides every byte of the annotation files and every pixel drawn."""
+
+    seed: int = 0
+    train: int = 3000
+    val: int = 600
+    format: int = FORMAT
+
+    def size(self, split: str) -> int:
+        return self.train if split == "train" else self.val
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    world: World
+    split: str
+    start: int
+    stop: int
+
+    def part(self, root: Path) -> Path:
+        return root / "parts" / f"{self.split}-{self.start:06d}.json"
+
+
+def materialise(
+    root: Path,
+    *,
+    seed: int = 0,
+    train: int = 3000,
+    val: int = 600,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write root/train.json, root/val.json and root/images/{train,val}/NNNNNN.jpg; skip what is complete.
+
+    `file_name` in the annotations is relative to root/images. The result depends on seed, train and val only.
+    An interrupted call is continued by the next one; two calls at once wait for each other. root/COMPLETE is
+    written last.
+
+    Args:
+        processes: worker processes (None: one per core); with 1 nothing is started.
+        progress: called as progress(images done, images in all).
+
+    Raises:
+        InputError: root holds a world of other parameters.
+    """
+    world = World(seed=seed, train=train, val=val)
+    if is_complete(root, world):
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    with _locked(root / ".lock"):
+        if is_complete(root, world):  # another process was faster
+            return
+        _write_chunks(root, world, processes or len(os.sched_getaffinity(0)), progress)
+        _write_annotations(root, world)
+        _clean_up(root)
+
+
+def is_complete(root: Path, world: World) -> bool:
+    """Whether root holds this world, by its marker; a torn marker counts as none.
+
+    Raises:
+        InputError: the marker is of other parameters.
+    """
+    marker = _read_json(root / "COMPLETE")
+    if not isinstance(marker, dict) or not isinstance(marker.get("world"), dict):
+        return False
+    if marker["world"] != asdict(world):
+        raise InputError(
+            f"{root} holds the world {marker['world']}.",
+            f"The world {asdict(world)} was asked for.",
+            f"Choose another folder, or delete {root}.",
+        )
+    return all((root / f"{split}.json").is_file() for split in SPLITS)
+
+
+def draw(world: World, split: str, index: int) -> tuple[Scene, dict[str, Any]]:
+    """Draw image `index` of a split, with its annotations: a pure function of the arguments."""
+    rng = image_rng(world.seed, SPLITS.index(split), index)
+    scene = draw_scene(rng, class_probabilities(split))
+    image_id = index + 1 + (0 if split == "train" else world.train)
+    name = f"{split}/{index:06d}.jpg"
+    return scene, image_annotations(scene, split=split, image_id=image_id, file_name=name, rng=rng)
+
+
+def _write_chunks(root: Path, world: World, processes: int, progress: Progress | None) -> None:
+    chunks = [
+        Chunk(world=world, split=split, start=start, stop=min(start + CHUNK, world.size(split)))
+        for split in SPLITS
+        for start in range(0, world.size(split), CHUNK)
+    ]
+    for folder in ("parts", *(f"images/{split}" for split in SPLITS)):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    missing = [chunk for chunk in chunks if not _is_written(root, chunk)]
+    total = sum(chunk.stop - chunk.start for chunk in chunks)
+    done = total - sum(chunk.stop - chunk.start for chunk in missing)
+    for chunk in _run(root, missing, processes):
+        done += chunk.stop - chunk.start
+        if progress:
+            progress(done, total)
+
+
+def _run(root: Path, chunks: list[Chunk], processes: int) -> Iterator[Chunk]:
+    """Write chunks here or in worker processes, and yield each one when it is on disk."""
+    if processes == 1 or len(chunks) < 2:
+        for chunk in chunks:
+            yield _write_chunk(root, chunk)
+        return
+    with ProcessPoolExecutor(min(processes, len(chunks)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_write_chunk, [root] * len(chunks), chunks)
+
+
+def _write_chunk(root: Path, chunk: Chunk) -> Chunk:
+    entries = []
+    for index in range(chunk.start, chunk.stop):
+        scene, entry = draw(chunk.world, chunk.split, index)
+        path = root / "images" / entry["image"]["file_name"]
+        with _replacing(path) as temporary:
+            Image.fromarray(scene.image).save(temporary, "JPEG", quality=JPEG_QUALITY)
+        entries.append(entry)
+    _write_json(chunk.part(root), {"chunk": asdict(chunk), "entries": entries})
+    return chunk
+
+
+def _is_written(root: Path, chunk: Chunk) -> bool:
+    part = _read_json(chunk.part(root))
+    if not isinstance(part, dict) or part.get("chunk") != asdict(chunk):
+        return False
+    return all((root / "images" / entry["image"]["file_name"]).is_file() for entry in part["entries"])
+
+
+def _write_annotations(root: Path, world: World) -> None:
+    """Join the parts to the two files, then put the marker."""
+    entries = {split: list(_entries(root, world, split)) for split in SPLITS}
+    train_images, _ = count_images(entries["train"])
+    digests = {}
+    for split in SPLITS:
+        path = root / f"{split}.json"
+        _write_json(path, dataset_json(entries[split], train_images, split=split))
+        digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    _write_json(root / "COMPLETE", {"world": asdict(world), "sha256": digests})
+
+
+def _entries(root: Path, world: World, split: str) -> Iterator[dict[str, Any]]:
+    for start in range(0, world.size(split), CHUNK):
+        chunk = Chunk(world=world, split=split, start=start, stop=min(start + CHUNK, world.size(split)))
+        yield from json.loads(chunk.part(root).read_text())["entries"]
+
+
+def _clean_up(root: Path) -> None:
+    for part in (root / "parts").iterdir():
+        part.unlink(missing_ok=True)
+    (root / "parts").rmdir()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; the kernel releases it when the process ends in any way."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Write to a temporary file that takes the place of `path` at the end."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with _replacing(path) as temporary, temporary.open("w") as file:
+        json.dump(value, file, separators=(",", ":"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file, None when it is missing or torn."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None

@@ -1,0 +1,110 @@
+"""Annotations of the built-in world in LVIS format: one image at a time, and the file as a whole."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from regionspot_cache.datasets.shapes_classes import CLASSES, ShapeClass, caption
+from regionspot_cache.datasets.shapes_scene import Scene
+
+NEGATIVES = 30  # classes known to be absent, per image
+
+
+def image_annotations(
+    scene: Scene, *, split: str, image_id: int, file_name: str, rng: np.random.Generator
+) -> dict[str, Any]:
+    """The image entry and its annotations, without annotation ids: {"image": ..., "annotations": [...]}.
+
+    Training images leave out objects of novel classes; these stay visible and are never listed as absent.
+    """
+    height, width = scene.image.shape[:2]
+    boxed = [k for k, label in enumerate(scene.labels) if is_boxed(int(label), split)]
+    hidden = {label + 1 for label in scene.hidden if is_boxed(label, split)}
+    image = {
+        "id": image_id,
+        "file_name": file_name,
+        "width": width,
+        "height": height,
+        "caption": caption(scene.labels.tolist()),
+        "neg_category_ids": _negatives(scene, split, rng),
+        "not_exhaustive_category_ids": sorted(hidden),
+    }
+    return {"image": image, "annotations": [_annotation(scene, k, image_id) for k in boxed]}
+
+
+def is_boxed(label: int, split: str) -> bool:
+    """Whether objects of a class are annotated in a split: novel ones only in validation."""
+    return split != "train" or not CLASSES[label].novel
+
+
+def _annotation(scene: Scene, k: int, image_id: int) -> dict[str, Any]:
+    x1, y1, x2, y2 = (float(v) for v in scene.boxes[k])
+    rle = coco_mask.encode(np.asfortranarray(scene.masks[k], np.uint8))
+    size, counts = [int(side) for side in rle["size"]], rle["counts"].decode("ascii")
+    return {
+        "image_id": image_id,
+        "category_id": int(scene.labels[k]) + 1,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": float(scene.masks[k].sum()),
+        "segmentation": {"size": size, "counts": counts},
+    }
+
+
+def _negatives(scene: Scene, split: str, rng: np.random.Generator) -> list[int]:
+    """Category ids of absent classes: half of them differ from a present class in one attribute only."""
+    shown = {*scene.labels.tolist(), *scene.hidden}
+    absent = [c for c in CLASSES if c.index not in shown and is_boxed(c.index, split)]
+    similar = [c.index for c in absent if any(_shared(c, CLASSES[label]) == 2 for label in shown)]
+    chosen = set(rng.permutation(similar)[: NEGATIVES // 2].tolist())
+    others = [c.index for c in absent if c.index not in chosen]
+    chosen.update(rng.permutation(others)[: NEGATIVES - len(chosen)].tolist())
+    return sorted(index + 1 for index in chosen)
+
+
+def _shared(a: ShapeClass, b: ShapeClass) -> int:
+    return (a.texture == b.texture) + (a.colour == b.colour) + (a.shape == b.shape)
+
+
+def count_images(entries: Iterable[dict[str, Any]]) -> tuple[Counter[int], Counter[int]]:
+    """Images and boxes of each category id."""
+    images: Counter[int] = Counter()
+    instances: Counter[int] = Counter()
+    for entry in entries:
+        ids = [a["category_id"] for a in entry["annotations"]]
+        instances.update(ids)
+        images.update(set(ids))
+    return images, instances
+
+
+def dataset_json(entries: list[dict[str, Any]], train_images: Counter[int], *, split: str) -> dict[str, Any]:
+    """The whole annotation file. Frequencies follow the training images, counts the split itself."""
+    images, instances = count_images(entries)
+    annotations = [a for entry in entries for a in entry["annotations"]]
+    return {
+        "info": {"description": f"shapes, the built-in world of regionspot-cache, {split} split"},
+        "licenses": [],
+        "categories": [_category(c, train_images, images, instances) for c in CLASSES],
+        "images": [entry["image"] for entry in entries],
+        "annotations": [{"id": number, **a} for number, a in enumerate(annotations, start=1)],
+    }
+
+
+def _category(
+    kind: ShapeClass, train_images: Counter[int], images: Counter[int], instances: Counter[int]
+) -> dict[str, Any]:
+    number = kind.index + 1
+    count = train_images[number]
+    return {
+        "id": number,
+        "name": kind.name,
+        "synonyms": [kind.name],
+        "synset": f"{kind.name.replace(' ', '_')}.n.01",
+        "def": f"a {kind.shape} of {kind.colour} colour with a {kind.texture} surface",
+        "frequency": "r" if count < 10 else "c" if count < 100 else "f",
+        "image_count": images[number],
+        "instance_count": instances[number],
+        "novel": kind.novel,
+    }
