@@ -1,0 +1,61 @@
+"""The reference: COCO AP by pycocotools."""
+
+import contextlib
+import io
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from regionspot_cache.evaluation.detections import Detections
+from regionspot_cache.evaluation.ground_truth import annotation_area
+from regionspot_cache.evaluation.metrics import Curves
+from regionspot_cache.evaluation.results_file import IouType, image_entries
+
+
+def reference_curves(annotations: Mapping[str, Any], detections: Detections, iou_type: IouType) -> Curves:
+    """The curves that pycocotools computes, with its 100 detections per image and category.
+
+    Args:
+        annotations: the COCO dictionary; it is copied, for pycocotools writes into its input.
+        detections: already capped per image.
+    """
+    truth = {key: deepcopy(annotations[key]) for key in ("images", "annotations", "categories")}
+    for number, annotation in enumerate(truth["annotations"], start=1):
+        annotation["area"] = annotation_area(annotation)
+        annotation["id"] = number  # pycocotools takes id 0 for "no match"
+        annotation.setdefault("iscrowd", 0)
+    found = {**truth, "annotations": _results(annotations, detections, iou_type)}
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_index(truth), _index(found), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # [T,R,K,A,M] and [T,K,A,M]; M = 100 detections is last.
+    return Curves(precision=evaluation.eval["precision"][..., -1], recall=evaluation.eval["recall"][..., -1])
+
+
+def _index(dataset: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = dataset
+    coco.createIndex()
+    return coco
+
+
+def _results(
+    annotations: Mapping[str, Any], detections: Detections, iou_type: IouType
+) -> list[dict[str, Any]]:
+    own_id = {str(image["id"]): image["id"] for image in annotations["images"]}
+    results = []
+    for index, image_id in enumerate(detections.image_ids):
+        for entry in image_entries(detections, index, iou_type):
+            area = (
+                float(mask_utils.area(entry["segmentation"]))
+                if iou_type == "segm"
+                else entry["bbox"][2] * entry["bbox"][3]
+            )
+            entry |= {"image_id": own_id[str(image_id)], "id": len(results) + 1, "area": area, "iscrowd": 0}
+            results.append(entry)
+    return results

@@ -1,0 +1,214 @@
+"""Detections of a whole dataset in columns: 12 bytes a detection beside its box, 6 million fit in 200 MB.
+
+A box is stored once and may carry many classes; its mask belongs to the box and is stored once as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from regionspot_cache.errors import InputError
+
+MAX_DETECTIONS = 300  # per image over all classes: the standard of LVIS
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """Compressed COCO run lengths {"size": [h, w], "counts": bytes} of a bool mask [h,w]."""
+    return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskTable:
+    """Compressed run lengths of many masks in one buffer.
+
+    Attributes:
+        data: the counts of all masks, one after the other.
+        offsets: i64 [B+1].
+        sizes: i32 [B,2], height and width of each mask.
+    """
+
+    data: bytes
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @classmethod
+    def from_rles(cls, rles: Sequence[Mapping[str, Any]]) -> Self:
+        counts = [_as_bytes(rle["counts"]) for rle in rles]
+        return cls(
+            data=b"".join(counts),
+            offsets=np.cumsum([0, *map(len, counts)], dtype=np.int64),
+            sizes=np.array([rle["size"] for rle in rles], np.int32).reshape(-1, 2),
+        )
+
+    @classmethod
+    def concatenate(cls, tables: Sequence["MaskTable"]) -> Self:
+        lengths = [np.diff(table.offsets) for table in tables]
+        return cls(
+            data=b"".join(table.data for table in tables),
+            offsets=np.concatenate([[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))]),
+            sizes=np.concatenate([np.zeros((0, 2), np.int32), *(table.sizes for table in tables)]),
+        )
+
+    def rle(self, row: int) -> dict[str, Any]:
+        """{"size": [h, w], "counts": bytes}, as pycocotools takes it."""
+        start, end = self.offsets[row : row + 2]
+        return {"size": self.sizes[row].tolist(), "counts": self.data[start:end]}
+
+    def rles(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        return [self.rle(row) for row in rows]
+
+    def areas(self, rows: np.ndarray) -> np.ndarray:
+        """Pixels of each mask, f64 [len(rows)]; decoded a few thousand at a time."""
+        parts = [
+            mask_utils.area(self.rles(rows[at : at + 4096])).astype(np.float64)
+            for at in range(0, len(rows), 4096)
+        ]
+        return np.concatenate([np.zeros(0), *parts])
+
+
+def _as_bytes(counts: str | bytes) -> bytes:
+    return counts.encode("ascii") if isinstance(counts, str) else counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """Scored classes of boxes, for all images of an evaluation.
+
+    Attributes:
+        image_ids: the images [M], with or without detections.
+        offsets: i64 [M+1], the detection rows of each image.
+        category_ids: i32 [D], ids of the annotation file.
+        scores: f32 or f64 [D].
+        box_index: i32 [D], the row of `boxes` (and `masks`) of each detection.
+        boxes: f32 or f64 [B,4] xyxy, pixels of the original image.
+        masks: one mask per box, or None.
+    """
+
+    image_ids: tuple[int | str, ...]
+    offsets: np.ndarray
+    category_ids: np.ndarray
+    scores: np.ndarray
+    box_index: np.ndarray
+    boxes: np.ndarray
+    masks: MaskTable | None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def image_of_row(self) -> np.ndarray:
+        """i32 [D], index into image_ids."""
+        return np.repeat(np.arange(len(self.image_ids), dtype=np.int32), np.diff(self.offsets))
+
+    def rows(self, image: int) -> slice:
+        """The detection rows of the image with this index."""
+        return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Only these detection rows (ascending, so that images stay together)."""
+        counts = np.bincount(self.image_of_row[rows], minlength=len(self.image_ids))
+        return type(self)(
+            image_ids=self.image_ids,
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            category_ids=self.category_ids[rows],
+            scores=self.scores[rows],
+            box_index=self.box_index[rows],
+            boxes=self.boxes,
+            masks=self.masks,
+        )
+
+    def capped(self, per_image: int = MAX_DETECTIONS) -> Self:
+        """The best detections of each image over all classes; of equal scores the earlier rows stay.
+
+        This comes before any filter by annotated categories: the other way round inflates AP.
+        """
+        counts = np.diff(self.offsets)
+        if not counts.size or counts.max() <= per_image:
+            return self
+        order = np.lexsort((-self.scores, self.image_of_row))  # stable, images stay in place
+        rank = np.arange(len(self)) - np.repeat(self.offsets[:-1], counts)
+        return self.take(np.sort(order[rank < per_image]))
+
+
+class DetectionsBuilder:
+    """Collects the detections of one image after the other."""
+
+    def __init__(self) -> None:
+        self._ids: list[int | str] = []
+        self._columns: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        self._masks: list[MaskTable] = []
+        self._num_boxes = 0
+
+    def add(
+        self,
+        image_id: int | str,
+        *,
+        boxes: np.ndarray,
+        box_index: np.ndarray,
+        category_ids: np.ndarray,
+        scores: np.ndarray,
+        masks: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Adds one image.
+
+        Args:
+            boxes: [n,4] xyxy, pixels of the original image. Boxes that no detection uses are not kept.
+            box_index: [k], the row of `boxes` that each detection means.
+            category_ids: [k], ids of the annotation file.
+            scores: [k].
+            masks: run lengths of each box ({"size", "counts"}), entries of unused boxes are not looked at.
+        """
+        used, index = np.unique(box_index, return_inverse=True)
+        columns = (category_ids.astype(np.int32), scores, index.astype(np.int32), boxes[used])
+        self._ids.append(image_id)
+        self._columns.append(columns)
+        self._num_boxes += len(used)
+        if masks is not None:
+            self._masks.append(MaskTable.from_rles([masks[i] for i in used]))
+
+    def build(self) -> Detections:
+        """All images in the order they came.
+
+        Raises:
+            InputError: an image came twice, or only some boxes have masks.
+        """
+        if len(set(self._ids)) != len(self._ids):
+            raise InputError("an image was added twice", "every image once", "merge its detections first")
+        masks = MaskTable.concatenate(self._masks) if self._masks else None
+        if masks is not None and len(masks) != self._num_boxes:
+            raise InputError(
+                f"{len(masks)} masks for {self._num_boxes} boxes",
+                "masks for all boxes or none",
+                "add the masks",
+            )
+        categories, scores, index, boxes = _concatenate(self._columns)
+        return Detections(
+            image_ids=tuple(self._ids),
+            offsets=np.cumsum([0, *(len(column[1]) for column in self._columns)], dtype=np.int64),
+            category_ids=categories,
+            scores=scores,
+            box_index=index,
+            boxes=boxes,
+            masks=masks,
+        )
+
+
+def _concatenate(columns: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    starts = np.cumsum([0, *(len(column[3]) for column in columns)])
+    shifted = [(c, s, i + start, b) for (c, s, i, b), start in zip(columns, starts[:-1], strict=True)]
+    empty = (
+        np.zeros(0, np.int32),
+        np.zeros(0, np.float32),
+        np.zeros(0, np.int32),
+        np.zeros((0, 4), np.float32),
+    )
+    if not shifted:
+        return empty
+    categories, scores, index, boxes = map(np.concatenate, zip(*shifted, strict=True))
+    return categories, scores, index.astype(np.int32), boxes

@@ -1,0 +1,196 @@
+"""Annotations of a COCO- or LVIS-style file in columns, as average precision needs them."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from regionspot_cache.errors import InputError, MissingFileError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundTruth:
+    """Boxes to find, and what was looked for where.
+
+    Attributes:
+        image_ids: [M], sorted: among equal scores the order of images decides, as in lvis and pycocotools.
+        sizes: i32 [M,2], height and width.
+        category_ids: i64 [C], sorted.
+        frequency: [C] of "r", "c", "f", or None where the file does not say.
+        images: i64 [G], image index of each annotation.
+        categories: i64 [G], category index.
+        boxes: f64 [G,4] xywh, as in the file.
+        areas: f64 [G], of the mask where there is one.
+        ignore: bool [G], annotations that count neither for nor against (crowds, in COCO).
+        crowd: bool [G], annotations that may match many detections.
+        segmentations: [G], as in the file.
+        federated: whether images name the categories that they were searched for (LVIS).
+        negative: i64, sorted pair keys (see `pair_key`) of categories known to be absent.
+        not_exhaustive: i64, sorted pair keys of categories of which not all objects are annotated.
+    """
+
+    image_ids: tuple[int | str, ...]
+    sizes: np.ndarray
+    category_ids: np.ndarray
+    frequency: tuple[str, ...] | None
+    images: np.ndarray
+    categories: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    ignore: np.ndarray
+    crowd: np.ndarray
+    segmentations: list[Any]
+    federated: bool
+    negative: np.ndarray
+    not_exhaustive: np.ndarray
+
+    def pair_key(self, images: np.ndarray, categories: np.ndarray) -> np.ndarray:
+        """One i64 for each (image index, category index), ordered by image."""
+        return np.asarray(images, np.int64) * len(self.category_ids) + categories
+
+    def rle(self, row: int) -> dict[str, Any]:
+        """Compressed run lengths of annotation `row`.
+
+        Raises:
+            InputError: the annotation has no usable mask.
+        """
+        height, width = (int(n) for n in self.sizes[self.images[row]])
+        return annotation_rle(self.segmentations[row], height, width)
+
+
+def annotation_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Compressed run lengths of a mask given as polygons, counts, or run lengths."""
+    try:
+        if isinstance(segmentation, list):
+            return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
+        if isinstance(segmentation["counts"], list):
+            return mask_utils.frPyObjects(segmentation, height, width)
+        return segmentation
+    except (IndexError, KeyError, TypeError) as error:
+        raise InputError(
+            f"an annotation without a usable mask ({type(error).__name__})",
+            "polygons or run lengths for every annotation",
+            "evaluate boxes only",
+        ) from None
+
+
+def load_annotations(source: Path | str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The content of an annotation file, or the dictionary itself.
+
+    Raises:
+        MissingFileError, InputError: no such file, or not a COCO-style dictionary.
+    """
+    content = source if isinstance(source, Mapping) else _load(Path(source))
+    if not isinstance(content, Mapping) or not {"images", "annotations", "categories"} <= content.keys():
+        raise InputError(
+            "the ground truth is no COCO-style dictionary",
+            "images, annotations and categories",
+            "give the annotation file of the dataset",
+        )
+    return content
+
+
+def _load(path: Path) -> Any:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise MissingFileError(f"{path} does not exist", "an annotation file", "check the path") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}", "an annotation file", "copy it again") from None
+
+
+def is_federated(annotations: Mapping[str, Any]) -> bool:
+    """Whether every image names the categories known to be absent, as LVIS does."""
+    images = annotations["images"]
+    return bool(images) and all("neg_category_ids" in image for image in images)
+
+
+def restrict(annotations: Mapping[str, Any], image_ids: Iterable[int | str]) -> dict[str, Any]:
+    """Only these images and their annotations: what an evaluation of a sample may be judged by.
+
+    Raises:
+        InputError: an image that the annotations do not have.
+    """
+    wanted = {str(image_id) for image_id in image_ids}
+    images = [image for image in annotations["images"] if str(image["id"]) in wanted]
+    if len(images) != len(wanted):
+        raise InputError(
+            f"{len(wanted) - len(images)} images are not in the ground truth",
+            "images of the annotation file",
+            "give the annotation file that the detections belong to",
+        )
+    kept = [a for a in annotations["annotations"] if str(a["image_id"]) in wanted]
+    return {**annotations, "images": images, "annotations": kept}
+
+
+def ground_truth(annotations: Mapping[str, Any]) -> GroundTruth:
+    """Columns of a COCO- or LVIS-style dictionary. Annotations without area take that of their box.
+
+    LVIS annotations without area are left out, as lvis does; COCO ones stay, as pycocotools does.
+
+    Raises:
+        InputError: a field is missing, or an annotation names an unknown image.
+    """
+    try:
+        return _ground_truth(annotations, is_federated(annotations))
+    except KeyError as error:
+        raise InputError(
+            f"the ground truth lacks {error} in an entry",
+            "id, height and width of images; image_id, category_id and bbox of annotations",
+            "complete the annotation file",
+        ) from None
+
+
+def _ground_truth(annotations: Mapping[str, Any], federated: bool) -> GroundTruth:
+    images = sorted(annotations["images"], key=lambda image: image["id"])
+    categories = sorted(annotations["categories"], key=lambda category: category["id"])
+    image_index = {image["id"]: i for i, image in enumerate(images)}
+    category_index = {category["id"]: i for i, category in enumerate(categories)}
+    objects = [a for a in annotations["annotations"] if a["category_id"] in category_index]
+    if federated:
+        objects = [a for a in objects if annotation_area(a) > 0]
+    flag = "ignore" if federated else "iscrowd"
+    ignore = np.array([bool(a.get(flag, 0)) for a in objects], bool)
+    return GroundTruth(
+        image_ids=tuple(image_index),
+        sizes=np.array([(image["height"], image["width"]) for image in images], np.int32).reshape(-1, 2),
+        category_ids=np.array(list(category_index), np.int64),
+        frequency=_frequency(categories),
+        images=np.array([image_index[a["image_id"]] for a in objects], np.int64),
+        categories=np.array([category_index[a["category_id"]] for a in objects], np.int64),
+        boxes=np.array([a["bbox"] for a in objects], np.float64).reshape(-1, 4),
+        areas=np.array([annotation_area(a) for a in objects], np.float64),
+        ignore=ignore,
+        crowd=np.zeros_like(ignore) if federated else ignore,
+        segmentations=[a.get("segmentation") for a in objects],
+        federated=federated,
+        negative=_pairs(images, category_index, "neg_category_ids"),
+        not_exhaustive=_pairs(images, category_index, "not_exhaustive_category_ids"),
+    )
+
+
+def annotation_area(annotation: Mapping[str, Any]) -> float:
+    """The annotated area, or that of the box."""
+    if "area" in annotation:
+        return annotation["area"]
+    return annotation["bbox"][2] * annotation["bbox"][3]
+
+
+def _frequency(categories: list[Mapping[str, Any]]) -> tuple[str, ...] | None:
+    letters = tuple(category.get("frequency", "") for category in categories)
+    return letters if letters and all(letter in ("r", "c", "f") for letter in letters) else None
+
+
+def _pairs(images: list[Mapping[str, Any]], category_index: dict[int, int], field: str) -> np.ndarray:
+    keys = [
+        i * len(category_index) + category_index[category]
+        for i, image in enumerate(images)
+        for category in image.get(field, ())
+        if category in category_index
+    ]
+    return np.unique(np.array(keys, np.int64))

@@ -1,0 +1,127 @@
+"""The reference: AP by the lvis package itself, made to run beside current numpy.
+
+lvis 0.5.3 uses numpy.float, which numpy 1.24 removed; its __init__ imports opencv and matplotlib for a viewer
+and configures the root logger. Its three modules that matter are imported here without that __init__.
+"""
+
+import importlib
+import importlib.util
+import sys
+import threading
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation.detections import Detections
+from regionspot_cache.evaluation.ground_truth import annotation_area
+from regionspot_cache.evaluation.metrics import Curves
+from regionspot_cache.evaluation.results_file import IouType, image_entries
+
+
+class LvisApi(NamedTuple):
+    LVIS: type
+    LVISResults: type
+    LVISEval: type
+
+
+class _Numpy(ModuleType):
+    """numpy with the alias that lvis needs; numpy itself stays as it is."""
+
+    float = float
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+def _say_nothing(*_: object) -> None: ...
+
+
+# lvis warns about every list of results that is not a file.
+_QUIET = SimpleNamespace(
+    getLogger=lambda _: SimpleNamespace(info=_say_nothing, warn=_say_nothing, warning=_say_nothing)
+)
+_IMPORT_LOCK = threading.Lock()
+
+
+@cache
+def load_lvis_api() -> LvisApi:
+    """The classes of the lvis package; imports neither opencv nor matplotlib, and leaves logging alone.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    spec = importlib.util.find_spec("lvis")
+    if spec is None or spec.submodule_search_locations is None:
+        raise InputError("the package lvis is not installed", "lvis 0.5.3", "pip install lvis")
+    bare = ModuleType("lvis")
+    bare.__path__ = list(spec.submodule_search_locations)
+    with _IMPORT_LOCK:
+        others = _take_modules()
+        sys.modules["lvis"] = bare
+        try:
+            gt, results, evaluation = (
+                importlib.import_module(f"lvis.{name}") for name in ("lvis", "results", "eval")
+            )
+        finally:
+            _take_modules()
+            sys.modules.update(others)
+    for module in (gt, results, evaluation):
+        vars(module)["logging"] = _QUIET
+    vars(evaluation)["np"] = _Numpy("numpy")
+    return LvisApi(gt.LVIS, results.LVISResults, evaluation.LVISEval)
+
+
+def _take_modules() -> dict[str, ModuleType]:
+    """Removes lvis from the imported modules and returns what was there."""
+    names = [name for name in sys.modules if name == "lvis" or name.startswith("lvis.")]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def reference_curves(annotations: Mapping[str, Any], detections: Detections, iou_type: IouType) -> Curves:
+    """The curves that the lvis package computes. Minutes and gigabytes on the whole of LVIS.
+
+    Args:
+        annotations: the LVIS dictionary; it is copied, for lvis writes into its input.
+        detections: already capped per image.
+    """
+    api = load_lvis_api()
+    truth = api.LVIS.__new__(api.LVIS)
+    truth.logger, truth.dataset = _QUIET.getLogger(""), _complete(annotations)
+    truth._create_index()
+    evaluation = api.LVISEval(truth, _results(api, truth, detections, iou_type), iou_type)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return Curves(precision=evaluation.eval["precision"], recall=evaluation.eval["recall"])
+
+
+def _complete(annotations: Mapping[str, Any]) -> dict[str, Any]:
+    copy = {key: deepcopy(annotations[key]) for key in ("images", "annotations", "categories")}
+    for number, annotation in enumerate(copy["annotations"], start=1):
+        annotation["area"] = annotation_area(annotation)
+        annotation["id"] = number  # lvis takes id 0 for "no match"
+    for image in copy["images"]:
+        image.setdefault("not_exhaustive_category_ids", [])
+    for category in copy["categories"]:
+        category.setdefault("frequency", "f")  # needed by lvis; not used by `summarize`
+    return copy
+
+
+def _results(api: LvisApi, truth: Any, detections: Detections, iou_type: IouType) -> Any:
+    own_id = {str(image_id): image_id for image_id in truth.imgs}
+    entries = [
+        {**entry, "image_id": own_id.get(str(entry["image_id"]), entry["image_id"])}
+        for image in range(len(detections.image_ids))
+        for entry in image_entries(detections, image, iou_type)
+    ]
+    if entries:
+        return api.LVISResults(truth, entries, max_dets=-1)
+    # lvis looks at the first result to learn what kind they are, so an empty list needs another way in.
+    results = api.LVISResults.__new__(api.LVISResults)
+    results.logger, results.dataset = truth.logger, {**truth.dataset, "annotations": []}
+    results._create_index()
+    return results

@@ -1,0 +1,111 @@
+"""From precision curves to the numbers of a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+# linspace, not arange: the thresholds of lvis and pycocotools, to the last bit.
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
+AREA_NAMES = ("all", "small", "medium", "large")
+AREA_RANGES = np.array([[0, 1e10], [0, 32.0**2], [32.0**2, 96.0**2], [96.0**2, 1e10]])  # pixels, both ends in
+NOT_MEASURED = -1.0  # no annotation to find
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Axes: T IoU thresholds, R recalls, C categories, A area ranges. -1 where there is nothing to find.
+
+    Attributes:
+        precision: f64 [T,R,C,A], the best precision at this recall or more.
+        recall: f64 [T,C,A], with all detections.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+
+    @classmethod
+    def empty(cls, num_categories: int) -> Self:
+        thresholds, recalls, areas = len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), len(AREA_NAMES)
+        return cls(
+            precision=np.full((thresholds, recalls, num_categories, areas), NOT_MEASURED),
+            recall=np.full((thresholds, num_categories, areas), NOT_MEASURED),
+        )
+
+    def set(self, area: int, category: int, hits: np.ndarray, false: np.ndarray, wanted: int) -> None:
+        """Fills in one category.
+
+        Args:
+            hits: bool [K,T], whether a detection is a true positive, by falling score. Other detections may
+                be left out, for precision is highest at true positives.
+            false: i64 [K,T], false positives up to here.
+            wanted: the number of annotations, at least 1.
+        """
+        self.recall[:, category, area] = hits.sum(axis=0) / wanted
+        for t in range(len(IOU_THRESHOLDS)):
+            false_here = false[hits[:, t], t]
+            true_here = np.arange(1.0, len(false_here) + 1)
+            precision = true_here / (false_here + true_here + np.spacing(1))
+            best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+            at = np.searchsorted(true_here / wanted, RECALL_THRESHOLDS)
+            reached = at < len(precision)
+            self.precision[t, :, category, area] = 0
+            self.precision[t, reached, category, area] = best_from_here[at[reached]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragePrecision:
+    """AP as fractions; -1 where there is nothing to find.
+
+    Attributes:
+        metrics: AP, AP50, AP75, APs, APm, APl, AR (recall with all capped detections, mean over thresholds);
+            APr, APc, APf where categories have frequencies; "AP <name>" for every subset asked for.
+        category_ids: i64 [C].
+        per_category: f64 [C], AP of each category.
+    """
+
+    metrics: dict[str, float]
+    category_ids: np.ndarray
+    per_category: np.ndarray
+
+    def to_json(self) -> dict[str, Any]:
+        per_category = {
+            str(category): ap
+            for category, ap in zip(self.category_ids.tolist(), self.per_category.tolist(), strict=True)
+        }
+        return {"metrics": self.metrics, "per_category": per_category}
+
+
+def summarize(
+    curves: Curves,
+    category_ids: np.ndarray,
+    frequency: Sequence[str] | None,
+    subsets: Mapping[str, Sequence[int]],
+) -> AveragePrecision:
+    """The metrics of a table, from curves of the categories [C] in this order."""
+    precision = curves.precision
+    metrics = {
+        "AP": _mean(precision[..., 0]),
+        "AP50": _mean(precision[0, ..., 0]),
+        "AP75": _mean(precision[5, ..., 0]),
+        "APs": _mean(precision[..., 1]),
+        "APm": _mean(precision[..., 2]),
+        "APl": _mean(precision[..., 3]),
+    }
+    if frequency is not None:
+        letters = np.array(frequency)
+        metrics |= {f"AP{letter}": _mean(precision[:, :, letters == letter, 0]) for letter in "rcf"}
+    for name, members in subsets.items():
+        metrics[f"AP {name}"] = _mean(precision[:, :, np.isin(category_ids, list(members)), 0])
+    metrics["AR"] = _mean(curves.recall[..., 0])
+    per_category = [_mean(precision[:, :, c, 0]) for c in range(len(category_ids))]
+    return AveragePrecision(
+        metrics=metrics, category_ids=np.asarray(category_ids), per_category=np.array(per_category)
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    measured = values[values > NOT_MEASURED]
+    return float(measured.mean()) if measured.size else NOT_MEASURED

@@ -1,0 +1,69 @@
+"""Numbers together with the protocol they were measured by; neither is shown without the other."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from regionspot_cache.evaluation.detections import MAX_DETECTIONS
+from regionspot_cache.evaluation.metrics import NOT_MEASURED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What decides whether two numbers may be compared.
+
+    Attributes:
+        dataset, split: with the sample where it is one, for example "val, 500 of 19,809 images, seed 0".
+        metric: "LVIS" or "COCO".
+        method: what recognises the regions, with its backbone and checkpoint.
+        proposals: identity of the boxes.
+        templates: name of the prompt templates.
+        class_names: rule by which names of the file become words.
+        score_rule: "probability" for ground-truth boxes, else a rule of `selection`.
+        ap_type: "standard": the best detections of each image over all classes count.
+        cap: how many of them.
+    """
+
+    dataset: str
+    split: str
+    metric: str
+    method: str
+    proposals: str
+    templates: str
+    class_names: str
+    score_rule: str
+    ap_type: str = "standard"
+    cap: int = MAX_DETECTIONS
+
+    def __str__(self) -> str:
+        return (
+            f"{self.dataset} {self.split}, {self.metric} {self.ap_type} AP, {self.cap} detections an image; "
+            f"{self.method}; boxes: {self.proposals}; score: {self.score_rule}; "
+            f"prompts: {self.templates}, names {self.class_names}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Metrics by group ("box", "mask", "recall", "accuracy") as fractions, -1 where not measurable."""
+
+    protocol: Protocol
+    metrics: Mapping[str, Mapping[str, float]]
+
+    def __str__(self) -> str:
+        """A line per group: percentages, then the protocol."""
+        return "\n".join(self._line(group, values) for group, values in self.metrics.items())
+
+    def _line(self, group: str, values: Mapping[str, float]) -> str:
+        numbers = "  ".join(f"{name} {_percent(value)}" for name, value in values.items() if name != "boxes")
+        return f"{group}: {numbers}  [{self.protocol}]"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "protocol": asdict(self.protocol),
+            "metrics": {group: dict(values) for group, values in self.metrics.items()},
+        }
+
+
+def _percent(value: float) -> str:
+    return "-" if value == NOT_MEASURED else f"{100 * value:.1f}"

@@ -1,0 +1,86 @@
+"""From class probabilities of boxes to the detections of an image."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation.detections import MAX_DETECTIONS
+
+ScoreRule = Literal["product", "official", "geometric"]
+SCORE_RULES: tuple[ScoreRule, ...] = ("product", "official", "geometric")
+PRESELECT = 900  # detections that the official rule takes by probability alone
+
+
+class Selection(NamedTuple):
+    box_index: np.ndarray  # i32 [k]
+    class_index: np.ndarray  # i32 [k]
+    scores: np.ndarray  # f32 [k], falling
+
+
+def select_top_k(
+    probabilities: np.ndarray,
+    box_scores: np.ndarray | None,
+    rule: ScoreRule = "product",
+    *,
+    k: int = MAX_DETECTIONS,
+    preselect: int = PRESELECT,
+) -> Selection:
+    """The k best (box, class) pairs of an image; every box may appear with every class.
+
+    Equal scores are taken in the order of (box, class), so the result does not depend on the machine.
+
+    Args:
+        probabilities: [N,C], class probabilities of each box. Taken as float32.
+        box_scores: [N] objectness in [0, 1], or None for ground-truth boxes: probability alone, by any rule.
+        rule: "product" takes the k best of probability * objectness; "official" takes the `preselect` most
+            probable pairs first and the k best products of those (as RegionSpot's code does); "geometric"
+            takes the square root of the product (as RegionCLIP does).
+
+    Raises:
+        InputError: scores that are not finite, objectness outside [0, 1], or an unknown rule.
+    """
+    probabilities = np.asarray(probabilities, np.float32)
+    if rule not in SCORE_RULES:
+        raise InputError(f"score rule {rule!r}", f"one of {', '.join(SCORE_RULES)}", "choose one of these")
+    if not np.isfinite(probabilities).all():
+        raise InputError("a class probability is not finite", "finite numbers", "check the head's weights")
+    if box_scores is None:
+        flat = probabilities.ravel()
+        return _selection(_best(flat, k), flat, probabilities.shape)
+    box_scores = _checked(box_scores, len(probabilities))
+    product = (probabilities * box_scores[:, None]).ravel()  # [N*C]
+    if rule == "official":
+        candidates = np.sort(_best(probabilities.ravel(), preselect))
+        return _selection(candidates[_best(product[candidates], k)], product, probabilities.shape)
+    scores = np.sqrt(product) if rule == "geometric" else product
+    return _selection(_best(scores, k), scores, probabilities.shape)
+
+
+def _checked(box_scores: np.ndarray, num_boxes: int) -> np.ndarray:
+    scores = np.asarray(box_scores, np.float32)
+    inside = (scores >= 0) & (scores <= 1)  # false for NaN
+    if scores.shape != (num_boxes,) or not inside.all():
+        raise InputError(
+            f"objectness of shape {scores.shape} with {np.count_nonzero(~inside)} values outside [0, 1]",
+            f"[{num_boxes}] values between 0 and 1",
+            "apply a sigmoid if these are logits",
+        )
+    return scores
+
+
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k highest values, falling; of equal values the lowest indices, in order."""
+    if k < len(scores):
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        above = np.flatnonzero(scores > threshold)
+        equal = np.flatnonzero(scores == threshold)[: k - len(above)]
+        chosen = np.sort(np.concatenate([above, equal]))
+    else:
+        chosen = np.arange(len(scores))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
+
+
+def _selection(flat: np.ndarray, scores: np.ndarray, shape: tuple[int, ...]) -> Selection:
+    box, label = np.divmod(flat, max(shape[1], 1))
+    return Selection(box.astype(np.int32), label.astype(np.int32), scores[flat])

@@ -1,0 +1,236 @@
+"""Boxes to recognise: one type, whatever they come from."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.json_stream import replacing, write_json_array
+from regionspot_cache.proposal_files import Piece, read_pieces
+
+
+class ImageSizes(Protocol):
+    """What is needed of a dataset: its images in order, with sizes in pixels."""
+
+    image_ids: Sequence[int | str]
+    widths: np.ndarray  # i32 [M]
+    heights: np.ndarray  # i32 [M]
+
+
+class BoxedDataset(ImageSizes, Protocol):
+    """A dataset with its cleaned ground-truth boxes (datasets.DetectionDataset)."""
+
+    name: str
+    split: str | None
+    offsets: np.ndarray  # i64 [M+1]
+    boxes: np.ndarray  # f32 [T,4] xyxy
+
+
+class ImageProposals(NamedTuple):
+    boxes: np.ndarray  # f32 [n,4] xyxy, pixels of the original image
+    scores: np.ndarray | None  # f32 [n], best first; None for ground truth, which has no score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    """Boxes and scores per image, best first.
+
+    Attributes:
+        identity: where the boxes come from; printed beside every number made with them.
+        image_ids: the images [M], in the order of the dataset.
+        offsets: i64 [M+1], the rows of each image.
+        boxes: f32 [T,4] xyxy, pixels of the original image.
+        scores: f32 [T], or None for ground truth.
+        dropped: what was left out, by reason.
+    """
+
+    identity: str
+    image_ids: tuple[int | str, ...]
+    offsets: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray | None
+    dropped: Counter[str] = field(default_factory=Counter)
+    _index: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        index = {str(image_id): i for i, image_id in enumerate(self.image_ids)}
+        object.__setattr__(self, "_index", index)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, image_id: int | str) -> ImageProposals:
+        """Boxes of one image; none if the image has none. Ids match as 7 or "7"."""
+        i = self._index.get(str(image_id))
+        rows = slice(0, 0) if i is None else slice(*self.offsets[i : i + 2])
+        return ImageProposals(self.boxes[rows], None if self.scores is None else self.scores[rows])
+
+    @classmethod
+    def from_images(cls, identity: str, images: Iterable[tuple[int | str, np.ndarray, np.ndarray]]) -> Self:
+        """From (image id, boxes [n,4] xyxy, scores [n]) of every image, for example of an RPN."""
+        ids, boxes, scores = [], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+        for image_id, image_boxes, image_scores in images:
+            order = np.argsort(-image_scores, kind="stable")
+            ids.append(image_id)
+            boxes.append(image_boxes[order].astype(np.float32))
+            scores.append(image_scores[order].astype(np.float32))
+        return cls(
+            identity=identity,
+            image_ids=tuple(ids),
+            offsets=np.cumsum([0, *map(len, boxes[1:])], dtype=np.int64),
+            boxes=np.concatenate(boxes),
+            scores=np.concatenate(scores),
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes a COCO results list (.json; category_id 1) or the arrays (.npz), whole or not at all.
+
+        Raises:
+            InputError: another ending, or ground truth (it has no scores to write).
+        """
+        if self.scores is None:
+            raise InputError("ground-truth boxes have no scores", "scored proposals", "save RPN proposals")
+        writers = {".json": self._write_coco, ".npz": self._write_npz}
+        if path.suffix not in writers:
+            raise InputError(
+                f"cannot write proposals to {path}", "an ending .json or .npz", "rename the file"
+            )
+        with replacing(path) as staging:
+            writers[path.suffix](staging)
+
+    def _write_coco(self, path: Path) -> None:
+        write_json_array(path, (self._coco_entries(image_id) for image_id in self.image_ids))
+
+    def _coco_entries(self, image_id: int | str) -> list[dict]:
+        boxes, scores = self[image_id]
+        boxes = boxes.astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        return [
+            {"image_id": image_id, "category_id": 1, "bbox": box, "score": score}
+            for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def _write_npz(self, path: Path) -> None:
+        np.savez(
+            path,
+            image_ids=np.asarray(self.image_ids),
+            offsets=self.offsets,
+            boxes=self.boxes,
+            scores=self.scores,
+        )
+
+
+def ground_truth_proposals(dataset: BoxedDataset) -> Proposals:
+    """The annotated boxes themselves, without scores."""
+    split = f" {dataset.split}" if dataset.split else ""
+    return Proposals(
+        identity=f"ground-truth boxes of {dataset.name}{split}",
+        image_ids=tuple(dataset.image_ids),
+        offsets=np.asarray(dataset.offsets, np.int64),
+        boxes=np.asarray(dataset.boxes, np.float32),
+        scores=None,
+    )
+
+
+def load_proposals(path: Path, dataset: ImageSizes, *, top_n: int | None = None) -> Proposals:
+    """Reads the proposals that a file holds for the images of a dataset.
+
+    Boxes are clipped to their image. Left out and counted by reason: boxes or scores that are not finite,
+    boxes without area, repeated boxes (the best score stays), boxes behind the `top_n` best of an image, and
+    images that the dataset does not have. An image that the file lacks has no proposals, and is counted.
+
+    Args:
+        path: a file of any format of `proposal_files`.
+        dataset: the images; ids match as 7 or "7".
+        top_n: how many boxes an image keeps, best first; None keeps all.
+
+    Raises:
+        MissingFileError, InputError: no such file, an unknown format, or broken content.
+    """
+    form, pieces = read_pieces(path)
+    dropped: Counter[str] = Counter()
+    image, boxes, scores = _gather(pieces, dataset, dropped)
+    keep = _clean(image, boxes, scores, dataset, dropped)
+    keep = _best_first(image, boxes, scores, keep, top_n, dropped)
+    counts = np.bincount(image[keep], minlength=len(dataset.image_ids))
+    limit = "" if top_n is None else f", top {top_n}"
+    return Proposals(
+        identity=f"{path.name} ({form}{limit}, sha256 {_digest(path)})",
+        image_ids=tuple(dataset.image_ids),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        boxes=boxes[keep],
+        scores=scores[keep],
+        dropped=+dropped,  # reasons that occurred
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _gather(
+    pieces: Iterable[Piece], dataset: ImageSizes, dropped: Counter[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image index i64 [T], boxes f32 [T,4], scores f32 [T] of the images that the dataset has."""
+    index = {str(image_id): i for i, image_id in enumerate(dataset.image_ids)}
+    images, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+    seen, unknown = set(), set()
+    for image_id, image_boxes, image_scores in pieces:
+        i = index.get(str(image_id))
+        if i is None:
+            unknown.add(str(image_id))
+            continue
+        seen.add(i)
+        images.append(np.full(len(image_boxes), i))
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is dropped as such
+            boxes.append(image_boxes.astype(np.float32))
+            scores.append(image_scores.astype(np.float32))
+    dropped["image not in the dataset"] = len(unknown)
+    dropped["image without proposals"] = len(index) - len(seen)
+    return np.concatenate(images), np.concatenate(boxes), np.concatenate(scores)
+
+
+def _clean(
+    image: np.ndarray, boxes: np.ndarray, scores: np.ndarray, dataset: ImageSizes, dropped: Counter[str]
+) -> np.ndarray:
+    """Clips `boxes` in place; returns the rows worth keeping."""
+    finite_box, finite_score = np.isfinite(boxes).all(axis=1), np.isfinite(scores)
+    # Adding zero turns -0 into 0, so that equal boxes have equal bytes.
+    np.maximum(boxes, 0, out=boxes, where=finite_box[:, None])
+    boxes += 0.0
+    sizes = np.stack([dataset.widths, dataset.heights], axis=1).astype(np.float32)[image]  # [T,2]
+    np.minimum(boxes, np.tile(sizes, 2), out=boxes, where=finite_box[:, None])
+    with np.errstate(invalid="ignore"):
+        flat = finite_box & ~(boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    dropped["non-finite box"] = int(np.count_nonzero(~finite_box))
+    dropped["non-finite score"] = int(np.count_nonzero(finite_box & ~finite_score))
+    dropped["no area inside the image"] = int(np.count_nonzero(flat & finite_score))
+    return np.flatnonzero(finite_box & finite_score & ~flat)
+
+
+def _best_first(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    keep: np.ndarray,
+    top_n: int | None,
+    dropped: Counter[str],
+) -> np.ndarray:
+    """Orders the kept rows by image and falling score, without repeated boxes and with at most top_n each."""
+    rows = keep[np.lexsort((-scores[keep], image[keep]))]
+    records = np.concatenate([image[rows, None].astype(np.float64), boxes[rows].astype(np.float64)], axis=1)
+    _, first = np.unique(records.view([("", np.float64)] * 5), return_index=True)
+    unique = rows[np.sort(first)]
+    dropped["repeated box"] = len(rows) - len(unique)
+    if top_n is None:
+        return unique
+    starts = np.searchsorted(image[unique], image[unique])
+    best = unique[np.arange(len(unique)) - starts < top_n]
+    dropped["behind the best"] = len(unique) - len(best)
+    return best
