@@ -1,0 +1,189 @@
+"""Datasets by name: `shapes`, `o365`, `openimages`, `v3det`, `lvis`, `coco`, or any COCO-style JSON file."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from regionspot_cache.datasets import shapes
+from regionspot_cache.datasets.coco_style import read_coco_style
+from regionspot_cache.datasets.openimages import read_openimages
+from regionspot_cache.datasets.records import DetectionDataset
+from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES, Source
+from regionspot_cache.errors import InputError, MissingFileError, UsageError
+from regionspot_cache.regions import BoxPolicy
+
+O365 = "o365"  # whichever release lies in the data folder
+DATASET_NAMES = ("shapes", O365, *SOURCES)
+
+Progress = Callable[[int, int], None]  # images drawn, images in all
+
+
+def load_dataset(
+    name_or_file: str,
+    *,
+    split: str | None = None,
+    data_root: Path,
+    images: Path | None = None,
+    policy: BoxPolicy | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    correct_spelling: bool = False,
+    require_images: bool = True,
+    progress: Progress | None = None,
+) -> DetectionDataset:
+    """Loads a dataset of the catalog, or a file.
+
+    Args:
+        name_or_file: NAME, NAME:SPLIT or FILE.json; the format of a file is recognised from its content.
+        split: overrides the default split (train; val for LVIS and COCO).
+        data_root: folder that holds the datasets of the catalog; `shapes` is drawn there on first use.
+        images: image folder, instead of the usual places.
+        policy: how boxes are cleaned, `BoxPolicy()` by default.
+        limit: a sample of this many images, drawn by `seed`; None for all.
+        seed: of the sample.
+        correct_spelling: mend the misspelt class names of Objects365 v2.
+        require_images: raise when not one image is found; evaluation of stored detections needs none.
+        progress: called while `shapes` is drawn.
+
+    Raises:
+        UsageError: unknown name or split.
+        MissingFileError: says which files go where, and who offers them.
+        InputError: what the readers raise.
+    """
+    request = Request(
+        data_root=data_root,
+        images=images,
+        policy=policy or BoxPolicy(),
+        correct_spelling=correct_spelling,
+        require_images=require_images,
+    )
+    name, _, named_split = name_or_file.partition(":")
+    if name not in DATASET_NAMES:
+        dataset = _file(name_or_file, split, request)
+    elif split and named_split and split != named_split:
+        raise UsageError(f"{name_or_file} with split {split}.", "One split.", f"--dataset {name}:{split}")
+    elif name == "shapes":
+        dataset = _shapes(split or named_split or "train", request, progress)
+    else:
+        dataset = _named(name, split or named_split, request)
+    return dataset.sample(limit, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of every reader alike."""
+
+    data_root: Path
+    images: Path | None
+    policy: BoxPolicy = field(default_factory=BoxPolicy)
+    correct_spelling: bool = False
+    require_images: bool = True
+
+    def roots(self, places: Sequence[str]) -> tuple[Path, ...]:
+        return (self.images,) if self.images else tuple(self.data_root / place for place in places)
+
+    def find(self, places: Sequence[str], split: str) -> Path | None:
+        paths = (self.data_root / place.format(split=split) for place in places)
+        return next((path for path in paths if path.is_file()), None)
+
+
+def _file(name: str, split: str | None, request: Request) -> DetectionDataset:
+    path = Path(name)
+    if not path.is_file() and path.suffix.lower() != ".json":
+        near = difflib.get_close_matches(name.partition(":")[0], DATASET_NAMES, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        expected = (
+            f"{hint}One of {', '.join(DATASET_NAMES)} (with :SPLIT if wanted), or a COCO-style FILE.json."
+        )
+        raise UsageError(f"There is no dataset {name!r}.", expected, "rs-cache extract --dataset shapes")
+    if request.images and not request.images.is_dir():
+        found = f"There is no image folder {request.images}."
+        raise MissingFileError(found, "The folder that the file names start from.", "--images DIR")
+    return read_coco_style(
+        path,
+        split=split,
+        roots=(request.images,) if request.images else (),
+        policy=request.policy,
+        correct_spelling=request.correct_spelling,
+        require_images=request.require_images,
+    )
+
+
+def _shapes(split: str, request: Request, progress: Progress | None) -> DetectionDataset:
+    _check_split("shapes", split, shapes.SPLITS)
+    root = request.data_root / "shapes"
+    if not (root / "COMPLETE").is_file():  # a world of other parameters is used as it is
+        shapes.materialise(root, progress=progress)
+    return read_coco_style(
+        root / f"{split}.json",
+        name="shapes",
+        split=split,
+        roots=request.roots(("shapes/images",)),
+        policy=request.policy,
+        require_images=request.require_images,
+    )
+
+
+def _named(name: str, split: str, request: Request) -> DetectionDataset:
+    options = [SOURCES[key] for key in (("o365v1", "o365v2") if name == O365 else (name,))]
+    split = split or options[0].default_split
+    _check_split(name, split, options[0].splits)
+    found = [(source, file) for source in options if (file := request.find(source.annotations, split))]
+    if not found:
+        raise _absent(name, split, options, request)
+    if len(found) > 1:
+        files = " and ".join(str(file) for _, file in found)
+        expected = "One release; their class ids name different things."
+        raise InputError(
+            f"Both releases of Objects365 are there: {files}.", expected, f"--dataset o365v2:{split}"
+        )
+    source, file = found[0]
+    if name == "openimages":
+        return _openimages(file, split, source, request)
+    return read_coco_style(
+        file,
+        name=name,
+        split=split,
+        roots=request.roots(source.roots),
+        policy=request.policy,
+        o365=name if name.startswith(O365) else None,
+        correct_spelling=request.correct_spelling,
+        require_images=request.require_images,
+    )
+
+
+def _openimages(file: Path, split: str, source: Source, request: Request) -> DetectionDataset:
+    classes = request.find(OPENIMAGES_CLASSES, split)
+    if classes is None:
+        raise _absent("openimages", split, [source], request)
+    return read_openimages(
+        file,
+        classes,
+        split=split,
+        roots=request.roots(source.roots),
+        sizes_csv=request.find(OPENIMAGES_SIZES, split),
+        policy=request.policy,
+        require_images=request.require_images,
+    )
+
+
+def _check_split(name: str, split: str, splits: Sequence[str]) -> None:
+    if split not in splits:
+        found = f"{name} has no split {split!r}."
+        raise UsageError(found, f"One of {', '.join(splits)}.", f"--dataset {name}:{splits[0]}")
+
+
+def _absent(name: str, split: str, options: Sequence[Source], request: Request) -> MissingFileError:
+    root = request.data_root
+    places = [option.annotations[0].format(split=split) for option in options]
+    if name == "openimages":
+        places = [f"{places[0]} and {OPENIMAGES_CLASSES[0]}"]
+    files = " or ".join(str(root / place) for place in places)
+    images = " or ".join(option.images.format(split=split) for option in options)
+    origins = " ".join(option.origin.format(split=split) for option in options)
+    return MissingFileError(
+        f"{name} ({split}) is not in {root}.",
+        f"Annotations: {files}. Images: below {root}, {images}. {origins}",
+        "Put the files there, or try the built-in world: --dataset shapes",
+    )

@@ -1,0 +1,252 @@
+"""OpenImages V4 to V7: boxes from CSV files, class ids from the order of the class description file.
+
+Boxes are in the stored pixel order of the images: the rotation column of the official image lists tells by how
+much "the image and boxes should be rotated" (storage.googleapis.com/openimages/web/2018-05-17-rotation-information.html).
+EXIF orientation is therefore ignored, as for every other dataset.
+"""
+
+import csv
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot_cache.datasets.assemble import FileBoxes, group_and_clean
+from regionspot_cache.datasets.columns import NO_SIZE, UNSAFE_NAME
+from regionspot_cache.datasets.layouts import choose_layout, openimages_patterns
+from regionspot_cache.datasets.records import DetectionDataset
+from regionspot_cache.errors import InputError
+from regionspot_cache.images import ImageFailure, image_size, resolve_image, safe_file_name
+from regionspot_cache.regions import BoxPolicy
+
+_BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax", "IsGroupOf")
+_SIZE_COLUMNS = ("imageid", "width", "height")
+_HEADER_THREADS = 8  # opening a file costs more than parsing its header, above all on network disks
+
+
+def read_openimages(
+    boxes_csv: Path,
+    classes_csv: Path,
+    *,
+    split: str,
+    roots: Sequence[Path],
+    sizes_csv: Path | None = None,
+    name: str = "openimages",
+    policy: BoxPolicy | None = None,
+    require_images: bool = True,
+) -> DetectionDataset:
+    """Reads one split. Images are those with boxes, in order of first appearance; their ids are text.
+
+    Rows are grouped by image wherever they stand. `IsGroupOf` 1 makes a crowd box, 0 and -1 (unknown) do not.
+    Labels are as annotated, not expanded through the class hierarchy.
+
+    Args:
+        boxes_csv: `*-annotations-bbox.csv`; columns are found by name, coordinates are fractions of the image.
+        classes_csv: `class-descriptions-boxable.csv` or its V7 form with a header; class id = row, from 1.
+        split: "train", "validation" or "test".
+        roots: folders in which images are looked for.
+        sizes_csv: columns ImageID, Width, Height; without it each image's header is read.
+        name: of the dataset.
+        policy: how boxes are cleaned, `BoxPolicy()` by default.
+        require_images: raise when not one image is found; without `sizes_csv` that is always so.
+
+    Raises:
+        MissingFileError: every image is missing.
+        InputError: missing columns, a label that the class file lacks, values that are no numbers.
+    """
+    mids, class_names = _read_classes(classes_csv)
+    rows = _read_boxes(boxes_csv, {mid: index for index, mid in enumerate(mids)}, classes_csv)
+    names = [f"{image_id}.jpg" for image_id in rows.image_ids]
+    root, pattern = choose_layout(
+        names, roots, openimages_patterns(split), required=require_images or sizes_csv is None
+    )
+    names = [pattern(file_name) for file_name in names]
+    sizes, dropped = _sizes(rows.image_ids, names, root, sizes_csv)
+    kept = np.flatnonzero(sizes.min(axis=1) > 0)
+    grouped = group_and_clean(
+        rows.boxes(kept, sizes), sizes[kept, 0], sizes[kept, 1], policy := policy or BoxPolicy()
+    )
+    return DetectionDataset(
+        name=name,
+        split=split,
+        format="openimages",
+        image_root=root,
+        annotation_files=(boxes_csv, classes_csv),
+        annotation_sha256=_sha256(boxes_csv, classes_csv),
+        class_names=tuple(class_names),
+        category_ids=np.arange(1, len(mids) + 1),
+        class_frequency=("",) * len(mids),
+        class_novel=(False,) * len(mids),
+        image_ids=[rows.image_ids[i] for i in kept],
+        file_names=[names[i] for i in kept],
+        widths=sizes[kept, 0],
+        heights=sizes[kept, 1],
+        offsets=grouped.offsets,
+        boxes=grouped.boxes.boxes,
+        labels=grouped.boxes.labels,
+        annotation_ids=grouped.boxes.ids,
+        crowd=grouped.boxes.crowd,
+        dropped=rows.dropped + dropped + grouped.dropped,
+        policy=policy,
+        exif="ignore",
+    )
+
+
+@dataclass(kw_only=True, eq=False)
+class _Rows:
+    """The box file as columns; corners are fractions [x1, y1, x2, y2]."""
+
+    image_ids: list[str] = field(default_factory=list)
+    images: array = field(default_factory=lambda: array("i"))
+    corners: array = field(default_factory=lambda: array("d"))
+    labels: array = field(default_factory=lambda: array("i"))
+    numbers: array = field(default_factory=lambda: array("q"))
+    crowd: array = field(default_factory=lambda: array("b"))
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def boxes(self, kept: NDArray[np.int64], sizes: NDArray[np.int32]) -> FileBoxes:
+        """Boxes in pixels, for the images that were kept."""
+        images = np.asarray(self.images)
+        index = np.full(len(self.image_ids), -1, np.int64)
+        index[kept] = np.arange(len(kept))
+        corners = np.asarray(self.corners).reshape(-1, 4)
+        for axis in (0, 1):
+            corners[:, axis::2] *= sizes[images, axis][:, None]
+        return FileBoxes(
+            images=index[images],
+            boxes=corners.astype(np.float32),
+            labels=np.asarray(self.labels),
+            ids=np.asarray(self.numbers),
+            crowd=np.asarray(self.crowd).astype(bool),
+        )
+
+
+def _read_classes(file: Path) -> tuple[list[str], list[str]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        rows = [row for row in csv.reader(lines) if row]
+    if rows and rows[0][0] == "LabelName":  # V7 has a header, V4 to V6 have none
+        rows = rows[1:]
+    if not rows or any(len(row) < 2 for row in rows):
+        found = f"{file} is not a list of classes."
+        raise InputError(
+            found, "Rows `MID,Name`, as in class-descriptions-boxable.csv.", "Fetch the file again."
+        )
+    mids = [row[0] for row in rows]
+    if len(set(mids)) < len(mids):
+        twice = next(mid for mid, count in Counter(mids).items() if count > 1)
+        raise InputError(
+            f"{file} lists class {twice} more than once.", "Each class once.", "Fetch the file again."
+        )
+    return mids, [row[1].strip() for row in rows]
+
+
+def _read_boxes(file: Path, label_of: dict[str, int], classes_csv: Path) -> _Rows:
+    rows, index_of, unsafe = _Rows(), {}, set()
+    for number, values in _columns(file, _BOX_COLUMNS):
+        image_id, mid, x1, x2, y1, y2, group = values
+        if mid not in label_of:
+            raise InputError(
+                f"Row {number} of {file} has label {mid!r}, which {classes_csv} lacks.",
+                f"One of its {len(label_of)} classes.",
+                "Take both files from the same release.",
+            )
+        index = index_of.get(image_id)
+        if index is None:
+            if safe_file_name(image_id) != image_id or "/" in image_id:
+                unsafe.add(image_id)
+                continue
+            index = index_of[image_id] = len(rows.image_ids)
+            rows.image_ids.append(image_id)
+        try:
+            rows.corners.extend((float(x1), float(y1), float(x2), float(y2)))
+        except ValueError as error:
+            found = f"Row {number} of {file}: {error}."
+            raise InputError(found, "Fractions of the image in XMin, XMax, YMin, YMax.") from None
+        rows.images.append(index)
+        rows.labels.append(label_of[mid])
+        rows.numbers.append(number)
+        rows.crowd.append(group == "1")
+    if unsafe:
+        rows.dropped[UNSAFE_NAME] = len(unsafe)
+    if not rows.image_ids:
+        raise InputError(f"{file} has no boxes.", "One row for each box.", "Fetch the file again.")
+    return rows
+
+
+def _columns(file: Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yields (row number from 1, values) of the named columns, wherever they stand."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines)
+        header = [column.strip() for column in next(reader, [])]
+        missing = [name for name in names if name not in header]
+        if missing:
+            found = f"{file} has no column {missing[0]}; its first row is {','.join(header)[:200]}."
+            raise InputError(found, f"Columns {', '.join(names)}.", "Give an *-annotations-bbox.csv file.")
+        places = [header.index(name) for name in names]
+        for number, row in enumerate(reader, 1):
+            if row:
+                try:
+                    yield number, [row[place] for place in places]
+                except IndexError:
+                    found = f"Row {number} of {file} has {len(row)} of {len(header)} columns."
+                    raise InputError(found, "A complete file.", "Fetch the file again.") from None
+
+
+def _sizes(
+    image_ids: Sequence[str], names: Sequence[str], root: Path, sizes_csv: Path | None
+) -> tuple[NDArray[np.int32], Counter[str]]:
+    """int32 [M, 2] width and height, 0 where unknown, and the reasons why."""
+    if sizes_csv is not None:
+        return _sizes_from_csv(image_ids, sizes_csv)
+    sizes, dropped = np.zeros((len(names), 2), np.int32), Counter()
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        for i, size in enumerate(pool.map(lambda name: _size_or_reason(root, name), names, chunksize=256)):
+            if isinstance(size, str):
+                dropped[f"image: {size}"] += 1
+            else:
+                sizes[i] = size
+    return sizes, dropped
+
+
+def _size_or_reason(root: Path, name: str) -> tuple[int, int] | str:
+    try:
+        return image_size(resolve_image(root, name))
+    except ImageFailure as failure:
+        return failure.reason
+    except InputError:
+        return "outside root"
+
+
+def _sizes_from_csv(image_ids: Sequence[str], file: Path) -> tuple[NDArray[np.int32], Counter[str]]:
+    index_of = {image_id: i for i, image_id in enumerate(image_ids)}
+    sizes = np.zeros((len(image_ids), 2), np.int32)
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines)
+        header = [column.strip().lower().replace("_", "") for column in next(reader, [])]
+        if not set(_SIZE_COLUMNS) <= set(header):
+            found = f"{file} begins with columns {', '.join(header)}."
+            raise InputError(
+                found, "Columns ImageID, Width and Height.", "Correct the header, or remove the file."
+            )
+        places = [header.index(column) for column in _SIZE_COLUMNS]
+        for row in reader:
+            image_id, width, height = (row[place] for place in places)
+            if image_id in index_of:
+                sizes[index_of[image_id]] = int(width), int(height)
+    unknown = int(np.count_nonzero(sizes.min(axis=1) <= 0))
+    return sizes, Counter({NO_SIZE: unknown} if unknown else {})
+
+
+def _sha256(*files: Path) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
