@@ -1,8 +1,8 @@
 """OpenImages V4 to V7: boxes from CSV files, class ids from the order of the class description file.
 
-Boxes are in the stored pixel order of the images: the rotation column of the official image lists tells by how
-much "the image and boxes should be rotated" (storage.googleapis.com/openimages/web/2018-05-17-rotation-information.html).
-EXIF orientation is therefore ignored, as for every other dataset.
+Boxes are in the stored pixel order of the images: the rotation column of the official image lists is for turning
+image and boxes together (storage.googleapis.com/openimages/web/2018-05-17-rotation-information.html). EXIF
+orientation is therefore ignored, as for every other dataset.
 """
 
 import csv
@@ -26,7 +26,7 @@ from regionspot_cache.images import ImageFailure, image_size, resolve_image, saf
 from regionspot_cache.regions import BoxPolicy
 
 _BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax", "IsGroupOf")
-_SIZE_COLUMNS = ("imageid", "width", "height")
+_SIZE_COLUMNS = ("ImageID", "Width", "Height")
 _HEADER_THREADS = 8  # opening a file costs more than parsing its header, above all on network disks
 
 
@@ -47,7 +47,7 @@ def read_openimages(
     Labels are as annotated, not expanded through the class hierarchy.
 
     Args:
-        boxes_csv: `*-annotations-bbox.csv`; columns are found by name, coordinates are fractions of the image.
+        boxes_csv: `*-annotations-bbox.csv`; columns are found by name, coordinates are fractions.
         classes_csv: `class-descriptions-boxable.csv` or its V7 form with a header; class id = row, from 1.
         split: "train", "validation" or "test".
         roots: folders in which images are looked for.
@@ -167,7 +167,8 @@ def _read_boxes(file: Path, label_of: dict[str, int], classes_csv: Path) -> _Row
             rows.corners.extend((float(x1), float(y1), float(x2), float(y2)))
         except ValueError as error:
             found = f"Row {number} of {file}: {error}."
-            raise InputError(found, "Fractions of the image in XMin, XMax, YMin, YMax.") from None
+            expected = "Fractions of the image in XMin, XMax, YMin, YMax."
+            raise InputError(found, expected, "Fetch the file again.") from None
         rows.images.append(index)
         rows.labels.append(label_of[mid])
         rows.numbers.append(number)
@@ -182,20 +183,27 @@ def _read_boxes(file: Path, label_of: dict[str, int], classes_csv: Path) -> _Row
 def _columns(file: Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Yields (row number from 1, values) of the named columns, wherever they stand."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines)
-        header = [column.strip() for column in next(reader, [])]
-        missing = [name for name in names if name not in header]
-        if missing:
-            found = f"{file} has no column {missing[0]}; its first row is {','.join(header)[:200]}."
-            raise InputError(found, f"Columns {', '.join(names)}.", "Give an *-annotations-bbox.csv file.")
-        places = [header.index(name) for name in names]
-        for number, row in enumerate(reader, 1):
-            if row:
-                try:
+        try:
+            reader = csv.reader(lines)
+            header = [_plain(column) for column in next(reader, [])]
+            missing = [name for name in names if _plain(name) not in header]
+            if missing:
+                found = f"{file} has no column {missing[0]}; its columns are {', '.join(header)[:200]}."
+                raise InputError(found, f"Columns {', '.join(names)}.", "Fetch the file again.")
+            places = [header.index(_plain(name)) for name in names]
+            for number, row in enumerate(reader, 1):
+                if len(row) >= len(header):
                     yield number, [row[place] for place in places]
-                except IndexError:
+                elif row:
                     found = f"Row {number} of {file} has {len(row)} of {len(header)} columns."
-                    raise InputError(found, "A complete file.", "Fetch the file again.") from None
+                    raise InputError(found, "A complete file.", "Fetch the file again.")
+        except (UnicodeDecodeError, csv.Error) as error:
+            found = f"{file} is not a CSV file: {error}."
+            raise InputError(found, "A UTF-8 CSV file.", "Unpack it, or fetch it again.") from None
+
+
+def _plain(column: str) -> str:
+    return column.strip().lower().replace("_", "")
 
 
 def _sizes(
@@ -226,19 +234,13 @@ def _size_or_reason(root: Path, name: str) -> tuple[int, int] | str:
 def _sizes_from_csv(image_ids: Sequence[str], file: Path) -> tuple[NDArray[np.int32], Counter[str]]:
     index_of = {image_id: i for i, image_id in enumerate(image_ids)}
     sizes = np.zeros((len(image_ids), 2), np.int32)
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines)
-        header = [column.strip().lower().replace("_", "") for column in next(reader, [])]
-        if not set(_SIZE_COLUMNS) <= set(header):
-            found = f"{file} begins with columns {', '.join(header)}."
-            raise InputError(
-                found, "Columns ImageID, Width and Height.", "Correct the header, or remove the file."
-            )
-        places = [header.index(column) for column in _SIZE_COLUMNS]
-        for row in reader:
-            image_id, width, height = (row[place] for place in places)
-            if image_id in index_of:
+    for number, (image_id, width, height) in _columns(file, _SIZE_COLUMNS):
+        if image_id in index_of:
+            try:
                 sizes[index_of[image_id]] = int(width), int(height)
+            except (ValueError, OverflowError) as error:
+                found = f"Row {number} of {file}: {error}."
+                raise InputError(found, "Width and height in pixels.", "Correct the file.") from None
     unknown = int(np.count_nonzero(sizes.min(axis=1) <= 0))
     return sizes, Counter({NO_SIZE: unknown} if unknown else {})
 

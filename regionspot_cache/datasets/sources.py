@@ -105,8 +105,9 @@ SOURCES: dict[str, Source] = {
         ),
         roots=("openimages", "openimages/images"),
         images="openimages/{split}/*.jpg, or in folders by first digit",
-        origin="OpenImages V7 (boxes as in V6): https://storage.googleapis.com/openimages/web/download_v7.html; "
-        "boxes https://storage.googleapis.com/openimages/v6/oidv6-train-annotations-bbox.csv, "
+        origin="OpenImages V7, whose boxes are those of V6: "
+        "https://storage.googleapis.com/openimages/web/download_v7.html; boxes "
+        "https://storage.googleapis.com/openimages/v6/oidv6-train-annotations-bbox.csv, "
         "https://storage.googleapis.com/openimages/v5/{{validation,test}}-annotations-bbox.csv; classes "
         "https://storage.googleapis.com/openimages/v7/oidv7-class-descriptions-boxable.csv; images "
         "s3://open-images-dataset/{split} or s3://open-images-dataset/tar/{split}_*.tar.gz, without signing.",
