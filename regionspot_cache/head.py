@@ -27,14 +27,10 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Sizes and switches of a `RegionHead`; the defaults are the paper's.
+class HeadOptions:
+    """What may be chosen about a head; the defaults are the paper's.
 
     Attributes:
-        token_dim: width of a SAM token (256; 512 for the prompt position, 32 after the MLP).
-        map_dim: width of a CLIP map token, which is also the width of the decoder.
-        text_dim: width of the text embeddings.
-        grid: rows and columns of the map's patch tokens.
         map_positions: amplitude of a 2-D sine-cosine position added to the patch tokens; 0 adds none.
         use_map: False replaces the map by one zero token (ablation).
         class_token: False leaves out the map's first token (ablation).
@@ -42,10 +38,6 @@ class HeadConfig:
         logit_scale: fixed factor on the cosine; CLIP's learned value is 100.
     """
 
-    token_dim: int
-    map_dim: int
-    text_dim: int
-    grid: tuple[int, int]
     depth: int = 3
     num_heads: int = 8
     ffn_dim: int = 2048
@@ -55,6 +47,23 @@ class HeadConfig:
     class_token: bool = True
     self_attention: bool = True
     logit_scale: float = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(HeadOptions):
+    """All that defines a `RegionHead`: the options and the sizes that the two caches and the text dictate.
+
+    Attributes:
+        token_dim: width of a SAM token (256; 512 for the prompt position, 32 after the MLP).
+        map_dim: width of a CLIP map token, which is also the width of the decoder.
+        text_dim: width of the text embeddings.
+        grid: rows and columns of the map's patch tokens.
+    """
+
+    token_dim: int
+    map_dim: int
+    text_dim: int
+    grid: tuple[int, int]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))  # JSON and YAML give lists

@@ -1,0 +1,87 @@
+"""Every number of a training run, with the paper's values as defaults."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from regionspot_cache.errors import UsageError
+from regionspot_cache.head import HeadOptions
+
+# Settings that change how fast or how safely a run goes, never its result: they may differ on resume.
+RUNTIME_FIELDS = frozenset(
+    {"log_every", "checkpoint_seconds", "keep_checkpoints", "memory_bytes", "reader_threads", "batches_ahead"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One schedule over one mixture of caches; it starts from the weights of the stage before.
+
+    Attributes:
+        sources: names of the training sources, each equally likely; empty means all.
+        schedule: "multistep" multiplies the rate by 0.1 at each milestone, "cosine" ends at 0.
+        warmup_steps: the rate rises linearly from `warmup_factor` of its value.
+    """
+
+    name: str = "stage1"
+    sources: tuple[str, ...] = ()
+    steps: int = 450_000
+    learning_rate: float = 2.5e-5
+    schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    milestones: tuple[int, ...] = (350_000, 420_000)
+    warmup_steps: int = 1000
+    warmup_factor: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run.
+
+    Attributes:
+        batch_size: images of a step, over all processes.
+        init_from: folder of a trained head whose weights the first stage starts from.
+        weight_decay: on every parameter, norms and biases included, as in the paper's code.
+        shuffle: "window" shuffles within windows of partitions, "global" over the whole cache.
+        window_bytes: size of such a window of maps; part of the order, so never changed on resume.
+        precision: "auto" is bfloat16 autocast on CUDA devices that have it and float32 elsewhere.
+        checkpoint_seconds: time between checkpoints; also the most work that a crash can cost.
+        memory_bytes: caches whose maps together fit are read once and kept in memory.
+        batches_ahead: batches read in advance.
+    """
+
+    head: HeadOptions = HeadOptions()
+    stages: tuple[Stage, ...] = (Stage(),)
+    batch_size: int = 16
+    seed: int = 40244023
+    init_from: str | None = None
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clip: float = 1.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    shuffle: Literal["window", "global"] = "window"
+    window_bytes: int = 2 * 2**30
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every: int = 20
+    checkpoint_seconds: float = 60.0
+    keep_checkpoints: int = 2
+    memory_bytes: int = 4 * 2**30
+    reader_threads: int = 4
+    batches_ahead: int = 8
+
+    def __post_init__(self) -> None:
+        positive = ("batch_size", "log_every", "keep_checkpoints", "reader_threads", "batches_ahead")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}", "at least 1", f"--set {name}=1")
+        if not self.stages or any(stage.steps < 1 for stage in self.stages):
+            raise UsageError("a run without steps", "at least one stage of at least one step")
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-able values that decide the result; a resumed run must have the same."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in RUNTIME_FIELDS}

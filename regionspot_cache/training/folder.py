@@ -1,0 +1,45 @@
+"""The output folder of a run belongs to one run at a time."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.training.distributed import ProcessGroup
+
+
+@contextmanager
+def claim_folder(folder: Path, group: ProcessGroup) -> Iterator[None]:
+    """Create `folder` and hold its lock, which the kernel releases with the process.
+
+    Raises:
+        InputError: it cannot be written, or another run holds it.
+    """
+    if not group.is_main:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder}: {error.strerror}",
+            "a writable folder",
+            "choose another with --out DIR",
+        ) from error
+    try:
+        _lock(lock, folder)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"another run is training into {folder}", "one run per folder", "wait for it, or use --out DIR"
+        ) from None

@@ -1,0 +1,186 @@
+"""Batches read ahead by threads, in the order of their steps.
+
+Threads, not processes: a read is one positioned read of stored bytes and a copy, both outside the interpreter
+lock. Maps travel to the device as stored (int8 with a float16 scale per token) and become floats there.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regionspot_cache.errors import InputError, RegionSpotError
+from regionspot_cache.losses import box_weights
+from regionspot_cache.training.sources import TrainingSource
+
+# Images per read while a cache is loaded into memory.
+_LOAD_CHUNK = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One process's share of a step. B images, N boxes in the largest, T real boxes in all, maps [M, C].
+
+    Attributes:
+        step: step of the stage.
+        source: index of the stage's source.
+        tokens: float32 [B, N, D], zero where padded.
+        real: bool [B, N].
+        maps: int8 or float16 [B, M, C] as stored.
+        scales: float16 [B, M] of int8 maps, else None.
+        places: int64 [T], where the real boxes lie in the flattened [B * N].
+        labels: int64 [T], rows of the source's text embeddings.
+        weights: float32 [T], see `losses.box_weights`.
+    """
+
+    step: int
+    source: int
+    tokens: Tensor
+    real: Tensor
+    maps: Tensor
+    scales: Tensor | None
+    places: Tensor
+    labels: Tensor
+    weights: Tensor
+
+    def feature_map(self) -> Tensor:
+        """float32 [B, M, C]."""
+        maps = self.maps.float()
+        return maps if self.scales is None else maps * self.scales.float().unsqueeze(-1)
+
+    def to(self, device: torch.device) -> Self:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin(self) -> Self:
+        """Page-locked copy, so that the transfer overlaps with the work of the device."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(v) for name, v in values.items() if isinstance(v, Tensor)})
+
+
+class SourceReader:
+    """Reads images of one source, from its cache or, once `load` was called, from memory."""
+
+    def __init__(self, source: TrainingSource, images: NDArray[np.int64]) -> None:
+        self.source = source
+        self._images = images
+        self._maps: NDArray[Any] | None = None
+        self._scales: NDArray[np.float16] | None = None
+        self._tokens: list[NDArray[np.float32]] = []
+
+    def load(self) -> None:
+        """Read all images of the source into memory."""
+        tokens_in_map, _ = self.source.map_shape
+        for start in range(0, len(self._images), _LOAD_CHUNK):
+            chunk = self._images[start : start + _LOAD_CHUNK].tolist()
+            maps, scales = self.source.cache.raw_maps(chunk)
+            if start == 0:
+                store = np.empty((len(self._images), *maps.shape[1:]), maps.dtype)
+                kept = None if scales is None else np.empty((len(self._images), tokens_in_map), np.float16)
+            store[start : start + len(chunk)] = maps
+            if kept is not None and scales is not None:
+                kept[start : start + len(chunk)] = scales.reshape(len(chunk), tokens_in_map)
+            self._tokens += [self._read_tokens(image) for image in chunk]
+        self._maps, self._scales = store, kept
+
+    def read(self, images: NDArray[np.int64]) -> tuple[list[NDArray], NDArray, NDArray | None, list[NDArray]]:
+        """Tokens (one float32 [n, D] per image), maps [B, M, C], scales [B, M] or None, labels (one [n])."""
+        labels = [self.source.class_map[self.source.cache.labels(int(image))] for image in images]
+        if self._maps is not None:
+            rows = np.searchsorted(self._images, images)
+            scales = None if self._scales is None else self._scales[rows]
+            return [self._tokens[row] for row in rows], self._maps[rows], scales, labels
+        # Rising positions let the cache join neighbouring reads; the batch's own order is restored after.
+        rising, back = np.unique(images, return_inverse=True)
+        maps, scales = self.source.cache.raw_maps(rising.tolist())
+        scales = None if scales is None else scales.reshape(len(rising), -1)[back]
+        return [self._read_tokens(int(image)) for image in images], maps[back], scales, labels
+
+    def _read_tokens(self, image: int) -> NDArray[np.float32]:
+        return self.source.cache.read_tokens(image, self.source.token_position)
+
+
+def collate(
+    step: int,
+    source: int,
+    read: tuple[list[NDArray], NDArray, NDArray | None, list[NDArray]],
+    global_images: int,
+) -> Batch:
+    """Pad the boxes of the images to one width; `global_images` counts the images of all processes."""
+    tokens, maps, scales, labels = read
+    counts = np.array([len(item) for item in tokens])
+    real = np.arange(counts.max()) < counts[:, None]  # [B, N]
+    padded = np.zeros((*real.shape, tokens[0].shape[1]), np.float32)
+    padded[real] = np.concatenate(tokens)
+    return Batch(
+        step=step,
+        source=source,
+        tokens=torch.from_numpy(padded),
+        real=torch.from_numpy(real),
+        maps=torch.from_numpy(maps),
+        scales=None if scales is None else torch.from_numpy(scales),
+        places=torch.from_numpy(np.flatnonzero(real)),
+        labels=torch.from_numpy(np.concatenate(labels).astype(np.int64)),
+        weights=box_weights(torch.from_numpy(counts), global_images),
+    )
+
+
+class ReadAhead:
+    """Iterates over `make(step)` for `steps`, made by `threads` at most `ahead` steps in advance, in order.
+
+    Use it as a context manager: leaving it waits for its threads, also after an error.
+    """
+
+    def __init__(
+        self, make: Callable[[int], Batch], steps: Sequence[int], *, threads: int, ahead: int
+    ) -> None:
+        self._make, self._steps, self._ahead = make, steps, ahead
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batch-reader")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __iter__(self) -> Iterator[Batch]:
+        waiting: deque[Future[Batch]] = deque()
+        for step in self._steps:
+            waiting.append(self._pool.submit(self._make, step))
+            if len(waiting) >= self._ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def make_batch(
+    step: int, source: int, reader: SourceReader, images: NDArray[np.int64], global_images: int, *, pin: bool
+) -> Batch:
+    """Read and collate one share of a step.
+
+    Raises:
+        RegionSpotError: the cache's own error, which names image, partition and array.
+        InputError: any other failure to read, with source, step and images.
+    """
+    try:
+        batch = collate(step, source, reader.read(images), global_images)
+    except RegionSpotError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{reader.source.name}: cannot read the batch of step {step} (images {images.tolist()}): {error}",
+            "a readable cache",
+            "rs-cache verify CACHE",
+        ) from error
+    return batch.pin() if pin else batch

@@ -1,0 +1,329 @@
+"""The training loop: a run is a function of its config and caches, also when it is interrupted.
+
+Every step's images, learning rate and dropout are functions of (seed, step), and a checkpoint holds weights
+and moments, so a resumed run equals an undisturbed one bit for bit on the same machine.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regionspot_cache.errors import InputError, RegionSpotError
+from regionspot_cache.losses import region_loss
+from regionspot_cache.training.checkpoint import (
+    load_tensors,
+    newest_checkpoint,
+    publish_model,
+    read_state,
+    save_checkpoint,
+)
+from regionspot_cache.training.config import Stage, TrainConfig
+from regionspot_cache.training.distributed import ProcessGroup, join_processes, local_device
+from regionspot_cache.training.folder import claim_folder
+from regionspot_cache.training.gradients import FlatGradients
+from regionspot_cache.training.loader import Batch, ReadAhead, make_batch
+from regionspot_cache.training.metrics import MetricsLog, StepReport
+from regionspot_cache.training.order import slice_of_rank
+from regionspot_cache.training.schedule import learning_rate
+from regionspot_cache.training.setup import RunData, StageData, initial_head, run_identity
+from regionspot_cache.training.sources import TrainingSource, model_metadata, refuse_difference
+
+OnStep = Callable[[StepReport], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a finished run leaves.
+
+    Attributes:
+        folder: holds the finished head (`RegionHead.from_pretrained`), checkpoints and metrics.
+        steps: of all stages.
+        resumed_from: steps that were already done when this call started.
+        left_out: per source, images that could not be trained on, by reason.
+        seconds: wall time of this call.
+    """
+
+    folder: Path
+    steps: int
+    resumed_from: int
+    left_out: Mapping[str, Counter[str]]
+    seconds: float
+
+
+def train(
+    sources: Sequence[TrainingSource],
+    config: TrainConfig,
+    out_dir: Path | str,
+    *,
+    device: str | torch.device = "cpu",
+    on_step: OnStep | None = None,
+) -> TrainResult:
+    """Train a head, or continue the run that `out_dir` holds.
+
+    Under torchrun every process calls this with the same arguments.
+
+    Args:
+        on_step: called by the main process with a report every `config.log_every` steps.
+
+    Raises:
+        InputError: unusable sources, config or folder.
+        IdentityError: `out_dir` holds a run with another config, other caches or another label space, or
+            `config.init_from` does not fit.
+        RegionSpotError: the loss or its gradient is no longer finite.
+    """
+    started = time.monotonic()
+    device = local_device(device)
+    folder = Path(out_dir)
+    cuda = [device] if device.type == "cuda" else []
+    with join_processes(device) as group, claim_folder(folder, group), torch.random.fork_rng(devices=cuda):
+        data = RunData.prepare(sources, config)
+        run = _Run(data, config, folder, device, group, on_step)
+        resumed_from = run.resume()
+        run.finish_all_stages()
+        group.barrier(device)
+    return TrainResult(
+        folder=folder,
+        steps=config.total_steps,
+        resumed_from=resumed_from,
+        left_out=data.left_out,
+        seconds=time.monotonic() - started,
+    )
+
+
+class _Run:
+    """The state of a run: weights, moments, the number of steps done, losses not yet reported."""
+
+    def __init__(
+        self,
+        data: RunData,
+        config: TrainConfig,
+        folder: Path,
+        device: torch.device,
+        group: ProcessGroup,
+        on_step: OnStep | None,
+    ) -> None:
+        self.data, self.config, self.folder = data, config, folder
+        self.device, self.group, self.on_step = device, group, on_step
+        self.identity = run_identity(data.sources, config)
+        self.metadata = model_metadata(data.sources)
+        self.head = initial_head(data.sources, config).to(device).train()
+        self.gradients = FlatGradients(self.head.parameters())
+        self.optimizer = self._new_optimizer()
+        self.step = 0
+        self.losses = _Losses()
+        self.autocast = _autocast(config.precision, device)
+        self.saved_at = time.monotonic()
+        self.saved: Path | None = None
+
+    def resume(self) -> int:
+        """Load the newest checkpoint, if any; returns the steps done."""
+        found = newest_checkpoint(self.folder)
+        self._agree_on(found)
+        if found is None:
+            return 0
+        state = read_state(found)
+        refuse_difference(
+            state["identity"],
+            self.identity,
+            str(found),
+            "this run",
+            "use the settings of that run, or train into another folder: --out DIR",
+        )
+        self.step, self.saved = state["step"], found
+        fresh = self.step in self._stage_starts()
+        load_tensors(found, self.head, None if fresh else self.optimizer)
+        self.losses.settled = [tuple(pair) for pair in state["unreported"]]
+        return self.step
+
+    def finish_all_stages(self) -> None:
+        """Do what is left of every stage and publish the head."""
+        log = MetricsLog(self.folder, self.step) if self.group.is_main else None
+        try:
+            for index, (stage, start) in enumerate(
+                zip(self.config.stages, self._stage_starts(), strict=True)
+            ):
+                if self.step < start + stage.steps:
+                    self._finish_stage(index, stage, start, log)
+        finally:
+            if log:
+                log.close()
+        if self.group.is_main:
+            publish_model(self.folder, self.head, self.metadata)
+
+    def _finish_stage(self, index: int, stage: Stage, start: int, log: MetricsLog | None) -> None:
+        data = self.data.stage(index, self.device)
+        if self.step == start:
+            self.optimizer = self._new_optimizer()
+        clock = _Clock(self.step, self.config.batch_size)
+        steps = range(self.step - start, stage.steps)
+        with self._read_ahead(data, steps) as batches:
+            for batch in clock.timed(batches):
+                self._train_step(batch, data, learning_rate(stage, batch.step))
+                last = self.step == start + stage.steps
+                if self.step % self.config.log_every == 0 or last:
+                    self._report(stage, data, batch.step, clock, log)
+                self._save_if_due(force=last)
+
+    def _read_ahead(self, data: StageData, steps: range) -> ReadAhead:
+        def make(step: int) -> Batch:
+            source, images = data.order.batch(step)
+            share = slice_of_rank(images, self.group.rank, self.group.world)
+            pin = self.device.type == "cuda"
+            return make_batch(step, source, data.readers[source], share, len(images), pin=pin)
+
+        config = self.config
+        return ReadAhead(make, steps, threads=config.reader_threads, ahead=config.batches_ahead)
+
+    def _train_step(self, batch: Batch, data: StageData, rate: float) -> None:
+        seed = np.random.SeedSequence([self.config.seed, self.step, self.group.rank])
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))  # dropout of this step
+        self.gradients.clear()
+        loss = self._loss(batch.to(self.device), data)
+        loss.backward()
+        loss = self.gradients.reduce(loss, self.group)
+        norm = self.gradients.clip(self.config.gradient_clip)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        self.losses.add(loss, norm)
+        self.step += 1
+
+    def _loss(self, batch: Batch, data: StageData) -> Tensor:
+        with self.autocast():
+            embeddings = self.head(batch.tokens, batch.feature_map(), batch.real)  # [B, N, E]
+        real = embeddings.flatten(0, 1)[batch.places]  # [T, E]
+        ignore = data.ignore[batch.source]
+        return region_loss(
+            self.head.logits(real, data.texts[batch.source]),
+            batch.labels,
+            batch.weights,
+            alpha=self.config.focal_alpha,
+            gamma=self.config.focal_gamma,
+            ignore=None if ignore is None else ignore[batch.labels],
+        )
+
+    def _report(
+        self, stage: Stage, data: StageData, stage_step: int, clock: "_Clock", log: MetricsLog | None
+    ) -> None:
+        self._settle()
+        speed, waiting = clock.lap(self.step)
+        report = StepReport(
+            stage=stage.name,
+            step=self.step,
+            total_steps=self.config.total_steps,
+            epoch=data.order.epoch_of(stage_step + 1),
+            loss=float(np.mean([loss for loss, _ in self.losses.settled])),
+            learning_rate=learning_rate(stage, stage_step),
+            gradient_norm=self.losses.settled[-1][1],
+            steps_per_second=speed,
+            samples_per_second=speed * self.config.batch_size,
+            waiting=waiting,
+            seconds_left=(self.config.total_steps - self.step) / speed,
+        )
+        self.losses.settled.clear()
+        if log:
+            log.write(report)
+            if self.on_step:
+                self.on_step(report)
+
+    def _save_if_due(self, *, force: bool) -> None:
+        due = time.monotonic() - self.saved_at >= self.config.checkpoint_seconds
+        if not (self.group.is_main and (due or force)):
+            return
+        self._settle()  # never save weights that a non-finite gradient has touched
+        state = {"step": self.step, "unreported": self.losses.settled, "identity": self.identity}
+        self.saved = save_checkpoint(
+            self.folder, self.head, self.optimizer, state, self.metadata, self.config.keep_checkpoints
+        )
+        self.saved_at = time.monotonic()
+
+    def _settle(self) -> None:
+        bad = self.losses.settle()
+        if bad is None:
+            return
+        step = self.step - len(self.losses.settled) + bad + 1
+        loss, norm = self.losses.settled[bad]
+        good = f"the last good checkpoint is {self.saved}" if self.saved else "there is no checkpoint yet"
+        raise RegionSpotError(
+            f"step {step}: the loss is {loss} and the norm of its gradient {norm}; {good}",
+            "finite numbers",
+            "lower the learning rate and train into another folder, with init_from set to a good checkpoint",
+        )
+
+    def _agree_on(self, checkpoint: Path | None) -> None:
+        steps = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+        of_main = int(self.group.broadcast(torch.tensor(steps, device=self.device)))
+        if steps != of_main:
+            raise InputError(
+                f"process {self.group.rank} finds a checkpoint of step {steps}, the main process of {of_main}",
+                "one output folder that all processes see",
+                "put --out on a shared file system",
+            )
+
+    def _stage_starts(self) -> list[int]:
+        steps = [stage.steps for stage in self.config.stages]
+        return [sum(steps[:index]) for index in range(len(steps))]
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        config = self.config
+        # Without a list of parameter groups weight decay acts on norms and biases too, as in the paper's code.
+        return torch.optim.AdamW(
+            self.head.parameters(), lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )
+
+
+class _Losses:
+    """Losses and gradient norms since the last report; on the device until someone looks."""
+
+    def __init__(self) -> None:
+        self.settled: list[tuple[float, float]] = []
+        self._pending: list[Tensor] = []
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        self._pending.append(torch.stack([loss, norm]))
+
+    def settle(self) -> int | None:
+        """Bring all to the host; returns the index of the first that is not finite."""
+        if self._pending:
+            self.settled += [tuple(pair) for pair in torch.stack(self._pending).tolist()]
+            self._pending.clear()
+        wrong = (i for i, pair in enumerate(self.settled) if not np.isfinite(pair).all())
+        return next(wrong, None)
+
+
+class _Clock:
+    """Speed and time spent waiting for data since the last lap."""
+
+    def __init__(self, step: int, batch_size: int) -> None:
+        self._step, self._since, self._waited = step, time.perf_counter(), 0.0
+
+    def timed(self, batches: ReadAhead) -> Iterator[Batch]:
+        source = iter(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(source, None)
+            self._waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def lap(self, step: int) -> tuple[float, float]:
+        """Steps per second and the share of waiting."""
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        result = (step - self._step) / seconds, self._waited / seconds
+        self._step, self._since, self._waited = step, now, 0.0
+        return result
+
+
+def _autocast(precision: str, device: torch.device) -> Callable[[], Any]:
+    automatic = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    enabled = precision == "bf16" or (precision == "auto" and automatic)
+    return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -1,0 +1,83 @@
+"""Training curves: `metrics.jsonl` for programs, TensorBoard for eyes, `StepReport` for a live line."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+_CURVES = ("loss", "learning_rate", "gradient_norm", "steps_per_second", "samples_per_second", "waiting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """State of a run after `step` steps.
+
+    Attributes:
+        stage: name of the stage.
+        step: steps done over all stages.
+        total_steps: steps of all stages.
+        epoch: passes over the stage's sources so far.
+        loss: mean over the steps since the last report.
+        gradient_norm: of the last step, before clipping.
+        samples_per_second: images, over all processes.
+        waiting: share of the time, 0 to 1, that the step waited for data.
+        seconds_left: at the present speed.
+    """
+
+    stage: str
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    steps_per_second: float
+    samples_per_second: float
+    waiting: float
+    seconds_left: float
+
+
+class MetricsLog:
+    """Appends reports below `folder`; what a resumed run will do again is cut off first.
+
+    Args:
+        resumed_at: steps already done; later lines are dropped.
+    """
+
+    def __init__(self, folder: Path, resumed_at: int) -> None:
+        self._path = folder / METRICS_FILE
+        self._cut(resumed_at)
+        self._lines = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
+
+    def write(self, report: StepReport) -> None:
+        self._lines.write(json.dumps(dataclasses.asdict(report)) + "\n")
+        self._lines.flush()
+        for name in _CURVES:
+            self._board.add_scalar(name, getattr(report, name), report.step)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._board.close()
+
+    def _cut(self, last_step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = [
+            line for line in self._path.read_text(encoding="utf-8").splitlines() if _step(line) <= last_step
+        ]
+        draft = self._path.with_suffix(".tmp")
+        draft.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(draft, self._path)
+
+
+def _step(line: str) -> float:
+    """Step of a line; a line torn by a crash counts as too late."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

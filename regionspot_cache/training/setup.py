@@ -1,0 +1,148 @@
+"""From sources and config to what the loop needs: usable images, readers, order, texts, the first head."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from regionspot_cache.errors import InputError, UsageError
+from regionspot_cache.head import RegionHead, read_model_config
+from regionspot_cache.training.config import Stage, TrainConfig
+from regionspot_cache.training.loader import SourceReader
+from regionspot_cache.training.order import SampleOrder, UsableImages, usable_images, window_partitions
+from regionspot_cache.training.sources import (
+    TrainingSource,
+    build_head_config,
+    model_metadata,
+    refuse_difference,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageData:
+    """The sources of one stage, in its order.
+
+    Attributes:
+        order: source index and images of every step.
+        texts: float32 [K, E] on the device, per source.
+        ignore: bool [K, K] on the device or None, per source.
+    """
+
+    order: SampleOrder
+    readers: tuple[SourceReader, ...]
+    texts: tuple[Tensor, ...]
+    ignore: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """All sources of a run with the images that can be trained on."""
+
+    config: TrainConfig
+    sources: tuple[TrainingSource, ...]
+    usable: tuple[UsableImages, ...]
+    readers: tuple[SourceReader, ...]
+
+    @classmethod
+    def prepare(cls, sources: Sequence[TrainingSource], config: TrainConfig) -> Self:
+        """Check the sources and read the small ones into memory.
+
+        Raises:
+            UsageError: a stage names an unknown source, or names repeat.
+            InputError: a source without usable images.
+        """
+        _check_names(sources, config)
+        usable = tuple(usable_images(source.cache, source.name) for source in sources)
+        pairs = zip(sources, usable, strict=True)
+        readers = tuple(SourceReader(source, table.images) for source, table in pairs)
+        _load_small(readers, usable, config.memory_bytes)
+        return cls(config=config, sources=tuple(sources), usable=usable, readers=readers)
+
+    @property
+    def left_out(self) -> dict[str, Counter[str]]:
+        return {source.name: table.left_out for source, table in zip(self.sources, self.usable, strict=True)}
+
+    def stage(self, index: int, device: torch.device) -> StageData:
+        """What stage `index` reads."""
+        chosen = _chosen(self.sources, self.config.stages[index])
+        sources = [self.sources[i] for i in chosen]
+        order = SampleOrder(
+            [self.usable[i] for i in chosen],
+            [self._window(source) for source in sources],
+            self.config.batch_size,
+            seed=(self.config.seed, index),
+        )
+        return StageData(
+            order=order,
+            readers=tuple(self.readers[i] for i in chosen),
+            texts=tuple(_on(device, source.text_embeddings).float() for source in sources),
+            ignore=tuple(None if s.ignore is None else _on(device, s.ignore) for s in sources),
+        )
+
+    def _window(self, source: TrainingSource) -> int:
+        cache = source.cache
+        if self.config.shuffle == "global":
+            return max(1, -(-cache.num_images // cache.partition_size))
+        return window_partitions(self.config.window_bytes, source.map_bytes, cache.partition_size)
+
+
+def initial_head(sources: Sequence[TrainingSource], config: TrainConfig) -> RegionHead:
+    """The head before the first step: initialised from the seed, or `config.init_from`.
+
+    Raises:
+        IdentityError: `init_from` was trained on other features or is of another size.
+    """
+    torch.manual_seed(config.seed)
+    head = RegionHead(build_head_config(sources, config.head))
+    if config.init_from:
+        given, own = read_model_config(config.init_from), model_metadata(sources)
+        shared = [key for key in ("sam", "clip", "token_position") if key in given]
+        refuse_difference(
+            {key: given[key] for key in shared},
+            {key: own[key] for key in shared},
+            config.init_from,
+            "these caches",
+        )
+        start = RegionHead.from_pretrained(config.init_from)
+        head.load_checked(start.state_dict(), source=config.init_from)
+    return head
+
+
+def run_identity(sources: Sequence[TrainingSource], config: TrainConfig) -> dict[str, Any]:
+    """What a resumed run must have in common with the run it continues."""
+    return {"config": config.identity(), "sources": {source.name: source.identity() for source in sources}}
+
+
+def _check_names(sources: Sequence[TrainingSource], config: TrainConfig) -> None:
+    names = [source.name for source in sources]
+    if not names:
+        raise InputError("no cache to train on", "at least one", "rs-cache train --cache DIR")
+    if len(set(names)) < len(names):
+        raise UsageError(f"two caches are called {Counter(names).most_common(1)[0][0]}", "distinct names")
+    for stage in config.stages:
+        if unknown := set(stage.sources) - set(names):
+            raise UsageError(f"stage {stage.name}: no cache {min(unknown)}", f"one of {', '.join(names)}")
+
+
+def _chosen(sources: Sequence[TrainingSource], stage: Stage) -> list[int]:
+    if not stage.sources:
+        return list(range(len(sources)))
+    names = [source.name for source in sources]
+    return [names.index(name) for name in stage.sources]
+
+
+def _load_small(readers: Sequence[SourceReader], usable: Sequence[UsableImages], limit: int) -> None:
+    sizes = [
+        reader.source.map_bytes * len(table.images) for reader, table in zip(readers, usable, strict=True)
+    ]
+    for index in sorted(range(len(readers)), key=sizes.__getitem__):
+        limit -= sizes[index]
+        if limit >= 0:
+            readers[index].load()
+
+
+def _on(device: torch.device, array: Any) -> Tensor:
+    return torch.as_tensor(array).to(device)

@@ -1,0 +1,187 @@
+"""What a run trains on: a cache, the text embeddings of its label space, and their identity."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot_cache.errors import IdentityError, InputError
+from regionspot_cache.head import HeadConfig, HeadOptions
+from regionspot_cache.training.order import ImageTable
+
+
+class TrainingCache(ImageTable, Protocol):
+    """The part of a cache reader that training uses (`regionspot_cache.store.open_cache`)."""
+
+    @property
+    def dataset(self) -> Any: ...
+    @property
+    def halves(self) -> Mapping[str, Any]: ...
+    def labels(self, image: int) -> NDArray[np.int32]: ...
+    def read_tokens(self, image: int, position: str = ...) -> NDArray[np.float32]: ...
+    def raw_maps(self, images: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.float16] | None]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSource:
+    """One cache with its own label space.
+
+    Attributes:
+        name: how stages and messages call it; unique in a run.
+        cache: an opened cache with both halves.
+        class_names: the K names of the label space, in the order of the embeddings.
+        text_embeddings: float32 [K, E], unit length.
+        class_map: int64 [C], label of the data set -> row of `text_embeddings`.
+        grid: rows and columns of the map's patch tokens.
+        text_identity: JSON-able description of the text tower, templates and cleaning.
+        token_position: which SAM token is read.
+        ignore: bool [K, K]; ignore[label, k] leaves class k out of the loss of a box with that label.
+    """
+
+    name: str
+    cache: TrainingCache
+    class_names: tuple[str, ...]
+    text_embeddings: NDArray[np.float32]
+    class_map: NDArray[np.int64]
+    grid: tuple[int, int]
+    text_identity: Mapping[str, Any] = field(default_factory=dict)
+    token_position: str = "transformer"
+    ignore: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        names, rows = len(self.class_names), len(self.text_embeddings)
+        mapped, classes = len(self.class_map), len(self.cache.dataset.class_names)
+        if names != rows or mapped != classes:
+            raise InputError(
+                f"{self.name}: {names} class names, {rows} text embeddings, a map of {mapped} labels",
+                f"equal numbers of names and embeddings, and a map of the data set's {classes} labels",
+            )
+        if mapped and not (self.class_map.min() >= 0 and self.class_map.max() < rows):
+            raise InputError(f"{self.name}: the class map leaves 0..{rows - 1}", "a text row for every label")
+
+    def array_shape(self, half: str, name: str) -> tuple[int, ...]:
+        """Shape of one item of a stored array."""
+        for array in self.cache.halves[half].arrays:
+            if array.name == name:
+                return tuple(array.item_shape)
+        raise InputError(
+            f"the cache of {self.name} stores no array {half}/{name}",
+            f"one of {', '.join(array.name for array in self.cache.halves[half].arrays)}",
+            "extract that token position, or choose another",
+        )
+
+    @property
+    def map_shape(self) -> tuple[int, ...]:
+        """(tokens, width) of a CLIP map."""
+        return self.array_shape("clip", "map")
+
+    @property
+    def map_bytes(self) -> int:
+        """Stored bytes of one map, without its scales."""
+        (kind,) = [array.dtype for array in self.cache.halves["clip"].arrays if array.name == "map"]
+        return int(np.prod(self.map_shape)) * np.dtype(kind).itemsize
+
+    def head_sizes(self) -> dict[str, Any]:
+        """The sizes that this source dictates to a head."""
+        (token_dim,) = self.array_shape("sam", self.token_position)
+        tokens, map_dim = self.map_shape
+        if tokens != 1 + self.grid[0] * self.grid[1]:
+            raise InputError(f"{self.name}: maps of {tokens} tokens", f"1 + {self.grid[0]} x {self.grid[1]}")
+        text_dim = self.text_embeddings.shape[1]
+        return {"token_dim": token_dim, "map_dim": map_dim, "text_dim": text_dim, "grid": self.grid}
+
+    def fingerprint(self, half: str) -> dict[str, Any]:
+        return dict(self.cache.halves[half].fingerprint)
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-able identity of features, annotations and label space."""
+        dataset = self.cache.dataset
+        return {
+            "sam": self.fingerprint("sam"),
+            "clip": self.fingerprint("clip"),
+            "token_position": self.token_position,
+            "annotations": dataset.annotation_sha256,
+            "images": self.cache.num_images,
+            "class_names_sha256": digest_names(self.class_names),
+            "class_map_sha256": _digest(self.class_map),
+            "text": dict(self.text_identity),
+            "text_sha256": _digest(self.text_embeddings),
+            "ignore_sha256": None if self.ignore is None else _digest(self.ignore),
+        }
+
+
+def build_head_config(sources: Sequence[TrainingSource], options: HeadOptions) -> HeadConfig:
+    """The head that fits all sources.
+
+    Raises:
+        IdentityError: sources of different backbones, which no single head can serve.
+    """
+    first = sources[0]
+    for other in sources[1:]:
+        refuse_difference(_features(other), _features(first), other.name, first.name)
+    return HeadConfig(**first.head_sizes(), **dataclasses.asdict(options))
+
+
+def model_metadata(sources: Sequence[TrainingSource]) -> dict[str, Any]:
+    """What a trained head must know about the features and texts that it was made for."""
+    first = sources[0]
+    labels = {
+        source.name: {
+            "class_names_sha256": digest_names(source.class_names),
+            "classes": len(source.class_names),
+            "images": source.cache.num_images,
+        }
+        for source in sources
+    }
+    return {
+        "sam": first.fingerprint("sam"),
+        "clip": first.fingerprint("clip"),
+        "token_position": first.token_position,
+        "text": dict(first.text_identity),
+        "trained_on": labels,
+    }
+
+
+def refuse_difference(
+    found: Mapping[str, Any], expected: Mapping[str, Any], found_in: str, expected_by: str, remedy: str = ""
+) -> None:
+    """Raises `IdentityError` with the first key, depth first, whose values differ."""
+    flat_found, flat_expected = _flatten(found), _flatten(expected)
+    for key in sorted(set(flat_found) | set(flat_expected)):
+        here, there = flat_found.get(key, "not set"), flat_expected.get(key, "not set")
+        if here != there:
+            raise IdentityError(
+                f"{found_in}: {key} is {here}",
+                f"{expected_by}: {there}",
+                remedy or "extract the caches with the same backbone: rs-cache extract",
+            )
+
+
+def _features(source: TrainingSource) -> dict[str, Any]:
+    halves = {half: source.fingerprint(half) for half in ("sam", "clip")}
+    return {**halves, "token_position": source.token_position, **source.head_sizes()}
+
+
+def digest_names(names: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
+
+
+def _digest(array: NDArray[Any]) -> str:
+    values = np.ascontiguousarray(array)
+    return hashlib.sha256(f"{values.dtype.str}{values.shape}".encode() + values.tobytes()).hexdigest()
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    # A round trip through JSON makes tuples and lists, as well as int and str keys, compare equal.
+    for key, value in json.loads(json.dumps(values, default=str)).items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

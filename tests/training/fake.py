@@ -1,0 +1,96 @@
+"""An in-memory cache with the reader's interface, and a run small enough for tests."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+
+from regionspot_cache.head import HeadOptions
+from regionspot_cache.training import Stage, TrainConfig, TrainingSource
+
+TOKEN_DIM, MAP_TOKENS, MAP_DIM, TEXT_DIM = 6, 5, 8, 7
+GRID = (2, 2)
+
+
+@dataclass
+class FakeCache:
+    """Random features that are a function of the seed; `quantised` stores int8 maps with scales."""
+
+    num_images: int = 24
+    partition_size: int = 5
+    classes: int = 4
+    seed: int = 0
+    quantised: bool = True
+    backbone: str = "tiny"
+    empty: frozenset[int] = frozenset()
+    bad: dict[str, set[int]] = field(default_factory=dict)
+    unreadable: frozenset[int] = frozenset()
+    reads: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        random = np.random.default_rng(self.seed)
+        self.lock = threading.Lock()
+        self.counts = random.integers(1, 5, self.num_images)
+        self.counts[list(self.empty)] = 0
+        self.all_labels = [random.integers(0, self.classes, n).astype(np.int32) for n in self.counts]
+        self.tokens = [random.normal(size=(n, TOKEN_DIM)).astype(np.float32) for n in self.counts]
+        shape = (self.num_images, MAP_TOKENS, MAP_DIM)
+        if self.quantised:
+            self.maps = random.integers(-127, 128, shape).astype(np.int8)
+            self.scales = random.uniform(0.005, 0.02, shape[:2]).astype(np.float16)
+        else:
+            self.maps, self.scales = random.normal(size=shape).astype(np.float16), None
+        names = tuple(f"class {i}" for i in range(self.classes))
+        self.dataset = SimpleNamespace(name="fake", class_names=names, annotation_sha256=f"a{self.seed}")
+        kind = "int8" if self.quantised else "float16"
+        token = SimpleNamespace(name="transformer", dtype=kind, item_shape=(TOKEN_DIM,), ragged=True)
+        feature = SimpleNamespace(name="map", dtype=kind, item_shape=(MAP_TOKENS, MAP_DIM), ragged=False)
+        self.halves = {
+            "sam": SimpleNamespace(arrays=(token,), fingerprint={"model": f"sam {self.backbone}"}),
+            "clip": SimpleNamespace(arrays=(feature,), fingerprint={"model": f"clip {self.backbone}"}),
+        }
+
+    def num_boxes_of(self, image: int) -> int:
+        return int(self.counts[image])
+
+    def ok(self, image: int, half: str) -> bool:
+        return image not in self.bad.get(half, set())
+
+    def labels(self, image: int) -> np.ndarray:
+        return self.all_labels[image]
+
+    def read_tokens(self, image: int, position: str = "transformer") -> np.ndarray:
+        assert position == "transformer"
+        return self.tokens[image]
+
+    def raw_maps(self, images: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        with self.lock:
+            self.reads.extend(images)
+        if hurt := self.unreadable & set(images):
+            raise OSError(5, f"bad sector under image {min(hurt)}")
+        return self.maps[list(images)], None if self.scales is None else self.scales[list(images)]
+
+
+def make_source(name: str = "fake", cache: FakeCache | None = None, **changes: object) -> TrainingSource:
+    cache = cache or FakeCache()
+    classes = len(cache.dataset.class_names)
+    text = np.random.default_rng(classes).normal(size=(classes, TEXT_DIM)).astype(np.float32)
+    values = {
+        "name": name,
+        "cache": cache,
+        "class_names": cache.dataset.class_names,
+        "text_embeddings": text / np.linalg.norm(text, axis=1, keepdims=True),
+        "class_map": np.arange(classes),
+        "grid": GRID,
+        "text_identity": {"templates": "single"},
+    }
+    return TrainingSource(**(values | changes))
+
+
+def make_config(steps: int = 12, **changes: object) -> TrainConfig:
+    stage = Stage(steps=steps, learning_rate=3e-3, warmup_steps=3, milestones=(8,))
+    head = HeadOptions(depth=2, num_heads=2, ffn_dim=16, dropout=0.2)
+    values = {"head": head, "stages": (stage,), "batch_size": 4, "log_every": 5, "reader_threads": 2}
+    return TrainConfig(**(values | changes))
