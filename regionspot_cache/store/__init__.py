@@ -1,0 +1,42 @@
+"""The feature cache: stock Zarr v3 arrays with a commit protocol, checksums and a fast reader.
+
+Never imports torch.
+"""
+
+from regionspot_cache.store.create import create_cache, rebuild_half
+from regionspot_cache.store.estimate import estimate
+from regionspot_cache.store.layout import (
+    STATUS_CODES,
+    STATUS_OK,
+    STATUS_REASONS,
+    ArraySpec,
+    HalfSpec,
+    make_clip_half,
+    make_sam_half,
+)
+from regionspot_cache.store.plan import CachePlan, PartitionPlan
+from regionspot_cache.store.quantise import Quantised, dequantise, quantise
+from regionspot_cache.store.reader import Cache, open_cache
+from regionspot_cache.store.writer import CacheWriter, open_writer
+
+__all__ = [
+    "STATUS_CODES",
+    "STATUS_OK",
+    "STATUS_REASONS",
+    "ArraySpec",
+    "Cache",
+    "CachePlan",
+    "CacheWriter",
+    "HalfSpec",
+    "PartitionPlan",
+    "Quantised",
+    "create_cache",
+    "dequantise",
+    "estimate",
+    "make_clip_half",
+    "make_sam_half",
+    "open_cache",
+    "open_writer",
+    "quantise",
+    "rebuild_half",
+]

@@ -1,0 +1,131 @@
+"""Planning a cache, adding a half to it, and replacing one half."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from regionspot_cache.store.encode import METADATA, array_metadata, group_metadata
+from regionspot_cache.store.identity import (
+    CACHE_KEY,
+    CacheRecord,
+    HalfRecord,
+    cache_identity,
+    cache_record,
+    half_key,
+    object_entry,
+    require_same_cache,
+    require_same_half,
+)
+from regionspot_cache.store.layout import HalfSpec, PlanShape, half_arrays
+from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.manifest import marker_key
+from regionspot_cache.store.objects import Objects, Stage
+from regionspot_cache.store.plan import CachePlan, Dataset
+from regionspot_cache.store.plan_store import plan_objects
+from regionspot_cache.store.publish import unseal
+from regionspot_cache.store.writer import CacheWriter
+
+
+def create_cache(
+    path: str | Path,
+    dataset: Dataset,
+    *,
+    halves: Sequence[HalfSpec],
+    partition_size: int = 512,
+    seed: int = 0,
+) -> CacheWriter:
+    """Plan a cache, or open the one that is there when its identity is the same.
+
+    A half that the cache does not have yet is added.
+
+    Args:
+        path: folder or URL.
+        dataset: see `plan.Dataset`.
+        halves: specs from `make_sam_half` and `make_clip_half`.
+        partition_size: S, images a partition.
+        seed: of the order of the images.
+
+    Raises:
+        IdentityError: the cache or a half was made from something else; names the key and both values.
+        InputError: an empty dataset.
+        RegionSpotError: the folder cannot be written or the disk is full.
+    """
+    objects = open_objects(path)
+    plan = CachePlan(dataset, partition_size=partition_size, seed=seed)
+    record = _plan_cache(objects, plan)
+    for spec in halves:
+        with objects.exclusive(f"half-{spec.name}") as stage:
+            existing = HalfRecord.read(objects, spec.name)
+            if existing is not None:
+                require_same_half(existing.spec, spec, objects.url)
+                continue
+            _clear(objects, record, spec.name)
+            _install(objects, stage, record, spec)
+    return CacheWriter(objects)
+
+
+def rebuild_half(path: str | Path, spec: HalfSpec) -> CacheWriter:
+    """Remove one half, features and markers, and put an empty one of another identity in its place.
+
+    Nothing of the other half is touched. Readers are refused this half until it is complete and sealed again.
+
+    Raises:
+        MissingFileError: there is no cache.
+    """
+    objects = open_objects(path)
+    record = CacheRecord.read(objects)
+    with objects.exclusive(f"half-{spec.name}") as stage:
+        with objects.exclusive("manifest") as manifest_stage:
+            unseal(objects, manifest_stage, record.digest, spec.name)
+        # From here on no running extraction can commit to the old half.
+        stage.delete(half_key(spec.name))
+        _clear(objects, record, spec.name)
+        _install(objects, stage, record, spec)
+    return CacheWriter(objects)
+
+
+def _plan_cache(objects: Objects, plan: CachePlan) -> CacheRecord:
+    """Write the plan and, last, cache.json; or check what is there."""
+    with objects.exclusive("plan") as stage:
+        if objects.size(CACHE_KEY) is not None:
+            record = CacheRecord.read(objects)
+            require_same_cache(record.identity, cache_identity(plan), objects.url)
+            return record
+        entries = {}
+        for key, data in plan_objects(plan):
+            stage.put(key, data)
+            stage.publish()
+            entries[key] = object_entry(data)
+        for key, _ in list(objects.list("plan")):
+            if key not in entries:  # of an attempt that was killed and planned something else
+                stage.delete(key)
+        record = cache_record(plan, entries)
+        stage.put_if_absent(CACHE_KEY, record.to_bytes())
+        return record
+
+
+def _clear(objects: Objects, record: CacheRecord, half: str) -> None:
+    """Remove every marker and object of a half that has no record any more.
+
+    Taking every partition's lock once makes sure that no commit to the old half is still under way.
+    """
+    for partition in range(record.shape.num_partitions):
+        with objects.exclusive(f"{half}-{partition:06d}") as stage:
+            stage.delete(marker_key(half, partition))
+    with objects.exclusive(f"{half}-objects") as stage:
+        for key, _ in [*objects.list(f"markers/{half}"), *objects.list(half)]:
+            stage.delete(key)
+
+
+def _install(objects: Objects, stage: Stage, record: CacheRecord, spec: HalfSpec) -> None:
+    entries = {}
+    for key, data in _metadata(spec, record.shape):
+        stage.put(key, data)
+        entries[key] = object_entry(data)
+    stage.publish()
+    stage.put_if_absent(half_key(spec.name), HalfRecord(spec=spec, objects=entries).to_bytes())
+
+
+def _metadata(spec: HalfSpec, shape: PlanShape) -> Iterator[tuple[str, bytes]]:
+    yield f"{spec.name}/{METADATA}", group_metadata()
+    for array in half_arrays(spec, shape).values():
+        yield f"{array.path}/{METADATA}", array_metadata(array)

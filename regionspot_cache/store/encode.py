@@ -1,0 +1,69 @@
+"""Stored objects and metadata, built by stock zarr in memory.
+
+Zarr never touches the cache folder itself: its writes are neither synced nor guarded by a marker.
+"""
+
+from math import isnan
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+from zarr.storage import MemoryStore
+
+from regionspot_cache.store.layout import FILL_VALUES, StackedArray
+
+METADATA = "zarr.json"
+
+
+def group_metadata() -> bytes:
+    """zarr.json of a group."""
+    store = MemoryStore()
+    zarr.create_group(store)
+    return bytes(store._store_dict[METADATA].as_numpy_array())
+
+
+def array_metadata(array: StackedArray) -> bytes:
+    """zarr.json of the whole array [P, length, *item_shape]."""
+    store = MemoryStore()
+    _create(store, array, array.shape)
+    return bytes(store._store_dict[METADATA].as_numpy_array())
+
+
+def encode_shard(array: StackedArray, block: np.ndarray) -> memoryview | None:
+    """Bytes of the stored object that holds `block` [group or fewer, length, *item_shape].
+
+    The object does not depend on its place along axis 0, so it is written as shard 0 of an array of its own,
+    in one whole-shard write. Inner chunks of fill values only are left out; None when that is all of them.
+    """
+    store = MemoryStore()
+    _create(store, array, block.shape)[...] = block
+    stored = store._store_dict.get(array.key(0).removeprefix(f"{array.path}/"))
+    return None if stored is None else stored.as_numpy_array().view(np.uint8).data
+
+
+def empty_block(array: StackedArray, partitions: int = 1) -> np.ndarray:
+    """A block [partitions, length, *item_shape] in which nothing is written yet."""
+    shape = (partitions, array.length, *array.item_shape)
+    return np.full(shape, FILL_VALUES[array.dtype], array.dtype)
+
+
+def is_fill(array: StackedArray, values: np.ndarray) -> np.ndarray:
+    """Boolean mask of the values that mean "never written"."""
+    fill = FILL_VALUES[array.dtype]
+    return np.isnan(values) if isnan(fill) else values == fill
+
+
+def _create(store: MemoryStore, array: StackedArray, shape: tuple[int, ...]) -> zarr.Array:
+    return zarr.create_array(
+        store,
+        shape=shape,
+        dtype=array.dtype,
+        chunks=array.chunk_shape,
+        shards=array.shard_shape,
+        filters=None,
+        compressors=Crc32cCodec(),
+        fill_value=FILL_VALUES[array.dtype],
+        chunk_key_encoding={"name": "default", "separator": "."},
+        # The fill value is never a stored value (layout.FILL_VALUES), so no needed chunk can be dropped.
+        config={"write_empty_chunks": False},
+    )

@@ -1,0 +1,305 @@
+"""What is stored where: the two halves, their arrays, and how each array is cut into stored objects.
+
+Axes: P partitions, S images a partition, B boxes a partition (the largest one), N tokens of a map, C
+channels, D channels of a region token. Axis 0 of every array is the partition.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import ceil, prod
+from typing import Any, Literal
+
+import numpy as np
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.store.records import canonical, digest
+
+FORMAT = 1
+HALVES = ("sam", "clip")
+STATUS_ABSENT, STATUS_OK = 0, 1
+# Code of every outcome for one image in one half; 0 (the fill value) is "never written".
+STATUS_CODES = {
+    "absent": STATUS_ABSENT,
+    "ok": STATUS_OK,
+    "missing": 2,
+    "undecodable": 3,
+    "size mismatch": 4,
+    "outside root": 5,
+    "too large": 6,
+    "non-finite features": 7,
+}
+STATUS_REASONS = {code: reason for reason, code in STATUS_CODES.items()}
+
+# Fill values are values that stored data never takes, so stock zarr leaves out exactly the inner chunks
+# that hold no record, and a stray read of one shows up as -128 or NaN, never as a plausible zero.
+# (Symmetric quantisation yields -127..127.)
+FILL_VALUES: dict[str, int | float] = {
+    "int8": -128,
+    "uint8": 0,
+    "int32": -1,
+    "int64": -(2**63),
+    "float16": float("nan"),
+    "float32": float("nan"),
+}
+INDEX_ENTRY_BYTES, CRC_BYTES = 16, 4
+_RUN_BYTES = 16 << 10  # inner chunk of arrays with small rows
+_SCALE_RUN_BYTES = 2 << 10
+_PLAN_SHARD_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """One feature array of a half.
+
+    Attributes:
+        name: "map", or the position of a SAM token.
+        dtype: "int8" (with a float16 scale per last-axis vector in NAME_scale) or "float16".
+        item_shape: shape of one record: (N, C) of a map, (D,) of a token.
+        ragged: one record per box instead of one per image.
+    """
+
+    name: str
+    dtype: Literal["int8", "float16"]
+    item_shape: tuple[int, ...]
+    ragged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfSpec:
+    """One half of a cache: its arrays and the identity of what computed them (JSON values only)."""
+
+    name: str
+    arrays: tuple[ArraySpec, ...]
+    fingerprint: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        # Names become folders; a record read from elsewhere must not leave the cache.
+        names = [array.name for array in self.arrays]
+        good = all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and not name.endswith("_scale") for name in names)
+        if self.name not in HALVES or not good or "status" in names or len(set(names)) < len(names):
+            raise InputError(
+                f"a half {self.name!r} with arrays {names}",
+                f"one of {HALVES} with different lower-case array names",
+                "use make_sam_half or make_clip_half",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {
+            "name": self.name,
+            "arrays": [{**asdict(array), "item_shape": list(array.item_shape)} for array in self.arrays],
+            "fingerprint": dict(self.fingerprint),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "HalfSpec":
+        """Inverse of `to_dict`."""
+        arrays = tuple(
+            ArraySpec(
+                name=array["name"],
+                dtype=array["dtype"],
+                item_shape=tuple(array["item_shape"]),
+                ragged=array["ragged"],
+            )
+            for array in value["arrays"]
+        )
+        return cls(name=value["name"], arrays=arrays, fingerprint=value["fingerprint"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the identity; markers and the manifest name the half by it."""
+        return digest(canonical(self.to_dict()))
+
+
+def make_sam_half(
+    token_dims: Mapping[str, int],
+    *,
+    dtype: Literal["int8", "float16"] = "int8",
+    fingerprint: Mapping[str, Any],
+) -> HalfSpec:
+    """SAM half: one ragged array per token position ("transformer", "prompt", "mlp") of width D."""
+    arrays = tuple(
+        ArraySpec(name=name, dtype=dtype, item_shape=(width,), ragged=True)
+        for name, width in token_dims.items()
+    )
+    return HalfSpec(name="sam", arrays=arrays, fingerprint=fingerprint)
+
+
+def make_clip_half(
+    tokens: int, width: int, *, dtype: Literal["int8", "float16"] = "int8", fingerprint: Mapping[str, Any]
+) -> HalfSpec:
+    """CLIP half: one map of `tokens` x `width` an image, class token first."""
+    array = ArraySpec(name="map", dtype=dtype, item_shape=(tokens, width), ragged=False)
+    return HalfSpec(name="clip", arrays=(array,), fingerprint=fingerprint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanShape:
+    """The sizes that fix the shape of every array.
+
+    Attributes:
+        num_images, num_boxes: totals.
+        partition_size: S.
+        max_boxes: B.
+        max_text: bytes of the longest partition's image ids and file names.
+    """
+
+    num_images: int
+    num_boxes: int
+    partition_size: int
+    max_boxes: int
+    max_text: int
+
+    @property
+    def num_partitions(self) -> int:
+        """P; the last partition may be shorter."""
+        return ceil(self.num_images / self.partition_size)
+
+    def partition_images(self, partition: int) -> int:
+        """Number of images of one partition."""
+        return min(self.partition_size, self.num_images - partition * self.partition_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackedArray:
+    """One stored zarr array [P, length, *item_shape] and how it is cut.
+
+    A stored object (shard) holds `group` partitions, one for feature arrays; an inner chunk holds `rows` rows
+    of one partition. Inner chunks past the last record of a partition are not stored. `ragged` arrays have
+    one row a box, the others one row an image.
+    """
+
+    path: str
+    dtype: str
+    partitions: int
+    length: int
+    item_shape: tuple[int, ...]
+    rows: int
+    ragged: bool
+    group: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole array."""
+        return (self.partitions, self.length, *self.item_shape)
+
+    @property
+    def chunks_per_partition(self) -> int:
+        """Inner chunks that a full partition needs."""
+        return ceil(self.length / self.rows)
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Shape of an inner chunk."""
+        return (1, self.rows, *self.item_shape)
+
+    @property
+    def shard_shape(self) -> tuple[int, ...]:
+        """Shape of a stored object, padded to whole inner chunks."""
+        return (self.group, self.chunks_per_partition * self.rows, *self.item_shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return prod(self.item_shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of an inner chunk without its checksum."""
+        return self.rows * self.row_bytes
+
+    @property
+    def index_entries(self) -> int:
+        """Entries of a stored object's index."""
+        return self.group * self.chunks_per_partition
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index at the end of a stored object, checksum included."""
+        return self.index_entries * INDEX_ENTRY_BYTES + CRC_BYTES
+
+    @property
+    def shards(self) -> int:
+        """Number of stored objects when none is empty."""
+        return ceil(self.partitions / self.group)
+
+    def key(self, shard: int) -> str:
+        """Key of a stored object. Flat names: one folder per array, whatever the number of axes."""
+        return f"{self.path}/c.{shard}" + ".0" * (1 + len(self.item_shape))
+
+    def needed_chunks(self, rows: int) -> int:
+        """Inner chunks that hold the first `rows` rows of a partition."""
+        return ceil(rows / self.rows)
+
+    def stored_bytes(self, rows: np.ndarray) -> int:
+        """Exact bytes of all stored objects when partition p has rows[p] rows (int [P]), every one written."""
+        chunks = np.add.reduceat(-(-rows // self.rows), np.arange(0, self.partitions, self.group))
+        return int(chunks.sum()) * (self.chunk_bytes + CRC_BYTES) + int((chunks > 0).sum()) * self.index_bytes
+
+
+def half_arrays(spec: HalfSpec, shape: PlanShape) -> dict[str, StackedArray]:
+    """Every stored array of a half by name: features, their scales, and "status" uint8 [P, S]."""
+    images, boxes = shape.partition_size, max(1, shape.max_boxes)
+    arrays = {"status": _stacked(f"{spec.name}/status", "uint8", shape, images, (), run_bytes=_RUN_BYTES)}
+    for array in spec.arrays:
+        length = boxes if array.ragged else images
+        run = (_RUN_BYTES, _SCALE_RUN_BYTES) if array.ragged else (0, 0)  # 0: one row an inner chunk
+        path = f"{spec.name}/{array.name}"
+        cut = partial(_stacked, shape=shape, length=length, ragged=array.ragged)
+        arrays[array.name] = cut(path, array.dtype, item=array.item_shape, run_bytes=run[0])
+        if array.dtype == "int8":
+            scale = cut(f"{path}_scale", "float16", item=array.item_shape[:-1], run_bytes=run[1])
+            arrays[f"{array.name}_scale"] = scale
+    return arrays
+
+
+def plan_arrays(shape: PlanShape) -> dict[str, StackedArray]:
+    """Every array of the plan by name.
+
+    boxes float32 [P, B, 4] (xyxy, pixels of the original image), labels int32 [P, B], annotation_ids int64
+    [P, B], offsets int32 [P, S+1] (image s owns boxes offsets[s]:offsets[s+1]), sizes int32 [P, S, 2] (width,
+    height), text uint8 [P, T] with text_offsets int32 [P, 2S+1]: UTF-8 of image id and file name in turn.
+    """
+    images, boxes, text = shape.partition_size, max(1, shape.max_boxes), max(1, shape.max_text)
+    table: dict[str, tuple[str, int, tuple[int, ...]]] = {
+        "boxes": ("float32", boxes, (4,)),
+        "labels": ("int32", boxes, ()),
+        "annotation_ids": ("int64", boxes, ()),
+        "offsets": ("int32", images + 1, ()),
+        "sizes": ("int32", images, (2,)),
+        "text": ("uint8", text, ()),
+        "text_offsets": ("int32", 2 * images + 1, ()),
+    }
+    return {
+        name: _stacked(f"plan/{name}", dtype, shape, length, item, run_bytes=_RUN_BYTES, grouped=True)
+        for name, (dtype, length, item) in table.items()
+    }
+
+
+def _stacked(
+    path: str,
+    dtype: str,
+    shape: PlanShape,
+    length: int,
+    item: tuple[int, ...],
+    *,
+    run_bytes: int,
+    ragged: bool = False,
+    grouped: bool = False,
+) -> StackedArray:
+    row_bytes = prod(item) * np.dtype(dtype).itemsize
+    rows = max(1, min(length, run_bytes // row_bytes))
+    partition_bytes = ceil(length / rows) * rows * row_bytes
+    group = max(1, min(shape.num_partitions, _PLAN_SHARD_BYTES // partition_bytes)) if grouped else 1
+    return StackedArray(
+        path=path,
+        dtype=dtype,
+        partitions=shape.num_partitions,
+        length=length,
+        item_shape=item,
+        rows=rows,
+        ragged=ragged,
+        group=group,
+    )

@@ -1,0 +1,98 @@
+"""What the cache asks of a place that keeps objects: a folder (local.py) or an object store (remote.py).
+
+A key is a relative path with "/" between its parts. Readers take bytes; writers work inside an exclusive
+`Stage`, where an object is complete, synced and compared before it can be seen under its key.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+
+class Handle(Protocol):
+    """One opened object, for positioned reads."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+
+    @property
+    def version(self) -> Hashable:
+        """Changes when the object under the key is replaced."""
+
+    def read_into(self, offset: int, buffers: Sequence[np.ndarray]) -> None:
+        """Fill the contiguous buffers one after the other with the bytes from `offset` on.
+
+        Raises:
+            EOFError: the object ends before the buffers are full.
+        """
+
+
+class Stage(Protocol):
+    """Exclusive right to change the objects of one name (a partition, the plan, the manifest)."""
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Stage an object; nobody sees it before `publish`."""
+
+    def publish(self) -> None:
+        """Make every staged object visible under its key, durably."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create one object durably; False when the key already exists."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; a missing one is fine."""
+
+
+class Objects(Protocol):
+    """A folder of objects. Instances are picklable and may be used from several threads and after a fork."""
+
+    @property
+    def url(self) -> str:
+        """Where the objects are, for messages and for opening the same place again."""
+
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises FileNotFoundError."""
+
+    def size(self, key: str) -> int | None:
+        """Bytes of the object, None when it does not exist."""
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and bytes of every object below the folder `prefix`, sorted."""
+
+    def open(self, key: str) -> Handle:
+        """A handle for positioned reads. Raises FileNotFoundError."""
+
+    def exclusive(self, name: str, *, wait: bool = True) -> AbstractContextManager[Stage]:
+        """Hold the exclusive right to write under `name`; waits for it, or raises BlockingIOError at once."""
+
+    def sweep(self) -> int:
+        """Remove what killed writers left staged; returns the number of removed files."""
+
+
+class BytesHandle:
+    """A handle on bytes in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = np.frombuffer(data, np.uint8)
+        self.size = len(data)
+        self.version: Hashable = id(data)
+
+    def read_into(self, offset: int, buffers: Sequence[np.ndarray]) -> None:
+        """Copy from the bytes in memory."""
+        for buffer in buffers:
+            piece = self._data[offset : offset + buffer.nbytes]
+            if piece.nbytes < buffer.nbytes:
+                raise EOFError
+            buffer.view(np.uint8).reshape(-1)[:] = piece
+            offset += buffer.nbytes
+
+
+class WholeObjects:
+    """Opens objects by reading them whole, one kept at a time: few large requests for sequential loading."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.open = lru_cache(maxsize=1)(lambda key: BytesHandle(objects.read(key)))

@@ -1,0 +1,209 @@
+"""Which image goes to which partition: the whole dataset, shuffled once with a recorded seed, then cut.
+
+Everything is kept as flat arrays (one row an image or a box), so 25 million boxes fit in memory.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.store.layout import PlanShape
+
+
+class Policy(Protocol):
+    """The box policy of a dataset (regions.BoxPolicy)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+
+
+class Dataset(Protocol):
+    """What planning needs of a detection dataset (datasets.DetectionDataset)."""
+
+    name: str
+    split: str
+    image_root: Any
+    annotation_sha256: str
+    class_names: Sequence[str]
+    category_ids: np.ndarray  # int64 [C]
+    class_frequency: Sequence[str]
+    image_ids: Sequence[int | str]  # [M]
+    file_names: Sequence[str]  # [M]
+    widths: np.ndarray  # int32 [M]
+    heights: np.ndarray  # int32 [M]
+    offsets: np.ndarray  # int64 [M + 1]
+    boxes: np.ndarray  # float32 [T, 4]
+    labels: np.ndarray  # int32 [T]
+    annotation_ids: np.ndarray  # int64 [T]
+    dropped: Any
+    policy: Policy
+    exif: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionPlan:
+    """The images and boxes of one partition.
+
+    Attributes:
+        index: partition number p.
+        image_ids, file_names: s of each.
+        sizes: int32 [s, 2], width and height in pixels.
+        boxes: float32 [b, 4], xyxy in pixels of the original image.
+        labels: int32 [b], index into the dataset's class names.
+        annotation_ids: int64 [b].
+        offsets: int32 [s + 1]; image s owns boxes offsets[s]:offsets[s + 1].
+    """
+
+    index: int
+    image_ids: list[int | str]
+    file_names: list[str]
+    sizes: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    annotation_ids: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def num_images(self) -> int:
+        """s."""
+        return len(self.file_names)
+
+    @property
+    def num_boxes(self) -> int:
+        """b."""
+        return len(self.boxes)
+
+
+def shuffled_order(count: int, seed: int) -> np.ndarray:
+    """Permutation int64 [count], a pure function of its arguments on every numpy version.
+
+    Sorts SplitMix64 hashes (Steele et al., OOPSLA 2014) of the indices.
+    """
+    with np.errstate(over="ignore"):
+        state = np.arange(count, dtype=np.uint64) + np.uint64(seed % 2**32) * np.uint64(0x100000000)
+        state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(state ^ (state >> np.uint64(31)), kind="stable")
+
+
+class CachePlan:
+    """The partitions of a dataset.
+
+    Args:
+        dataset: see `Dataset`; it is kept, not copied.
+        partition_size: S, images a partition.
+        seed: of the order.
+
+    Raises:
+        InputError: the dataset has no images, or its arrays disagree.
+    """
+
+    def __init__(self, dataset: Dataset, *, partition_size: int = 512, seed: int = 0) -> None:
+        _check_dataset(dataset, partition_size)
+        self.dataset, self.partition_size, self.seed = dataset, partition_size, seed
+        self.order = shuffled_order(len(dataset.file_names), seed)
+        starts = np.arange(0, len(self.order), partition_size)
+        box_counts = np.diff(dataset.offsets)[self.order]
+        # int64 [P] each: images, boxes and text bytes a partition
+        self.image_counts = np.diff(np.append(starts, len(self.order)))
+        self.box_counts = np.add.reduceat(box_counts, starts)
+        self.text_counts = np.add.reduceat(_text_bytes(dataset)[self.order], starts)
+
+    @property
+    def num_partitions(self) -> int:
+        """P."""
+        return len(self.image_counts)
+
+    @property
+    def shape(self) -> PlanShape:
+        """The sizes that fix the shape of every array."""
+        return PlanShape(
+            num_images=len(self.order),
+            num_boxes=len(self.dataset.boxes),
+            partition_size=self.partition_size,
+            max_boxes=int(self.box_counts.max()),
+            max_text=int(self.text_counts.max()),
+        )
+
+    def partition(self, index: int) -> PartitionPlan:
+        """Images and boxes of partition `index`, in stored order."""
+        data = self.dataset
+        images = self.order[index * self.partition_size : (index + 1) * self.partition_size]
+        first = np.asarray(data.offsets)[images]
+        offsets = np.zeros(len(images) + 1, np.int64)
+        np.cumsum(np.asarray(data.offsets)[images + 1] - first, out=offsets[1:])
+        rows = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], np.diff(offsets))
+        return PartitionPlan(
+            index=index,
+            image_ids=[data.image_ids[i] for i in images],
+            file_names=[data.file_names[i] for i in images],
+            sizes=np.stack([data.widths[images], data.heights[images]], axis=1).astype(np.int32),
+            boxes=np.asarray(data.boxes[rows], np.float32),
+            labels=np.asarray(data.labels[rows], np.int32),
+            annotation_ids=np.asarray(data.annotation_ids[rows], np.int64),
+            offsets=offsets.astype(np.int32),
+        )
+
+    def content_digest(self) -> str:
+        """SHA-256 of every image id, file name, size and box of the dataset, in the dataset's order."""
+        data, total = self.dataset, hashlib.sha256()
+        for names in (data.image_ids, data.file_names):
+            for start in range(0, len(names), 4096):
+                total.update(
+                    "\0".join(map(str, names[start : start + 4096])).encode(errors="surrogateescape")
+                )
+        for name, dtype in _HASHED.items():
+            values = np.asarray(getattr(data, name))
+            for start in range(0, len(values), 1 << 20):
+                total.update(np.ascontiguousarray(values[start : start + (1 << 20)], dtype).data)
+        return total.hexdigest()
+
+
+_HASHED = {
+    "widths": "<i4",
+    "heights": "<i4",
+    "offsets": "<i8",
+    "boxes": "<f4",
+    "labels": "<i4",
+    "annotation_ids": "<i8",
+}
+
+
+def id_kind(image_ids: Sequence[int | str]) -> str:
+    """ "int" or "str": how the text of an image id is to be read back."""
+    return "str" if any(isinstance(image_id, str) for image_id in image_ids) else "int"
+
+
+def _text_bytes(dataset: Dataset) -> np.ndarray:
+    """UTF-8 bytes of image id and file name, int64 [M]."""
+    pairs = zip(dataset.image_ids, dataset.file_names, strict=True)
+    lengths = (len(f"{a}{b}".encode(errors="surrogateescape")) for a, b in pairs)
+    return np.fromiter(lengths, np.int64, len(dataset.file_names))
+
+
+def _check_dataset(dataset: Dataset, partition_size: int) -> None:
+    images, boxes = len(dataset.file_names), len(dataset.boxes)
+    if images == 0:
+        raise InputError(
+            f"dataset {dataset.name} has no images", "at least one", "check the annotation file and --limit"
+        )
+    if partition_size < 1:
+        raise InputError(f"partition size {partition_size}", "at least 1", "choose another partition size")
+    whole = (
+        len(dataset.image_ids) == len(dataset.widths) == len(dataset.heights) == images
+        and len(dataset.offsets) == images + 1
+        and dataset.offsets[0] == 0
+        and dataset.offsets[-1] == boxes == len(dataset.labels) == len(dataset.annotation_ids)
+        and bool((np.diff(dataset.offsets) >= 0).all())
+    )
+    if not whole:
+        raise InputError(
+            f"the arrays of dataset {dataset.name} disagree in length",
+            "one row an image or a box",
+            "report the annotation file that led here",
+        )

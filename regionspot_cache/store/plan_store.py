@@ -1,0 +1,128 @@
+"""The plan as stored arrays: written once, then read a partition at a time or loaded flat."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from regionspot_cache.errors import DamageError
+from regionspot_cache.store.encode import METADATA, array_metadata, empty_block, encode_shard, group_metadata
+from regionspot_cache.store.layout import PlanShape, StackedArray, plan_arrays
+from regionspot_cache.store.objects import Objects, WholeObjects
+from regionspot_cache.store.plan import CachePlan, PartitionPlan
+from regionspot_cache.store.shards import ChunkError, StoredArray
+
+
+def plan_objects(plan: CachePlan) -> Iterator[tuple[str, bytes | memoryview]]:
+    """Every object of the stored plan, (key, bytes), one at a time to bound memory."""
+    for group in ("", "plan/"):
+        yield f"{group}{METADATA}", group_metadata()
+    for name, array in plan_arrays(plan.shape).items():
+        yield f"{array.path}/{METADATA}", array_metadata(array)
+        for shard in range(array.shards):
+            data = encode_shard(array, _plan_block(plan, name, array, shard))
+            if data is not None:
+                yield array.key(shard), data
+
+
+def _plan_block(plan: CachePlan, name: str, array: StackedArray, shard: int) -> np.ndarray:
+    partitions = range(shard * array.group, min((shard + 1) * array.group, array.partitions))
+    block = empty_block(array, len(partitions))
+    for row, index in enumerate(partitions):
+        values = partition_columns(plan.partition(index), name)
+        block[row, : len(values)] = values
+    return block
+
+
+def partition_columns(partition: PartitionPlan, name: str) -> np.ndarray:
+    """The rows that array `name` of the plan stores for one partition."""
+    if name not in ("text", "text_offsets"):
+        return getattr(partition, name)
+    pairs = zip(partition.image_ids, partition.file_names, strict=True)
+    pieces = [str(text).encode(errors="surrogateescape") for pair in pairs for text in pair]
+    if name == "text":
+        return np.frombuffer(b"".join(pieces), np.uint8)
+    return np.cumsum([0, *map(len, pieces)], dtype=np.int32)
+
+
+class StoredPlan:
+    """Reads the stored plan.
+
+    Args:
+        objects: the cache's objects.
+        shape: from cache.json.
+        id_kind: "int" or "str".
+    """
+
+    def __init__(self, objects: Objects, shape: PlanShape, id_kind: str) -> None:
+        self.shape = shape
+        self._objects = objects
+        self._make_id: Callable[[str], int | str] = int if id_kind == "int" else str
+        self._arrays = {name: StoredArray(objects.open, a) for name, a in plan_arrays(shape).items()}
+
+    @property
+    def num_partitions(self) -> int:
+        """P."""
+        return self.shape.num_partitions
+
+    def partition(self, index: int) -> PartitionPlan:
+        """Images and boxes of partition `index`. Raises DamageError."""
+        images = self.shape.partition_images(index)
+        offsets = self._rows("offsets", index, images + 1)
+        texts = self.texts(index)
+        boxes = int(offsets[-1])
+        return PartitionPlan(
+            index=index,
+            image_ids=[self._make_id(text) for text in texts[::2]],
+            file_names=texts[1::2],
+            sizes=self._rows("sizes", index, images),
+            boxes=self._rows("boxes", index, boxes),
+            labels=self._rows("labels", index, boxes),
+            annotation_ids=self._rows("annotation_ids", index, boxes),
+            offsets=offsets,
+        )
+
+    def texts(self, index: int) -> list[str]:
+        """Image id and file name of each image of a partition in turn, 2s strings."""
+        ends = self._rows("text_offsets", index, 2 * self.shape.partition_images(index) + 1).tolist()
+        text = self._rows("text", index, ends[-1]).tobytes()
+        return [text[start:end].decode(errors="surrogateescape") for start, end in pairwise(ends)]
+
+    def image_ids(self, index: int) -> list[int | str]:
+        """Image ids of a partition."""
+        return [self._make_id(text) for text in self.texts(index)[::2]]
+
+    def image_name(self, index: int, slot: int) -> tuple[int | str, str]:
+        """Image id and file name of one image."""
+        image_id, file_name = self.texts(index)[2 * slot : 2 * slot + 2]
+        return self._make_id(image_id), file_name
+
+    def load(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Array `name` of all partitions, one after the other: [sum(rows), *item_shape].
+
+        Args:
+            name: an array of `layout.plan_arrays`.
+            rows: int [P], how many rows each partition has.
+        """
+        array = self._arrays[name].array
+        whole = StoredArray(WholeObjects(self._objects).open, array)
+        flat = np.empty((int(np.sum(rows)), *array.item_shape), array.dtype)
+        start = 0
+        for index, count in enumerate(np.asarray(rows).tolist()):
+            flat[start : start + count] = _checked(whole, index, count)
+            start += count
+        return flat
+
+    def _rows(self, name: str, index: int, count: int) -> np.ndarray:
+        return _checked(self._arrays[name], index, count)
+
+
+def _checked(stored: StoredArray, partition: int, count: int) -> np.ndarray:
+    try:
+        return stored.read_rows(partition, 0, count)
+    except ChunkError as error:
+        raise DamageError(
+            f"the plan of the cache is damaged: {error}",
+            "every row that was planned",
+            "rs-cache verify CACHE --full lists every damaged object of the cache",
+        ) from None

@@ -1,0 +1,164 @@
+"""The images and boxes of a cache by position, without their features."""
+
+from functools import cached_property
+from types import SimpleNamespace
+
+import numpy as np
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.store.identity import CacheRecord
+from regionspot_cache.store.objects import Objects
+from regionspot_cache.store.plan import PartitionPlan
+from regionspot_cache.store.plan_store import StoredPlan
+
+
+class PlannedImages:
+    """Image i is slot i % S of partition i // S.
+
+    Attributes:
+        dataset: identity of the dataset: name, split, annotation_sha256, class_names, category_ids int64 [C],
+            class_frequency, exif, box_policy, image_root (as given when planned), seed.
+        dropped: boxes and images left out when the cache was planned, by reason.
+    """
+
+    def __init__(self, objects: Objects, record: CacheRecord) -> None:
+        self._objects, self._record = objects, record
+        self._plan = StoredPlan(objects, record.shape, record.id_kind)
+        self.dataset = _dataset(record)
+        self.dropped = dict(record.dropped)
+        self._offsets = self._load_offsets()
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    @property
+    def num_images(self) -> int:
+        """M."""
+        return self._record.shape.num_images
+
+    @property
+    def num_boxes(self) -> int:
+        """Boxes of all images."""
+        return self._record.shape.num_boxes
+
+    @property
+    def num_partitions(self) -> int:
+        """P."""
+        return self._record.shape.num_partitions
+
+    @property
+    def partition_size(self) -> int:
+        """S."""
+        return self._record.shape.partition_size
+
+    def partition(self, index: int) -> PartitionPlan:
+        """Images and boxes of one partition."""
+        return self._plan.partition(index)
+
+    def image(self, i: int) -> tuple[int | str, str]:
+        """Image id and file name of image i."""
+        return self._plan.image_name(*divmod(i, self.partition_size))
+
+    @cached_property
+    def image_ids(self) -> list[int | str]:
+        """Ids of all images by position; loaded on first use."""
+        return [image_id for p in range(self.num_partitions) for image_id in self._plan.image_ids(p)]
+
+    @cached_property
+    def _id_table(self) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.array(self.image_ids)
+        order = np.argsort(ids, kind="stable")
+        return ids[order], order
+
+    def index_of(self, image_id: int | str) -> int:
+        """Position of an image. Raises InputError when the cache does not have it."""
+        ids, order = self._id_table
+        if np.issubdtype(ids.dtype, np.integer) == isinstance(image_id, int | np.integer):
+            place = int(np.searchsorted(ids, image_id))
+            if place < len(ids) and ids[place] == image_id:
+                return int(order[place])
+        raise InputError(
+            f"image {image_id!r} is not in the cache at {self._objects.url}",
+            f"an image of {self.dataset.name}:{self.dataset.split}",
+            f"rs-cache info {self._objects.url}",
+        )
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int64 [M + 1]: image i owns boxes offsets[i]:offsets[i + 1] of the cache's order."""
+        return self._offsets
+
+    def num_boxes_of(self, i: int) -> int:
+        """Number of boxes of image i."""
+        return int(self._offsets[i + 1] - self._offsets[i])
+
+    def boxes(self, i: int) -> np.ndarray:
+        """float32 [n, 4], xyxy in pixels of the original image."""
+        return self.all_boxes[self._offsets[i] : self._offsets[i + 1]]
+
+    def labels(self, i: int) -> np.ndarray:
+        """int32 [n], index into class_names."""
+        return self.all_labels[self._offsets[i] : self._offsets[i + 1]]
+
+    def annotation_ids(self, i: int) -> np.ndarray:
+        """int64 [n]."""
+        return self.all_annotation_ids[self._offsets[i] : self._offsets[i + 1]]
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Width and height of image i in pixels."""
+        width, height = self.all_sizes[i].tolist()
+        return width, height
+
+    @cached_property
+    def all_boxes(self) -> np.ndarray:
+        """float32 [T, 4] in the cache's order (`offsets`); loaded on first use, 16 bytes a box."""
+        return self._plan.load("boxes", self._box_counts)
+
+    @cached_property
+    def all_labels(self) -> np.ndarray:
+        """int32 [T] in the cache's order; loaded on first use."""
+        return self._plan.load("labels", self._box_counts)
+
+    @cached_property
+    def all_annotation_ids(self) -> np.ndarray:
+        """int64 [T] in the cache's order; loaded on first use."""
+        return self._plan.load("annotation_ids", self._box_counts)
+
+    @cached_property
+    def all_sizes(self) -> np.ndarray:
+        """int32 [M, 2], width and height by position; loaded on first use."""
+        return self._plan.load("sizes", self._image_counts)
+
+    @property
+    def _image_counts(self) -> np.ndarray:
+        shape = self._record.shape
+        return np.array([shape.partition_images(p) for p in range(shape.num_partitions)])
+
+    @property
+    def _box_counts(self) -> np.ndarray:
+        starts = np.append(np.arange(self.num_partitions) * self.partition_size, self.num_images)
+        return np.diff(self._offsets[starts])
+
+    def _load_offsets(self) -> np.ndarray:
+        """int64 [M + 1] from the stored int32 [P, S + 1], which start at 0 in each partition."""
+        counts = self._image_counts
+        stored = self._plan.load("offsets", counts + 1).astype(np.int64)
+        ends = np.cumsum(counts + 1)
+        per_image = np.delete(np.diff(stored), ends[:-1] - 1)
+        return np.concatenate([[0], np.cumsum(per_image)])
+
+
+def _dataset(record: CacheRecord) -> SimpleNamespace:
+    identity = dict(record.identity)
+    return SimpleNamespace(
+        name=identity["dataset"],
+        split=identity["split"],
+        annotation_sha256=identity["annotation_sha256"],
+        class_names=tuple(identity["class_names"]),
+        category_ids=np.array(identity["category_ids"], np.int64),
+        class_frequency=tuple(identity["class_frequency"]),
+        exif=identity["exif"],
+        box_policy=identity["box_policy"],
+        image_root=record.image_root,
+        seed=identity["seed"],
+    )

@@ -1,0 +1,270 @@
+"""The reader's view of a sealed cache: numpy in, no zarr, one positioned read per record."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
+from regionspot_cache.store.identity import CacheRecord, HalfRecord, require_fingerprint
+from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, HalfSpec, half_arrays
+from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.manifest import Manifest, SealedHalf
+from regionspot_cache.store.objects import Objects
+from regionspot_cache.store.planned import PlannedImages
+from regionspot_cache.store.quantise import dequantise
+from regionspot_cache.store.shards import ChunkError, StoredArray
+
+
+def open_cache(
+    path: str | Path,
+    *,
+    halves: Sequence[str] = ("sam", "clip"),
+    expect: Mapping[str, Mapping[str, Any]] | None = None,
+    check: bool = True,
+) -> "Cache":
+    """Open a sealed cache for reading.
+
+    Args:
+        path: folder or URL.
+        halves: those that are needed.
+        expect: fingerprint by half that the features must have been made with.
+        check: compare every record that is read with its crc32c.
+
+    Raises:
+        MissingFileError: no cache there.
+        IncompleteError: a half is not complete and sealed.
+        IdentityError: made with another fingerprint; names the key, both values and the command that repairs.
+        DamageError: a record file does not match its checksum.
+    """
+    objects = open_objects(path)
+    record = CacheRecord.read(objects)
+    manifest = Manifest.read(objects)
+    sealed: dict[str, SealedHalf] = {}
+    specs: dict[str, HalfSpec] = {}
+    for half in halves:
+        if manifest is None or half not in manifest.halves:
+            raise IncompleteError(
+                f"the {half} half of {objects.url} is not complete",
+                "a half whose partitions are all committed and sealed",
+                f"rs-cache extract --cache {objects.url} --half {half} continues where it stopped",
+            )
+        found = HalfRecord.read(objects, half)
+        if found is None or found.spec.digest != manifest.halves[half].digest:
+            raise DamageError(
+                f"the manifest of {objects.url} does not belong to its {half} half",
+                "the half that was sealed",
+                f"rs-cache extract --cache {objects.url} --half {half} completes and seals it",
+            )
+        if expect and half in expect:
+            require_fingerprint(found.spec, expect[half], objects.url)
+        sealed[half], specs[half] = manifest.halves[half], found.spec
+    if manifest is not None and manifest.cache_digest != record.digest:
+        raise IdentityError(
+            f"the manifest of {objects.url} was sealed for another plan",
+            "a manifest of this cache",
+            f"delete {objects.url} and extract again",
+        )
+    return Cache(objects, record, specs, sealed, check=check)
+
+
+class Cache(PlannedImages):
+    """Records of a sealed cache by position i in 0..M-1.
+
+    Reading is safe from several threads and after a fork; a pickled cache opens itself again.
+
+    Attributes:
+        halves: `HalfSpec` by name.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        record: CacheRecord,
+        specs: Mapping[str, HalfSpec],
+        sealed: Mapping[str, SealedHalf],
+        *,
+        check: bool,
+    ) -> None:
+        super().__init__(objects, record)
+        self._sealed, self._check = sealed, check
+        self.halves = dict(specs)
+        self._arrays = {
+            f"{half}/{name}": StoredArray(objects.open, array, check=check)
+            for half, spec in specs.items()
+            for name, array in half_arrays(spec, record.shape).items()
+        }
+        self._int8 = {f"{h}/{a.name}" for h, spec in specs.items() for a in spec.arrays if a.dtype == "int8"}
+        self._status = {half: _status_codes(sealed[half], record.shape.num_images) for half in specs}
+
+    def __reduce__(self) -> tuple:
+        return partial(open_cache, halves=tuple(self.halves), check=self._check), (self._objects.url,)
+
+    @property
+    def counts(self) -> dict[str, Counter[str]]:
+        """Images by outcome ("ok" or a failure reason) of each half."""
+        return {half: sealed.counts(self.num_images) for half, sealed in self._sealed.items()}
+
+    def ok(self, i: int, half: str) -> bool:
+        """Whether image i has features in a half."""
+        return bool(self._status[half][i] == STATUS_OK)
+
+    def ok_mask(self, half: str) -> np.ndarray:
+        """bool [M]: which images have features in a half."""
+        return self._status[half] == STATUS_OK
+
+    def read_map(self, i: int) -> np.ndarray:
+        """CLIP map of image i, float32 [N, C], class token first. Errors: see `raw_maps`."""
+        return _floats(*self.raw_map(i))
+
+    def raw_map(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Stored map of image i: int8 [N, C] and float16 scale [N], or float16 [N, C] and None."""
+        values, scale = self.raw_maps([i])
+        return values[0], None if scale is None else scale[0]
+
+    def raw_maps(
+        self,
+        indices: Sequence[int],
+        *,
+        out: np.ndarray | None = None,
+        scale_out: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Stored maps of several images: int8 [k, N, C] and float16 scales [k, N]; or float16, None.
+
+        Neighbours in the cache are read together, whatever their order in `indices`.
+
+        Args:
+            indices: k positions.
+            out: array to read into (pinned memory, for example), of the returned dtype and shape.
+            scale_out: the same for the scales.
+
+        Raises:
+            DamageError: a record is missing or damaged; names image, partition and array.
+            InputError: the image failed during extraction.
+        """
+        self._require_ok(indices, "clip")
+        values = self._read_items("clip/map", indices, out)
+        scale = self._read_items("clip/map_scale", indices, scale_out) if "clip/map" in self._int8 else None
+        return values, scale
+
+    def read_tokens(self, i: int, position: str = "transformer") -> np.ndarray:
+        """SAM tokens of the boxes of image i, float32 [n, D]. Errors: see `raw_maps`."""
+        return _floats(*self.raw_tokens(i, position))
+
+    def raw_tokens(self, i: int, position: str = "transformer") -> tuple[np.ndarray, np.ndarray | None]:
+        """Stored tokens of image i: int8 [n, D] and float16 scales [n], or float16 [n, D] and None."""
+        self._require_ok([i], "sam")
+        path, (partition, _) = f"sam/{position}", divmod(i, self.partition_size)
+        first = self._offsets[partition * self.partition_size]
+        start, stop = int(self._offsets[i] - first), int(self._offsets[i + 1] - first)
+        try:
+            values = self._stored(path).read_rows(partition, start, stop)
+            scale = (
+                self._stored(f"{path}_scale").read_rows(partition, start, stop)
+                if path in self._int8
+                else None
+            )
+        except ChunkError as error:
+            raise self._damage(error, i) from None
+        return values, scale
+
+    def partition_tokens(
+        self, partition: int, position: str = "transformer"
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Stored tokens of all b boxes of a partition, for loading everything into memory.
+
+        As `raw_tokens`, [b, D] and [b]. Rows of failed images hold the fill value (-128, NaN): see `ok_mask`.
+        """
+        start = partition * self.partition_size
+        stop = min(start + self.partition_size, self.num_images)
+        needed = np.repeat(self.ok_mask("sam")[start:stop], np.diff(self._offsets[start : stop + 1]))
+        path = f"sam/{position}"
+        try:
+            values = self._stored(path).read_needed(partition, needed)
+            scale = (
+                self._stored(f"{path}_scale").read_needed(partition, needed) if path in self._int8 else None
+            )
+        except ChunkError as error:
+            raise self._damage(error, self._image_of_row(partition, error)) from None
+        return values, scale
+
+    def _stored(self, path: str) -> StoredArray:
+        if path not in self._arrays:
+            raise InputError(
+                f"the cache at {self._objects.url} has no opened array {path}",
+                f"one of {sorted(self._arrays)}",
+                f"rs-cache info {self._objects.url}",
+            )
+        return self._arrays[path]
+
+    def _read_items(self, path: str, indices: Sequence[int], out: np.ndarray | None) -> np.ndarray:
+        """Records of an array with one image an inner chunk, [k, *item_shape]."""
+        stored, array = self._stored(path), self._stored(path).array
+        shape = (len(indices), *array.item_shape)
+        if out is None:
+            out = np.empty(shape, array.dtype)
+        elif out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
+            raise InputError(f"out is {out.dtype} {out.shape}", f"contiguous {array.dtype} {shape}", "")
+        pieces = out.view(np.uint8).reshape(len(indices), array.chunk_bytes)
+        for partition, slots, places in _by_partition(indices, self.partition_size):
+            try:
+                stored.read_chunks(partition, slots, [pieces[place] for place in places])
+            except ChunkError as error:
+                raise self._damage(error, partition * self.partition_size + error.chunk) from None
+        return out
+
+    def _require_ok(self, indices: Sequence[int], half: str) -> None:
+        if half not in self._status:
+            raise InputError(
+                f"the {half} half was not opened", f"halves=({half!r},)", "open the cache with it"
+            )
+        codes = self._status[half][np.asarray(indices)]
+        failed = np.flatnonzero(codes != STATUS_OK)
+        if len(failed):
+            i = int(indices[failed[0]])
+            image_id, file_name = self.image(i)
+            reason = STATUS_REASONS[int(codes[failed[0]])]
+            raise InputError(
+                f"image {image_id} ({file_name}) has no {half} features: {reason}",
+                "an image that was extracted",
+                "leave it out (Cache.ok), or repair the image and run rs-cache extract again",
+            )
+
+    def _damage(self, error: ChunkError, i: int) -> DamageError:
+        image_id, file_name = self.image(i)
+        return DamageError(
+            f"image {image_id} ({file_name}): {error}",
+            "the record that was committed",
+            f"rs-cache verify {self._objects.url} --full names all damage",
+        )
+
+    def _image_of_row(self, partition: int, error: ChunkError) -> int:
+        row = self._offsets[partition * self.partition_size] + error.chunk * error.array.rows
+        return int(np.searchsorted(self._offsets, row, side="right")) - 1
+
+
+def _by_partition(indices: Sequence[int], size: int) -> list[tuple[int, list[int], list[int]]]:
+    """(partition, slots ascending, places of them in `indices`) for each partition asked for."""
+    positions = np.asarray(indices)
+    places = np.argsort(positions, kind="stable")
+    partitions, slots = np.divmod(positions[places], size)
+    edges = [0, *(np.flatnonzero(np.diff(partitions)) + 1).tolist(), len(positions)]
+    return [
+        (int(partitions[a]), slots[a:b].tolist(), places[a:b].tolist()) for a, b in pairwise(edges) if b > a
+    ]
+
+
+def _status_codes(sealed: SealedHalf, num_images: int) -> np.ndarray:
+    """uint8 [M]."""
+    codes = np.full(num_images, STATUS_OK, np.uint8)
+    for position, code in sealed.failed:
+        codes[position] = code
+    return codes
+
+
+def _floats(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    return values.astype(np.float32) if scale is None else dequantise(values, scale)

@@ -1,0 +1,298 @@
+"""The writer's view of a cache: what is missing, committing partitions, retrying failures, sealing."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from regionspot_cache.errors import DamageError, IncompleteError, InputError
+from regionspot_cache.store import publish
+from regionspot_cache.store.features import Features, row_mask, stored_rows
+from regionspot_cache.store.identity import CacheRecord, HalfRecord
+from regionspot_cache.store.layout import HalfSpec, half_arrays
+from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.manifest import (
+    MANIFEST_KEY,
+    Manifest,
+    Marker,
+    SealedHalf,
+    marker_key,
+    read_marker,
+    read_markers,
+)
+from regionspot_cache.store.objects import Objects
+from regionspot_cache.store.plan import PartitionPlan
+from regionspot_cache.store.plan_store import StoredPlan
+from regionspot_cache.store.shards import ChunkError, StoredArray
+
+Outcome = Literal["committed", "lost race"]
+
+
+def open_writer(path: str | Path) -> "CacheWriter":
+    """A writer for an existing cache; cheap, so every worker opens its own.
+
+    Raises:
+        MissingFileError: there is no cache.
+        DamageError: cache.json or a half record is damaged.
+    """
+    return CacheWriter(open_objects(path))
+
+
+class CacheWriter:
+    """Adds partitions to a planned cache. Several may work on one cache at the same time.
+
+    Attributes:
+        objects: where the cache is.
+        record: cache.json.
+        halves: `HalfSpec` by name.
+        plan: the stored plan.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self.record = CacheRecord.read(objects)
+        self.plan = StoredPlan(objects, self.record.shape, self.record.id_kind)
+        names = [key.removeprefix("halves/").removesuffix(".json") for key, _ in objects.list("halves")]
+        records = {name: HalfRecord.read(objects, name) for name in names}
+        self.halves: dict[str, HalfSpec] = {n: record.spec for n, record in records.items() if record}
+
+    @property
+    def num_partitions(self) -> int:
+        """P."""
+        return self.record.shape.num_partitions
+
+    def partition(self, index: int) -> PartitionPlan:
+        """Images and boxes of one partition. Raises DamageError."""
+        return self.plan.partition(index)
+
+    def markers(self, half: str) -> dict[int, Marker]:
+        """Markers of all committed partitions of a half: counts, failures, timings, bytes."""
+        return {p: marker for p, (marker, _) in self._markers(half).items()}
+
+    def pending(self, half: str) -> list[int]:
+        """Partitions without a valid marker, in order."""
+        done = self._markers(half)
+        return [p for p in range(self.num_partitions) if p not in done]
+
+    def failed(self, half: str) -> dict[int, list[int]]:
+        """Slots of failed images by committed partition."""
+        markers = self.markers(half)
+        return {p: [slot for slot, _ in marker.failed] for p, marker in markers.items() if marker.failed}
+
+    def commit(
+        self,
+        half: str,
+        partition: int,
+        arrays: Mapping[str, Features],
+        status: np.ndarray,
+        *,
+        failures: Sequence[Mapping[str, Any]] | None = None,
+        timings: Mapping[str, float] | None = None,
+    ) -> Outcome:
+        """Store the features of one whole partition, durably, or nothing at all.
+
+        Args:
+            half: "sam" or "clip".
+            partition: its number.
+            arrays: by array name, float32 [b, D] (ragged; all boxes in plan order) or [s, N, C]; or
+                `Quantised` values of those shapes. Rows of failed images are ignored.
+            status: uint8 [s], `STATUS_CODES`.
+            failures: {"image_id", "file_name", "reason", ...} of each image that is not ok; made from the
+                plan and the status when left out.
+            timings: seconds by step.
+
+        Returns:
+            "lost race" when the partition was committed by someone else; nothing is changed then.
+
+        Raises:
+            InputError: arrays that do not fit the plan or are not finite.
+            IdentityError: the half was rebuilt meanwhile.
+            RegionSpotError: the disk is full or the folder cannot be written; nothing is committed.
+        """
+        spec, plan = self._half(half), self.partition(partition)
+        if read_marker(self.objects, half, spec.digest, partition):
+            return "lost race"
+        rows = stored_rows(spec, plan, arrays, status)
+        return self._publish(spec, plan, rows, failures, timings, replaces=None)
+
+    def recommit(
+        self,
+        half: str,
+        partition: int,
+        slots: Sequence[int],
+        arrays: Mapping[str, Features],
+        status: np.ndarray,
+        *,
+        failures: Sequence[Mapping[str, Any]] | None = None,
+        timings: Mapping[str, float] | None = None,
+    ) -> Outcome:
+        """Replace failed images of a committed partition; stored records of the others are kept bit for bit.
+
+        The half is taken out of the manifest until `seal` is called again.
+
+        Args:
+            half, partition: as in `commit`.
+            slots: the k failed slots that were tried again, ascending.
+            arrays: as in `commit` but for these slots only: [k, N, C], or the boxes of these slots in order.
+            status: uint8 [k].
+            failures: of all images of the partition that are still not ok, as in `commit`.
+            timings: as in `commit`.
+
+        Raises:
+            InputError: a slot has not failed, or the partition is not committed; see also `commit`.
+        """
+        spec, plan = self._half(half), self.partition(partition)
+        found = read_marker(self.objects, half, spec.digest, partition)
+        known = {slot for slot, _ in found[0].failed} if found else set()
+        if found is None or not known.issuperset(slots) or sorted(set(slots)) != list(slots):
+            raise InputError(
+                f"retry of images {list(slots)} of partition {partition} of the {half} half",
+                f"failed images of a committed partition, ascending: {sorted(known)}",
+                "take them from CacheWriter.failed",
+            )
+        rows = self.read_partition(half, partition)
+        patch = stored_rows(spec, _chosen(plan, slots), arrays, status)
+        boxes, layouts = _box_rows(plan, slots), half_arrays(spec, self.record.shape)
+        for name, values in patch.items():
+            rows[name][boxes if layouts[name].ragged else list(slots)] = values
+        return self._publish(spec, plan, rows, failures, timings, replaces=found[1])
+
+    def read_partition(self, half: str, partition: int) -> dict[str, np.ndarray]:
+        """Stored rows of every array of a committed partition, "status" included, as they are stored.
+
+        Rows of failed images hold the fill value (-128 or NaN).
+
+        Raises:
+            DamageError: a record is missing or damaged.
+        """
+        spec, plan = self._half(half), self.partition(partition)
+        layouts = half_arrays(spec, self.record.shape)
+        rows: dict[str, np.ndarray] = {}
+        try:
+            status = StoredArray(self.objects.open, layouts.pop("status")).read_rows(
+                partition, 0, plan.num_images
+            )
+            rows["status"] = status.copy()
+            for name, array in layouts.items():
+                mask = row_mask(array.ragged, plan, status)
+                rows[name] = StoredArray(self.objects.open, array).read_needed(partition, mask)
+        except ChunkError as error:
+            raise DamageError(
+                str(error), "a record for every image", "rs-cache verify CACHE --full names all damage"
+            ) from None
+        return rows
+
+    def discard(self, half: str, partition: int) -> None:
+        """Make a partition uncommitted, for example because it is damaged; extraction then does it again."""
+        with self.objects.exclusive(_lock_name(half, partition)):
+            publish.withdraw(self.objects, self.record.digest, half, partition)
+
+    def seal(self) -> Manifest:
+        """Put every complete half into the manifest, the only way in for readers.
+
+        Raises:
+            IncompleteError: no half is complete.
+        """
+        with self.objects.exclusive("manifest") as stage:
+            found = {name: self._markers(name) for name in self.halves}
+            complete = {n: markers for n, markers in found.items() if len(markers) == self.num_partitions}
+            if not complete:
+                states = ", ".join(
+                    f"{name} {len(done)} of {self.num_partitions}" for name, done in found.items()
+                )
+                raise IncompleteError(
+                    f"the cache at {self.objects.url} is not complete: {states or 'no half'} partitions",
+                    "at least one half with every partition committed",
+                    f"rs-cache extract --cache {self.objects.url} continues where it stopped",
+                )
+            halves = {name: self._sealed(name, markers) for name, markers in complete.items()}
+            manifest = Manifest(cache_digest=self.record.digest, halves=halves)
+            data = manifest.to_bytes()
+            if self.objects.size(MANIFEST_KEY) != len(data) or self.objects.read(MANIFEST_KEY) != data:
+                stage.put(MANIFEST_KEY, data)
+                stage.publish()
+        return manifest
+
+    def collect_garbage(self) -> int:
+        """Remove what killed writers left staged; returns the number of files. Running ones keep theirs."""
+        return self.objects.sweep()
+
+    def _sealed(self, half: str, markers: Mapping[int, tuple[Marker, str]]) -> SealedHalf:
+        size = self.record.shape.partition_size
+        failed = tuple(
+            (p * size + slot, code) for p in sorted(markers) for slot, code in markers[p][0].failed
+        )
+        digests = tuple(markers[p][1] for p in sorted(markers))
+        return SealedHalf(digest=self.halves[half].digest, markers=digests, failed=failed)
+
+    def _publish(
+        self,
+        spec: HalfSpec,
+        plan: PartitionPlan,
+        rows: Mapping[str, np.ndarray],
+        failures: Sequence[Mapping[str, Any]] | None,
+        timings: Mapping[str, float] | None,
+        *,
+        replaces: str | None,
+    ) -> Outcome:
+        """Stage, then swap objects and marker while holding the partition's lock.
+
+        `replaces` is the digest of the marker that this commit follows; None for a first commit.
+        """
+        status, index = rows["status"], plan.index
+        listed = publish.default_failures(plan, status) if failures is None else failures
+        with self.objects.exclusive(_lock_name(spec.name, index)) as stage:
+            publish.require_current_half(self.objects, spec)
+            found = read_marker(self.objects, spec.name, spec.digest, index)
+            if (found[1] if found else None) != replaces:
+                return "lost race"
+            encoded = publish.encoded_objects(spec, self.record.shape, index, rows)
+            entries, empty = publish.put_objects(stage, encoded)
+            marker = publish.build_marker(spec, plan, status, entries, listed, timings or {})
+            data = marker.to_bytes()
+            if self.objects.size(marker_key(spec.name, index)) is not None:
+                publish.withdraw(self.objects, self.record.digest, spec.name, index)
+            stage.publish()
+            for key in empty:
+                stage.delete(key)
+            won = stage.put_if_absent(marker_key(spec.name, index), data)
+        return "committed" if won else "lost race"
+
+    def _markers(self, half: str) -> dict[int, tuple[Marker, str]]:
+        return read_markers(self.objects, half, self._half(half).digest, range(self.num_partitions))
+
+    def _half(self, half: str) -> HalfSpec:
+        if half not in self.halves:
+            raise InputError(
+                f"the cache at {self.objects.url} has no {half} half",
+                f"one of {sorted(self.halves)}",
+                f"rs-cache extract --cache {self.objects.url} --half {half}",
+            )
+        return self.halves[half]
+
+
+def _lock_name(half: str, partition: int) -> str:
+    return f"{half}-{partition:06d}"
+
+
+def _box_rows(plan: PartitionPlan, slots: Sequence[int]) -> np.ndarray:
+    """Row numbers of the boxes of some slots, in order."""
+    ranges = [np.arange(plan.offsets[slot], plan.offsets[slot + 1]) for slot in slots]
+    return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+
+
+def _chosen(plan: PartitionPlan, slots: Sequence[int]) -> PartitionPlan:
+    """The plan of some slots alone."""
+    rows = _box_rows(plan, slots)
+    counts = np.diff(plan.offsets)[list(slots)]
+    return PartitionPlan(
+        index=plan.index,
+        image_ids=[plan.image_ids[slot] for slot in slots],
+        file_names=[plan.file_names[slot] for slot in slots],
+        sizes=plan.sizes[list(slots)],
+        boxes=plan.boxes[rows],
+        labels=plan.labels[rows],
+        annotation_ids=plan.annotation_ids[rows],
+        offsets=np.cumsum([0, *counts], dtype=np.int32),
+    )
