@@ -1,7 +1,7 @@
 """Every number of a training run, with the paper's values as defaults."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from regionspot_cache.errors import UsageError
@@ -49,7 +49,7 @@ class TrainConfig:
         batches_ahead: batches read in advance.
     """
 
-    head: HeadOptions = HeadOptions()
+    head: HeadOptions = field(default_factory=HeadOptions)
     stages: tuple[Stage, ...] = (Stage(),)
     batch_size: int = 16
     seed: int = 40244023

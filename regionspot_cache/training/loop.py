@@ -262,7 +262,7 @@ class _Run:
         of_main = int(self.group.broadcast(torch.tensor(steps, device=self.device)))
         if steps != of_main:
             raise InputError(
-                f"process {self.group.rank} finds a checkpoint of step {steps}, the main process of {of_main}",
+                f"process {self.group.rank} finds a checkpoint of step {steps}, the main one of {of_main}",
                 "one output folder that all processes see",
                 "put --out on a shared file system",
             )
@@ -273,7 +273,7 @@ class _Run:
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         config = self.config
-        # Without a list of parameter groups weight decay acts on norms and biases too, as in the paper's code.
+        # One parameter group: weight decay acts on norms and biases too, as in the paper's code.
         return torch.optim.AdamW(
             self.head.parameters(), lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )

@@ -1,4 +1,4 @@
-"""Which images make up which training step: a pure function of (seed, step), however many processes there are.
+"""Which images make up which training step: a pure function of (seed, step), on any number of processes.
 
 A source is an endless row of epochs. An epoch is a windowed block shuffle: the partitions are permuted,
 every `window` consecutive ones form a window, and the images of a window are permuted. Images lie in

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
@@ -139,6 +140,7 @@ def model_metadata(sources: Sequence[TrainingSource]) -> dict[str, Any]:
         for source in sources
     }
     return {
+        "library_version": version("regionspot-cache"),
         "sam": first.fingerprint("sam"),
         "clip": first.fingerprint("clip"),
         "token_position": first.token_position,

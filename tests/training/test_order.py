@@ -1,4 +1,4 @@
-"""The sample order: every image once an epoch, balanced sources, any step in constant time, any process count."""
+"""The sample order: every image once an epoch, balanced sources, any step alone, any number of processes."""
 
 from itertools import pairwise
 

@@ -1,0 +1,29 @@
+"""A run in a process of its own: `python -m tests.training.run_fake OUT STEPS DROPOUT SECONDS_PER_STEP`."""
+
+import dataclasses
+import sys
+import time
+
+import torch
+
+from regionspot_cache.training import StepReport, TrainConfig, train
+from tests.training.fake import make_config, make_source
+
+
+def config_of(steps: int, dropout: float, **changes: object) -> TrainConfig:
+    config = make_config(steps, log_every=1, checkpoint_seconds=0.0, **changes)
+    return dataclasses.replace(config, head=dataclasses.replace(config.head, dropout=dropout))
+
+
+def main() -> None:
+    out, steps, dropout, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+    torch.set_num_threads(1)
+
+    def on_step(report: StepReport) -> None:
+        time.sleep(pause)
+
+    train([make_source()], config_of(steps, dropout), out, on_step=on_step)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Learning rates of the paper's schedule and of the cosine option."""
+
+import pytest
+
+from regionspot_cache.training.config import Stage
+from regionspot_cache.training.schedule import learning_rate
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 2.5e-7),
+        (500, 2.5e-5 * 0.505),
+        (1000, 2.5e-5),
+        (349_999, 2.5e-5),
+        (350_000, 2.5e-6),
+        (420_000, 2.5e-7),
+    ],
+)
+def test_paper_schedule(step: int, expected: float) -> None:
+    assert learning_rate(Stage(), step) == pytest.approx(expected)
+
+
+def test_cosine_falls_from_the_full_rate_to_zero() -> None:
+    stage = Stage(schedule="cosine", steps=100, warmup_steps=0, learning_rate=1.0)
+    rates = [learning_rate(stage, step) for step in range(101)]
+    assert rates[0] == 1.0
+    assert rates[50] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0.0)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_constant_stays() -> None:
+    stage = Stage(schedule="constant", warmup_steps=2, learning_rate=1.0)
+    assert [learning_rate(stage, step) for step in (1, 2, 449_999)] == [pytest.approx(0.505), 1.0, 1.0]
