@@ -132,8 +132,8 @@ class _Window:
             except (RecursionError, ValueError) as error:
                 raise self.error(f"an ordinary annotation entry ({error})") from None
             else:
-                # A number that touches the end of the window may go on behind it.
-                if end < len(self._text) or not self._grow():
+                # A number at the end of the window may go on behind it: `1`, `1.` and `1e+` read as 1.
+                if end < len(self._text) - 2 or not self._grow():
                     self._position = end
                     return value
 
@@ -158,13 +158,14 @@ class _Window:
         """Reads on, twice as far for an entry that does not fit; False at the end of the file."""
         if self._at_end:
             return False
-        rest = self._text[self._position :]
-        data = self._file.read(max(_CHUNK, len(rest)))
+        data = self._file.read(max(_CHUNK, len(self._text) - self._position))
+        if not data:
+            self._at_end = True
+            return False
         self._sha.update(data)
         self._bytes_read += len(data)
-        self._at_end = not data
         try:
-            self._text = rest + self._decode.decode(data, final=not data)
+            new = self._decode.decode(data)
         except UnicodeDecodeError as error:
             at = self._bytes_read - len(error.object) + error.start
             raise InputError(
@@ -172,8 +173,8 @@ class _Window:
                 "A JSON file, not compressed.",
                 "Unpack the file, or save it as UTF-8.",
             ) from None
-        self._position = 0
-        return bool(data)
+        self._text, self._position = self._text[self._position :] + new, 0
+        return True
 
     def _may_continue(self, error: json.JSONDecodeError) -> bool:
         size = len(self._text) - self._position

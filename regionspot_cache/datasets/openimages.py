@@ -1,7 +1,7 @@
 """OpenImages V4 to V7: boxes from CSV files, class ids from the order of the class description file.
 
-Boxes are in the stored pixel order of the images: the rotation column of the official image lists is for turning
-image and boxes together (storage.googleapis.com/openimages/web/2018-05-17-rotation-information.html). EXIF
+Boxes are in the stored pixel order of the images: the rotation column of the official image lists is meant for
+image and boxes alike (storage.googleapis.com/openimages/web/2018-05-17-rotation-information.html). EXIF
 orientation is therefore ignored, as for every other dataset.
 """
 
