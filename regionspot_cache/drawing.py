@@ -1,0 +1,286 @@
+"""Pictures for people: regions with names, masks, cross-attention and methods side by side.
+
+Every function takes an image u8 [H,W,3] and boxes xyxy in its pixels, and returns a new PIL image whose
+longest side suits a screen: large images are reduced, tiny ones enlarged, slivers get margins, so that
+labels are legible.
+The colours are Okabe and Ito's, which people with any colour vision can tell apart (jfly.uni-koeln.de/color).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from regionspot_cache.canvas import (
+    MIN_CANVAS,
+    Canvas,
+    add_footer,
+    make_canvas,
+    make_sheet,
+    outline,
+    overlay_heat,
+    tint_masks,
+)
+from regionspot_cache.errors import InputError
+from regionspot_cache.lettering import (
+    WHITE,
+    Colour,
+    Mark,
+    Tag,
+    TagStyle,
+    draw_tags,
+    font_size_for,
+    place_tags,
+)
+
+PALETTE: tuple[Colour, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+)
+RIGHT_COLOUR, WRONG_COLOUR, TRUTH_COLOUR = (86, 180, 233), (213, 94, 0), (240, 240, 240)
+SHEET_WIDTH = 1600  # side-by-side pictures aim at this width, pixels
+MIN_PANEL = 480
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Named:
+    """One box with what is written beside it."""
+
+    name: str
+    score: float | None
+    colour: Colour
+    mark: Mark | None = None
+
+
+def draw_regions(
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.float32],
+    labels: Sequence[str],
+    scores: NDArray[np.float32] | None = None,
+    masks: NDArray[np.bool_] | None = None,
+    max_side: int = 1024,
+) -> Image.Image:
+    """Boxes with their names, and masks where given; one colour for each distinct name.
+
+    Labels stay on the picture and never cover each other; those with the highest scores (or the smallest
+    boxes) choose first, and a line under the picture counts the ones that found no room.
+
+    Args:
+        image: u8 [H,W,3].
+        boxes: f32 [n,4] xyxy, pixels of the image.
+        labels: n names; long ones are shortened to fit.
+        scores: f32 [n], printed after the names.
+        masks: bool [n,H,W].
+        max_side: longest side of the picture, pixels.
+
+    Raises:
+        InputError: shapes that do not belong together, or boxes that are not finite.
+    """
+    canvas = make_canvas(image, max_side)
+    _check_boxes(boxes, len(labels))
+    _check_count("scores", scores, len(labels))
+    colours = _colours_by_name(labels)
+    if masks is not None:
+        _check_masks(masks, len(labels), image)
+        tint_masks(canvas, masks, colours)
+    named = [
+        _Named(name=label, score=None if scores is None else float(scores[i]), colour=colours[i])
+        for i, label in enumerate(labels)
+    ]
+    return _draw_named(canvas, boxes, named)
+
+
+def draw_attention(
+    image: NDArray[np.uint8], box: NDArray[np.float32], attention: NDArray[np.float32], max_side: int = 1024
+) -> Image.Image:
+    """Where one region looks: attention as heat over the grey image, its box in white (paper, Figure 4).
+
+    The grid covers the whole image, because CLIP sees it resized without cropping. The heat runs from the
+    smallest to the largest value of this map; leave the class token out of it.
+
+    Args:
+        image: u8 [H,W,3].
+        box: f32 [4] xyxy, pixels of the image.
+        attention: f32 [gh,gw], any scale.
+        max_side: longest side of the picture, pixels.
+
+    Raises:
+        InputError: shapes that do not belong together, or values that are not finite.
+    """
+    box = np.asarray(box, np.float32).reshape(1, -1)
+    _check_boxes(box, 1)
+    _check_attention(attention, dims=2)
+    canvas = make_canvas(image, max_side)
+    overlay_heat(canvas, attention)
+    outline(canvas, canvas.to_canvas(box)[0], WHITE)
+    return canvas.picture
+
+
+def attention_grid(
+    image: NDArray[np.uint8], box: NDArray[np.float32], attentions: NDArray[np.float32], title: str
+) -> Image.Image:
+    """The attention of one region in every layer of the head, a panel a layer, first layer first.
+
+    Each panel has its own heat range; its caption says how many times the mean the peak is.
+
+    Args:
+        image: u8 [H,W,3].
+        box: f32 [4] xyxy, pixels of the image.
+        attentions: f32 [L,gh,gw], not negative.
+        title: one line over the panels.
+
+    Raises:
+        InputError: shapes that do not belong together, or values that are not finite.
+    """
+    _check_attention(attentions, dims=3)
+    side = _panel_side(len(attentions))
+    panels = [draw_attention(image, box, attention, max_side=side) for attention in attentions]
+    peaks = [float(a.max() / a.mean()) if a.mean() > 0 else 1.0 for a in attentions]
+    captions = [f"Layer {i}: peak {peak:.1f} x mean" for i, peak in enumerate(peaks, 1)]
+    return make_sheet(panels, captions, _columns(len(panels)), title)
+
+
+def compare_predictions(
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.float32],
+    predictions: Mapping[str, tuple[Sequence[str], NDArray[np.float32]]],
+    truth: Sequence[str],
+) -> Image.Image:
+    """The same boxes as named by several methods, beside the truth (paper, Figure 3).
+
+    Right names have a tick and a solid box, wrong ones a cross and a dashed box, so that nothing depends on
+    colour. Names are compared without regard to case and underscores.
+
+    Args:
+        image: u8 [H,W,3].
+        boxes: f32 [n,4] xyxy, pixels of the image.
+        predictions: method name -> (n labels, n scores).
+        truth: n true labels.
+
+    Raises:
+        InputError: shapes that do not belong together, or boxes that are not finite.
+    """
+    _check_boxes(boxes, len(truth))
+    side = _panel_side(len(predictions) + 1)
+    true = [_Named(name=name, score=None, colour=TRUTH_COLOUR) for name in truth]
+    panels, captions = [_draw_named(make_canvas(image, side), boxes, true)], ["Truth"]
+    for method, (labels, scores) in predictions.items():
+        _check_count(f"labels of {method}", labels, len(truth))
+        _check_count(f"scores of {method}", scores, len(truth))
+        named = [_judge(*one) for one in zip(labels, scores, truth, strict=True)]
+        panels.append(_draw_named(make_canvas(image, side), boxes, named))
+        captions.append(f"{method}: {sum(one.mark == 'right' for one in named)} of {len(named)} right")
+    return make_sheet(panels, captions, _columns(len(panels)))
+
+
+def contact_sheet(
+    images: Sequence[Image.Image], captions: Sequence[str] | None = None, columns: int | None = None
+) -> Image.Image:
+    """Many pictures on one sheet, in reading order, each reduced to the same cell.
+
+    Args:
+        images: any sizes and modes.
+        captions: one line over each picture.
+        columns: by default as many as make the sheet roughly square.
+
+    Raises:
+        InputError: no pictures, or another number of captions.
+    """
+    if not images:
+        raise InputError("no pictures for the sheet", "at least one")
+    _check_count("captions", captions, len(images))
+    columns = min(columns or ceil(sqrt(len(images))), len(images))
+    side = max(SHEET_WIDTH // columns, MIN_CANVAS)
+    cells = [image.convert("RGB") for image in images]
+    for cell in cells:
+        cell.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return make_sheet(cells, captions, columns)
+
+
+def _draw_named(canvas: Canvas, boxes: NDArray[np.float32], named: Sequence[_Named]) -> Image.Image:
+    """Outlines (small boxes over large ones), then as many tags as have room, then a line on the others."""
+    moved = canvas.to_canvas(boxes)
+    areas = (moved[:, 2] - moved[:, 0]) * (moved[:, 3] - moved[:, 1])
+    for i in np.argsort(-areas, kind="stable"):
+        outline(canvas, moved[i], named[i].colour, dashed=named[i].mark == "wrong")
+    tags = [_tag(one, moved[i], -float(areas[i])) for i, one in enumerate(named)]
+    style = TagStyle(font_size=font_size_for(canvas.picture.size))
+    placed = place_tags(tags, canvas.picture.size, style)
+    draw_tags(canvas.picture, placed, style)
+    if missing := len(tags) - len(placed):
+        return add_footer(canvas.picture, f"+ {missing} labels without room", style.font_size)
+    return canvas.picture
+
+
+def _tag(named: _Named, box: NDArray[np.float64], smallness: float) -> Tag:
+    return Tag(
+        text=named.name,
+        suffix="" if named.score is None else f" {named.score:.2f}",
+        box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+        colour=named.colour,
+        priority=smallness if named.score is None else named.score,
+        mark=named.mark,
+    )
+
+
+def _judge(label: str, score: float, true: str) -> _Named:
+    right = _comparable(label) == _comparable(true)
+    return _Named(
+        name=label,
+        score=float(score),
+        colour=RIGHT_COLOUR if right else WRONG_COLOUR,
+        mark="right" if right else "wrong",
+    )
+
+
+def _comparable(name: str) -> str:
+    return name.replace("_", " ").strip().casefold()
+
+
+def _colours_by_name(labels: Sequence[str]) -> list[Colour]:
+    order = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    return [PALETTE[order[label] % len(PALETTE)] for label in labels]
+
+
+def _columns(count: int) -> int:
+    return count if count <= 3 else ceil(sqrt(count))
+
+
+def _panel_side(count: int) -> int:
+    return max(MIN_PANEL, SHEET_WIDTH // _columns(count))
+
+
+def _check_boxes(boxes: NDArray[np.float32], count: int) -> None:
+    if boxes.shape != (count, 4):
+        raise InputError(
+            f"boxes have shape {list(boxes.shape)}", f"[{count}, 4]: one xyxy row for each label"
+        )
+    if not np.isfinite(boxes).all():
+        raise InputError(
+            f"box {int(np.isfinite(boxes).all(axis=1).argmin())} is not finite", "xyxy in pixels"
+        )
+
+
+def _check_count(name: str, values: Sequence | NDArray | None, count: int) -> None:
+    if values is not None and len(values) != count:
+        raise InputError(f"{len(values)} {name}", f"{count}: one for each box or picture")
+
+
+def _check_masks(masks: NDArray[np.bool_], count: int, image: NDArray[np.uint8]) -> None:
+    expected = [count, *image.shape[:2]]
+    if list(masks.shape) != expected or masks.dtype != np.bool_:
+        raise InputError(f"masks are {masks.dtype} {list(masks.shape)}", f"bool {expected}: one for each box")
+
+
+def _check_attention(maps: NDArray[np.float32], *, dims: int) -> None:
+    if maps.ndim != dims or 0 in maps.shape or not np.isfinite(maps).all():
+        shape = "[gh,gw]" if dims == 2 else "[L,gh,gw]"
+        raise InputError(f"attention of shape {list(maps.shape)}", f"{shape}, every value finite")
