@@ -11,6 +11,7 @@ from regionspot_cache.errors import InputError, MissingFileError
 
 _CHUNK = 1 << 20  # characters
 _DECODER = json.JSONDecoder()
+_AFTER_VALUE = tuple(" \t\r\n,:]}")
 
 
 def json_entries(path: Path) -> Iterator[tuple[str | None, Any]]:
@@ -83,8 +84,8 @@ class _Entries:
                 if not self._more():
                     raise _broken(self.path, error.msg) from None
                 continue
-            # A number that touches the end of the window may go on behind it.
-            if end == len(self.text) and self._more():
+            # What looks like a whole number may go on behind the window: 1 is not yet 1.5e3.
+            if self.text[end : end + 1] not in _AFTER_VALUE and self._more():
                 continue
             self.at = end
             return value

@@ -29,7 +29,7 @@ class AccuracyMeter:
         """
         if scores.shape != (len(labels), len(self._boxes)) or not np.isfinite(scores).all():
             raise InputError(
-                f"scores of shape {scores.shape} for {len(labels)} boxes, finite: {np.isfinite(scores).all()}",
+                f"scores of shape {scores.shape} for {len(labels)} boxes, or not all finite",
                 f"finite scores [{len(labels)}, {len(self._boxes)}]",
                 "score every box with every class",
             )
@@ -55,7 +55,7 @@ class AccuracyMeter:
         """
         everything = np.arange(len(self._boxes))
         groups: dict[str, np.ndarray] = {"": everything}
-        letters = np.array(frequency)
+        letters = np.array(list(frequency))
         groups |= {f" {letter}": everything[letters == letter] for letter in "rcf" if letter in frequency}
         groups |= {f" {name}": np.asarray(members, np.int64) for name, members in (subsets or {}).items()}
         summary = {"boxes": float(self._boxes.sum())}

@@ -13,6 +13,7 @@ from pycocotools import mask as mask_utils
 from regionspot_cache.errors import InputError
 
 MAX_DETECTIONS = 300  # per image over all classes: the standard of LVIS
+_MASKS_AT_ONCE = 255  # pycocotools 2.0.11 counts the masks of one call in 8 bits
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -64,10 +65,10 @@ class MaskTable:
         return [self.rle(row) for row in rows]
 
     def areas(self, rows: np.ndarray) -> np.ndarray:
-        """Pixels of each mask, f64 [len(rows)]; decoded a few thousand at a time."""
+        """Pixels of each mask, f64 [len(rows)]."""
         parts = [
-            mask_utils.area(self.rles(rows[at : at + 4096])).astype(np.float64)
-            for at in range(0, len(rows), 4096)
+            mask_utils.area(self.rles(rows[at : at + _MASKS_AT_ONCE])).astype(np.float64)
+            for at in range(0, len(rows), _MASKS_AT_ONCE)
         ]
         return np.concatenate([np.zeros(0), *parts])
 
@@ -202,13 +203,8 @@ class DetectionsBuilder:
 def _concatenate(columns: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
     starts = np.cumsum([0, *(len(column[3]) for column in columns)])
     shifted = [(c, s, i + start, b) for (c, s, i, b), start in zip(columns, starts[:-1], strict=True)]
-    empty = (
-        np.zeros(0, np.int32),
-        np.zeros(0, np.float32),
-        np.zeros(0, np.int32),
-        np.zeros((0, 4), np.float32),
-    )
     if not shifted:
-        return empty
+        none = np.zeros(0, np.int32)
+        return none, np.zeros(0, np.float32), none, np.zeros((0, 4), np.float32)
     categories, scores, index, boxes = map(np.concatenate, zip(*shifted, strict=True))
     return categories, scores, index.astype(np.int32), boxes

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation import Detections, DetectionsBuilder, MaskTable, encode_mask
+
+
+def image(builder: DetectionsBuilder, image_id: int, scores: list[float], **more: object) -> None:
+    count = len(scores)
+    builder.add(
+        image_id,
+        boxes=np.tile([0.0, 0, 10, 10], (2, 1)),
+        box_index=np.arange(count) % 2,
+        category_ids=np.arange(count),
+        scores=np.array(scores, np.float32),
+        **more,
+    )
+
+
+def random_masks(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.random((7, 5 + i % 3)) < rng.random() for i in range(count)]
+
+
+def test_masks_belong_to_boxes() -> None:
+    """Six detections of two boxes keep two masks; the mask of an unused box is never asked for."""
+    masks = random_masks(2)
+    builder = DetectionsBuilder()
+    image(builder, 1, [0.1] * 6, masks=[encode_mask(mask) for mask in masks])
+    builder.add(
+        2,
+        boxes=np.arange(8.0).reshape(2, 4),
+        box_index=np.array([1]),
+        category_ids=np.array([3]),
+        scores=np.array([0.5]),
+        masks=[None, encode_mask(masks[1])],
+    )
+    found = builder.build()
+    assert len(found) == 7
+    assert len(found.boxes) == len(found.masks) == 3
+    assert found.box_index.tolist() == [0, 1, 0, 1, 0, 1, 2]
+    assert found.boxes[2].tolist() == [4, 5, 6, 7]
+    assert found.masks.rle(2) == encode_mask(masks[1])
+
+
+def test_mask_areas_beyond_255() -> None:
+    """pycocotools takes at most 255 masks in one call of area."""
+    masks = random_masks(600)
+    table = MaskTable.from_rles([encode_mask(mask) for mask in masks])
+    rows = np.arange(600)[::-1]
+    assert table.areas(rows).tolist() == [masks[i].sum() for i in rows]
+
+
+def test_all_boxes_have_masks_or_none() -> None:
+    builder = DetectionsBuilder()
+    image(builder, 1, [0.5, 0.5], masks=[encode_mask(mask) for mask in random_masks(2)])
+    image(builder, 2, [0.5])
+    with pytest.raises(InputError, match="2 masks for 3 boxes"):
+        builder.build()
+
+
+def test_an_image_comes_once() -> None:
+    builder = DetectionsBuilder()
+    image(builder, 1, [0.5])
+    image(builder, 1, [0.5])
+    with pytest.raises(InputError, match="twice"):
+        builder.build()
+
+
+@given(st.lists(st.lists(st.sampled_from([0.1, 0.2, 0.3]), max_size=8), max_size=5), st.integers(1, 5))
+def test_cap_keeps_the_first_best(scores: list[list[float]], cap: int) -> None:
+    builder = DetectionsBuilder()
+    for image_id, image_scores in enumerate(scores):
+        image(builder, image_id, image_scores)
+    capped = builder.build().capped(cap)
+    assert isinstance(capped, Detections)
+    for i, image_scores in enumerate(scores):
+        best = sorted(range(len(image_scores)), key=lambda row: -image_scores[row])[:cap]
+        assert capped.category_ids[capped.rows(i)].tolist() == sorted(best)

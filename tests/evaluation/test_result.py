@@ -1,0 +1,27 @@
+import json
+
+from regionspot_cache.evaluation import EvaluationResult, Protocol
+
+PROTOCOL = Protocol(
+    dataset="LVIS v1",
+    split="minival",
+    metric="LVIS",
+    method="RegionSpot BL",
+    proposals="dets.json (GLIP dictionary, top 300)",
+    templates="clip80+name",
+    class_names="raw",
+    score_rule="official",
+)
+
+
+def test_every_number_carries_its_protocol() -> None:
+    metrics = {"box": {"AP": 0.2345, "APr": -1.0}, "accuracy": {"boxes": 12.0, "top1": 0.5}}
+    result = EvaluationResult(protocol=PROTOCOL, metrics=metrics)
+    lines = str(result).splitlines()
+    assert [line.split("  [")[0] for line in lines] == ["box: AP 23.4  APr -", "accuracy: top1 50.0"]
+    for line in lines:
+        for value in vars(PROTOCOL).values():
+            assert str(value) in line
+    stored = json.loads(json.dumps(result.to_json()))
+    assert stored["protocol"]["cap"] == 300
+    assert stored["metrics"] == metrics
