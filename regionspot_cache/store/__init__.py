@@ -3,6 +3,7 @@
 Never imports torch.
 """
 
+from regionspot_cache.store.checks import Problem
 from regionspot_cache.store.create import create_cache, rebuild_half
 from regionspot_cache.store.estimate import estimate
 from regionspot_cache.store.layout import (
@@ -17,6 +18,7 @@ from regionspot_cache.store.layout import (
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
 from regionspot_cache.store.quantise import Quantised, dequantise, quantise
 from regionspot_cache.store.reader import Cache, open_cache
+from regionspot_cache.store.verify import verify
 from regionspot_cache.store.writer import CacheWriter, open_writer
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "CacheWriter",
     "HalfSpec",
     "PartitionPlan",
+    "Problem",
     "Quantised",
     "create_cache",
     "dequantise",
@@ -39,4 +42,5 @@ __all__ = [
     "open_writer",
     "quantise",
     "rebuild_half",
+    "verify",
 ]

@@ -234,7 +234,7 @@ class StackedArray:
         return ceil(rows / self.rows)
 
     def stored_bytes(self, rows: np.ndarray) -> int:
-        """Exact bytes of all stored objects when partition p has rows[p] rows (int [P]), every one written."""
+        """Exact bytes of all stored objects when partition p has rows[p] written rows, int [P]."""
         chunks = np.add.reduceat(-(-rows // self.rows), np.arange(0, self.partitions, self.group))
         return int(chunks.sum()) * (self.chunk_bytes + CRC_BYTES) + int((chunks > 0).sum()) * self.index_bytes
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class LocalHandle:
         for start in range(0, len(buffers), _IOV_MAX):
             part = buffers[start : start + _IOV_MAX]
             wanted = sum(buffer.nbytes for buffer in part)
-            if os.preadv(self._fd, part, offset) != wanted:
+            if os.preadv(self._fd, cast(Any, part), offset) != wanted:
                 raise EOFError
             offset += wanted
 
@@ -55,7 +56,9 @@ class LocalObjects:
         self.root = root
         # A handle evicted here stays open for the threads that are reading from it.
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.open = lru_cache(maxsize=max(16, min(4096, soft_limit // 4)))(self._open)
+        self._handles = lru_cache(maxsize=max(16, min(4096, soft_limit // 4)))(
+            lambda key: LocalHandle(root / key)
+        )
 
     def __reduce__(self) -> tuple:
         return LocalObjects, (self.root,)
@@ -65,8 +68,9 @@ class LocalObjects:
         """The folder."""
         return str(self.root)
 
-    def _open(self, key: str) -> LocalHandle:
-        return LocalHandle(self.root / key)
+    def open(self, key: str) -> LocalHandle:
+        """A handle on the file that has the name now, or had it when it was last opened here."""
+        return self._handles(key)
 
     def read(self, key: str) -> bytes:
         """The whole file."""

@@ -48,7 +48,7 @@ class Stage(Protocol):
 
 
 class Objects(Protocol):
-    """A folder of objects. Instances are picklable and may be used from several threads and after a fork."""
+    """A folder of objects. Instances are picklable and may be used from several threads."""
 
     @property
     def url(self) -> str:

@@ -58,6 +58,11 @@ class StoredArray:
         self._check = check
         self._indexes: dict[int, tuple[Hashable, np.ndarray]] = {}  # by shard
 
+    @property
+    def stored_chunk_bytes(self) -> int:
+        """Bytes of an inner chunk as stored, checksum included."""
+        return self.array.chunk_bytes + CRC_BYTES
+
     def read_rows(self, partition: int, start: int, stop: int) -> np.ndarray:
         """Rows start:stop of one partition, [stop - start, *item_shape].
 
@@ -84,7 +89,7 @@ class StoredArray:
         handle, index = self._index(partition, chunks[0])
         base = (partition % self.array.group) * self.array.chunks_per_partition
         entries = index[base + np.asarray(chunks)]  # [n, 2]
-        stride = self.array.chunk_bytes + CRC_BYTES
+        stride = self.stored_chunk_bytes
         bad = np.flatnonzero(entries[:, 1] != stride)
         if len(bad):
             self._refuse(partition, chunks[bad[0]], entries[bad[0]])

@@ -10,7 +10,7 @@ from regionspot_cache.errors import DamageError, IncompleteError, InputError
 from regionspot_cache.store import publish
 from regionspot_cache.store.features import Features, row_mask, stored_rows
 from regionspot_cache.store.identity import CacheRecord, HalfRecord
-from regionspot_cache.store.layout import HalfSpec, half_arrays
+from regionspot_cache.store.layout import HALVES, HalfSpec, half_arrays
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import (
     MANIFEST_KEY,
@@ -21,7 +21,7 @@ from regionspot_cache.store.manifest import (
     read_marker,
     read_markers,
 )
-from regionspot_cache.store.objects import Objects
+from regionspot_cache.store.objects import Objects, WholeObjects
 from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.plan_store import StoredPlan
 from regionspot_cache.store.shards import ChunkError, StoredArray
@@ -53,9 +53,7 @@ class CacheWriter:
         self.objects = objects
         self.record = CacheRecord.read(objects)
         self.plan = StoredPlan(objects, self.record.shape, self.record.id_kind)
-        names = [key.removeprefix("halves/").removesuffix(".json") for key, _ in objects.list("halves")]
-        records = {name: HalfRecord.read(objects, name) for name in names}
-        self.halves: dict[str, HalfSpec] = {n: record.spec for n, record in records.items() if record}
+        self.halves = _read_halves(objects)
 
     @property
     def num_partitions(self) -> int:
@@ -168,15 +166,14 @@ class CacheWriter:
         """
         spec, plan = self._half(half), self.partition(partition)
         layouts = half_arrays(spec, self.record.shape)
-        rows: dict[str, np.ndarray] = {}
+        # Whole objects, read afresh: an open handle may be on an object that was replaced since.
+        fresh = WholeObjects(self.objects).open
         try:
-            status = StoredArray(self.objects.open, layouts.pop("status")).read_rows(
-                partition, 0, plan.num_images
-            )
-            rows["status"] = status.copy()
+            status = StoredArray(fresh, layouts.pop("status")).read_rows(partition, 0, plan.num_images)
+            rows = {"status": status}
             for name, array in layouts.items():
                 mask = row_mask(array.ragged, plan, status)
-                rows[name] = StoredArray(self.objects.open, array).read_needed(partition, mask)
+                rows[name] = StoredArray(fresh, array).read_needed(partition, mask)
         except ChunkError as error:
             raise DamageError(
                 str(error), "a record for every image", "rs-cache verify CACHE --full names all damage"
@@ -195,6 +192,7 @@ class CacheWriter:
             IncompleteError: no half is complete.
         """
         with self.objects.exclusive("manifest") as stage:
+            self.halves = _read_halves(self.objects)  # another run may have rebuilt or added one
             found = {name: self._markers(name) for name in self.halves}
             complete = {n: markers for n, markers in found.items() if len(markers) == self.num_partitions}
             if not complete:
@@ -270,6 +268,11 @@ class CacheWriter:
                 f"rs-cache extract --cache {self.objects.url} --half {half}",
             )
         return self.halves[half]
+
+
+def _read_halves(objects: Objects) -> dict[str, HalfSpec]:
+    records = {name: HalfRecord.read(objects, name) for name in HALVES}
+    return {name: record.spec for name, record in records.items() if record}
 
 
 def _lock_name(half: str, partition: int) -> str:

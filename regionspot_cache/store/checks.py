@@ -1,0 +1,189 @@
+"""Checks of single objects and partitions, for `verify`."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from regionspot_cache.errors import DamageError
+from regionspot_cache.store.features import row_mask
+from regionspot_cache.store.identity import HalfRecord
+from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, StackedArray, half_arrays
+from regionspot_cache.store.manifest import Marker, SealedHalf, marker_key
+from regionspot_cache.store.objects import BytesHandle, Handle, Objects
+from regionspot_cache.store.plan import PartitionPlan
+from regionspot_cache.store.plan_store import StoredPlan
+from regionspot_cache.store.records import digest
+from regionspot_cache.store.shards import ChunkError, StoredArray
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong.
+
+    Attributes:
+        half, partition, array: where, as far as it applies.
+        key: the object (file) it is about.
+        kind: "missing", "size", "checksum", "index", "record", "status", "identity", "foreign" (damage);
+            "uncommitted", "unsealed" (unfinished).
+        detail: what was found.
+    """
+
+    half: str | None
+    partition: int | None
+    array: str | None
+    key: str
+    kind: str
+    detail: str
+
+    @property
+    def is_damage(self) -> bool:
+        """Whether running the extraction again is not simply going to finish it."""
+        return self.kind not in ("uncommitted", "unsealed")
+
+
+def check_object(
+    objects: Objects, key: str, entry: Mapping[str, Any], full: bool, where: Problem
+) -> list[Problem]:
+    """Compare an object with its recorded bytes and, in full, its SHA-256."""
+    size = objects.size(key)
+    if size is None:
+        return [where._replace(kind="missing", detail="the object does not exist")]
+    if size != entry["bytes"]:
+        return [where._replace(kind="size", detail=f"{size} bytes instead of {entry['bytes']}")]
+    if full and digest(objects.read(key)) != entry["sha256"]:
+        return [where._replace(kind="checksum", detail="its SHA-256 is not the recorded one")]
+    return []
+
+
+class HalfCheck:
+    """Checks one half. `partition` may run in several threads, each number once; the rest comes after.
+
+    Args:
+        objects: of the cache.
+        plan: its stored plan.
+        record: the half.
+        full: read every byte.
+    """
+
+    def __init__(self, objects: Objects, plan: StoredPlan, record: HalfRecord, full: bool) -> None:
+        self.half, self._full = record.spec.name, full
+        self._objects, self._plan, self._record = objects, plan, record
+        self._arrays = half_arrays(record.spec, plan.shape)
+        self._sealable: dict[int, tuple[str, tuple[tuple[int, int], ...]]] = {}
+
+    def partition(self, index: int) -> list[Problem]:
+        """Problems of one partition."""
+        key = marker_key(self.half, index)
+        where = Problem(self.half, index, None, key, "", "")
+        try:
+            data = self._objects.read(key)
+            marker = Marker.from_bytes(data, key)
+        except FileNotFoundError:
+            return [where._replace(kind="uncommitted", detail="no marker")]
+        except DamageError as error:
+            return [where._replace(kind="checksum", detail=error.found)]
+        if (marker.half, marker.partition, marker.half_digest) != (
+            self.half,
+            index,
+            self._record.spec.digest,
+        ):
+            return [where._replace(kind="identity", detail="the marker belongs to something else")]
+        self._sealable[index] = (digest(data), marker.failed)
+        try:
+            plan = self._plan.partition(index)
+        except DamageError as error:
+            return [where._replace(kind="record", detail=f"cannot be checked: {error.found}")]
+        return self._against_marker(marker, plan, where)
+
+    def surroundings(self) -> list[Problem]:
+        """Problems of the half's zarr metadata, and objects that do not belong there."""
+        problems = []
+        for key, entry in self._record.objects.items():
+            where = Problem(self.half, None, None, key, "", "")
+            problems += check_object(self._objects, key, entry, self._full, where)
+        partitions = range(self._plan.num_partitions)
+        known = {array.key(p) for array in self._arrays.values() for p in partitions}
+        known |= {marker_key(self.half, p) for p in partitions} | set(self._record.objects)
+        for folder in (self.half, f"markers/{self.half}"):
+            for key, _ in self._objects.list(folder):
+                if key not in known:
+                    problems.append(Problem(self.half, None, None, key, "foreign", "no part of the cache"))
+        return problems
+
+    def as_sealed(self) -> SealedHalf:
+        """How the manifest should record this half."""
+        size = self._plan.shape.partition_size
+        found = sorted(self._sealable.items())
+        return SealedHalf(
+            digest=self._record.spec.digest,
+            markers=tuple(marker for _, (marker, _) in found),
+            failed=tuple((p * size + slot, code) for p, (_, failed) in found for slot, code in failed),
+        )
+
+    def _against_marker(self, marker: Marker, plan: PartitionPlan, where: Problem) -> list[Problem]:
+        status = np.full(plan.num_images, STATUS_OK, np.uint8)
+        for slot, code in marker.failed:
+            status[slot] = code
+        problems = []
+        if Counter(STATUS_REASONS[int(code)] for code in status) != Counter(marker.counts):
+            problems.append(where._replace(kind="status", detail="the counts of the marker do not add up"))
+        for name, array in self._arrays.items():
+            needed = np.ones(len(status), bool) if name == "status" else row_mask(array.ragged, plan, status)
+            entry = marker.objects.get(array.key(plan.index))
+            at = where._replace(array=name, key=array.key(plan.index))
+            problems += self._array(array, entry, needed, at, status if name == "status" else None)
+        return problems
+
+    def _array(
+        self,
+        array: StackedArray,
+        entry: Mapping[str, Any] | None,
+        needed: np.ndarray,
+        where: Problem,
+        values: np.ndarray | None,
+    ) -> list[Problem]:
+        """Problems of one stored object; `values` are what it must hold, where that is known."""
+        if entry is None:
+            if needed.any():
+                return [where._replace(kind="missing", detail="the marker does not list the object")]
+            if self._objects.size(where.key) is not None:
+                return [where._replace(kind="foreign", detail="the marker does not list the object")]
+            return []
+        problems = check_object(self._objects, where.key, entry, False, where)
+        if problems:
+            return problems
+        handle: Handle = self._objects.open(where.key)
+        if self._full:
+            data = self._objects.read(where.key)
+            if digest(data) != entry["sha256"]:
+                problems.append(where._replace(kind="checksum", detail="its SHA-256 is not the recorded one"))
+            handle = BytesHandle(data)
+        return problems + _record_problems(array, handle, needed, where, values, self._full)
+
+
+def _record_problems(
+    array: StackedArray,
+    handle: Handle,
+    needed: np.ndarray,
+    where: Problem,
+    values: np.ndarray | None,
+    full: bool,
+) -> list[Problem]:
+    """Check the index of a stored object: exactly the needed inner chunks; in full, read them."""
+    stored = StoredArray(lambda _: handle, array)
+    partition = int(where.partition or 0)
+    try:
+        present = stored.chunk_entries(partition)[:, 1] == stored.stored_chunk_bytes
+        wanted = np.zeros(array.chunks_per_partition, bool)
+        wanted[np.flatnonzero(needed) // array.rows] = True
+        wrong = np.flatnonzero(present != wanted)
+        if len(wrong):
+            state = "missing from" if wanted[wrong[0]] else "unexpected in"
+            return [where._replace(kind="index", detail=f"record {wrong[0]} is {state} the object")]
+        rows = stored.read_needed(partition, needed) if full else None
+    except ChunkError as error:
+        return [where._replace(kind="record", detail=str(error))]
+    if rows is not None and values is not None and not np.array_equal(rows, values):
+        return [where._replace(kind="status", detail="the stored status is not the one of the marker")]
+    return []

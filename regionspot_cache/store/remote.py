@@ -1,0 +1,214 @@
+"""Objects in an object store (s3://, gs://, az://, memory://), through obstore; extra `remote`."""
+
+import os
+import socket
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import from_url
+
+from regionspot_cache.errors import DamageError, IncompleteError, RegionSpotError
+
+_CLAIMS = "staging"
+LEASE_SECONDS = 900.0
+_POLL_SECONDS = 1.0
+
+
+class RemoteHandle:
+    """Positioned reads of one remote object."""
+
+    def __init__(self, store: Any, key: str) -> None:
+        self._store, self._key = store, key
+        head = obstore.head(store, key)
+        self.size: int = head["size"]
+        self.version: Hashable = (head["e_tag"], head["size"], head["last_modified"])
+
+    def read_into(self, offset: int, buffers: Sequence[np.ndarray]) -> None:
+        """One ranged GET for all buffers."""
+        wanted = sum(buffer.nbytes for buffer in buffers)
+        if offset + wanted > self.size:
+            raise EOFError
+        with _explained("read", self._key):
+            data = obstore.get_range(self._store, self._key, start=offset, length=wanted)
+        flat, start = np.frombuffer(memoryview(data), np.uint8), 0
+        if flat.nbytes != wanted:
+            raise EOFError
+        for buffer in buffers:
+            buffer.view(np.uint8).reshape(-1)[:] = flat[start : start + buffer.nbytes]
+            start += buffer.nbytes
+
+
+class RemoteObjects:
+    """The objects below one URL. See `objects.Objects`.
+
+    Weaker than a local folder in one point. There is no kernel lock: the right to write a partition is a
+    claim object, put only if absent and held for the seconds that a commit takes. The claim of a killed
+    writer lasts until its lease is over (`lease` seconds), and a writer that stalls for longer than the lease
+    in the middle of a commit can mix its objects with its successor's; `verify` finds that. Markers are put
+    only if absent, after every object was read back, so a partition is never seen half-written otherwise.
+    A reader that has an object open when it is replaced (a retry of failed images) must open the cache again.
+    obstore does not survive a fork: start worker processes with "spawn".
+    """
+
+    def __init__(self, store: Any, url: str, *, lease: float = LEASE_SECONDS) -> None:
+        self._store, self._url, self._lease = store, url, lease
+        self._handles = lru_cache(maxsize=4096)(lambda key: RemoteHandle(store, key))
+
+    @classmethod
+    def from_url(cls, url: str) -> "RemoteObjects":
+        """Open a URL; credentials come from the environment, as obstore reads them."""
+        with _explained("open", url):
+            return cls(from_url(url), url)
+
+    def __reduce__(self) -> tuple:
+        return RemoteObjects.from_url, (self._url,)
+
+    @property
+    def url(self) -> str:
+        """The URL."""
+        return self._url
+
+    def read(self, key: str) -> bytes:
+        """The whole object."""
+        with _explained("read", key):
+            return bytes(obstore.get(self._store, key).bytes())
+
+    def size(self, key: str) -> int | None:
+        """Bytes of the object, None when there is none."""
+        with _explained("read", key), suppress(FileNotFoundError):
+            return obstore.head(self._store, key)["size"]
+        return None
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Every object below `prefix`, sorted."""
+        with _explained("list", prefix):
+            found = [
+                (item["path"], item["size"]) for page in obstore.list(self._store, prefix) for item in page
+            ]
+        yield from sorted(found)
+
+    def open(self, key: str) -> RemoteHandle:
+        """A handle; the object's size and version are asked for once."""
+        with _explained("read", key):
+            return self._handles(key)
+
+    @contextmanager
+    def exclusive(self, name: str, *, wait: bool = True) -> Iterator["RemoteStage"]:
+        """Hold the claim object of `name`. Raises BlockingIOError when `wait` is off and another holds it."""
+        key, owner = f"{_CLAIMS}/{name}.claim", f"{socket.gethostname()} {os.getpid()} {uuid4()}".encode()
+        while not self._claim(key, owner):
+            if not wait:
+                raise BlockingIOError(key)
+            time.sleep(_POLL_SECONDS)
+        try:
+            yield RemoteStage(self, self._store, key, owner)
+        finally:
+            with suppress(FileNotFoundError, RegionSpotError):
+                if self.read(key) == owner:
+                    obstore.delete(self._store, key)
+
+    def sweep(self) -> int:
+        """Remove claims whose lease is over."""
+        stale = [key for key, _ in self.list(_CLAIMS) if self._is_stale(key)]
+        for key in stale:
+            obstore.delete(self._store, key)
+        return len(stale)
+
+    def _claim(self, key: str, owner: bytes) -> bool:
+        with _explained("write", key):
+            try:
+                obstore.put(self._store, key, owner, mode="create")
+            except AlreadyExistsError:
+                if not self._is_stale(key):
+                    return False
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store, key)
+                return self._claim(key, owner)
+        return True
+
+    def _is_stale(self, key: str) -> bool:
+        try:
+            put_at = obstore.head(self._store, key)["last_modified"]
+        except FileNotFoundError:
+            return True
+        return (datetime.now(UTC) - put_at).total_seconds() > self._lease
+
+
+class RemoteStage:
+    """What one claim holder wants to change; kept in memory until `publish`. See `objects.Stage`."""
+
+    def __init__(self, objects: RemoteObjects, store: Any, claim: str, owner: bytes) -> None:
+        self._objects, self._store, self._claim, self._owner = objects, store, claim, owner
+        self._staged: list[tuple[str, bytes | memoryview]] = []
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Remember an object for `publish`."""
+        self._staged.append((key, data))
+
+    def publish(self) -> None:
+        """Upload every object, read it back and compare."""
+        for key, data in self._staged:
+            self._require_claim()
+            with _explained("write", key):
+                obstore.put(self._store, key, data)
+            self._compare(key, data)
+        self._staged.clear()
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Conditional PUT."""
+        self._require_claim()
+        with _explained("write", key):
+            try:
+                obstore.put(self._store, key, data, mode="create")
+            except AlreadyExistsError:
+                return False
+        self._compare(key, data)
+        return True
+
+    def delete(self, key: str) -> None:
+        """Delete an object; a missing one is fine."""
+        with _explained("delete", key), suppress(FileNotFoundError):
+            obstore.delete(self._store, key)
+
+    def _compare(self, key: str, data: bytes | memoryview) -> None:
+        if self._objects.read(key) != data:
+            raise DamageError(
+                f"{self._objects.url}/{key} reads back differently from what was written",
+                "a store that returns what it was given, and one writer at a time",
+                "run the same command again; the partition was not committed",
+            )
+
+    def _require_claim(self) -> None:
+        try:
+            held = self._objects.read(self._claim) == self._owner
+        except FileNotFoundError:
+            held = False
+        if not held:
+            raise IncompleteError(
+                f"the claim {self._claim} ran out while this process held it",
+                "a commit within the lease",
+                "run the same command again; the partition was not committed",
+            )
+
+
+@contextmanager
+def _explained(action: str, key: str) -> Iterator[None]:
+    """Turn an object-store error into one that says what to do."""
+    try:
+        yield
+    except AlreadyExistsError:
+        raise
+    except BaseError as error:
+        raise RegionSpotError(
+            f"cannot {action} {key}: {str(error).splitlines()[0]}",
+            "an object store that can be reached, with rights to read and write",
+            "check the URL, the credentials and the quota, then run the same command again",
+        ) from error

@@ -1,0 +1,115 @@
+"""Proof that a cache is whole, or the list of everything that is not."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from regionspot_cache.errors import DamageError
+from regionspot_cache.store.checks import HalfCheck, Problem, check_object
+from regionspot_cache.store.identity import CACHE_KEY, CacheRecord, HalfRecord, half_key
+from regionspot_cache.store.layout import HALVES
+from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest
+from regionspot_cache.store.objects import Objects
+from regionspot_cache.store.plan_store import StoredPlan
+
+_WORKERS = 4  # each holds one stored object in memory; hashing releases the interpreter
+
+
+def verify(
+    path: str | Path,
+    level: Literal["fast", "full"] = "fast",
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Problem]:
+    """Check a cache.
+
+    Args:
+        path: folder or URL.
+        level: "fast" reads the markers and the index of every stored object: sizes, presence of every record.
+            "full" also reads every byte: a single flipped byte anywhere is found and its file named.
+        progress: called with (partitions checked, partitions in all).
+
+    Returns:
+        Every problem found. "uncommitted" and "unsealed" mean unfinished work; every other kind is damage.
+
+    Raises:
+        MissingFileError: there is no cache.
+        IdentityError: a cache of another format version.
+    """
+    objects, full = open_objects(path), level == "full"
+    try:
+        record = CacheRecord.read(objects)
+    except DamageError as error:
+        return [Problem(None, None, None, CACHE_KEY, "checksum", error.found)]
+    problems = _plan_problems(objects, record, full)
+    plan = StoredPlan(objects, record.shape, record.id_kind)
+    checks: list[HalfCheck] = []
+    for half in HALVES:
+        try:
+            found = HalfRecord.read(objects, half)
+        except DamageError as error:
+            problems.append(Problem(half, None, None, half_key(half), "checksum", error.found))
+            continue
+        if found is not None:
+            checks.append(HalfCheck(objects, plan, found, full))
+    problems += _partition_problems(checks, record.shape.num_partitions, progress)
+    for check in checks:
+        problems += check.surroundings()
+    problems += _manifest_problems(objects, record, checks)
+    expected = {half_key(half) for half in HALVES}
+    problems += _foreign(objects, "halves", expected)
+    return problems
+
+
+def _plan_problems(objects: Objects, record: CacheRecord, full: bool) -> list[Problem]:
+    problems = []
+    for key, entry in record.objects.items():
+        array = key.split("/")[1] if key.count("/") > 1 else None
+        problems += check_object(objects, key, entry, full, Problem(None, None, array, key, "", ""))
+    return problems + _foreign(objects, "plan", record.objects)
+
+
+def _partition_problems(
+    checks: list[HalfCheck], partitions: int, progress: Callable[[int, int], None] | None
+) -> list[Problem]:
+    work = [(check, partition) for check in checks for partition in range(partitions)]
+    problems = []
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for done, found in enumerate(pool.map(lambda item: item[0].partition(item[1]), work), start=1):
+            problems += found
+            if progress:
+                progress(done, len(work))
+    return problems
+
+
+def _manifest_problems(objects: Objects, record: CacheRecord, checks: list[HalfCheck]) -> Iterator[Problem]:
+    def problem(kind: str, detail: str, half: str | None = None) -> Problem:
+        return Problem(half, None, None, MANIFEST_KEY, kind, detail)
+
+    try:
+        manifest = Manifest.read(objects)
+    except DamageError as error:
+        yield problem("checksum", error.found)
+        return
+    if manifest is not None and manifest.cache_digest != record.digest:
+        yield problem("identity", "the manifest was sealed for another cache.json")
+    sealed = {} if manifest is None else dict(manifest.halves)
+    for check in checks:
+        half = sealed.pop(check.half, None)
+        if half is None:
+            yield problem("unsealed", f"the {check.half} half is not in the manifest", check.half)
+        elif half != check.as_sealed():
+            yield problem("identity", f"the {check.half} half is not the one that was sealed", check.half)
+    for name in sealed:
+        yield problem("missing", f"the {name} half was sealed and is gone", name)
+
+
+def _foreign(objects: Objects, folder: str, expected: Iterable[str]) -> list[Problem]:
+    known = set(expected)
+    return [
+        Problem(None, None, None, key, "foreign", "no part of the cache")
+        for key, _ in objects.list(folder)
+        if key not in known
+    ]
