@@ -79,18 +79,17 @@ class SourceReader:
 
     def load(self) -> None:
         """Read all images of the source into memory."""
-        tokens_in_map, _ = self.source.map_shape
-        for start in range(0, len(self._images), _LOAD_CHUNK):
-            chunk = self._images[start : start + _LOAD_CHUNK].tolist()
-            maps, scales = self.source.cache.raw_maps(chunk)
-            if start == 0:
-                store = np.empty((len(self._images), *maps.shape[1:]), maps.dtype)
-                kept = None if scales is None else np.empty((len(self._images), tokens_in_map), np.float16)
-            store[start : start + len(chunk)] = maps
-            if kept is not None and scales is not None:
-                kept[start : start + len(chunk)] = scales.reshape(len(chunk), tokens_in_map)
+        count, (tokens, width) = len(self._images), self.source.map_shape
+        maps = np.empty((count, tokens, width), self.source.map_dtype)
+        scales = np.empty((count, tokens), np.float16) if self.source.map_dtype == np.int8 else None
+        for start in range(0, count, _LOAD_CHUNK):
+            rows = slice(start, start + _LOAD_CHUNK)
+            chunk = self._images[rows].tolist()
+            maps[rows], read_scales = self.source.cache.raw_maps(chunk)
+            if scales is not None:
+                scales[rows] = read_scales
             self._tokens += [self._read_tokens(image) for image in chunk]
-        self._maps, self._scales = store, kept
+        self._maps, self._scales = maps, scales
 
     def read(self, images: NDArray[np.int64]) -> tuple[list[NDArray], NDArray, NDArray | None, list[NDArray]]:
         """Tokens (one float32 [n, D] per image), maps [B, M, C], scales [B, M] or None, labels (one [n])."""
@@ -99,11 +98,8 @@ class SourceReader:
             rows = np.searchsorted(self._images, images)
             scales = None if self._scales is None else self._scales[rows]
             return [self._tokens[row] for row in rows], self._maps[rows], scales, labels
-        # Rising positions let the cache join neighbouring reads; the batch's own order is restored after.
-        rising, back = np.unique(images, return_inverse=True)
-        maps, scales = self.source.cache.raw_maps(rising.tolist())
-        scales = None if scales is None else scales.reshape(len(rising), -1)[back]
-        return [self._read_tokens(int(image)) for image in images], maps[back], scales, labels
+        maps, scales = self.source.cache.raw_maps(images.tolist())
+        return [self._read_tokens(int(image)) for image in images], maps, scales, labels
 
     def _read_tokens(self, image: int) -> NDArray[np.float32]:
         return self.source.cache.read_tokens(image, self.source.token_position)

@@ -29,8 +29,9 @@ class ImageTable(Protocol):
     def num_images(self) -> int: ...
     @property
     def partition_size(self) -> int: ...
-    def num_boxes_of(self, image: int) -> int: ...
-    def ok(self, image: int, half: str) -> bool: ...
+    @property
+    def offsets(self) -> NDArray[np.int64]: ...
+    def ok_mask(self, half: str) -> NDArray[np.bool_]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,32 +55,27 @@ def usable_images(cache: ImageTable, name: str = "cache") -> UsableImages:
     Raises:
         InputError: not a single image is left.
     """
+    conditions = {
+        "without boxes": np.diff(cache.offsets) > 0,
+        "without SAM tokens": cache.ok_mask("sam"),
+        "without CLIP map": cache.ok_mask("clip"),
+    }
     left_out: Counter[str] = Counter()
-    usable = []
-    for image in range(cache.num_images):
-        reason = _reason_to_leave(cache, image)
-        if reason:
-            left_out[reason] += 1
-        else:
-            usable.append(image)
-    if not usable:
+    usable = np.ones(cache.num_images, bool)
+    for reason, holds in conditions.items():
+        if lost := int((usable & ~holds).sum()):
+            left_out[reason] = lost
+        usable &= holds
+    if not usable.any():
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise InputError(
             f"{name} has no image to train on ({reasons or 'empty'})",
             "images with boxes in both halves",
             "rs-cache status CACHE",
         )
-    images = np.array(usable, dtype=np.int64)
+    images = np.flatnonzero(usable)
     starts = np.arange(0, cache.num_images + cache.partition_size, cache.partition_size)
     return UsableImages(images=images, offsets=np.searchsorted(images, starts), left_out=left_out)
-
-
-def _reason_to_leave(cache: ImageTable, image: int) -> str | None:
-    if cache.num_boxes_of(image) == 0:
-        return "without boxes"
-    if not cache.ok(image, "sam"):
-        return "without SAM tokens"
-    return None if cache.ok(image, "clip") else "without CLIP map"
 
 
 class SampleOrder:

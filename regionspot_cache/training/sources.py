@@ -82,10 +82,15 @@ class TrainingSource:
         return self.array_shape("clip", "map")
 
     @property
+    def map_dtype(self) -> np.dtype[Any]:
+        """int8 or float16, as stored."""
+        (kind,) = [array.dtype for array in self.cache.halves["clip"].arrays if array.name == "map"]
+        return np.dtype(kind)
+
+    @property
     def map_bytes(self) -> int:
         """Stored bytes of one map, without its scales."""
-        (kind,) = [array.dtype for array in self.cache.halves["clip"].arrays if array.name == "map"]
-        return int(np.prod(self.map_shape)) * np.dtype(kind).itemsize
+        return int(np.prod(self.map_shape)) * self.map_dtype.itemsize
 
     def head_sizes(self) -> dict[str, Any]:
         """The sizes that this source dictates to a head."""

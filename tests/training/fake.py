@@ -52,11 +52,12 @@ class FakeCache:
             "clip": SimpleNamespace(arrays=(feature,), fingerprint={"model": f"clip {self.backbone}"}),
         }
 
-    def num_boxes_of(self, image: int) -> int:
-        return int(self.counts[image])
+    @property
+    def offsets(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.counts)])
 
-    def ok(self, image: int, half: str) -> bool:
-        return image not in self.bad.get(half, set())
+    def ok_mask(self, half: str) -> np.ndarray:
+        return ~np.isin(np.arange(self.num_images), list(self.bad.get(half, ())))
 
     def labels(self, image: int) -> np.ndarray:
         return self.all_labels[image]

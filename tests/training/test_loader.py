@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +36,7 @@ def test_batch_holds_the_images_boxes_and_maps(quantised: bool, in_memory: bool)
     if cache.scales is not None:
         maps = maps * cache.scales.astype(np.float32)[..., None]
     for row, image in enumerate(IMAGES):
-        count = cache.num_boxes_of(image)
+        count = cache.counts[image]
         assert batch.real[row].tolist() == [True] * count + [False] * (batch.real.shape[1] - count)
         assert np.array_equal(batch.tokens[row, :count], cache.tokens[image])
         assert (batch.tokens[row, count:] == 0).all()
@@ -46,12 +45,6 @@ def test_batch_holds_the_images_boxes_and_maps(quantised: bool, in_memory: bool)
     assert np.array_equal(flat, np.concatenate([cache.tokens[i] for i in IMAGES]))
     assert batch.labels.tolist() == np.concatenate([cache.labels(i) for i in IMAGES]).tolist()
     assert batch.weights.sum().item() == pytest.approx(len(IMAGES) / 8)
-
-
-def test_neighbouring_images_are_read_in_rising_order_once() -> None:
-    cache = FakeCache()
-    read_batch(cache)
-    assert cache.reads == [2, 7, 19]
 
 
 def test_labels_are_rows_of_the_sources_own_text() -> None:
@@ -113,7 +106,7 @@ def test_errors_in_threads_name_the_source_and_end_the_threads() -> None:
     assert not reader_threads()
 
 
-def test_the_caches_own_errors_come_through_unchanged(tmp_path: Path) -> None:
+def test_the_caches_own_errors_come_through_unchanged() -> None:
     cache = FakeCache()
 
     def damaged(images: object) -> None:
