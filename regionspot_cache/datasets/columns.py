@@ -108,7 +108,8 @@ class Columns:
         for kind, ids in (("image", self.image_ids), ("class", [c["id"] for c in self.categories])):
             if len(set(ids)) < len(ids):
                 twice = next(value for value, count in Counter(ids).items() if count > 1)
-                raise InputError(f"{file} lists {kind} id {twice} more than once.", f"Unique {kind} ids.")
+                found = f"{file} lists {kind} id {twice} more than once."
+                raise InputError(found, f"Unique {kind} ids.", "Renumber them, or fetch the file again.")
 
     def drop_absent_images(self) -> None:
         """Drops the three images that Objects365 v2 annotates but does not ship."""
