@@ -1,8 +1,47 @@
 """Frozen networks: the SAM side, the CLIP side and region proposals, with their presets and weights.
 
-Importing this package checks torch and torchvision first, because every module of it needs the pair.
+Importing this package checks torch and torchvision first, because its modules need the pair.
 """
 
 from regionspot_cache.backbones.compat import check_torchvision
 
 check_torchvision()
+
+from regionspot_cache.backbones.clip import ClipBackbone  # noqa: E402
+from regionspot_cache.backbones.load import (  # noqa: E402
+    Backbone,
+    load_backbone,
+    load_clip,
+    load_proposer,
+    load_sam,
+)
+from regionspot_cache.backbones.presets import (  # noqa: E402
+    PRESETS,
+    BackboneSpec,
+    ClipSpec,
+    ProposerSpec,
+    SamSpec,
+    load_preset,
+)
+from regionspot_cache.backbones.proposer import RegionProposer  # noqa: E402
+from regionspot_cache.backbones.sam import SamBackbone  # noqa: E402
+from regionspot_cache.backbones.weights import weights_home  # noqa: E402
+
+__all__ = [
+    "PRESETS",
+    "Backbone",
+    "BackboneSpec",
+    "ClipBackbone",
+    "ClipSpec",
+    "ProposerSpec",
+    "RegionProposer",
+    "SamBackbone",
+    "SamSpec",
+    "check_torchvision",
+    "load_backbone",
+    "load_clip",
+    "load_preset",
+    "load_proposer",
+    "load_sam",
+    "weights_home",
+]

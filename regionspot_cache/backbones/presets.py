@@ -71,13 +71,13 @@ class ProposerSpec:
 
     Attributes:
         model: "packaged" for the small RPN on SAM embeddings, or "fasterrcnn_resnet50_fpn_v2" (torchvision).
-        weights: "packaged", "coco" (fetched), "random:SEED", or the path of a state dict.
+        weights: "packaged", "official" (fetched), "random:SEED", or the path of a state dict.
         top_n: proposals kept per image.
         nms: IoU above which the lower-scored of two proposals is dropped.
     """
 
     model: Literal["packaged", "fasterrcnn_resnet50_fpn_v2"] = "fasterrcnn_resnet50_fpn_v2"
-    weights: str = "coco"
+    weights: str = "official"
     top_n: int = 1000
     nms: float = 0.7
 

@@ -1,8 +1,7 @@
 """The SAM side: boxes to position-aware tokens and masks, with a frozen network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,6 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from regionspot_cache.backbones.presets import Position, SamSpec
-from regionspot_cache.backbones.sam_build import SamArchitecture
 from regionspot_cache.backbones.sam_decode import mask_tokens, prepare_images
 from regionspot_cache.backbones.weights import state_sha256
 
@@ -29,16 +27,16 @@ class SamBackbone:
 
     Args:
         network: SAM with its weights.
-        sizes: the sizes that it was built with.
+        config: what it was built from, see `sam_build`.
         spec: what it is called, its precision and token positions.
         device: where it runs.
     """
 
     def __init__(
-        self, network: Sam, sizes: SamArchitecture, spec: SamSpec, device: torch.device | str = "cpu"
+        self, network: Sam, config: Mapping[str, Any], spec: SamSpec, device: torch.device | str = "cpu"
     ) -> None:
         self.spec = spec
-        self.sizes = sizes
+        self.config = config
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         bf16 = spec.precision == "bf16" or (spec.precision == "auto" and self.device.type == "cuda")
@@ -47,19 +45,19 @@ class SamBackbone:
     @property
     def image_size(self) -> int:
         """Side S of the network's input in pixels."""
-        return self.sizes.image_size
+        return self.network.image_encoder.img_size
 
     @property
     def token_dims(self) -> dict[str, int]:
         """Width of the token at each position of the spec."""
-        dim = self.sizes.token_dim
+        dim = self.token_dim
         widths = {"transformer": dim, "prompt": 2 * dim, "mlp": dim // 8}
         return {position: widths[position] for position in self.spec.positions}
 
     @property
     def token_dim(self) -> int:
         """Width of the mask token, the one that the head takes by default."""
-        return self.sizes.token_dim
+        return self.network.mask_decoder.transformer_dim
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -67,12 +65,11 @@ class SamBackbone:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that decides the values of the tokens, json-able; the same on every machine."""
-        sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.sizes).items()}
         return {
             "half": "sam",
             "library": "segment_anything",
             "model": self.spec.model,
-            "architecture": sizes,
+            "architecture": dict(self.config),
             "weights_sha256": self.weights_sha256,
             "preprocess": f"longest side {self.image_size}, PIL bilinear antialiased, mean/std, zero pad",
             "token": "mask token 0 of a box prompt, single-mask output",

@@ -21,7 +21,6 @@ from regionspot_cache.errors import DamageError, InputError, MissingFileError, U
 Progress = Callable[[str, int, int | None], None]
 """Called with (file name, bytes so far, bytes in all or None) while a file is fetched."""
 
-ASSETS = Path(__file__).parent.parent / "assets"
 TIMEOUT_SECONDS = 30
 BLOCK_BYTES = 1 << 20
 
@@ -38,7 +37,7 @@ class RemoteFile:
         return self.url.rsplit("/", 1)[-1]
 
 
-def cache_home() -> Path:
+def weights_home() -> Path:
     """Where fetched weights are kept: $RS_CACHE_HOME or ~/.cache/regionspot-cache."""
     return Path(os.environ.get("RS_CACHE_HOME") or Path.home() / ".cache" / "regionspot-cache").expanduser()
 
@@ -53,7 +52,7 @@ def fetch(remote: RemoteFile, *, progress: Progress | None = None) -> Path:
         MissingFileError: it cannot be fetched; says where to put a copy.
         DamageError: the bytes do not have the published SHA-256.
     """
-    path = cache_home() / "weights" / remote.name
+    path = weights_home() / "weights" / remote.name
     path.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(path.with_name(path.name + ".lock")):
         if path.is_file():

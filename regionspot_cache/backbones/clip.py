@@ -1,0 +1,183 @@
+"""The CLIP side: images to maps of patch tokens and to embeddings, texts to embeddings; all frozen."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from regionspot_cache.backbones.clip_build import ClipParts
+from regionspot_cache.backbones.clip_tower import block_index, tower_shape
+from regionspot_cache.backbones.presets import ClipSpec
+from regionspot_cache.backbones.weights import state_sha256
+
+TEXT_BATCH = 256
+PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+class ClipBackbone:
+    """A frozen CLIP (Radford et al., 2021) of open_clip with a ViT image tower.
+
+    All results are inference tensors on `device`; clone one before training on it.
+
+    Args:
+        parts: model, tokenizer and preprocessing of `build_clip`.
+        spec: what it is called, its layer, resizing and precision.
+        device: where it runs.
+
+    Raises:
+        UsageError: the image tower gives no fixed grid of tokens, or has no such layer.
+    """
+
+    def __init__(self, parts: ClipParts, spec: ClipSpec, device: torch.device | str = "cpu") -> None:
+        self.spec = spec
+        self.parts = parts
+        self._shape = tower_shape(parts.model.visual, spec.model)
+        self.layer = block_index(spec.layer, self._shape)
+        self.device = torch.device(device)
+        self.model = parts.model.to(self.device).eval().requires_grad_(False)
+        bf16 = spec.precision == "bf16" or (spec.precision == "auto" and self.device.type == "cuda")
+        self.precision = "bf16" if bf16 else "fp32"
+        self.resize = parts.interpolation if spec.resize == "auto" else spec.resize
+
+    @cached_property
+    def image_size(self) -> int:
+        """Side R of the network's input in pixels."""
+        size = self.model.visual.image_size
+        return int(size if isinstance(size, int) else size[0])
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """(tokens, channels) of a map: class or prefix tokens first, then the grid row by row."""
+        return self.prefix_tokens + self.grid[0] * self.grid[1], self._shape.width
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the grid: 1 for the class token, 0 for towers without one (SigLIP)."""
+        return self._shape.prefix
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patch tokens."""
+        return self._shape.grid
+
+    @cached_property
+    def embed_dim(self) -> int:
+        """Width E of image and text embeddings."""
+        return self.encode_text([""]).shape[1]
+
+    @property
+    def _name(self) -> str:
+        # The folder of a local model differs between machines.
+        kind, separator, where = self.spec.model.partition("local-dir:")
+        return f"{separator}{Path(where).name}" if separator else kind
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of cosine similarities, about 100 for trained models."""
+        return float(self.model.logit_scale.exp())
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides the values of the maps, json-able; the same on every machine."""
+        return {
+            "half": "clip",
+            "library": "open_clip",
+            "model": self._name,
+            "weights_sha256": state_sha256(self.model.visual.state_dict()),
+            "quick_gelu": self.parts.quick_gelu,
+            "image_size": self.image_size,
+            "preprocess": f"squash, {self.resize}",
+            "mean": list(self.parts.mean),
+            "std": list(self.parts.std),
+            "layer": self.layer,
+            "tokens": f"{self.prefix_tokens} prefix first, before the final norm, not projected",
+            "precision": self.precision,
+        }
+
+    def text_fingerprint(self) -> dict[str, Any]:
+        """All that decides the values of `encode_text`, json-able."""
+        state = self.model.state_dict()
+        text = {k: v for k, v in state.items() if not k.startswith(("visual.", "logit_"))}
+        return {
+            "library": "open_clip",
+            "model": self._name,
+            "weights_sha256": state_sha256(text),
+            "quick_gelu": self.parts.quick_gelu,
+            "tokenizer": self.parts.tokenizer_id,
+        }
+
+    def preprocess(self, image: np.ndarray) -> Tensor:
+        """Squashes the whole image to a square and normalises it; no crop, so that no region is lost.
+
+        Args:
+            image: uint8 [H,W,3] RGB.
+
+        Returns:
+            float32 [3,R,R] on the CPU.
+        """
+        side = (self.image_size, self.image_size)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.parts.mean, self.parts.std))
+        if self.resize == "bilinear-noantialias":
+            pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+            squashed = F.interpolate(pixels, side, mode="bilinear", align_corners=False)[0]
+        else:
+            squashed = Image.fromarray(image).resize(side, PIL_FILTERS[self.resize])
+            squashed = torch.from_numpy(np.array(squashed)).permute(2, 0, 1).float()
+        return (squashed / 255 - mean) / std
+
+    @torch.inference_mode()
+    def encode_map(self, batch: Tensor) -> Tensor:
+        """The feature map that the head attends to.
+
+        Args:
+            batch: float32 [B,3,R,R] of `preprocess`.
+
+        Returns:
+            float32 [B,N,C]: tokens after the block of the spec, before the final norm, prefix tokens first.
+        """
+        patches, prefix = self._features(batch)
+        return torch.cat([prefix, patches], dim=1).float()
+
+    @torch.inference_mode()
+    def encode_image(self, batch: Tensor) -> Tensor:
+        """open_clip's image embedding [B,E] of [B,3,R,R], float32, not normalised."""
+        with self._autocast():
+            features = self.model.encode_image(batch.to(self.device, non_blocking=True))
+        return features.float()
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """open_clip's text embeddings [T,E] in float32, not normalised; long texts are cut to the context."""
+        parts = [
+            self.model.encode_text(
+                self.parts.tokenizer(list(texts[start : start + TEXT_BATCH])).to(self.device)
+            )
+            for start in range(0, len(texts), TEXT_BATCH)
+        ]
+        return torch.cat(parts).float()
+
+    @torch.inference_mode()
+    def _features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens [B,P,C] and prefix tokens [B,0 or more,C] of the chosen layer."""
+        with self._autocast():
+            found = self.model.visual.forward_intermediates(
+                batch.to(self.device, non_blocking=True),
+                indices=[self.layer],
+                stop_early=True,
+                intermediates_only=True,
+                normalize_intermediates=False,
+                output_fmt="NLC",
+                output_extra_tokens=True,
+            )
+        patches = found["image_intermediates"][-1]
+        prefix = found.get("image_intermediates_prefix")
+        return patches, prefix[-1] if prefix else patches[:, :0]
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")

@@ -1,0 +1,137 @@
+"""Backbones from specs: each half alone, the proposer, or all of one preset."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn_v2
+
+from regionspot_cache.backbones.assets import packaged_config, packaged_state
+from regionspot_cache.backbones.clip import ClipBackbone
+from regionspot_cache.backbones.clip_build import build_clip
+from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, ProposerSpec, SamSpec
+from regionspot_cache.backbones.proposer import DetectorProposer, RegionProposer, SamRpnProposer
+from regionspot_cache.backbones.rpn import SamRpn
+from regionspot_cache.backbones.sam import SamBackbone
+from regionspot_cache.backbones.sam_build import PUBLISHED, build_sam, random_sam
+from regionspot_cache.backbones.weights import (
+    Progress,
+    RemoteFile,
+    fetch,
+    load_state,
+    random_seed,
+    read_state,
+)
+from regionspot_cache.errors import UsageError
+
+SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+# The names carry the first digits of an MD5; these are the SHA-256 of the same files.
+SAM_FILES = {
+    "vit_b": RemoteFile(
+        SAM_URL + "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
+    ),
+    "vit_l": RemoteFile(
+        SAM_URL + "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
+    ),
+    "vit_h": RemoteFile(
+        SAM_URL + "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
+    ),
+}
+DETECTOR_FILE = RemoteFile(
+    "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
+    "dd69338a24b8d7381807e247652bdc356325bcbaf1cd3e092e00e0a1a58706bf",
+)
+Device = torch.device | str
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Both halves of a preset."""
+
+    sam: SamBackbone
+    clip: ClipBackbone
+    spec: BackboneSpec
+
+
+def load_backbone(spec: BackboneSpec, device: Device = "cpu", progress: Progress | None = None) -> Backbone:
+    """Both halves of a preset on one device; errors as of `load_sam` and `load_clip`."""
+    return Backbone(load_sam(spec.sam, device, progress), load_clip(spec.clip, device), spec)
+
+
+def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = None) -> SamBackbone:
+    """The SAM side.
+
+    Raises:
+        MissingFileError: weights that are not here and cannot be fetched.
+        DamageError: a fetched file with a wrong checksum.
+        InputError: weights that do not fit.
+        UsageError: a spec that makes no sense.
+    """
+    config = packaged_config("sam") if spec.model == "packaged" else PUBLISHED[spec.model]
+    seed = random_seed(spec.weights)
+    if seed is not None:
+        return SamBackbone(random_sam(config, seed), config, spec, device)
+    network = build_sam(config)
+    state = _state(spec.model, spec.weights, "sam", SAM_FILES.get(spec.model), progress)
+    load_state(network, state, f"sam.weights = {spec.weights}")
+    return SamBackbone(network, config, spec, device)
+
+
+def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipBackbone:
+    """The CLIP side; errors as of `build_clip`, and UsageError for an image tower without a fixed grid."""
+    return ClipBackbone(build_clip(spec), spec, device)
+
+
+def load_proposer(spec: ProposerSpec, sam: SamBackbone, progress: Progress | None = None) -> RegionProposer:
+    """The source of proposals, on the device of `sam`.
+
+    Args:
+        spec: which one.
+        sam: gives the embeddings that the packaged RPN reads; a detector does not use it.
+        progress: called while weights are fetched.
+
+    Raises:
+        UsageError: a packaged RPN with a SAM that it was not trained on.
+        MissingFileError, DamageError, InputError: as of `load_sam`.
+    """
+    if spec.model == "packaged" and sam.spec.model != "packaged":
+        raise UsageError(
+            f"The packaged proposer reads the packaged SAM, not {sam.spec.model}.",
+            "proposer.model: fasterrcnn_resnet50_fpn_v2.",
+        )
+    seed = random_seed(spec.weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        network = _proposer_network(spec)
+    if seed is None:
+        known = DETECTOR_FILE if spec.model != "packaged" else None
+        state = _state(spec.model, spec.weights, "rpn", known, progress)
+        load_state(network, state, f"proposer.weights = {spec.weights}")
+    if isinstance(network, SamRpn):
+        return SamRpnProposer(network, spec, sam)
+    return DetectorProposer(network, spec, sam.device)
+
+
+def _proposer_network(spec: ProposerSpec) -> SamRpn | FasterRCNN:
+    if spec.model == "packaged":
+        return SamRpn(**packaged_config("rpn") | {"top_n": spec.top_n, "nms": spec.nms})
+    return fasterrcnn_resnet50_fpn_v2(
+        weights=None, weights_backbone=None, rpn_post_nms_top_n_test=spec.top_n, rpn_nms_thresh=spec.nms
+    )
+
+
+def _state(
+    model: str, weights: str, part: str, published: RemoteFile | None, progress: Progress | None
+) -> dict[str, Tensor]:
+    """Tensors named by the `weights` of a spec: "packaged", "official", or a path."""
+    if weights == "packaged" and model == "packaged":
+        return packaged_state(part)
+    if weights == "official" and published:
+        return read_state(fetch(published, progress=progress))
+    if weights in ("packaged", "official"):
+        other = "official" if published else "packaged"
+        raise UsageError(
+            f"There are no {weights} weights of {model}.", f"weights: {other}, a path or random:SEED."
+        )
+    return read_state(Path(weights))

@@ -1,0 +1,97 @@
+"""Region proposals for one image, from the small RPN on SAM embeddings or from a torchvision detector."""
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+
+from regionspot_cache.backbones.presets import ProposerSpec
+from regionspot_cache.backbones.rpn import SamRpn, filtered_proposals
+from regionspot_cache.backbones.sam import SamBackbone
+from regionspot_cache.backbones.weights import state_sha256
+
+Proposals = tuple[np.ndarray, np.ndarray]
+"""Boxes float32 [n,4] xyxy in pixels of the original image, and scores float32 [n] (sigmoid), best first."""
+
+
+class RegionProposer(Protocol):
+    """Class-agnostic boxes of one image."""
+
+    def propose(self, image: np.ndarray, embedding: Tensor | None = None) -> Proposals:
+        """Proposals of `image`, uint8 [H,W,3] RGB; `embedding` is its SAM embedding [1,D,h,w] where known."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the proposals come from, json-able; printed beside every number made with them."""
+        ...
+
+
+class SamRpnProposer:
+    """Proposals of the small RPN that reads SAM embeddings.
+
+    Args:
+        rpn: the network with its weights.
+        spec: names it.
+        sam: the SAM whose embeddings it was trained on; embeds images that come without an embedding.
+    """
+
+    def __init__(self, rpn: SamRpn, spec: ProposerSpec, sam: SamBackbone) -> None:
+        self.rpn = rpn.to(sam.device).eval().requires_grad_(False)
+        self.spec = spec
+        self.sam = sam
+
+    @torch.inference_mode()
+    def propose(self, image: np.ndarray, embedding: Tensor | None = None) -> Proposals:
+        if embedding is None:
+            embedding = self.sam.embed(self.sam.preprocess(image)[None])
+        size = image.shape[0], image.shape[1]
+        framed = self.sam.resized_size(size)
+        [(boxes, scores)] = self.rpn(embedding, [framed])
+        scale = np.array([size[1] / framed[1], size[0] / framed[0]] * 2, dtype=np.float32)
+        return boxes.cpu().numpy() * scale, scores.cpu().numpy()
+
+    def identity(self) -> dict[str, Any]:
+        return _identity("small RPN on SAM embeddings", self.spec, self.rpn) | {
+            "sam_weights_sha256": self.sam.weights_sha256
+        }
+
+
+class DetectorProposer:
+    """Proposals of the RPN inside a torchvision detector (image resized to 800/1333 by its own transform).
+
+    Args:
+        detector: a Faster R-CNN with its weights.
+        spec: names it.
+        device: where it runs.
+    """
+
+    def __init__(self, detector: FasterRCNN, spec: ProposerSpec, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.detector = detector.to(self.device).eval().requires_grad_(False)
+        self.spec = spec
+
+    @torch.inference_mode()
+    def propose(self, image: np.ndarray, embedding: Tensor | None = None) -> Proposals:
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(self.device).float() / 255
+        images, _ = self.detector.transform([pixels])
+        features = list(self.detector.backbone(images.tensors).values())
+        [(boxes, scores)] = filtered_proposals(self.detector.rpn, images, features)
+        height, width = images.image_sizes[0]
+        scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2, dtype=np.float32)
+        return boxes.cpu().numpy() * scale, scores.cpu().numpy()
+
+    def identity(self) -> dict[str, Any]:
+        trained = {"trained_on": "COCO, 80 classes"} if self.spec.weights == "official" else {}
+        return _identity(f"torchvision {self.spec.model} RPN", self.spec, self.detector) | trained
+
+
+def _identity(name: str, spec: ProposerSpec, network: torch.nn.Module) -> dict[str, Any]:
+    return {
+        "proposals": name,
+        "weights": spec.weights,
+        "weights_sha256": state_sha256(network.state_dict()),
+        "top_n": spec.top_n,
+        "nms": spec.nms,
+    }

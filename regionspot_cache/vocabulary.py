@@ -1,0 +1,201 @@
+"""Class names to unit text embeddings: prompt templates, cleaning, averaging, and a cache on disk."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from regionspot_cache.backbones.templates import CLIP7, CLIP80
+from regionspot_cache.errors import InputError, UsageError
+
+PROMPTS_AT_ONCE = 4096
+
+
+class TextEncoder(Protocol):
+    """The part of `ClipBackbone` that texts need."""
+
+    def encode_text(self, texts: Sequence[str]) -> Any:
+        """Embeddings [T,E], float32, not normalised."""
+        ...
+
+    def text_fingerprint(self) -> dict[str, Any]:
+        """All that decides their values, json-able."""
+        ...
+
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    # The official RegionSpot code: CLIP's 80 ImageNet templates and the bare name with a full stop.
+    "clip80+name": (*CLIP80, "{}."),
+    "clip80": CLIP80,
+    # The seven that CLIP's authors found best for ImageNet, by forward selection.
+    "clip7": CLIP7,
+    # The RegionSpot paper, section 3.
+    "scene": ("a photo of {} in the scene",),
+    "single": ("a photo of a {}.",),
+}
+
+
+def raw(name: str) -> str:
+    """The name as the annotation file has it; the official RegionSpot code does the same."""
+    return name
+
+
+def clean(name: str) -> str:
+    """Words only: `bow_(weapon)` to `bow weapon`, `cabinet/shelf` to `cabinet or shelf`; spaces collapsed."""
+    spaced = re.sub(r"[_()]", " ", name).replace("/", " or ")
+    return " ".join(spaced.split())
+
+
+CLEANING: dict[str, Callable[[str], str]] = {"raw": raw, "clean": clean}
+
+
+def unique_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Merges equal names, as V3Det has them; two classes of one name would contradict each other.
+
+    Returns:
+        the names in order of first appearance, and int64 [len(names)]: which of them each class became.
+    """
+    position: dict[str, int] = {}
+    index = [position.setdefault(name, len(position)) for name in names]
+    return list(position), np.array(index, dtype=np.int64)
+
+
+def prompts(name: str, templates: str | Sequence[str] = "clip80+name", cleaning: str = "raw") -> list[str]:
+    """The texts that stand for one class."""
+    cleaned = _rule(cleaning)(name)
+    return [template.replace("{}", cleaned) for template in template_set(templates)]
+
+
+def template_set(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """A named set, or own templates checked.
+
+    Raises:
+        UsageError: unknown name, no template, or one without exactly one `{}`.
+    """
+    if isinstance(templates, str):
+        if templates not in TEMPLATES:
+            raise UsageError(f"No prompt templates {templates!r}.", f"One of {', '.join(TEMPLATES)}.")
+        return TEMPLATES[templates]
+    chosen = tuple(templates)
+    for template in chosen:
+        if template.count("{}") != 1:
+            raise UsageError(f"The prompt template {template!r} has no place for the name.", "One {} in it.")
+    if not chosen:
+        raise UsageError("No prompt templates.", "At least one, such as 'a photo of a {}.'.")
+    return chosen
+
+
+def templates_sha256(templates: str | Sequence[str]) -> str:
+    """Identifies the texts of a template set, whatever its name."""
+    return _digest(list(template_set(templates)))
+
+
+def text_embeddings(
+    clip: TextEncoder,
+    class_names: Sequence[str],
+    templates: str | Sequence[str] = "clip80+name",
+    cleaning: str = "raw",
+    average: str = "raw-mean",
+    cache_dir: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """One unit vector per class.
+
+    Args:
+        clip: encodes the prompts.
+        class_names: C names; equal ones get equal rows.
+        templates: a name of `TEMPLATES` or own texts with one `{}` each.
+        cleaning: a name of `CLEANING`.
+        average: "raw-mean" is the mean of un-normalised embeddings (official RegionSpot), "unit-mean" that of
+            normalised ones (open_clip's and ViLD's zero-shot classifiers); both are normalised afterwards.
+        cache_dir: keeps results here; None computes every time.
+        progress: called with (classes done, classes in all).
+
+    Returns:
+        float32 [C,E], rows of length 1.
+
+    Raises:
+        InputError: no class, or an empty name.
+        UsageError: unknown templates, cleaning or average.
+    """
+    names, index = unique_classes(class_names)
+    _check_names(names, cleaning)
+    if average not in ("raw-mean", "unit-mean"):
+        raise UsageError(f"No average {average!r}.", "raw-mean or unit-mean.")
+    texts = template_set(templates)
+    if cache_dir is None:
+        return _embed(clip, names, texts, cleaning, average, progress)[index]
+    key = _digest([clip.text_fingerprint(), list(texts), cleaning, average, names])
+    path = Path(cache_dir) / f"text-{key[:32]}.npy"
+    cached = _read(path, len(names))
+    if cached is None:
+        cached = _embed(clip, names, texts, cleaning, average, progress)
+        _write(path, cached)
+    return cached[index]
+
+
+def _embed(
+    clip: TextEncoder,
+    names: Sequence[str],
+    texts: Sequence[str],
+    cleaning: str,
+    average: str,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    rows = []
+    step = max(1, PROMPTS_AT_ONCE // len(texts))
+    for start in range(0, len(names), step):
+        part = [p for name in names[start : start + step] for p in prompts(name, texts, cleaning)]
+        embedded = np.asarray(clip.encode_text(part).cpu(), dtype=np.float32)
+        if average == "unit-mean":
+            embedded = _unit(embedded)
+        rows.append(_unit(embedded.reshape(-1, len(texts), embedded.shape[1]).mean(axis=1)))
+        if progress:
+            progress(min(start + step, len(names)), len(names))
+    return np.concatenate(rows)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _rule(cleaning: str) -> Callable[[str], str]:
+    if cleaning not in CLEANING:
+        raise UsageError(f"No cleaning rule {cleaning!r}.", f"One of {', '.join(CLEANING)}.")
+    return CLEANING[cleaning]
+
+
+def _check_names(names: Sequence[str], cleaning: str) -> None:
+    if not names:
+        raise InputError("No class names.", "At least one name.")
+    rule = _rule(cleaning)
+    for position, name in enumerate(names):
+        if not rule(name).strip():
+            raise InputError(f"Class {position} has no name ({name!r}).", "A text for every class.")
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: Path, rows: int) -> np.ndarray | None:
+    """The cached embeddings, or None where they are missing or unreadable; those are computed again."""
+    try:
+        cached = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return cached if cached.ndim == 2 and len(cached) == rows and np.isfinite(cached).all() else None
+
+
+def _write(path: Path, embeddings: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.save(file, embeddings)
+    partial.replace(path)

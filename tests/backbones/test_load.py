@@ -1,0 +1,135 @@
+"""Presets, own YAML files, and loading by them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from regionspot_cache.backbones import load
+from regionspot_cache.backbones.assets import FOLDER
+from regionspot_cache.backbones.load import load_backbone, load_proposer, load_sam
+from regionspot_cache.backbones.presets import (
+    PRESETS,
+    ClipSpec,
+    ProposerSpec,
+    SamSpec,
+    load_preset,
+)
+from regionspot_cache.backbones.sam_build import random_sam
+from regionspot_cache.errors import InputError, MissingFileError, RegionSpotError, UsageError
+from tests.backbones.small import SAM_CONFIG, small_sam
+
+packaged = pytest.mark.skipif(not (FOLDER / "clip.safetensors").is_file(), reason="no packaged weights")
+
+
+@pytest.fixture
+def small_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes vit_b small, so that loading it is quick."""
+    monkeypatch.setitem(load.PUBLISHED, "vit_b", SAM_CONFIG)
+
+
+def test_presets_pair_sam_and_clip_as_the_paper_does() -> None:
+    models = {name: (spec.sam.model, spec.clip.model) for name, spec in PRESETS.items() if name != "tiny"}
+    assert models == {
+        "bb": ("vit_b", "ViT-B-16-quickgelu"),
+        "bl": ("vit_b", "ViT-L-14-quickgelu"),
+        "bl336": ("vit_b", "ViT-L-14-336-quickgelu"),
+    }
+    assert all(load_preset(name) is spec for name, spec in PRESETS.items())
+
+
+def test_an_own_preset_is_read_from_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\nsam: {model: vit_l, positions: [transformer, mlp]}\nclip: {model: ViT-B-32, layer: -2}\n"
+    )
+    spec = load_preset(path)
+    assert spec.sam == SamSpec(model="vit_l", positions=("transformer", "mlp"))
+    assert spec.clip == ClipSpec(model="ViT-B-32", layer=-2)
+    assert spec.proposer == ProposerSpec()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("sam: {modle: vit_b}", "sam.modle"),
+        ("sam: {model: vit_x}", "sam.model = 'vit_x'"),
+        ("clip: {resize: nearest}", "clip.resize"),
+        ("clip: {layer: last}", "clip.layer"),
+        ("sam: {positions: [middle]}", "sam.positions"),
+        ("- a list", "holds a list"),
+    ],
+)
+def test_mistakes_in_a_preset_file_are_named(tmp_path: Path, text: str, found: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_preset(path)
+    assert found in caught.value.found
+
+
+def test_unknown_presets_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tiny, bb, bl, bl336"):
+        load_preset("bx")
+    with pytest.raises(MissingFileError):
+        load_preset(tmp_path / "none.yaml")
+
+
+@pytest.mark.usefixtures("small_published")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_sam_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"sam{suffix}"
+    state = random_sam(SAM_CONFIG, 7).state_dict()
+    torch.save(state, path) if suffix == ".pth" else save_file(state, path)
+    assert load_sam(SamSpec(weights=str(path))).weights_sha256 == small_sam(7).weights_sha256
+    assert load_sam(SamSpec(weights="random:7")).weights_sha256 == small_sam(7).weights_sha256
+
+
+@pytest.mark.usefixtures("small_published")
+def test_official_sam_weights_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(random_sam(SAM_CONFIG, 2).state_dict(), tmp_path / "sam.pth")
+    asked = []
+    monkeypatch.setattr(load, "fetch", lambda file, progress: asked.append(file) or tmp_path / "sam.pth")
+    assert load_sam(SamSpec()).weights_sha256 == small_sam(2).weights_sha256
+    assert asked[0].url.endswith("sam_vit_b_01ec64.pth")
+
+
+@pytest.mark.usefixtures("small_published")
+@pytest.mark.parametrize(
+    ("weights", "error"), [("packaged", UsageError), ("none.pth", MissingFileError), ("random:", UsageError)]
+)
+def test_sam_weights_that_are_not_there(weights: str, error: type[RegionSpotError]) -> None:
+    with pytest.raises(error):
+        load_sam(SamSpec(weights=weights))
+
+
+@pytest.mark.usefixtures("small_published")
+def test_sam_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"sam.weights = .*other.pth does not fit"):
+        load_sam(SamSpec(weights=str(tmp_path / "other.pth")))
+
+
+def test_the_packaged_proposer_needs_its_own_sam() -> None:
+    spec = ProposerSpec(model="packaged", weights="packaged")
+    with pytest.raises(UsageError, match="reads the packaged SAM, not vit_b"):
+        load_proposer(spec, small_sam(model="vit_b"))
+
+
+@packaged
+def test_the_tiny_preset_loads_without_a_network() -> None:
+    backbone = load_backbone(load_preset("tiny"))
+    assert backbone.clip.encode_text(["red star"]).shape == (1, backbone.clip.embed_dim)
+    assert backbone.sam.fingerprint()["model"] == backbone.clip.fingerprint()["model"] == "packaged"
+    other = load.load_clip(ClipSpec(model="packaged", weights="random:0"))
+    assert other.fingerprint()["weights_sha256"] != backbone.clip.fingerprint()["weights_sha256"]
+    with pytest.raises(UsageError, match="packaged model"):
+        load.load_clip(ClipSpec(model="packaged", weights="openai"))
+
+
+@pytest.mark.skipif(not (FOLDER / "rpn.safetensors").is_file(), reason="no packaged weights")
+def test_the_tiny_proposer_loads_without_a_network() -> None:
+    spec = load_preset("tiny")
+    proposer = load_proposer(spec.proposer, load_sam(spec.sam))
+    assert proposer.identity()["weights"] == "packaged"

@@ -1,0 +1,150 @@
+"""Class names to text embeddings."""
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regionspot_cache.errors import InputError, UsageError
+from regionspot_cache.vocabulary import (
+    TEMPLATES,
+    clean,
+    prompts,
+    template_set,
+    templates_sha256,
+    text_embeddings,
+    unique_classes,
+)
+from tests.backbones.small import small_clip
+
+NAMES = ["bow_(weapon)", "cabinet/shelf", "dog", "dog"]
+
+
+class CountingEncoder:
+    """Deterministic embeddings of texts; remembers what it was asked."""
+
+    def __init__(self, identity: str = "a") -> None:
+        self.identity = identity
+        self.texts: list[str] = []
+
+    def encode_text(self, texts) -> torch.Tensor:
+        self.texts += texts
+        rows = [np.random.default_rng(list(text.encode())).normal(size=8) * (1 + len(text)) for text in texts]
+        return torch.tensor(np.array(rows), dtype=torch.float32)
+
+    def text_fingerprint(self) -> dict:
+        return {"weights": self.identity}
+
+
+def test_the_official_set_is_clips_80_and_the_name() -> None:
+    assert len(TEMPLATES["clip80+name"]) == 81
+    assert prompts("CD", "clip80+name")[-1] == "CD."
+    assert {t("x") for t in open_clip.OPENAI_IMAGENET_TEMPLATES} < set(prompts("x", "clip80+name"))
+    assert prompts("dog", "scene") == ["a photo of dog in the scene"]
+    assert len(TEMPLATES["clip7"]) == 7
+    assert len({templates_sha256(name) for name in TEMPLATES}) == len(TEMPLATES)
+
+
+def test_embeddings_equal_a_loop_over_open_clip() -> None:
+    clip = small_clip()
+    found = text_embeddings(clip, NAMES, cleaning="clean")
+    tokenize = open_clip.SimpleTokenizer()
+    for name, row in zip(["bow weapon", "cabinet or shelf", "dog", "dog"], found, strict=True):
+        texts = [t(name) for t in open_clip.OPENAI_IMAGENET_TEMPLATES] + [f"{name}."]
+        with torch.no_grad():
+            mean = clip.model.encode_text(tokenize(texts)).mean(0)
+        np.testing.assert_allclose(row, (mean / mean.norm()).numpy(), atol=1e-5)
+
+
+def test_averages_differ_and_are_unit_length() -> None:
+    raw = text_embeddings(CountingEncoder(), NAMES, "clip7")
+    unit = text_embeddings(CountingEncoder(), NAMES, "clip7", average="unit-mean")
+    assert raw.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(raw, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
+    assert np.abs(raw - unit).max() > 1e-3
+
+
+def test_equal_names_are_embedded_once() -> None:
+    encoder = CountingEncoder()
+    found = text_embeddings(encoder, NAMES, "single")
+    assert len(encoder.texts) == 3
+    np.testing.assert_array_equal(found[2], found[3])
+
+
+def test_results_do_not_depend_on_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = text_embeddings(CountingEncoder(), NAMES, "clip7")
+    monkeypatch.setattr("regionspot_cache.vocabulary.PROMPTS_AT_ONCE", 1)
+    seen = []
+    parts = text_embeddings(CountingEncoder(), NAMES, "clip7", progress=lambda *step: seen.append(step))
+    np.testing.assert_array_equal(whole, parts)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_the_cache_is_used_for_the_same_question_only(tmp_path: Path) -> None:
+    def ask(identity: str = "a", names=NAMES, templates="clip7", **options) -> int:
+        encoder = CountingEncoder(identity)
+        cached = text_embeddings(encoder, names, templates, cache_dir=tmp_path, **options)
+        np.testing.assert_array_equal(cached, text_embeddings(CountingEncoder(), names, templates, **options))
+        return len(encoder.texts)
+
+    assert ask() == 21
+    assert ask() == 0
+    assert ask(names=[*NAMES, "dog"]) == 0  # the same three names
+    assert ask(identity="b") == 21
+    assert ask(names=NAMES[::-1]) == 21
+    assert ask(templates="single") == 3
+    assert ask(cleaning="clean") == 21
+    assert ask(average="unit-mean") == 21
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY broken", None])
+def test_an_unreadable_cache_file_is_computed_again(tmp_path: Path, damage: bytes | None) -> None:
+    expected = text_embeddings(CountingEncoder(), NAMES, "clip7", cache_dir=tmp_path)
+    [path] = tmp_path.iterdir()
+    if damage is None:
+        np.save(path, expected[:1])
+    else:
+        path.write_bytes(damage)
+    found = text_embeddings(CountingEncoder(), NAMES, "clip7", cache_dir=tmp_path)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(np.load(path), expected[:3])
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=12))
+def test_merging_equal_names_loses_nothing(names: list[str]) -> None:
+    unique, index = unique_classes(names)
+    assert len(set(unique)) == len(unique)
+    assert [unique[i] for i in index] == names
+    assert index.dtype == np.int64
+
+
+@given(st.text(max_size=30))
+def test_cleaning_is_idempotent_and_leaves_no_marks(name: str) -> None:
+    cleaned = clean(name)
+    assert clean(cleaned) == cleaned
+    assert not set(cleaned) & set("_/()\n\t")
+    assert cleaned == cleaned.strip()
+
+
+def test_mistakes_are_explained() -> None:
+    encoder = CountingEncoder()
+    with pytest.raises(UsageError, match="clip80"):
+        text_embeddings(encoder, NAMES, "clip81")
+    with pytest.raises(UsageError, match="raw, clean"):
+        text_embeddings(encoder, NAMES, cleaning="tidy")
+    with pytest.raises(UsageError, match="raw-mean"):
+        text_embeddings(encoder, NAMES, average="median")
+    with pytest.raises(InputError, match="No class names"):
+        text_embeddings(encoder, [])
+    with pytest.raises(InputError, match="Class 1 has no name"):
+        text_embeddings(encoder, ["dog", " "])
+    with pytest.raises(UsageError, match="no place for the name"):
+        template_set(["a photo"])
+    with pytest.raises(UsageError, match="No prompt templates"):
+        template_set([])
+    assert encoder.texts == []
