@@ -11,6 +11,7 @@ from regionspot_cache.errors import InputError, MissingFileError
 
 _CHUNK = 1 << 20  # characters
 _DECODER = json.JSONDecoder()
+_ENCODER = json.JSONEncoder(allow_nan=False)
 _AFTER_VALUE = tuple(" \t\r\n,:]}")
 
 
@@ -124,6 +125,6 @@ def write_json_array(path: Path, groups: Iterable[list[Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for group in groups:
             for value in group:
-                file.write(f"{separator}\n{json.dumps(value, allow_nan=False)}")
+                file.write(f"{separator}\n{_ENCODER.encode(value)}")
                 separator = ","
         file.write("[]\n" if separator == "[" else "\n]\n")

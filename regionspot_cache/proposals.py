@@ -101,27 +101,27 @@ class Proposals:
                 f"cannot write proposals to {path}", "an ending .json or .npz", "rename the file"
             )
         with replacing(path) as staging:
-            writers[path.suffix](staging)
+            writers[path.suffix](staging, self.scores)
 
-    def _write_coco(self, path: Path) -> None:
-        write_json_array(path, (self._coco_entries(image_id) for image_id in self.image_ids))
+    def _write_coco(self, path: Path, scores: np.ndarray) -> None:
+        runs = zip(self.image_ids, self.offsets[:-1], self.offsets[1:], strict=True)
+        write_json_array(path, (self._coco_entries(i, scores, slice(start, end)) for i, start, end in runs))
 
-    def _coco_entries(self, image_id: int | str) -> list[dict]:
-        boxes, scores = self[image_id]
-        boxes = boxes.astype(np.float64)
+    def _coco_entries(self, image_id: int | str, scores: np.ndarray, rows: slice) -> list[dict]:
+        boxes = self.boxes[rows].astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         return [
             {"image_id": image_id, "category_id": 1, "bbox": box, "score": score}
-            for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
+            for box, score in zip(boxes.tolist(), scores[rows].tolist(), strict=True)
         ]
 
-    def _write_npz(self, path: Path) -> None:
+    def _write_npz(self, path: Path, scores: np.ndarray) -> None:
         np.savez(
             path,
             image_ids=np.asarray(self.image_ids),
             offsets=self.offsets,
             boxes=self.boxes,
-            scores=self.scores,
+            scores=scores,
         )
 
 
@@ -200,7 +200,8 @@ def _clean(
     image: np.ndarray, boxes: np.ndarray, scores: np.ndarray, dataset: ImageSizes, dropped: Counter[str]
 ) -> np.ndarray:
     """Clips `boxes` in place; returns the rows worth keeping."""
-    finite_box, finite_score = np.isfinite(boxes).all(axis=1), np.isfinite(scores)
+    finite_box = np.asarray(np.isfinite(boxes).all(axis=1))
+    finite_score = np.isfinite(scores)
     # Adding zero turns -0 into 0, so that equal boxes have equal bytes.
     np.maximum(boxes, 0, out=boxes, where=finite_box[:, None])
     boxes += 0.0

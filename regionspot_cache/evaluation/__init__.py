@@ -6,13 +6,13 @@ from regionspot_cache.evaluation.detections import (
     Detections,
     DetectionsBuilder,
     MaskTable,
-    encode_mask,
 )
 from regionspot_cache.evaluation.evaluate import evaluate
 from regionspot_cache.evaluation.metrics import AveragePrecision
 from regionspot_cache.evaluation.recall import proposal_recall
 from regionspot_cache.evaluation.result import EvaluationResult, Protocol
 from regionspot_cache.evaluation.results_file import IouType, read_results, write_results
+from regionspot_cache.evaluation.rle import encode_mask
 from regionspot_cache.evaluation.selection import SCORE_RULES, ScoreRule, Selection, select_top_k
 
 __all__ = [

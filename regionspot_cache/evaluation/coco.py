@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from pycocotools import mask as mask_utils
+import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -14,6 +14,7 @@ from regionspot_cache.evaluation.detections import Detections
 from regionspot_cache.evaluation.ground_truth import annotation_area
 from regionspot_cache.evaluation.metrics import Curves
 from regionspot_cache.evaluation.results_file import IouType, image_entries
+from regionspot_cache.evaluation.rle import mask_areas
 
 
 def reference_curves(annotations: Mapping[str, Any], detections: Detections, iou_type: IouType) -> Curves:
@@ -30,15 +31,16 @@ def reference_curves(annotations: Mapping[str, Any], detections: Detections, iou
         annotation.setdefault("iscrowd", 0)
     found = {**truth, "annotations": _results(annotations, detections, iou_type)}
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_index(truth), _index(found), iou_type)
+        evaluation: Any = COCOeval(_index(truth), _index(found), iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
+    curves: dict[str, np.ndarray] = evaluation.eval
     # [T,R,K,A,M] and [T,K,A,M]; M = 100 detections is last.
-    return Curves(precision=evaluation.eval["precision"][..., -1], recall=evaluation.eval["recall"][..., -1])
+    return Curves(precision=curves["precision"][..., -1], recall=curves["recall"][..., -1])
 
 
 def _index(dataset: dict[str, Any]) -> COCO:
-    coco = COCO()
+    coco: Any = COCO()
     coco.dataset = dataset
     coco.createIndex()
     return coco
@@ -51,11 +53,12 @@ def _results(
     results = []
     for index, image_id in enumerate(detections.image_ids):
         for entry in image_entries(detections, index, iou_type):
-            area = (
-                float(mask_utils.area(entry["segmentation"]))
-                if iou_type == "segm"
-                else entry["bbox"][2] * entry["bbox"][3]
-            )
-            entry |= {"image_id": own_id[str(image_id)], "id": len(results) + 1, "area": area, "iscrowd": 0}
+            entry |= {"image_id": own_id[str(image_id)], "id": len(results) + 1, "area": _area(entry)}
             results.append(entry)
     return results
+
+
+def _area(entry: Mapping[str, Any]) -> float:
+    if "segmentation" in entry:
+        return float(mask_areas([entry["segmentation"]])[0])
+    return entry["bbox"][2] * entry["bbox"][3]

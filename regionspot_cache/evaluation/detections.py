@@ -8,17 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from pycocotools import mask as mask_utils
 
 from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation.rle import Rle, mask_areas
 
 MAX_DETECTIONS = 300  # per image over all classes: the standard of LVIS
-_MASKS_AT_ONCE = 255  # pycocotools 2.0.11 counts the masks of one call in 8 bits
-
-
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """Compressed COCO run lengths {"size": [h, w], "counts": bytes} of a bool mask [h,w]."""
-    return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +50,17 @@ class MaskTable:
             sizes=np.concatenate([np.zeros((0, 2), np.int32), *(table.sizes for table in tables)]),
         )
 
-    def rle(self, row: int) -> dict[str, Any]:
+    def rle(self, row: int) -> Rle:
         """{"size": [h, w], "counts": bytes}, as pycocotools takes it."""
         start, end = self.offsets[row : row + 2]
         return {"size": self.sizes[row].tolist(), "counts": self.data[start:end]}
 
-    def rles(self, rows: np.ndarray) -> list[dict[str, Any]]:
+    def rles(self, rows: np.ndarray) -> list[Rle]:
         return [self.rle(row) for row in rows]
 
     def areas(self, rows: np.ndarray) -> np.ndarray:
-        """Pixels of each mask, f64 [len(rows)]."""
-        parts = [
-            mask_utils.area(self.rles(rows[at : at + _MASKS_AT_ONCE])).astype(np.float64)
-            for at in range(0, len(rows), _MASKS_AT_ONCE)
-        ]
+        """Pixels of each mask, f64 [len(rows)]; a few thousand masks are held apart at a time."""
+        parts = [mask_areas(self.rles(rows[at : at + 4096])) for at in range(0, len(rows), 4096)]
         return np.concatenate([np.zeros(0), *parts])
 
 
@@ -200,7 +191,7 @@ class DetectionsBuilder:
         )
 
 
-def _concatenate(columns: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+def _concatenate(columns: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
     starts = np.cumsum([0, *(len(column[3]) for column in columns)])
     shifted = [(c, s, i + start, b) for (c, s, i, b), start in zip(columns, starts[:-1], strict=True)]
     if not shifted:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_utils
 
 from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.evaluation.rle import Rle, annotation_rle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class GroundTruth:
         """One i64 for each (image index, category index), ordered by image."""
         return np.asarray(images, np.int64) * len(self.category_ids) + categories
 
-    def rle(self, row: int) -> dict[str, Any]:
+    def rle(self, row: int) -> Rle:
         """Compressed run lengths of annotation `row`.
 
         Raises:
@@ -60,22 +60,6 @@ class GroundTruth:
         """
         height, width = (int(n) for n in self.sizes[self.images[row]])
         return annotation_rle(self.segmentations[row], height, width)
-
-
-def annotation_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Compressed run lengths of a mask given as polygons, counts, or run lengths."""
-    try:
-        if isinstance(segmentation, list):
-            return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-        if isinstance(segmentation["counts"], list):
-            return mask_utils.frPyObjects(segmentation, height, width)
-        return segmentation
-    except (IndexError, KeyError, TypeError) as error:
-        raise InputError(
-            f"an annotation without a usable mask ({type(error).__name__})",
-            "polygons or run lengths for every annotation",
-            "evaluate boxes only",
-        ) from None
 
 
 def load_annotations(source: Path | str | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -24,9 +24,9 @@ from regionspot_cache.evaluation.results_file import IouType, image_entries
 
 
 class LvisApi(NamedTuple):
-    LVIS: type
-    LVISResults: type
-    LVISEval: type
+    LVIS: Any
+    LVISResults: Any
+    LVISEval: Any
 
 
 class _Numpy(ModuleType):

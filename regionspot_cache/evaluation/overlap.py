@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as mask_utils
 
 from regionspot_cache.evaluation.detections import MaskTable
 from regionspot_cache.evaluation.ground_truth import GroundTruth
+from regionspot_cache.evaluation.rle import mask_iou
 
 MIN_IOU = 0.5  # the lowest threshold: pairs below can never match
 _EDGES_AT_ONCE = 1_000_000
@@ -110,7 +110,7 @@ def mask_overlap(masks: MaskTable, mask_rows: np.ndarray, truth: GroundTruth, or
         for d, dn, a, an in zip(*vars(pairs).values(), strict=True):
             found = masks.rles(mask_rows[d : d + dn])
             wanted = [truth.rle(row) for row in order[a : a + an]]
-            iou = mask_utils.iou(found, wanted, crowd[a : a + an].astype(np.uint8).tolist())  # [dn,an]
+            iou = mask_iou(found, wanted, crowd[a : a + an])  # [dn,an]
             rows, columns = np.nonzero(iou >= MIN_IOU)
             detections.append(rows + d)
             annotations.append(columns + a)

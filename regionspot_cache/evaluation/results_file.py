@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pycocotools import mask as mask_utils
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections, MaskTable
+from regionspot_cache.evaluation.rle import Rle, mask_box
 from regionspot_cache.json_stream import json_entries, replacing, write_json_array
 
 IouType = Literal["bbox", "segm"]
@@ -47,7 +47,7 @@ def _xywh(detections: Detections, rows: slice) -> list[list[float]]:
     return boxes.tolist()
 
 
-def _rles(detections: Detections, rows: slice) -> list[dict[str, Any]]:
+def _rles(detections: Detections, rows: slice) -> list[Rle]:
     index = detections.box_index[rows]
     if detections.masks is None:
         if len(index):
@@ -100,7 +100,7 @@ class _Columns:
 
     def add(self, entry: dict[str, Any]) -> None:
         mask = entry.get("segmentation")
-        x, y, w, h = entry["bbox"] if "bbox" in entry else mask_utils.toBbox(mask)
+        x, y, w, h = entry["bbox"] if "bbox" in entry else mask_box(entry["segmentation"])
         category, score = int(entry["category_id"]), float(entry["score"])
         self.boxes.extend((x, y, x + w, y + h))
         # Polygons of a box, as some tools add them, are no mask.

@@ -7,7 +7,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from regionspot_cache.evaluation import Detections, DetectionsBuilder
-from regionspot_cache.evaluation.ground_truth import annotation_rle
+from regionspot_cache.evaluation.rle import annotation_rle
 
 WIDTH, HEIGHT = 200, 160
 

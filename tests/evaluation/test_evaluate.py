@@ -80,6 +80,18 @@ def test_fast_equals_reference(seed: int, federated: bool, tied: bool, count: in
     assert truth == before
 
 
+@pytest.mark.parametrize("federated", [True, False])
+def test_fast_equals_reference_beyond_100_of_a_category(federated: bool) -> None:
+    """COCO takes 100 detections per image and category, LVIS does not."""
+    rng = np.random.default_rng(0)
+    problem = Problem(images=3, classes=1, detections=260, federated=federated)
+    truth = annotations(rng, problem)
+    found = detections(rng, problem, truth)
+    fast = evaluate(found, truth)
+    assert_same(fast, evaluate(found, truth, fast=False))
+    assert (evaluate(found, truth, cap=100)["bbox"].metrics == fast["bbox"].metrics) != federated
+
+
 def test_problems_are_not_trivial() -> None:
     """The parity above means something only where values differ from 0, 1 and -1."""
     rng = np.random.default_rng(0)
