@@ -1,7 +1,7 @@
 """The processes of a run, started by torchrun; a run without torchrun is a group of one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ class ProcessGroup:
 
 
 @contextmanager
-def join_processes(device: torch.device) -> Iterator[ProcessGroup]:
+def join_processes(device: torch.device) -> Generator[ProcessGroup, None, None]:
     """The group that torchrun's environment describes; NCCL between CUDA devices, gloo otherwise."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ProcessGroup()

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from regionspot_cache.training.distributed import ProcessGroup
 
 
 @contextmanager
-def claim_folder(folder: Path, group: ProcessGroup) -> Iterator[None]:
+def claim_folder(folder: Path, group: ProcessGroup) -> Generator[None, None, None]:
     """Create `folder` and hold its lock, which the kernel releases with the process.
 
     Raises:
