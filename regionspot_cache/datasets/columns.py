@@ -206,7 +206,7 @@ def _image_id(value: Any) -> ImageId:
 
 def _file_name(entry: dict[str, Any]) -> str:
     """LVIS v1 has only `coco_url`; v0.5 has another year's name beside it. The end of the URL is right."""
-    file_name = entry.get("file_name")
-    if "coco_url" in entry and (file_name is None or file_name.startswith("COCO_")):
-        return "/".join(entry["coco_url"].split("/")[-2:])
+    file_name, url = entry.get("file_name"), entry.get("coco_url")
+    if url and (file_name is None or file_name.startswith("COCO_")):
+        return "/".join(url.split("/")[-2:])
     return entry["file_name"]

@@ -1,6 +1,6 @@
 """OpenImages V4 to V7: boxes from CSV files, class ids from the order of the class description file.
 
-Boxes are in the stored pixel order of the images: the rotation column of the official image lists is meant for
+Boxes are in the stored pixel order of the images: the rotation column of the official image lists is for
 image and boxes alike (storage.googleapis.com/openimages/web/2018-05-17-rotation-information.html). EXIF
 orientation is therefore ignored, as for every other dataset.
 """

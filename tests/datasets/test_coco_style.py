@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from regionspot_cache.datasets import assemble
 from regionspot_cache.datasets.coco_style import guess_split, read_coco_style
 from regionspot_cache.datasets.formats import correct_o365_spelling
 from regionspot_cache.errors import InputError, MissingFileError
@@ -48,6 +49,18 @@ def test_boxes_are_grouped_by_image_in_the_order_of_the_images(tmp_path: Path) -
     dataset = read_coco_style(coco_json(tmp_path / "x.json", images, boxes), require_images=False)
     assert dataset.image_ids == [9, "b", 2]
     assert [record.annotation_ids.tolist() for record in dataset] == [[1, 3, 5], [2], [0, 4]]
+
+
+def test_the_size_of_the_runs_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [image(n, f"{n}.jpg") for n in range(6)]
+    boxes = [annotation(n, n * 5 % 6, bbox=(n % 4, 1, 5, 5)) for n in range(40)]
+    file = coco_json(tmp_path / "x.json", images, boxes)
+    whole = read_coco_style(file, require_images=False)
+    monkeypatch.setattr(assemble, "_BOXES_AT_ONCE", 3)
+    runs = read_coco_style(file, require_images=False)
+    assert runs.dropped == whole.dropped == {"duplicate box": 28}
+    for name in ("offsets", "boxes", "labels", "annotation_ids"):
+        np.testing.assert_array_equal(getattr(runs, name), getattr(whole, name))
 
 
 def test_bad_entries_are_dropped_and_counted_by_reason(tmp_path: Path) -> None:
@@ -238,6 +251,12 @@ def test_lvis_images_come_from_both_coco_folders(tmp_path: Path) -> None:
     assert (dataset.format, dataset.split) == ("lvis", "val")
     assert dataset.file_names == ["val2017/1.jpg", "train2017/2.jpg", "val2017/3.jpg"]
     assert dataset.class_frequency == ("c", "r")
+
+
+def test_an_empty_url_is_no_name(tmp_path: Path) -> None:
+    image_file(tmp_path / "COCO_val2014_1.jpg")
+    file = coco_json(tmp_path / "x.json", [image(1, "COCO_val2014_1.jpg", coco_url="")], [])
+    assert read_coco_style(file).file_names == ["COCO_val2014_1.jpg"]
 
 
 def test_v3det_keeps_equal_names_apart_and_tolerates_missing_images(tmp_path: Path) -> None:
