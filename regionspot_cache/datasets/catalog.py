@@ -176,10 +176,9 @@ def _check_split(name: str, split: str, splits: Sequence[str]) -> None:
 
 def _absent(name: str, split: str, options: Sequence[Source], request: Request) -> MissingFileError:
     root = request.data_root
-    places = [option.annotations[0].format(split=split) for option in options]
+    files = " or ".join(str(root / option.annotations[0].format(split=split)) for option in options)
     if name == "openimages":
-        places = [f"{places[0]} and {OPENIMAGES_CLASSES[0]}"]
-    files = " or ".join(str(root / place) for place in places)
+        files += f" (oidv6-{split}-annotations-bbox.csv will do) and {root / OPENIMAGES_CLASSES[0]}"
     images = " or ".join(option.images.format(split=split) for option in options)
     origins = " ".join(option.origin.format(split=split) for option in options)
     return MissingFileError(

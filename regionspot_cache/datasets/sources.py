@@ -101,7 +101,7 @@ SOURCES: dict[str, Source] = {
         annotations=tuple(
             f"openimages/{folder}{stem}-annotations-bbox.csv"
             for folder in ("", "annotations/", "{split}/", "{split}/labels/")
-            for stem in ("oidv6-{split}", "{split}")
+            for stem in ("{split}", "oidv6-{split}")
         ),
         roots=("openimages", "openimages/images"),
         images="openimages/{split}/*.jpg, or in folders by first digit",
