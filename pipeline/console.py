@@ -54,11 +54,16 @@ class Ticker:
         self.done = 0
         self._task = bar.add_task(label, total=total, note="") if bar else None
 
-    def update(self, done: int, note: str) -> None:
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    def update(self, done: int, note: str, *, total: int | None = None) -> None:
         """Shows that `done` of the total is done; `note` carries rates and losses."""
-        self.done = done
+        self.done, self._total = done, total or self._total
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, note=note)
+            self._bar.update(self._task, completed=done, total=self._total, note=note)
             return
         now = time.monotonic()
         if now - self._said >= PLAIN_EVERY_SECONDS or done >= self._total:

@@ -37,10 +37,10 @@ def _version(name: str) -> str:
 
 
 def _devices() -> dict[str, Any]:
-    from regionspot_cache.backbones import weights_home
+    from regionspot_cache.backbones import cache_home
     from regionspot_cache.errors import RegionSpotError
 
-    found: dict[str, Any] = {"weights": str(weights_home())}
+    found: dict[str, Any] = {"weights": str(cache_home())}
     try:
         from regionspot_cache.backbones import check_torchvision
 

@@ -1,14 +1,156 @@
 """The unit of work: one partition of images through the frozen networks and into the cache.
 
-A plain function of (job, partition), so that any executor can run it anywhere, and twice does no harm.
+A plain function of (job, partition), so that any executor runs it anywhere, and twice does no harm.
 """
 
-import os
-import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
+from regionspot_cache.backbones import BackboneSpec, load_clip, load_sam
+from regionspot_cache.images import ExifRule
+from regionspot_cache.store import STATUS_OK, STATUS_REASONS, CacheWriter, PartitionPlan, Quantised, open_writer
+
+OnImages = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractJob:
+    """What every partition of a run shares; small and picklable, because it travels to workers."""
+
+    cache: str
+    image_root: str
+    exif: ExifRule
+    spec: BackboneSpec
+    halves: tuple[str, ...]
+    batch_size: int
+    decode_threads: int
+    device: str
+
+
+@dataclass(kw_only=True)
+class PartitionReport:
+    """What one partition did.
+
+    Attributes:
+        images, boxes: worked on, failed ones included.
+        failures: failed images by reason.
+        seconds: by step; "decode" and "prepare" are summed over threads.
+    """
+
+    partition: int
+    images: int = 0
+    boxes: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None) -> PartitionReport:
+    """Fills what partition `p` lacks in the halves of the job: all of it, or only the images that failed before.
+
+    Args:
+        job: shared by all partitions.
+        p: index of the partition.
+        on_images: told (images, boxes) after every batch.
+    """
+    writer = open_writer(job.cache)
+    part = writer.partition(p)
+    wanted = {half: missing_slots(writer, half, part) for half in job.halves}
+    slots = sorted(set().union(*wanted.values()))
+    report = PartitionReport(partition=p)
+    if not slots:
+        return report
+    clock, encoders = Clock(), encoders_of(job.spec, job.halves, resolve_device(job.device))
+    loader = ImageLoader(root=Path(job.image_root), exif=job.exif, encoders=encoders, clock=clock)
+    features = PartitionFeatures(part, encoders, clock, dtype=writer.halves[job.halves[0]].arrays[0].dtype)
+    for batch in loader.batches(part, slots, size=job.batch_size, threads=job.decode_threads):
+        features.add(batch)
+        boxes = sum(len(item.boxes) for item in batch)
+        report.images, report.boxes = report.images + len(batch), report.boxes + boxes
+        if on_images:
+            on_images(len(batch), boxes)
+    for half, todo in wanted.items():
+        if todo:
+            with clock("write"):
+                _commit(writer, half, features, todo)
+    report.failures = Counter(reason for reason, _ in features.failures.values())
+    report.seconds = dict(clock.seconds)
+    return report
+
+
+def missing_slots(writer: CacheWriter, half: str, part: PartitionPlan) -> list[int]:
+    """Slots of a partition to work on: all when it is not committed, else the images that failed."""
+    marker = writer.marker(half, part.index)
+    return list(range(part.num_images)) if marker is None else [slot for slot, _ in marker.failed]
+
+
+def _commit(writer: CacheWriter, half: str, features: PartitionFeatures, slots: list[int]) -> None:
+    part, status, arrays = features.part, features.status[half], features.arrays[half]
+    timings = dict(features.clock.seconds)
+    marker = writer.marker(half, part.index)
+    if marker is None:
+        failures = _failures(features, half, np.flatnonzero(status != STATUS_OK))
+        writer.commit(half, part.index, arrays, status, failures=failures, timings=timings)
+        return
+    if not (status[slots] == STATUS_OK).any():
+        return  # every retry failed again: nothing new to store
+    rows: Any = slots
+    if half == "sam":
+        rows = np.concatenate([np.arange(part.offsets[s], part.offsets[s + 1]) for s in slots])
+    chosen = {name: _take(values, rows) for name, values in arrays.items()}
+    still = _failures(features, half, [slot for slot in slots if status[slot] != STATUS_OK])
+    writer.recommit(half, part.index, slots, chosen, status[slots], failures=still, timings=timings)
+
+
+def _take(values: Any, rows: Any) -> Any:
+    return Quantised(values.values[rows], values.scale[rows]) if isinstance(values, Quantised) else values[rows]
+
+
+def _failures(features: PartitionFeatures, half: str, slots: Any) -> list[dict[str, Any]]:
+    part, status = features.part, features.status[half]
+    return [
+        {
+            "image_id": part.image_ids[slot],
+            "file_name": part.file_names[slot],
+            "reason": STATUS_REASONS[int(status[slot])],
+            "detail": features.failures[int(slot)][1],
+        }
+        for slot in slots
+    ]
+
+
+@lru_cache(maxsize=1)
+def encoders_of(spec: BackboneSpec, halves: tuple[str, ...], device: str) -> Encoders:
+    """Networks are loaded once a process, not once a partition."""
+    return Encoders(
+        sam=load_sam(spec.sam, device=device) if "sam" in halves else None,
+        clip=load_clip(spec.clip, device=device) if "clip" in halves else None,
+    )
+
+
+def resolve_device(wanted: str) -> str:
+    """ "auto" is CUDA where there is one; Dask workers with integer names share the devices out among them."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    count = torch.cuda.device_count()
+    if count == 0:
+        return "cpu"
+    return f"cuda:{_worker_number() % count}"
+
+
+def _worker_number() -> int:
+    from distributed import get_worker
+
+    try:
+        name = get_worker().name
+    except ValueError:  # not on a Dask worker
+        return 0
+    return name if isinstance(name, int) else 0

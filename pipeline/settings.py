@@ -6,6 +6,7 @@ from typing import Literal
 
 from regionspot_cache.errors import UsageError
 from regionspot_cache.regions import BoxPolicy
+from regionspot_cache.training import TrainConfig
 
 WORKPLACE = Path("rs-cache-data")
 
@@ -25,8 +26,8 @@ class ExtractSettings:
     """Folder of the catalog's datasets."""
     backbone: str = "tiny"
     """A preset or a YAML file."""
-    cache: Path | None = None
-    """Cache folder; `rs-cache-data/caches/DATASET-SPLIT-BACKBONE` when not given."""
+    cache: str | None = None
+    """Cache folder or object-store URL; `rs-cache-data/caches/DATASET-SPLIT-BACKBONE` when not given."""
     workers: int = 0
     """Local Dask workers; 0 runs in this process."""
     scheduler: str | None = None
@@ -44,8 +45,8 @@ class ExtractSettings:
     batch_size: int = 8
     """Images in one pass of an encoder."""
     dtype: Literal["int8", "float16"] = "int8"
-    positions: tuple[Literal["transformer", "prompt", "mlp"], ...] = ("transformer",)
-    """Where in SAM the box tokens are taken; the first is what training uses by default."""
+    positions: tuple[Literal["transformer", "prompt", "mlp"], ...] | None = None
+    """Where in SAM the box tokens are taken; the backbone's own when not given."""
     device: str = "auto"
     decode_threads: int = 4
     policy: BoxPolicy = field(default_factory=BoxPolicy)
@@ -58,10 +59,79 @@ class ExtractSettings:
             raise UsageError(f"workers = {self.workers}, limit = {self.limit}.", "workers >= 0 and limit >= 1.")
         if self.scheduler and self.workers:
             raise UsageError("--workers and --scheduler together.", "One of them.")
-        if not self.positions:
-            raise UsageError("positions is empty.", "At least `transformer`.")
 
     @property
     def halves(self) -> tuple[Half, ...]:
         """The halves this run fills."""
         return (self.half,) if self.half else HALVES
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSettings:
+    """How class names become text embeddings."""
+
+    templates: str = "clip80+name"
+    """A named template set, the official one by default."""
+    cleaning: str = "raw"
+    average: str = "raw-mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """`rs-cache train`: which caches, which prompts, and the run itself."""
+
+    caches: tuple[str, ...] = (str(WORKPLACE / "caches" / "shapes-train-tiny"),)
+    """Each is its own label space; batches are homogeneous and every cache is equally likely."""
+    out: Path = WORKPLACE / "runs" / "shapes"
+    backbone: str = "tiny"
+    """The preset the caches were made with; its text tower embeds the class names."""
+    position: Literal["transformer", "prompt", "mlp"] = "transformer"
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+    device: str = "auto"
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """`rs-cache eval`: which regions of which dataset, recognised how."""
+
+    checkpoint: Path = WORKPLACE / "runs" / "shapes"
+    dataset: str = "shapes:val"
+    images: Path | None = None
+    data: Path = WORKPLACE / "datasets"
+    cache: str | None = None
+    """Cached features to use where they fit; `rs-cache-data/caches/DATASET-SPLIT-BACKBONE` if it exists."""
+    backbone: str | None = None
+    """The checkpoint's own when not given."""
+    proposals: str = "gt"
+    """`gt`, `rpn`, or a file: GLIP dictionary, COCO results, Detectron2 proposals."""
+    top_n: int = 300
+    """Proposals of an image that are recognised."""
+    methods: tuple[Literal["regionspot", "clip-box", "clip-mask"], ...] = ("regionspot",)
+    score_rule: Literal["product", "official", "geometric"] = "product"
+    masks: bool = True
+    """Mask AP too, where the ground truth has masks."""
+    cap: int = 300
+    """Detections of an image that count, over all classes."""
+    reference: bool = False
+    """Score with the lvis package or pycocotools instead of the fast evaluator (slow; the same numbers)."""
+    limit: int | None = None
+    seed: int = 0
+    prompts: PromptSettings | None = None
+    """The checkpoint's own when not given."""
+    out: Path = WORKPLACE / "evaluations"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """`rs-cache predict`: one image."""
+
+    image: Path
+    boxes: str | None = None
+    classes: str | None = None
+    checkpoint: Path = WORKPLACE / "runs" / "shapes"
+    backbone: str | None = None
+    out: Path | None = None
+    top: int = 20
+    device: str = "auto"

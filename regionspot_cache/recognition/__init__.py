@@ -1,0 +1,6 @@
+"""One interface, several methods: image and boxes in, class logits out."""
+
+from regionspot_cache.recognition.inputs import RegionInputs
+from regionspot_cache.recognition.methods import ClipCrops, Recogniser, RegionSpot
+
+__all__ = ["ClipCrops", "Recogniser", "RegionInputs", "RegionSpot"]

@@ -1,0 +1,235 @@
+"""`rs-cache eval`: regions of a dataset recognised by one or more methods, scored by one protocol."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import console
+from pipeline.partition import resolve_device
+from pipeline.plan import counts
+from pipeline.recognise import Recognised, Recognition, Regions, Tally
+from pipeline.settings import WORKPLACE, EvalSettings, PromptSettings
+from pipeline.train import embed_names
+from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
+from regionspot_cache.datasets import DetectionDataset, load_dataset, to_coco_dict
+from regionspot_cache.errors import IdentityError, IncompleteError, MissingFileError, UsageError
+from regionspot_cache.evaluation import (
+    Detections,
+    EvaluationResult,
+    Protocol,
+    evaluate as average_precision,
+    proposal_recall,
+    write_results,
+)
+from regionspot_cache.evaluation.ground_truth import is_federated, load_annotations, restrict
+from regionspot_cache.head import RegionHead, read_model_config
+from regionspot_cache.predictor import BACKBONE_FILE, require_backbone
+from regionspot_cache.proposals import Proposals, ground_truth_proposals, load_proposals
+from regionspot_cache.recognition import ClipCrops, Recogniser, RegionSpot
+from regionspot_cache.store import Cache, open_cache
+
+EVALUATION_SPLITS = {"shapes": "val", "o365": "val", "openimages": "val", "v3det": "val", "lvis": "val", "coco": "val"}
+
+
+def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[EvaluationResult]:
+    """Recognises, scores, writes and prints; one result a method.
+
+    Raises:
+        MissingFileError: no checkpoint, dataset or proposals there.
+        IdentityError: a checkpoint of other frozen networks or another width.
+    """
+    device = resolve_device(settings.device)
+    backbone = load_backbone(load_preset(settings.backbone or _own_backbone(settings)), device)
+    config = read_model_config(settings.checkpoint) if "regionspot" in settings.methods else {}
+    methods = [_method(name, settings, config, backbone, device) for name in settings.methods]
+    dataset = load_dataset(
+        settings.dataset,
+        split=EVALUATION_SPLITS.get(settings.dataset),
+        data_root=settings.data,
+        images=settings.images,
+        limit=settings.limit,
+        seed=settings.seed,
+    )
+    truth = _ground_truth(dataset)
+    prompts = settings.prompts or _trained_prompts(config)
+    cache = _cache(settings, dataset, backbone)
+    recognition = Recognition(
+        dataset=dataset,
+        backbone=backbone,
+        text=torch.from_numpy(embed_names(backbone.clip, dataset.class_names, prompts)).to(device),
+        regions=_regions(settings, dataset, backbone),
+        cache=cache,
+        masks=settings.masks and all("segmentation" in a for a in truth["annotations"]),
+        score_rule=settings.score_rule,
+        cap=settings.cap,
+    )
+    found = recognition.run(methods)
+    _say_coverage(recognition, found)
+    scorer = Scorer(settings, recognition, truth, prompts, found)
+    results = [scorer.score(method, tally) for method, tally in found.tallies.items()]
+    _show(results, settings.out, as_json=as_json)
+    return results
+
+
+def _own_backbone(settings: EvalSettings) -> Path:
+    path = settings.checkpoint / BACKBONE_FILE
+    if not path.is_file():
+        raise MissingFileError(
+            f"There is no trained head in {settings.checkpoint}.",
+            "A folder written by rs-cache train.",
+            "rs-cache train, or --checkpoint DIR, or --method clip-box --set backbone=tiny",
+        )
+    return path
+
+
+def _method(name: str, settings: EvalSettings, config: dict[str, Any], backbone: Backbone, device: str) -> Recogniser:
+    if name != "regionspot":
+        return ClipCrops(masked=name == "clip-mask")
+    require_backbone(config, backbone, str(settings.checkpoint))
+    head = RegionHead.from_pretrained(settings.checkpoint, device=device)
+    return RegionSpot(head, position=config["token_position"])
+
+
+def _trained_prompts(config: Mapping[str, Any]) -> PromptSettings:
+    text = config.get("text", {})
+    return PromptSettings(**{name: text[name] for name in ("templates", "cleaning", "average") if name in text})
+
+
+def _ground_truth(dataset: DetectionDataset) -> Mapping[str, Any]:
+    """Annotations to be judged by: the original file, or the CSV's boxes as such a file; only the sampled images."""
+    if dataset.format == "openimages":
+        return to_coco_dict(dataset)
+    return restrict(load_annotations(dataset.annotation_files[0]), dataset.image_ids)
+
+
+def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbone) -> Regions:
+    if settings.proposals == "gt":
+        return Regions(known=ground_truth_proposals(dataset))
+    if settings.proposals == "rpn":
+        return Regions(proposer=load_proposer(backbone.spec.proposer, backbone.sam), top_n=settings.top_n)
+    path = Path(settings.proposals)
+    if not path.suffix:
+        raise UsageError(f"--proposals {settings.proposals}.", "gt, rpn or a file of boxes.")
+    known = load_proposals(path, dataset, top_n=settings.top_n)
+    if known.dropped:
+        console.warn(f"{path}: left out {counts(dict(known.dropped))}")
+    return Regions(known=known, top_n=settings.top_n)
+
+
+def _cache(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbone) -> Cache | None:
+    """The cache of this dataset and backbone, if there is one; a named one must fit."""
+    name = "-".join(part for part in (dataset.name, dataset.split, backbone.spec.name) if part)
+    path = settings.cache or str(WORKPLACE / "caches" / name)
+    fingerprints = {"sam": backbone.sam.fingerprint(), "clip": backbone.clip.fingerprint()}
+    try:
+        cache = open_cache(path, expect=fingerprints)
+    except (MissingFileError, IdentityError, IncompleteError):
+        if settings.cache:
+            raise
+        return None
+    if cache.dataset.annotation_sha256 == dataset.annotation_sha256:
+        return cache
+    if settings.cache:
+        raise IdentityError(f"{path} was made from other annotations than {dataset.name}.", "The same file.")
+    return None
+
+
+def _say_coverage(recognition: Recognition, found: Recognised) -> None:
+    total, used = len(recognition.dataset), found.from_cache
+    console.say(f"{used['map']} of {total} maps and the tokens of {used['tokens']} images came from the cache.")
+    if found.failures:
+        console.warn(f"images without detections: {counts(dict(found.failures))}")
+
+
+class Scorer:
+    """Scores every method of one pass by the same protocol, and writes its detections."""
+
+    def __init__(
+        self,
+        settings: EvalSettings,
+        recognition: Recognition,
+        truth: Mapping[str, Any],
+        prompts: PromptSettings,
+        found: Recognised,
+    ) -> None:
+        self.settings, self.recognition, self.truth, self.prompts = settings, recognition, truth, prompts
+        self.proposals = self._proposals(found)
+        dataset = recognition.dataset
+        ids = dataset.category_ids.tolist()
+        self.subsets = {}
+        if any(dataset.class_novel):
+            self.subsets = {
+                "novel": [c for c, novel in zip(ids, dataset.class_novel, strict=True) if novel],
+                "base": [c for c, novel in zip(ids, dataset.class_novel, strict=True) if not novel],
+            }
+
+    def score(self, method: str, tally: Tally) -> EvaluationResult:
+        """Metrics of one method."""
+        detections = tally.builder.build()
+        metrics: dict[str, dict[str, float]] = {}
+        kinds = ("bbox", "segm") if self.recognition.masks else ("bbox",)
+        scored = average_precision(
+            detections,
+            self.truth,
+            iou_types=kinds,
+            subsets=self.subsets,
+            cap=self.settings.cap,
+            fast=not self.settings.reference,
+        )
+        for kind, found in scored.items():
+            metrics["box" if kind == "bbox" else "mask"] = found.metrics
+        if self.proposals.scores is None:
+            metrics["accuracy"] = self._accuracy(tally)
+        else:
+            metrics["recall"] = proposal_recall(self.proposals, self.truth)
+        self._write(method, detections, kinds)
+        return EvaluationResult(protocol=self._protocol(method), metrics=metrics)
+
+    def _accuracy(self, tally: Tally) -> dict[str, float]:
+        dataset = self.recognition.dataset
+        index = {category: i for i, category in enumerate(dataset.category_ids.tolist())}
+        members = {name: [index[c] for c in ids] for name, ids in self.subsets.items()}
+        return tally.accuracy.summary(dataset.class_frequency, members)
+
+    def _protocol(self, method: str) -> Protocol:
+        dataset, spec = self.recognition.dataset, self.recognition.backbone.spec
+        sample = "" if dataset.limit is None else f", {len(dataset)} images drawn by seed {dataset.seed}"
+        head = f" {self.settings.checkpoint}" if method == "regionspot" else ""
+        return Protocol(
+            dataset=dataset.name,
+            split=(dataset.split or "all") + sample,
+            metric="LVIS" if is_federated(self.truth) else "COCO",
+            method=f"{method} on {spec.name}{head}",
+            proposals=self.proposals.identity,
+            templates=self.prompts.templates,
+            class_names=self.prompts.cleaning,
+            score_rule="probability" if self.proposals.scores is None else self.settings.score_rule,
+            cap=self.settings.cap,
+        )
+
+    def _proposals(self, found: Recognised) -> Proposals:
+        regions = self.recognition.regions
+        if regions.known is not None:
+            return regions.known
+        assert regions.proposer is not None
+        identity = regions.proposer.identity()
+        text = ", ".join(f"{key} {str(value)[:12]}" for key, value in identity.items())
+        proposals = Proposals.from_images(f"RPN, top {regions.top_n} ({text})", found.regions)
+        self.settings.out.mkdir(parents=True, exist_ok=True)
+        proposals.save(self.settings.out / "proposals.npz")
+        return proposals
+
+    def _write(self, method: str, detections: Detections, kinds: tuple[Any, ...]) -> None:
+        self.settings.out.mkdir(parents=True, exist_ok=True)
+        for kind in kinds:
+            write_results(self.settings.out / f"{method}-{kind}.json", detections, kind)
+
+
+def _show(results: list[EvaluationResult], out: Path, *, as_json: bool) -> None:
+    values = {"results": [result.to_json() for result in results]}
+    (out / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")
+    console.result(values, "\n".join(map(str, results)), as_json=as_json)
+    console.say(f"Detections and metrics.json are in {out}.")

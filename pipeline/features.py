@@ -1,0 +1,200 @@
+"""Features of the images of one partition: decoded and preprocessed by threads, encoded in batches, kept in plan order."""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regionspot_cache.backbones import ClipBackbone, SamBackbone
+from regionspot_cache.errors import InputError
+from regionspot_cache.images import OUTSIDE_ROOT, ExifRule, ImageFailure, read_image, resolve_image
+from regionspot_cache.store import STATUS_CODES, STATUS_OK, PartitionPlan, Quantised, quantise, to_half_precision
+
+NON_FINITE = "non-finite features"
+
+
+Rows = NDArray[np.float16] | Quantised
+
+
+def empty_rows(shape: tuple[int, ...], dtype: str) -> Rows:
+    """Room for rows of a stored dtype; what is never filled belongs to failed images and is not stored."""
+    if dtype == "float16":
+        return np.zeros(shape, np.float16)
+    return Quantised(np.zeros(shape, np.int8), np.ones(shape[:-1], np.float16))
+
+
+def put_rows(rows: Rows, where: int | slice, values: NDArray[np.float32]) -> None:
+    """Stores float32 values at `where`."""
+    if isinstance(rows, Quantised):
+        rows.values[where], rows.scale[where] = quantise(values)
+    else:
+        rows[where] = to_half_precision(values)
+
+
+class Clock:
+    """Seconds spent in each step; threads may report to it."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] += time.perf_counter() - start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """The frozen networks of the halves at hand."""
+
+    sam: SamBackbone | None = None
+    clip: ClipBackbone | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """One image: what the encoders take, or why there is nothing to take."""
+
+    slot: int
+    boxes: NDArray[np.float32]  # [n, 4] xyxy
+    size: tuple[int, int]  # height, width
+    sam: Tensor | None = None  # [3, S, S]
+    clip: Tensor | None = None  # [3, R, R]
+    failure: ImageFailure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLoader:
+    """Reads images of a partition from disk and prepares them for the encoders."""
+
+    root: Path
+    exif: ExifRule
+    encoders: Encoders
+    clock: Clock
+
+    def batches(self, part: PartitionPlan, slots: Sequence[int], *, size: int, threads: int) -> Iterator[list[Loaded]]:
+        """Batches in the order of `slots`; two batches are read ahead, so memory stays bounded."""
+        with ThreadPoolExecutor(threads) as pool:
+            ahead: deque[Future[Loaded]] = deque()
+            waiting = iter(slots)
+            batch: list[Loaded] = []
+            while True:
+                for slot in waiting:
+                    ahead.append(pool.submit(self._load, part, slot))
+                    if len(ahead) >= 2 * size:
+                        break
+                if not ahead:
+                    break
+                batch.append(ahead.popleft().result())
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+            if batch:
+                yield batch
+
+    def _load(self, part: PartitionPlan, slot: int) -> Loaded:
+        width, height = (int(side) for side in part.sizes[slot])
+        boxes = part.boxes[part.offsets[slot] : part.offsets[slot + 1]]
+        try:
+            image = self._read(part.file_names[slot], (width, height))
+        except ImageFailure as failure:
+            return Loaded(slot=slot, boxes=boxes, size=(height, width), failure=failure)
+        sam, clip = self.encoders.sam, self.encoders.clip
+        with self.clock("prepare"):
+            return Loaded(
+                slot=slot,
+                boxes=boxes,
+                size=(height, width),
+                sam=sam.preprocess(image) if sam and len(boxes) else None,
+                clip=clip.preprocess(image) if clip else None,
+            )
+
+    def _read(self, file_name: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+        try:
+            path = resolve_image(self.root, file_name)
+        except InputError as error:
+            raise ImageFailure(OUTSIDE_ROOT, error.found) from None
+        with self.clock("decode"):
+            return read_image(path, expected_size=size, exif=self.exif)
+
+
+class PartitionFeatures:
+    """Features of some images of one partition, in the layout of the plan.
+
+    Values are quantised batch by batch, so a partition never lies in memory as float32.
+
+    Attributes:
+        arrays: half -> array name -> rows; [b, D] by box for tokens, [s, N, C] by image for maps.
+        status: half -> uint8 [s], one of the cache's status codes; 0 for images not worked on.
+        failures: slot -> (reason, detail).
+    """
+
+    def __init__(self, part: PartitionPlan, encoders: Encoders, clock: Clock, *, dtype: str) -> None:
+        self.part, self.encoders, self.clock, self.dtype = part, encoders, clock, dtype
+        self.arrays: dict[str, dict[str, Rows]] = {}
+        self.status: dict[str, NDArray[np.uint8]] = {}
+        self.failures: dict[int, tuple[str, str]] = {}
+        if encoders.sam:
+            rows = {name: (part.num_boxes, width) for name, width in encoders.sam.token_dims.items()}
+            self._allocate("sam", rows)
+        if encoders.clip:
+            self._allocate("clip", {"map": (part.num_images, *encoders.clip.map_shape)})
+
+    def _allocate(self, half: str, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.arrays[half] = {name: empty_rows(shape, self.dtype) for name, shape in shapes.items()}
+        self.status[half] = np.zeros(self.part.num_images, np.uint8)
+
+    def add(self, batch: list[Loaded]) -> None:
+        """Encodes a batch and keeps the result."""
+        for item in batch:
+            if item.failure:
+                self._fail(item.slot, item.failure.reason, item.failure.detail, tuple(self.status))
+        whole = [item for item in batch if not item.failure]
+        if self.encoders.sam and whole:
+            with self.clock("sam"):
+                self._add_tokens(self.encoders.sam, whole)
+        if self.encoders.clip and whole:
+            with self.clock("clip"):
+                self._add_maps(self.encoders.clip, whole)
+
+    def _add_tokens(self, sam: SamBackbone, batch: list[Loaded]) -> None:
+        boxed = [item for item in batch if item.sam is not None]
+        found: dict[str, list[Tensor]] = {name: [] for name in self.arrays["sam"]}
+        if boxed:
+            embeddings = sam.embed(torch.stack([item.sam for item in boxed if item.sam is not None]))
+            found = sam.tokens(embeddings, [i.boxes for i in boxed], [i.size for i in boxed])
+        for i, item in enumerate(boxed):
+            rows = slice(*self.part.offsets[item.slot : item.slot + 2])
+            self._keep(item.slot, "sam", rows, {name: tokens[i] for name, tokens in found.items()})
+        for item in batch:
+            if item.sam is None:  # no boxes: nothing to store, nothing missing
+                self.status["sam"][item.slot] = STATUS_OK
+
+    def _add_maps(self, clip: ClipBackbone, batch: list[Loaded]) -> None:
+        maps = clip.encode_map(torch.stack([item.clip for item in batch if item.clip is not None]))
+        for i, item in enumerate(batch):
+            self._keep(item.slot, "clip", item.slot, {"map": maps[i]})
+
+    def _keep(self, slot: int, half: str, where: int | slice, values: dict[str, Tensor]) -> None:
+        try:
+            for name, value in values.items():
+                put_rows(self.arrays[half][name], where, value.float().cpu().numpy())
+            self.status[half][slot] = STATUS_OK
+        except InputError as error:  # NaN, infinite or too large to be stored
+            self._fail(slot, NON_FINITE, f"{half}: {error.found}", (half,))
+
+    def _fail(self, slot: int, reason: str, detail: str, halves: tuple[str, ...]) -> None:
+        self.failures[slot] = (reason, detail)
+        for half in halves:
+            self.status[half][slot] = STATUS_CODES[reason]

@@ -1,0 +1,125 @@
+"""What an extraction will do, before it does it: dataset, halves, partitions, bytes, hours."""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import console
+from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
+from pipeline.partition import encoders_of, resolve_device
+from pipeline.settings import WORKPLACE, ExtractSettings
+from regionspot_cache.backbones import BackboneSpec, load_preset
+from regionspot_cache.datasets import DetectionDataset, load_dataset
+from regionspot_cache.store import CachePlan, HalfSpec, estimate, make_clip_half, make_sam_half
+
+MEASURED_IMAGES = 32
+
+
+def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
+    """Prints images, boxes, partitions, bytes of every array, free space, and hours at a rate measured now."""
+    dataset, spec = open_dataset(settings), backbone_spec(settings)
+    encoders = encoders_of(spec, settings.halves, resolve_device(settings.device))
+    plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)
+    halves = half_specs(encoders, settings)
+    sizes = estimate(plan, halves)
+    rate = measured_rate(plan, encoders, settings)
+    path = cache_path(settings, dataset, spec)
+    facts = {
+        "dataset": f"{dataset.name} {dataset.split}".strip(),
+        "cache": path,
+        "images": len(dataset),
+        "boxes": dataset.num_boxes,
+        "dropped": dict(dataset.dropped),
+        "classes": len(dataset.class_names),
+        "partitions": plan.num_partitions,
+        "bytes": sizes,
+        "free_bytes": free_space(path),
+        "images_per_second": rate and round(rate, 2),
+        "hours": rate and round(len(dataset) / rate / 3600 / max(1, settings.workers), 3),
+    }
+    console.result(facts, _text(facts), as_json=as_json)
+
+
+def open_dataset(settings: ExtractSettings) -> DetectionDataset:
+    """The dataset of the settings; draws the built-in world on first use."""
+    with console.progress("drawing shapes", 1) as ticker:
+        return load_dataset(
+            settings.dataset,
+            data_root=settings.data,
+            images=settings.images,
+            policy=settings.policy,
+            limit=settings.limit,
+            seed=settings.seed,
+            progress=lambda done, total: ticker.update(done, "images", total=total),
+        )
+
+
+def backbone_spec(settings: ExtractSettings) -> BackboneSpec:
+    """The backbone of the settings, with their token positions."""
+    spec = load_preset(settings.backbone)
+    return replace(spec, sam=replace(spec.sam, positions=settings.positions)) if settings.positions else spec
+
+
+def half_specs(encoders: Encoders, settings: ExtractSettings) -> list[HalfSpec]:
+    """Arrays and identity of the halves that the encoders fill."""
+    specs = []
+    if encoders.sam:
+        sam = encoders.sam
+        specs.append(make_sam_half(sam.token_dims, dtype=settings.dtype, fingerprint=sam.fingerprint()))
+    if encoders.clip:
+        clip = encoders.clip
+        specs.append(make_clip_half(*clip.map_shape, dtype=settings.dtype, fingerprint=clip.fingerprint()))
+    return specs
+
+
+def cache_path(settings: ExtractSettings, dataset: DetectionDataset, spec: BackboneSpec) -> str:
+    """Where the cache is."""
+    name = "-".join(part for part in (dataset.name, dataset.split, spec.name) if part)
+    return settings.cache or str(WORKPLACE / "caches" / name)
+
+
+def free_space(path: str) -> int | None:
+    """Free bytes at a folder that may not exist yet; None for a URL."""
+    if "://" in path:
+        return None
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def measured_rate(plan: CachePlan, encoders: Encoders, settings: ExtractSettings) -> float | None:
+    """Images a second of one process, from the first images of the plan; None when none can be read."""
+    part = plan.partition(0)
+    slots = np.arange(min(MEASURED_IMAGES, part.num_images))
+    loader = ImageLoader(
+        root=Path(plan.dataset.image_root), exif=plan.dataset.exif, encoders=encoders, clock=Clock()
+    )
+    features = PartitionFeatures(part, encoders, loader.clock, dtype=settings.dtype)
+    batches = loader.batches(part, slots.tolist(), size=settings.batch_size, threads=settings.decode_threads)
+    done, start = 0, time.perf_counter()
+    for batch in batches:
+        features.add(batch)
+        done += sum(item.failure is None for item in batch)
+        if time.perf_counter() - start > 60:
+            break
+    return done / (time.perf_counter() - start) if done else None
+
+
+def _text(facts: dict[str, Any]) -> str:
+    sizes = facts["bytes"]
+    lines = [f"{key:<18} {value}" for key, value in facts.items() if key not in ("bytes", "free_bytes", "dropped")]
+    lines.insert(4, f"{'dropped':<18} {counts(facts['dropped'])}")
+    lines += [f"  {path:<24} {console.size(value):>12}" for path, value in sizes.items() if path != "total"]
+    free = "unknown" if facts["free_bytes"] is None else console.size(facts["free_bytes"])
+    lines.append(f"{'total':<26} {console.size(sizes['total']):>12}   free: {free}")
+    return "\n".join(lines)
+
+
+def counts(values: dict[str, int]) -> str:
+    """Counts by reason as one line: `3 crowd, 1 missing`."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(values.items())) or "none"

@@ -1,0 +1,192 @@
+"""Recognition over a dataset: for every image its regions, for every method its detections."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline import console
+from regionspot_cache.backbones import Backbone, RegionProposer
+from regionspot_cache.datasets import DetectionDataset, ImageRecord
+from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation import (
+    AccuracyMeter,
+    DetectionsBuilder,
+    ScoreRule,
+    encode_mask,
+    select_top_k,
+)
+from regionspot_cache.images import OUTSIDE_ROOT, ImageFailure, read_image, resolve_image
+from regionspot_cache.proposals import Proposals
+from regionspot_cache.recognition import Recogniser, RegionInputs
+from regionspot_cache.store import Cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions:
+    """Where boxes come from: ground truth or a file, read beforehand, or a proposer that runs on every image."""
+
+    known: Proposals | None = None
+    proposer: RegionProposer | None = None
+    top_n: int = 300
+
+    def of(self, record: ImageRecord, inputs: RegionInputs) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Boxes [n, 4] and, except for ground truth, objectness [n] of one image, best first."""
+        if self.known is not None:
+            boxes, scores = self.known[record.image_id]
+        else:
+            assert self.proposer is not None
+            boxes, scores = self.proposer.propose(inputs.image, inputs.embedding)
+        if scores is None:
+            return boxes, None
+        return boxes[: self.top_n], scores[: self.top_n]
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What one method has found so far; accuracy only for ground-truth boxes."""
+
+    builder: DetectionsBuilder
+    accuracy: AccuracyMeter
+
+
+@dataclass(kw_only=True)
+class Recognised:
+    """What a pass over the dataset leaves.
+
+    Attributes:
+        tallies: by method name.
+        regions: (image id, boxes, scores) as recognised, when a proposer made them.
+        failures: images that could not be read, by reason.
+        from_cache: how many images took their map, and their tokens, from the cache.
+    """
+
+    tallies: dict[str, Tally]
+    regions: list[tuple[int | str, NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    from_cache: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognition:
+    """The settings of a pass.
+
+    Attributes:
+        text: float32 [K, E], one row a class of the dataset.
+        cache: features of the same dataset, used where they fit; None runs the networks on every image.
+        masks: keep SAM's mask of every detected box.
+        cap: detections kept for an image.
+    """
+
+    dataset: DetectionDataset
+    backbone: Backbone
+    text: torch.Tensor
+    regions: Regions
+    cache: Cache | None
+    masks: bool
+    score_rule: ScoreRule
+    cap: int
+
+    def run(self, methods: Sequence[Recogniser]) -> Recognised:
+        """Every method on every image."""
+        classes = len(self.dataset.class_names)
+        found = Recognised(
+            tallies={m.name: Tally(builder=DetectionsBuilder(), accuracy=AccuracyMeter(classes)) for m in methods}
+        )
+        boxes_done = 0
+        with console.progress("recognising", len(self.dataset)) as ticker:
+            for i, record in enumerate(self.dataset):
+                try:
+                    boxes_done += self._image(record, methods, found)
+                except ImageFailure as failure:
+                    found.failures[failure.reason] += 1
+                rate = boxes_done / max(ticker.elapsed, 1e-9)
+                ticker.update(i + 1, f"{(i + 1) / max(ticker.elapsed, 1e-9):.1f} images/s  {rate:.0f} boxes/s")
+        return found
+
+    def _image(self, record: ImageRecord, methods: Sequence[Recogniser], found: Recognised) -> int:
+        inputs = RegionInputs(
+            self.backbone,
+            partial(self._read, record),
+            np.zeros((0, 4), np.float32),
+            size=(record.height, record.width),
+            **self._cached(record, found.from_cache),
+        )
+        inputs.boxes, scores = self.regions.of(record, inputs)
+        if self.regions.proposer is not None and scores is not None:
+            found.regions.append((record.image_id, inputs.boxes, scores))
+        masks = MaskCodes(inputs) if self.masks else None
+        for method in methods:
+            probabilities = method.logits(inputs, self.text).softmax(-1).float().cpu().numpy()  # [N, K]
+            self._keep(record, inputs, scores, probabilities, masks, found.tallies[method.name])
+        return len(inputs.boxes)
+
+    def _keep(
+        self,
+        record: ImageRecord,
+        inputs: RegionInputs,
+        scores: NDArray[np.float32] | None,
+        probabilities: NDArray[np.float32],
+        masks: "MaskCodes | None",
+        tally: Tally,
+    ) -> None:
+        chosen = select_top_k(probabilities, scores, self.score_rule, k=self.cap)
+        tally.builder.add(
+            record.image_id,
+            boxes=inputs.boxes,
+            box_index=chosen.box_index,
+            category_ids=self.dataset.category_ids[chosen.class_index],
+            scores=chosen.scores,
+            masks=masks,
+        )
+        if scores is None:
+            tally.accuracy.update(probabilities, record.labels)
+
+    def _read(self, record: ImageRecord) -> NDArray[np.uint8]:
+        try:
+            path = resolve_image(self.dataset.image_root, record.file_name)
+        except InputError as error:
+            raise ImageFailure(OUTSIDE_ROOT, error.found) from None
+        return read_image(path, expected_size=(record.width, record.height), exif=self.dataset.exif)
+
+    def _cached(self, record: ImageRecord, used: Counter[str]) -> dict[str, Any]:
+        """Features of the cache that fit: its map, and its tokens when the boxes are the very same."""
+        if self.cache is None:
+            return {}
+        try:
+            i = self.cache.index_of(record.image_id)
+        except InputError:  # an image outside the cached sample
+            return {}
+        features = {}
+        if self.cache.ok(i, "clip"):
+            features["cached_map"] = self.cache.read_map(i)
+            used["map"] += 1
+        given = self.regions.known is not None and self.regions.known.scores is None
+        if given and self.cache.ok(i, "sam") and np.array_equal(self.cache.boxes(i), record.boxes):
+            features["cached_tokens"] = self.cache.read_tokens(i)
+            used["tokens"] += 1
+        return features
+
+
+class MaskCodes:
+    """Run lengths of SAM's masks, coded when asked for: the mask belongs to the box, whatever its class."""
+
+    def __init__(self, inputs: RegionInputs) -> None:
+        self._inputs = inputs
+        self._codes: dict[int, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._inputs.boxes)
+
+    def __getitem__(self, box: int) -> dict[str, Any]:
+        if not 0 <= box < len(self):
+            raise IndexError(box)
+        if box not in self._codes:
+            self._codes[box] = encode_mask(self._inputs.masks[0][box])
+        return self._codes[box]

@@ -1,0 +1,113 @@
+"""`rs-cache train`: caches and class names to a trained head."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import console
+from pipeline.partition import resolve_device
+from pipeline.plan import counts
+from pipeline.settings import WORKPLACE, PromptSettings, TrainSettings
+from regionspot_cache.backbones import BackboneSpec, ClipBackbone, load_clip, load_preset
+from regionspot_cache.errors import UsageError
+from regionspot_cache.predictor import BACKBONE_FILE
+from regionspot_cache.store import open_cache
+from regionspot_cache.training import StepReport, TrainingSource, TrainResult, train as train_head
+from regionspot_cache.vocabulary import text_embeddings, unique_classes
+
+
+def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
+    """Trains the head, or continues the run in `settings.out`."""
+    spec, device = load_preset(settings.backbone), resolve_device(settings.device)
+    clip = load_clip(spec.clip, device=device)
+    sources = [training_source(path, clip, settings) for path in _unique(settings.caches)]
+    del clip
+    total = settings.training.total_steps
+    console.say(f"training on {', '.join(settings.caches)} into {settings.out}: {total} steps on {device}")
+    with console.progress("training", total) as ticker:
+        result = train_head(
+            sources, settings.training, settings.out, device=device, on_step=lambda step: _show(ticker, step)
+        )
+    if int(os.environ.get("RANK", "0")) == 0:
+        _save_backbone(settings.out, spec)
+        _report(result, as_json=as_json)
+    return result
+
+
+def training_source(path: str, clip: ClipBackbone, settings: TrainSettings) -> TrainingSource:
+    """A cache with the text embeddings of its classes.
+
+    Raises:
+        IdentityError: the cache's maps come from another CLIP than the backbone of the settings.
+    """
+    cache = open_cache(path, expect={"clip": clip.fingerprint()})
+    names, class_map = unique_classes(cache.dataset.class_names)
+    return TrainingSource(
+        name=Path(path).name,
+        cache=cache,
+        class_names=tuple(names),
+        text_embeddings=embed_names(clip, names, settings.prompts),
+        class_map=class_map,
+        grid=clip.grid,
+        text_identity={**asdict(settings.prompts), "encoder": clip.text_fingerprint()},
+        token_position=settings.position,
+    )
+
+
+def embed_names(clip: ClipBackbone, names: Any, prompts: PromptSettings) -> Any:
+    """Text embeddings of class names, kept on disk between runs; float32 [K, E]."""
+    with console.progress("embedding class names", len(names)) as ticker:
+        return text_embeddings(
+            clip,
+            names,
+            templates=prompts.templates,
+            cleaning=prompts.cleaning,
+            average=prompts.average,
+            cache_dir=WORKPLACE / "text",
+            progress=lambda done, total: ticker.update(done, "classes", total=total),
+        )
+
+
+def _unique(caches: tuple[str, ...]) -> tuple[str, ...]:
+    names = [Path(path).name for path in caches]
+    if not caches or len(set(names)) != len(names):
+        raise UsageError(f"caches {list(caches)}", "At least one cache, and no two of the same name.")
+    return caches
+
+
+def _show(ticker: console.Ticker, step: StepReport) -> None:
+    ticker.update(
+        step.step,
+        f"loss {step.loss:.3f}  {step.steps_per_second:.1f} steps/s  {step.samples_per_second:.0f} samples/s"
+        f"  lr {step.learning_rate:.1e}  waiting {step.waiting:.0%}",
+    )
+
+
+def _save_backbone(folder: Path, spec: BackboneSpec) -> None:
+    """The model folder says which networks feed it, as a backbone file that `--backbone` reads."""
+    (folder / BACKBONE_FILE).write_text(yaml.safe_dump(_plain(asdict(spec)), sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _report(result: TrainResult, *, as_json: bool) -> None:
+    facts = {
+        "folder": str(result.folder),
+        "steps": result.steps,
+        "resumed_from": result.resumed_from,
+        "seconds": round(result.seconds, 1),
+        "left_out": {name: dict(reasons) for name, reasons in result.left_out.items()},
+    }
+    left_out = "; ".join(f"{name}: {counts(dict(reasons))}" for name, reasons in result.left_out.items())
+    text = (
+        f"Trained head in {result.folder} ({result.steps} steps, {console.clock(result.seconds)}; "
+        f"images left out: {left_out})."
+    )
+    console.result(facts, text, as_json=as_json)

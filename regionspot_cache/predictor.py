@@ -1,0 +1,176 @@
+"""Names for the boxes of one image: pay once in `set_image`, then ask `predict` as often as you like."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from regionspot_cache.backbones import Backbone, load_backbone, load_preset
+from regionspot_cache.errors import IdentityError, InputError
+from regionspot_cache.head import RegionHead, read_model_config
+from regionspot_cache.images import ImageFailure, read_image
+from regionspot_cache.recognition import RegionInputs, RegionSpot
+from regionspot_cache.vocabulary import text_embeddings
+
+BACKBONE_FILE = "backbone.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the boxes of an image show.
+
+    Attributes:
+        boxes: float32 [N, 4] xyxy, pixels of the image.
+        names: the best class of each box.
+        scores: float32 [N], its probability among the classes asked for.
+        probabilities: float32 [N, K], rows sum to 1.
+        classes: the K names asked for.
+    """
+
+    boxes: NDArray[np.float32]
+    names: tuple[str, ...]
+    scores: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    classes: tuple[str, ...]
+
+
+class RegionPredictor:
+    """RegionSpot on single images.
+
+    Example:
+        predictor = RegionPredictor.from_pretrained("rs-cache-data/runs/shapes")
+        prediction = predictor.set_image("street.jpg").predict([[10, 20, 200, 180]], ["car", "bus"])
+
+    Args:
+        head: a trained head.
+        backbone: the frozen networks that it was trained on.
+        prompts: keyword arguments of `vocabulary.text_embeddings`: templates, cleaning, average.
+        position: the SAM token that the head takes.
+    """
+
+    def __init__(
+        self, head: RegionHead, backbone: Backbone, *, prompts: dict[str, str], position: str = "transformer"
+    ) -> None:
+        self.backbone, self.prompts = backbone, prompts
+        self.method = RegionSpot(head, position=position)
+        self._image: NDArray[np.uint8] | None = None
+        self._embedding: torch.Tensor | None = None
+        self._map: NDArray[np.float32] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: Path | str, *, backbone: str | Path | None = None, device: str = "cpu"
+    ) -> Self:
+        """A predictor from a model folder written by training.
+
+        Args:
+            folder: holds config.json, model.safetensors and backbone.yaml.
+            backbone: a preset or YAML file instead of the folder's own.
+            device: where the networks run.
+
+        Raises:
+            MissingFileError: a file is missing.
+            IdentityError: the backbone is not the one that the head was trained on.
+        """
+        config = read_model_config(folder)
+        networks = load_backbone(load_preset(backbone or Path(folder) / BACKBONE_FILE), device)
+        require_backbone(config, networks, str(folder))
+        text = config["text"]
+        prompts = {name: text[name] for name in ("templates", "cleaning", "average")}
+        head = RegionHead.from_pretrained(folder, device=device)
+        return cls(head, networks, prompts=prompts, position=config["token_position"])
+
+    def set_image(self, image: NDArray[np.uint8] | Path | str) -> Self:
+        """Runs both frozen networks on an image: uint8 [H, W, 3] RGB, or a file.
+
+        Raises:
+            InputError: not an image.
+        """
+        pixels = _pixels(image)
+        inputs = RegionInputs(self.backbone, pixels, np.zeros((0, 4), np.float32))
+        self._image, self._embedding = pixels, inputs.embedding
+        self._map = inputs.map.cpu().numpy()
+        return self
+
+    def inputs(self, boxes: Any) -> RegionInputs:
+        """Boxes [N, 4] of the present image with its features; they are recognised together.
+
+        Raises:
+            InputError: no image yet, or boxes that are not xyxy pixels inside the image.
+        """
+        if self._image is None:
+            raise InputError("predict before set_image", "An image.", "predictor.set_image(image)")
+        inputs = RegionInputs(
+            self.backbone, self._image, _checked(boxes, self._image.shape[:2]), cached_map=self._map
+        )
+        inputs.embedding = self._embedding
+        return inputs
+
+    def predict(self, boxes: Any, classes: Sequence[str]) -> Prediction:
+        """Names boxes of the present image.
+
+        Args:
+            boxes: [N, 4] xyxy, pixels.
+            classes: K names, in any words.
+        """
+        text = self.embed(classes)
+        inputs = self.inputs(boxes)
+        probabilities = self.method.logits(inputs, text).softmax(-1).cpu().numpy()  # [N, K]
+        best = probabilities.argmax(1) if len(probabilities) else np.zeros(0, np.int64)
+        return Prediction(
+            boxes=inputs.boxes,
+            names=tuple(classes[i] for i in best),
+            scores=probabilities[np.arange(len(best)), best],
+            probabilities=probabilities,
+            classes=tuple(classes),
+        )
+
+    def embed(self, classes: Sequence[str]) -> torch.Tensor:
+        """Text embeddings of class names by the prompts of training, float32 [K, E]."""
+        embeddings = text_embeddings(self.backbone.clip, classes, **self.prompts)
+        return torch.from_numpy(embeddings).to(self.backbone.clip.device)
+
+
+def require_backbone(config: dict[str, Any], backbone: Backbone, model: str) -> None:
+    """Refuses a head with frozen networks that it was not trained on. Precision may differ.
+
+    Raises:
+        IdentityError: names the first key that differs.
+    """
+    for half, network in (("sam", backbone.sam), ("clip", backbone.clip)):
+        found = network.fingerprint()
+        for key, value in config[half].items():
+            if key != "precision" and found.get(key) != value:
+                raise IdentityError(
+                    f"{model} was trained on {half}.{key} = {value}; the backbone has {found.get(key)}.",
+                    "The backbone that the head was trained on.",
+                    f"Give it with --backbone, or leave that out to use {model}/{BACKBONE_FILE}.",
+                )
+
+
+def _pixels(image: NDArray[np.uint8] | Path | str) -> NDArray[np.uint8]:
+    if isinstance(image, (str, Path)):
+        try:
+            return read_image(Path(image))
+        except ImageFailure as failure:
+            raise InputError(f"{failure}.", "An image file that can be decoded.") from None
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InputError(f"an image of {image.dtype} {list(image.shape)}", "uint8 [H, W, 3] RGB")
+    return image
+
+
+def _checked(boxes: Any, size: tuple[int, int]) -> NDArray[np.float32]:
+    height, width = size
+    found = np.asarray(boxes, np.float32).reshape(-1, 4) if np.size(boxes) % 4 == 0 else np.full((1, 4), np.nan)
+    clipped = np.clip(found, 0, [width, height, width, height]).astype(np.float32)
+    good = np.isfinite(found).all() and (clipped[:, 2:] > clipped[:, :2]).all()
+    if not good:
+        raise InputError(
+            f"boxes {np.round(found, 1).tolist()} in an image of {width} x {height} pixels",
+            "x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, inside the image",
+        )
+    return clipped
