@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regionspot_cache.backbones.assets import PACKAGED_TOKENIZER, packaged_config, packaged_state
 from regionspot_cache.backbones.presets import ClipSpec
@@ -35,7 +36,7 @@ class ClipParts:
         quick_gelu: whether the model runs QuickGELU in place of GELU.
     """
 
-    model: nn.Module
+    model: Any  # the attributes of open_clip's models are not typed
     tokenizer: Tokenizer
     tokenizer_id: str
     mean: tuple[float, ...]
@@ -100,7 +101,7 @@ def _packaged(spec: ClipSpec) -> ClipParts:
     )
 
 
-def _create(spec: ClipSpec) -> nn.Module:
+def _create(spec: ClipSpec) -> Any:
     seed = random_seed(spec.weights)
     brings = spec.model.startswith(BRINGS_WEIGHTS)
     with torch.random.fork_rng(devices=[]):

@@ -1,10 +1,10 @@
 """Which image towers of open_clip give a map, and of what shape."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
-from torch import nn
 
 from regionspot_cache.errors import UsageError
 
@@ -26,7 +26,7 @@ class TowerShape:
     blocks: int
 
 
-def tower_shape(visual: nn.Module, name: str) -> TowerShape:
+def tower_shape(visual: Any, name: str) -> TowerShape:
     """The shape of a supported image tower.
 
     Args:
@@ -38,9 +38,9 @@ def tower_shape(visual: nn.Module, name: str) -> TowerShape:
             whose number of tokens varies with the image.
     """
     if isinstance(visual, VisionTransformer):
-        blocks, width = visual.transformer.resblocks, visual.transformer.width
-        return TowerShape(grid=visual.grid_size, prefix=1, width=width, blocks=len(blocks))
-    trunk = visual.trunk if isinstance(visual, TimmModel) else visual
+        inner = visual.transformer
+        return TowerShape(grid=visual.grid_size, prefix=1, width=inner.width, blocks=inner.layers)
+    trunk: Any = visual.trunk if isinstance(visual, TimmModel) else visual
     grid = getattr(getattr(trunk, "patch_embed", None), "grid_size", None)
     prefix = getattr(trunk, "num_prefix_tokens", None)
     if grid is None or prefix is None or "NaFlex" in type(trunk).__name__:

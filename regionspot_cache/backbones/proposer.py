@@ -1,11 +1,12 @@
 """Region proposals for one image, from the small RPN on SAM embeddings or from a torchvision detector."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from regionspot_cache.backbones.presets import ProposerSpec
 from regionspot_cache.backbones.rpn import SamRpn, filtered_proposals
@@ -77,7 +78,8 @@ class DetectorProposer:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(self.device).float() / 255
         images, _ = self.detector.transform([pixels])
         features = list(self.detector.backbone(images.tensors).values())
-        [(boxes, scores)] = filtered_proposals(self.detector.rpn, images, features)
+        rpn = cast(RegionProposalNetwork, self.detector.rpn)
+        [(boxes, scores)] = filtered_proposals(rpn, images, features)
         height, width = images.image_sizes[0]
         scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2, dtype=np.float32)
         return boxes.cpu().numpy() * scale, scores.cpu().numpy()

@@ -16,8 +16,8 @@ from regionspot_cache.backbones.presets import Position, SamSpec
 from regionspot_cache.backbones.sam_decode import mask_tokens, prepare_images
 from regionspot_cache.backbones.weights import state_sha256
 
-# Working memory of one decoder call: the cells of every box, float32.
-CHUNK_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
+# Cells of the boxes of one decoder call, float32: what stays in a core's cache, or fills a GPU.
+CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 30}
 
 
 class SamBackbone:

@@ -58,9 +58,13 @@ PUBLISHED = {
 
 def build_sam(config: Mapping[str, Any]) -> Sam:
     """A SAM of this config with fresh weights, in training mode."""
-    prompt = {k: tuple(v) if isinstance(v, list) else v for k, v in config["prompt_encoder"].items()}
+    encoder: dict[str, Any] = config["image_encoder"] | {"norm_layer": partial(nn.LayerNorm, eps=1e-6)}
+    prompt: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in config["prompt_encoder"].items()
+    }
     return Sam(
-        ImageEncoderViT(**config["image_encoder"], norm_layer=partial(nn.LayerNorm, eps=1e-6)),
+        ImageEncoderViT(**encoder),
         PromptEncoder(**prompt),
         MaskDecoder(**config["mask_decoder"], transformer=TwoWayTransformer(**config["transformer"])),
         pixel_mean=list(config["pixel_mean"]),

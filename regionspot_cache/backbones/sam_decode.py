@@ -9,6 +9,7 @@ Gives what the two-way transformer of `segment_anything.modeling` gives, through
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from segment_anything.modeling.mask_decoder import MaskDecoder
@@ -45,16 +46,17 @@ def prepare_images(
         dense: [1,D,h,w] dense prompt embedding without a mask prompt.
         position: [1,D,h,w] dense positional encoding.
     """
-    layer = decoder.transformer.layers[0]
-    cells = (embeddings + dense).flatten(2).transpose(1, 2)
+    layer = _transformer(decoder).layers[0]
+    # Contiguous here, once per image, or every matrix product would copy its share again.
+    cells = (embeddings + dense).flatten(2).transpose(1, 2).contiguous()
     grid = position.flatten(2).transpose(1, 2)
     to_image, to_token = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
     return DecodedImages(
         cells,
-        grid[0],
-        keys=_heads(to_image, to_image.k_proj(cells + grid)),
-        values=_heads(to_image, to_image.v_proj(cells)),
-        queries=_heads(to_token, to_token.q_proj(cells + grid)),
+        grid[0].contiguous(),
+        keys=_heads(to_image, to_image.k_proj(cells + grid)).contiguous(),
+        values=_heads(to_image, to_image.v_proj(cells)).contiguous(),
+        queries=_heads(to_token, to_token.q_proj(cells + grid)).contiguous(),
     )
 
 
@@ -72,13 +74,14 @@ def mask_tokens(decoder: MaskDecoder, images: DecodedImages, index: Tensor, prom
     """
     output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     points = torch.cat([output.expand(len(prompts), -1, -1), prompts], dim=1)  # [N,T,D]
-    first, *others = decoder.transformer.layers
+    transformer = _transformer(decoder)
+    first, *others = transformer.layers
     tokens, cells = _first_layer(first, images, index, points)
     for layer in others:
         tokens, cells = _layer(layer, tokens, cells, points, images.position)
-    final = decoder.transformer.final_attn_token_to_image
+    final = transformer.final_attn_token_to_image
     tokens = tokens + attend_to_cells(final, tokens + points, cells + images.position, cells)
-    return decoder.transformer.norm_final_attn(tokens)[:, 1]
+    return transformer.norm_final_attn(tokens)[:, 1]
 
 
 def attend_to_cells(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -102,9 +105,9 @@ def cells_attend(attention: Attention, cells: Tensor, tokens: Tensor, values: Te
     key = _heads(attention, attention.k_proj(tokens)) / math.sqrt(width)  # [N,H,T,c]
     query_weight = attention.q_proj.weight.view(heads, width, -1)
     query_bias = attention.q_proj.bias.view(heads, width)
-    scores = cells @ torch.einsum("nhtc,hcd->nhtd", key, query_weight).flatten(1, 2).transpose(1, 2)
-    scores = scores.unflatten(2, (heads, -1)) + torch.einsum("nhtc,hc->nht", key, query_bias)[:, None]
-    return _mix_tokens(attention, scores.softmax(dim=-1).flatten(2), values)
+    scores = torch.einsum("nhtc,hcd->nhtd", key, query_weight).flatten(1, 2) @ cells.transpose(1, 2)
+    scores = scores.unflatten(1, (heads, -1)) + torch.einsum("nhtc,hc->nht", key, query_bias)[..., None]
+    return _mix_tokens(attention, scores, values)
 
 
 def _first_layer(
@@ -119,8 +122,8 @@ def _first_layer(
     tokens = layer.norm3(tokens + layer.mlp(tokens))
     attention = layer.cross_attn_image_to_token
     key = _heads(attention, attention.k_proj(tokens + points))
-    scores = images.queries[index] @ key.transpose(2, 3) / math.sqrt(key.shape[-1])  # [N,H,M,T]
-    mixed = _mix_tokens(attention, scores.softmax(dim=-1).transpose(1, 2).flatten(2), tokens)
+    scores = key @ images.queries[index].transpose(2, 3) / math.sqrt(key.shape[-1])  # [N,H,T,M]
+    mixed = _mix_tokens(attention, scores, tokens)
     return tokens, layer.norm4(images.cells[index] + mixed)
 
 
@@ -138,12 +141,18 @@ def _layer(
     return tokens, layer.norm4(cells + mixed)
 
 
-def _mix_tokens(attention: Attention, weights: Tensor, tokens: Tensor) -> Tensor:
-    """Values and output projection of weights [N,M,H*T] over tokens [N,T,D]; returns [N,M,D]."""
+def _mix_tokens(attention: Attention, scores: Tensor, tokens: Tensor) -> Tensor:
+    """Softmax of scores [N,H,T,M] over the T tokens [N,T,D], values, output projection; gives [N,M,D]."""
+    # The cells lie last, so that a softmax over a handful of tokens runs along them.
+    weights = scores.softmax(dim=2).flatten(1, 2)
     value = _heads(attention, attention.v_proj(tokens))  # [N,H,T,c]
     out_weight = attention.out_proj.weight.unflatten(1, (attention.num_heads, -1))  # [D,H,c]
     value = torch.einsum("nhtc,dhc->nhtd", value, out_weight).flatten(1, 2)
-    return weights @ value + attention.out_proj.bias
+    return weights.transpose(1, 2) @ value + attention.out_proj.bias
+
+
+def _transformer(decoder: MaskDecoder) -> Any:
+    return decoder.transformer  # the attributes of torch modules are not typed
 
 
 def _heads(attention: Attention, x: Tensor) -> Tensor:

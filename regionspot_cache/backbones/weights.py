@@ -80,7 +80,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         values = state[name].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(values.shape)}".encode())
-        digest.update(memoryview(values.numpy()).cast("B") if values.numel() else b"")
+        digest.update(values.numpy().tobytes())
     return digest.hexdigest()
 
 

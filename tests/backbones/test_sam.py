@@ -162,6 +162,7 @@ def test_published_sizes_are_those_of_segment_anything(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif("RS_SLOW" not in os.environ, reason="full size: RS_SLOW=1")
 @pytest.mark.skipif(not REAL_IMAGES.is_dir(), reason="no real images")
 def test_full_size_tokens_equal_the_predictor_on_real_images() -> None:
