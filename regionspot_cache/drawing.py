@@ -48,6 +48,7 @@ PALETTE: tuple[Colour, ...] = (
 RIGHT_COLOUR, WRONG_COLOUR, TRUTH_COLOUR = (86, 180, 233), (213, 94, 0), (240, 240, 240)
 SHEET_WIDTH = 1600  # side-by-side pictures aim at this width, pixels
 MIN_PANEL = 480
+PANEL_FONT = 16  # legible when a whole sheet is on a screen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def draw_regions(
         _Named(name=label, score=None if scores is None else float(scores[i]), colour=colours[i])
         for i, label in enumerate(labels)
     ]
-    return _draw_named(canvas, boxes, named)
+    return _draw_named(canvas, boxes, named, font_size_for(canvas.picture.size))
 
 
 def draw_attention(
@@ -171,12 +172,12 @@ def compare_predictions(
     _check_boxes(boxes, len(truth))
     side = _panel_side(len(predictions) + 1)
     true = [_Named(name=name, score=None, colour=TRUTH_COLOUR) for name in truth]
-    panels, captions = [_draw_named(make_canvas(image, side), boxes, true)], ["Truth"]
+    panels, captions = [_draw_named(make_canvas(image, side), boxes, true, PANEL_FONT)], ["Truth"]
     for method, (labels, scores) in predictions.items():
         _check_count(f"labels of {method}", labels, len(truth))
         _check_count(f"scores of {method}", scores, len(truth))
         named = [_judge(*one) for one in zip(labels, scores, truth, strict=True)]
-        panels.append(_draw_named(make_canvas(image, side), boxes, named))
+        panels.append(_draw_named(make_canvas(image, side), boxes, named, PANEL_FONT))
         captions.append(f"{method}: {sum(one.mark == 'right' for one in named)} of {len(named)} right")
     return make_sheet(panels, captions, _columns(len(panels)))
 
@@ -205,18 +206,20 @@ def contact_sheet(
     return make_sheet(cells, captions, columns)
 
 
-def _draw_named(canvas: Canvas, boxes: NDArray[np.float32], named: Sequence[_Named]) -> Image.Image:
+def _draw_named(
+    canvas: Canvas, boxes: NDArray[np.float32], named: Sequence[_Named], font_size: int
+) -> Image.Image:
     """Outlines (small boxes over large ones), then as many tags as have room, then a line on the others."""
     moved = canvas.to_canvas(boxes)
     areas = (moved[:, 2] - moved[:, 0]) * (moved[:, 3] - moved[:, 1])
     for i in np.argsort(-areas, kind="stable"):
         outline(canvas, moved[i], named[i].colour, dashed=named[i].mark == "wrong")
     tags = [_tag(one, moved[i], -float(areas[i])) for i, one in enumerate(named)]
-    style = TagStyle(font_size=font_size_for(canvas.picture.size))
+    style = TagStyle(font_size=font_size)
     placed = place_tags(tags, canvas.picture.size, style)
     draw_tags(canvas.picture, placed, style)
     if missing := len(tags) - len(placed):
-        return add_footer(canvas.picture, f"+ {missing} labels without room", style.font_size)
+        return add_footer(canvas.picture, f"+ {missing} labels without room", font_size)
     return canvas.picture
 
 

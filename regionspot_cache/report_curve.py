@@ -148,7 +148,7 @@ def _layout(
 ) -> tuple[Frame, list[float], list[float]]:
     y_ticks = ticks(*_range(np.concatenate([*lines.values(), np.empty(0)])), max(3, height // 60))
     low, high = _range(xs)
-    inside = [t for t in ticks(low, high, max(3, width // 110)) if low <= t <= high]
+    inside = [t for t in ticks(low, high, max(4, width // 110)) if low <= t <= high]
     longest = max(len(format_tick(t)) for t in y_ticks)
     left = round(34 + longest * 13 * CHARACTER)
     frame = Frame(
@@ -158,10 +158,10 @@ def _layout(
 
 
 def _range(values: Floats) -> tuple[float, float]:
-    """Lowest and highest finite value; one with some width where all are equal or none is there."""
+    """Lowest and highest finite value; wider where ticks of six digits could not tell them apart."""
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    if high - low > 1e-9 * max(abs(low), abs(high)):
+    if high - low > 1e-4 * max(abs(low), abs(high)):
         return low, high
     margin = abs(low) / 2 or 0.5
     return low - margin, high + margin

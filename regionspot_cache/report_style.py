@@ -68,7 +68,7 @@ figcaption { max-width: 46rem; }
 .small-screen { display: none; }
 @media (max-width: 40rem) {
   .small-screen { display: block; } .large-screen { display: none; }
-  .wide img { max-width: none; width: 46rem; }
+  .wide img { max-width: none; width: 62rem; }
   th, td { padding: 0.35rem 0.55rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 0.5rem; }
