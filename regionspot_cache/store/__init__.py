@@ -16,7 +16,7 @@ from regionspot_cache.store.layout import (
     make_sam_half,
 )
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
-from regionspot_cache.store.quantise import Quantised, dequantise, quantise
+from regionspot_cache.store.quantise import Quantised, dequantise, quantise, to_half_precision
 from regionspot_cache.store.reader import Cache, open_cache
 from regionspot_cache.store.verify import verify
 from regionspot_cache.store.writer import CacheWriter, open_writer
@@ -42,5 +42,6 @@ __all__ = [
     "open_writer",
     "quantise",
     "rebuild_half",
+    "to_half_precision",
     "verify",
 ]

@@ -15,8 +15,7 @@ from regionspot_cache.store.shards import ChunkError, StoredArray
 
 def plan_objects(plan: CachePlan) -> Iterator[tuple[str, bytes | memoryview]]:
     """Every object of the stored plan, (key, bytes), one at a time to bound memory."""
-    for group in ("", "plan/"):
-        yield f"{group}{METADATA}", group_metadata()
+    yield f"plan/{METADATA}", group_metadata()
     for name, array in plan_arrays(plan.shape).items():
         yield f"{array.path}/{METADATA}", array_metadata(array)
         for shard in range(array.shards):

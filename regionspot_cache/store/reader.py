@@ -222,7 +222,11 @@ class Cache(PlannedImages):
             raise InputError(
                 f"the {half} half was not opened", f"halves=({half!r},)", "open the cache with it"
             )
-        codes = self._status[half][np.asarray(indices)]
+        positions = np.asarray(indices, np.int64)
+        outside = positions[(positions < 0) | (positions >= self.num_images)]
+        if len(outside):
+            raise InputError(f"image {outside[0]}", f"0 to {self.num_images - 1}", "see Cache.index_of")
+        codes = self._status[half][positions]
         failed = np.flatnonzero(codes != STATUS_OK)
         if len(failed):
             i = int(indices[failed[0]])
@@ -249,7 +253,7 @@ class Cache(PlannedImages):
 
 def _by_partition(indices: Sequence[int], size: int) -> list[tuple[int, list[int], list[int]]]:
     """(partition, slots ascending, places of them in `indices`) for each partition asked for."""
-    positions = np.asarray(indices)
+    positions = np.asarray(indices, np.int64)
     places = np.argsort(positions, kind="stable")
     partitions, slots = np.divmod(positions[places], size)
     edges = [0, *(np.flatnonzero(np.diff(partitions)) + 1).tolist(), len(positions)]

@@ -68,6 +68,11 @@ class CacheWriter:
         """Markers of all committed partitions of a half: counts, failures, timings, bytes."""
         return {p: marker for p, (marker, _) in self._markers(half).items()}
 
+    def marker(self, half: str, partition: int) -> Marker | None:
+        """Marker of one partition; None while it is not committed."""
+        found = read_marker(self.objects, half, self._half(half).digest, partition)
+        return found[0] if found else None
+
     def pending(self, half: str) -> list[int]:
         """Partitions without a valid marker, in order."""
         done = self._markers(half)

@@ -1,0 +1,63 @@
+"""What a worker process does, without any network: runs in children that the fault tests kill."""
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+from regionspot_cache.errors import RegionSpotError
+from regionspot_cache.store import CacheWriter, create_cache, open_writer, rebuild_half
+from tests.store.small_world import clip_half, features, make_dataset, sam_half, status_of
+
+FAILING = {"train/000003.jpg": "missing", "train/000017.jpg": "undecodable"}
+
+
+def fill(writer: CacheWriter, *, shift: float = 0, backwards: bool = False) -> None:
+    """Commit all that is pending; `shift` is added to every feature."""
+    for half in sorted(writer.halves, reverse=backwards):
+        for partition in sorted(writer.pending(half), reverse=backwards):
+            plan = writer.partition(partition)
+            arrays = {name: values + shift for name, values in features(half, plan).items()}
+            writer.commit(half, partition, arrays, status_of(plan, FAILING))
+
+
+def run(path: Path, shift: float = 0, backwards: bool = False) -> None:
+    """Plan or resume a cache of 15 partitions of 2 images, fill and seal it."""
+    writer = create_cache(path, make_dataset(30), partition_size=2, halves=[sam_half(), clip_half()])
+    fill(writer, shift=shift, backwards=backwards)
+    writer.seal()
+    writer.collect_garbage()
+
+
+def retry(path: Path) -> None:
+    """Try the failed images again and seal."""
+    writer = open_writer(path)
+    for half in writer.halves:
+        for partition, slots in writer.failed(half).items():
+            plan = writer.partition(partition)
+            arrays = {}
+            for name, values in features(half, plan).items():
+                ragged = half == "sam"
+                rows = (
+                    [r for s in slots for r in range(plan.offsets[s], plan.offsets[s + 1])]
+                    if ragged
+                    else slots
+                )
+                arrays[name] = values[rows]
+            writer.recommit(half, partition, slots, arrays, status_of(plan, {})[slots])
+
+
+def rebuild(path: Path) -> None:
+    """Replace the clip half."""
+    rebuild_half(path, clip_half(model="other"))
+
+
+def report_error(path: Path, work: Callable[[Path], None], limit: int | None, queue) -> None:
+    """Put the three parts of the error that `work` ends in on a queue; files may not grow beyond `limit`."""
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        work(path)
+    except RegionSpotError as error:
+        queue.put((error.found, error.expected, error.remedy))
+    else:
+        queue.put(None)

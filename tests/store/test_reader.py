@@ -1,0 +1,301 @@
+"""Reading a sealed cache."""
+
+import multiprocessing
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regionspot_cache.errors import (
+    DamageError,
+    IdentityError,
+    IncompleteError,
+    InputError,
+    MissingFileError,
+)
+from regionspot_cache.store import Cache, create_cache, open_cache, open_writer
+from tests.store.small_world import (
+    PROMPT_DIM,
+    TOKEN_DIM,
+    clip_half,
+    extract,
+    make_cache,
+    make_dataset,
+    map_of,
+    sam_half,
+    tokens_of,
+)
+
+
+def test_every_record_is_the_feature_of_its_image(sealed: Path, dataset) -> None:
+    cache = open_cache(sealed)
+    rows = {name: row for row, name in enumerate(dataset.file_names)}
+    seen = set()
+    for i in range(cache.num_images):
+        image_id, file_name = cache.image(i)
+        row = rows[file_name]
+        mine = slice(dataset.offsets[row], dataset.offsets[row + 1])
+        assert image_id == dataset.image_ids[row] == cache.image_ids[i]
+        assert cache.index_of(image_id) == i
+        assert cache.size(i) == (dataset.widths[row], dataset.heights[row])
+        np.testing.assert_array_equal(cache.boxes(i), dataset.boxes[mine])
+        np.testing.assert_array_equal(cache.labels(i), dataset.labels[mine])
+        np.testing.assert_array_equal(cache.annotation_ids(i), dataset.annotation_ids[mine])
+        assert cache.num_boxes_of(i) == len(cache.boxes(i))
+        seen.add(file_name)
+        if cache.ok(i, "clip"):
+            np.testing.assert_allclose(cache.read_map(i), map_of(file_name), atol=0.02)
+        if cache.ok(i, "sam"):
+            for position, dim in (("transformer", TOKEN_DIM), ("prompt", PROMPT_DIM)):
+                tokens = cache.read_tokens(i, position)
+                assert tokens.shape == (cache.num_boxes_of(i), dim)
+                np.testing.assert_allclose(tokens, tokens_of(file_name, cache.boxes(i), dim), atol=0.02)
+    assert seen == set(dataset.file_names)
+
+
+def test_float16_is_kept_to_rounding(tmp_path: Path) -> None:
+    make_cache(tmp_path / "c", dtype="float16")
+    cache = open_cache(tmp_path / "c")
+    for i in range(cache.num_images):
+        np.testing.assert_array_equal(cache.read_map(i), map_of(cache.image(i)[1]).astype(np.float16))
+        assert cache.raw_map(i)[1] is None
+
+
+def test_description(sealed: Path, dataset) -> None:
+    cache = open_cache(sealed)
+    assert (cache.dataset.name, cache.dataset.split) == ("boxes", "train")
+    assert cache.dataset.class_names == dataset.class_names
+    np.testing.assert_array_equal(cache.dataset.category_ids, dataset.category_ids)
+    assert cache.dataset.class_frequency == dataset.class_frequency
+    assert cache.dropped == {"crowd": 2}
+    assert (len(cache), cache.num_boxes, cache.num_partitions) == (23, len(dataset.boxes), 6)
+    assert cache.counts["sam"] == {"ok": 21, "missing": 1, "undecodable": 1}
+    assert cache.offsets[-1] == cache.num_boxes
+
+
+@given(st.lists(st.integers(0, 22), max_size=40))
+def test_raw_maps_in_any_order(sealed: Path, wanted: list[int]) -> None:
+    cache = open_cache(sealed, halves=("clip",))
+    wanted = [i for i in wanted if cache.ok(i, "clip")]
+    values, scales = cache.raw_maps(wanted)
+    assert values.shape == (len(wanted), 5, 12)
+    for row, i in enumerate(wanted):
+        one, scale = cache.raw_map(i)
+        np.testing.assert_array_equal(values[row], one)
+        np.testing.assert_array_equal(scales[row], scale)
+
+
+def test_neighbours_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cache(tmp_path / "c")
+    cache = open_cache(tmp_path / "c")
+    cache.raw_maps(range(8))  # indexes of both partitions
+    handle = type(cache._objects.open("clip/map/c.0.0.0.0"))
+    calls, read_into = [], handle.read_into
+    monkeypatch.setattr(handle, "read_into", lambda self, *args: (calls.append(args), read_into(self, *args)))
+    cache.raw_maps([3, 1, 2, 0, 5, 4, 7, 6])
+    assert len(calls) == 4  # two partitions, maps and scales
+
+
+def test_reading_into_given_arrays(sealed: Path) -> None:
+    cache = open_cache(sealed)
+    wanted = np.flatnonzero(cache.ok_mask("clip"))[[4, 0, 9]]
+    values, scales = np.empty((3, 5, 12), np.int8), np.empty((3, 5), np.float16)
+    returned = cache.raw_maps(wanted, out=values, scale_out=scales)
+    assert returned[0] is values
+    assert returned[1] is scales
+    np.testing.assert_array_equal(values, cache.raw_maps(wanted)[0])
+    with pytest.raises(InputError, match="out is"):
+        cache.raw_maps(wanted, out=values[:2])
+
+
+def test_tokens_of_whole_partitions(sealed: Path) -> None:
+    cache = open_cache(sealed)
+    for partition in range(cache.num_partitions):
+        values, scale = cache.partition_tokens(partition)
+        start = 0
+        for i in range(partition * 4, min(partition * 4 + 4, cache.num_images)):
+            stop = start + cache.num_boxes_of(i)
+            if cache.ok(i, "sam"):
+                np.testing.assert_array_equal(values[start:stop], cache.raw_tokens(i)[0])
+                np.testing.assert_array_equal(scale[start:stop], cache.raw_tokens(i)[1])
+            else:
+                assert (values[start:stop] == -128).all()
+            start = stop
+        assert start == len(values)
+
+
+def read_everything(cache: Cache) -> list[bytes]:
+    ok = np.flatnonzero(cache.ok_mask("clip"))
+    return [cache.raw_map(int(i))[0].tobytes() + cache.raw_tokens(int(i))[0].tobytes() for i in ok]
+
+
+def test_pickle_threads_and_processes(sealed: Path) -> None:
+    cache = open_cache(sealed)
+    expected = read_everything(cache)
+    assert read_everything(pickle.loads(pickle.dumps(cache))) == expected  # noqa: S301
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == expected for found in pool.map(read_everything, [cache] * 8))
+
+
+def _in_child(cache: Cache, expected: list[bytes]) -> None:
+    raise SystemExit(0 if read_everything(cache) == expected else 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_reading_in_forked_children(sealed: Path) -> None:
+    cache = open_cache(sealed)
+    expected = read_everything(cache)
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_in_child, args=(cache, expected)) for _ in range(3)]
+    for child in children:
+        child.start()
+    assert read_everything(cache) == expected
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0, 0]
+
+
+def test_many_open_files_do_not_run_out(sealed: Path) -> None:
+    cache = open_cache(sealed)
+    expected = read_everything(cache)
+    cache._objects._handles.cache_clear()  # what eviction does
+    assert read_everything(cache) == expected
+
+
+def test_failed_images_are_refused_by_name(sealed: Path) -> None:
+    cache = open_cache(sealed)
+    failed = {cache.image(int(i))[1]: int(i) for i in np.flatnonzero(~cache.ok_mask("clip"))}
+    assert set(failed) == {"train/000003.jpg", "train/000011.jpg"}
+    for read in (cache.read_map, cache.read_tokens, lambda i: cache.raw_maps([0, i])):
+        with pytest.raises(InputError, match=r"train/000011\.jpg.*undecodable"):
+            read(failed["train/000011.jpg"])
+
+
+@pytest.mark.parametrize("outside", [-1, 23])
+def test_positions_outside_are_refused(sealed: Path, outside: int) -> None:
+    cache = open_cache(sealed)
+    for read in (cache.read_map, cache.read_tokens):
+        with pytest.raises(InputError, match=f"image {outside}\n0 to 22"):
+            read(outside)
+
+
+def test_index_of_unknown_images(sealed: Path) -> None:
+    cache = open_cache(sealed)
+    for unknown in (99, "99", -1):
+        with pytest.raises(InputError, match="not in the cache"):
+            cache.index_of(unknown)
+
+
+def test_text_ids(tmp_path: Path) -> None:
+    data = make_dataset(text_ids=True)
+    make_cache(tmp_path / "c", data)
+    cache = open_cache(tmp_path / "c")
+    assert sorted(cache.image_ids) == sorted(data.image_ids)
+    assert [cache.index_of(image_id) for image_id in cache.image_ids] == list(range(23))
+    with pytest.raises(InputError):
+        cache.index_of(3)
+
+
+# Refusals -------------------------------------------------------------------------------------------------
+
+
+def test_no_cache(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"no cache at .*\n.*\nrs-cache extract"):
+        open_cache(tmp_path / "none")
+    with pytest.raises(MissingFileError):
+        open_writer(tmp_path)
+
+
+def test_unsealed_halves_are_refused(tmp_path: Path, dataset) -> None:
+    writer = create_cache(tmp_path / "c", dataset, partition_size=4, halves=[sam_half(), clip_half()])
+    with pytest.raises(IncompleteError):
+        open_cache(tmp_path / "c")
+    extract(writer, halves=("clip",))
+    with pytest.raises(IncompleteError, match=r"sam half.*not complete"):
+        open_cache(tmp_path / "c")
+    assert open_cache(tmp_path / "c", halves=("clip",)).read_map(0).shape == (5, 12)
+
+
+def test_fingerprints_are_compared(sealed: Path) -> None:
+    good = {"clip": clip_half().fingerprint, "sam": sam_half().fingerprint}
+    open_cache(sealed, expect=good)
+    with pytest.raises(IdentityError) as caught:
+        open_cache(sealed, expect={**good, "clip": clip_half(model="ViT-B-16").fingerprint})
+    assert (
+        caught.value.found == f"the clip half of {sealed} was made with fingerprint.model.name = 'ViT-L-14'"
+    )
+    assert caught.value.expected == "fingerprint.model.name = 'ViT-B-16'"
+    assert caught.value.remedy == f"rs-cache extract --cache {sealed} --half clip --rebuild"
+
+
+@pytest.fixture
+def damaged(tmp_path: Path):
+    make_cache(tmp_path / "c")
+    return tmp_path / "c"
+
+
+def test_a_flipped_byte_names_image_partition_and_array(damaged: Path) -> None:
+    cache = open_cache(damaged)
+    name = cache.image(5)[1]
+    file = damaged / "clip/map/c.1.0.0.0"
+    data = bytearray(file.read_bytes())
+    data[64 + 7] ^= 1  # slot 1 of partition 1: a record is 60 bytes and a checksum of 4
+    file.write_bytes(data)
+    cache = open_cache(damaged)
+    cache.read_map(4)
+    with pytest.raises(DamageError, match=rf"{name}.*crc32c.*clip/map, partition 1"):
+        cache.read_map(5)
+    assert open_cache(damaged, check=False).read_map(5).shape == (5, 12)
+
+
+def test_a_missing_object_is_never_zeros(damaged: Path) -> None:
+    (damaged / "sam/transformer/c.2.0.0").unlink()
+    cache = open_cache(damaged)
+    with pytest.raises(DamageError, match=r"missing.*sam/transformer, partition 2"):
+        cache.read_tokens(next(i for i in range(8, 12) if cache.num_boxes_of(i)))
+    with pytest.raises(DamageError, match="missing"):
+        cache.partition_tokens(2)
+
+
+def test_a_record_that_was_never_written_is_never_zeros(damaged: Path) -> None:
+    # An object of stock zarr in which one needed inner chunk is left out.
+    import zarr
+
+    array = zarr.open_array(damaged / "clip/map", mode="r+")
+    block = np.asarray(array[3])
+    block[2] = -128
+    array[3] = block
+    cache = open_cache(damaged)
+    cache.read_map(3 * 4 + 1)
+    with pytest.raises(DamageError, match="never written"):
+        cache.read_map(3 * 4 + 2)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 40, 123])
+def test_truncated_objects(damaged: Path, keep: int) -> None:
+    file = damaged / "clip/map_scale/c.0.0.0"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(DamageError, match="clip/map_scale, partition 0"):
+        open_cache(damaged).read_map(0)
+
+
+@pytest.mark.parametrize("name", ["cache.json", "manifest.json", "halves/sam.json"])
+def test_damaged_records_are_refused(damaged: Path, name: str) -> None:
+    data = bytearray((damaged / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (damaged / name).write_bytes(data)
+    with pytest.raises(DamageError, match=name):
+        open_cache(damaged)
+
+
+def test_a_damaged_plan_is_refused(damaged: Path) -> None:
+    file = damaged / "plan/labels/c.0.0"
+    data = bytearray(file.read_bytes())
+    data[2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(DamageError, match="plan/labels"):
+        open_cache(damaged).labels(0)
