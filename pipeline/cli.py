@@ -39,12 +39,20 @@ def extract(
     images: Images = None,
     backbone: Backbone = None,
     cache: Annotated[str | None, typer.Option("--cache", help="Cache folder or object-store URL.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", help="Local Dask workers; 0: this process.")] = None,
-    scheduler: Annotated[str | None, typer.Option("--scheduler", help="Running Dask scheduler, tcp://...")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Local Dask workers; 0: this process.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Running Dask scheduler, tcp://...")
+    ] = None,
     half: Annotated[str | None, typer.Option("--half", help="Only `sam` or `clip`.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Seeded sample of this many images.")] = None,
-    rebuild: Annotated[bool | None, typer.Option("--rebuild", help="Replace a half of another backbone.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print images, boxes, bytes and hours only.")] = False,
+    rebuild: Annotated[
+        bool | None, typer.Option("--rebuild", help="Replace a half of another backbone.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print images, boxes, bytes and hours only.")
+    ] = False,
     config: Config = None,
     set_: Set = None,
     as_json: Json = False,
@@ -96,19 +104,37 @@ def verify(
     cache: CacheDir,
     full: Annotated[bool, typer.Option("--full", help="Read every byte; finds any flipped bit.")] = False,
     recompute: Annotated[int, typer.Option("--recompute", help="Run the encoders again on K images.")] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Uncommit what is damaged; extract redoes it.")
+    ] = False,
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="Preset of the encoders, for --recompute.")
+    ] = "tiny",
     images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Prove that a cache is whole. Exit code 4 when damage is found."""
     from pipeline.inspection import verify as run
 
-    run(cache, full=full, recompute=recompute, images=images, as_json=as_json)
+    run(
+        cache,
+        full=full,
+        recompute=recompute,
+        repair=repair,
+        backbone=backbone,
+        images=images,
+        as_json=as_json,
+    )
 
 
 @app.command()
 def train(
-    cache: Annotated[list[str] | None, typer.Option("--cache", help="Cache folder; repeat to mix caches.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of checkpoints, metrics and model.")] = None,
+    cache: Annotated[
+        list[str] | None, typer.Option("--cache", help="Cache folder; repeat to mix caches.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of checkpoints, metrics and model.")
+    ] = None,
     config: Config = None,
     set_: Set = None,
     as_json: Json = False,
@@ -127,7 +153,9 @@ def train(
 
 @app.command(name="eval")
 def evaluate(
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Model folder written by train.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Model folder written by train.")
+    ] = None,
     dataset: Data = None,
     images: Images = None,
     proposals: Annotated[str | None, typer.Option("--proposals", help="gt, rpn, or a file of boxes.")] = None,
@@ -135,7 +163,9 @@ def evaluate(
         list[str] | None, typer.Option("--method", help="regionspot, clip-box, clip-mask; repeat.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Seeded sample of this many images.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for detections, metrics and report.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for detections, metrics and report.")
+    ] = None,
     config: Config = None,
     set_: Set = None,
     as_json: Json = False,
@@ -172,8 +202,12 @@ def predict(
     classes: Annotated[
         str | None, typer.Option("--classes", help="Names separated by commas, or a file with one a line.")
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Model folder written by train.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Picture to write; default IMAGE-regions.png.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Model folder written by train.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Picture to write; default IMAGE-regions.png.")
+    ] = None,
     top: Annotated[int, typer.Option("--top", help="Boxes that the RPN proposes.")] = 20,
     config: Config = None,
     set_: Set = None,

@@ -9,10 +9,22 @@ from typing import Any
 from pipeline import console
 from pipeline.settings import WORKPLACE
 
-PACKAGES = (
-    "regionspot-cache torch torchvision segment-anything open_clip_torch zarr numcodecs numpy dask distributed "
-    "pycocotools lvis safetensors typer"
-).split()
+PACKAGES = [
+    "regionspot-cache",
+    "torch",
+    "torchvision",
+    "segment-anything",
+    "open_clip_torch",
+    "zarr",
+    "numcodecs",
+    "numpy",
+    "dask",
+    "distributed",
+    "pycocotools",
+    "lvis",
+    "safetensors",
+    "typer",
+]
 
 
 def environment(*, as_json: bool = False) -> None:
@@ -26,7 +38,9 @@ def environment(*, as_json: bool = False) -> None:
         "workplace": str(WORKPLACE.absolute()),
     }
     width = max(map(len, facts))
-    console.result(facts, "\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()), as_json=as_json)
+    console.result(
+        facts, "\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()), as_json=as_json
+    )
 
 
 def _version(name: str) -> str:

@@ -20,9 +20,11 @@ from regionspot_cache.evaluation import (
     Detections,
     EvaluationResult,
     Protocol,
-    evaluate as average_precision,
     proposal_recall,
     write_results,
+)
+from regionspot_cache.evaluation import (
+    evaluate as average_precision,
 )
 from regionspot_cache.evaluation.ground_truth import is_federated, load_annotations, restrict
 from regionspot_cache.head import RegionHead, read_model_config
@@ -31,7 +33,14 @@ from regionspot_cache.proposals import Proposals, ground_truth_proposals, load_p
 from regionspot_cache.recognition import ClipCrops, Recogniser, RegionSpot
 from regionspot_cache.store import Cache, open_cache
 
-EVALUATION_SPLITS = {"shapes": "val", "o365": "val", "openimages": "val", "v3det": "val", "lvis": "val", "coco": "val"}
+EVALUATION_SPLITS = {
+    "shapes": "val",
+    "o365": "val",
+    "openimages": "val",
+    "v3det": "val",
+    "lvis": "val",
+    "coco": "val",
+}
 
 
 def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[EvaluationResult]:
@@ -85,7 +94,9 @@ def _own_backbone(settings: EvalSettings) -> Path:
     return path
 
 
-def _method(name: str, settings: EvalSettings, config: dict[str, Any], backbone: Backbone, device: str) -> Recogniser:
+def _method(
+    name: str, settings: EvalSettings, config: dict[str, Any], backbone: Backbone, device: str
+) -> Recogniser:
     if name != "regionspot":
         return ClipCrops(masked=name == "clip-mask")
     require_backbone(config, backbone, str(settings.checkpoint))
@@ -95,7 +106,9 @@ def _method(name: str, settings: EvalSettings, config: dict[str, Any], backbone:
 
 def _trained_prompts(config: Mapping[str, Any]) -> PromptSettings:
     text = config.get("text", {})
-    return PromptSettings(**{name: text[name] for name in ("templates", "cleaning", "average") if name in text})
+    return PromptSettings(
+        **{name: text[name] for name in ("templates", "cleaning", "average") if name in text}
+    )
 
 
 def _ground_truth(dataset: DetectionDataset) -> Mapping[str, Any]:
@@ -139,7 +152,9 @@ def _cache(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbone
 
 def _say_coverage(recognition: Recognition, found: Recognised) -> None:
     total, used = len(recognition.dataset), found.from_cache
-    console.say(f"{used['map']} of {total} maps and the tokens of {used['tokens']} images came from the cache.")
+    console.say(
+        f"{used['map']} of {total} maps and the tokens of {used['tokens']} images came from the cache."
+    )
     if found.failures:
         console.warn(f"images without detections: {counts(dict(found.failures))}")
 

@@ -63,7 +63,9 @@ def run_on_scheduler(unit: Unit, items: list[int], *, address: str) -> Iterator[
         workers = len(client.scheduler_info(n_workers=-1)["workers"])
         if workers == 0:
             raise InputError(
-                f"The scheduler at {address} has no workers.", "At least one.", f"dask worker {address} --nthreads 1"
+                f"The scheduler at {address} has no workers.",
+                "At least one.",
+                f"dask worker {address} --nthreads 1",
             )
         yield from _through(client, unit, items, window=WINDOW * workers)
 
@@ -113,4 +115,6 @@ def _outcome(future: Any) -> Any:
         return future.result()
     if isinstance(error, RegionSpotError):
         return error
-    return RegionSpotError(f"{type(error).__name__}: {error}", "The partition finishes.", "Run the command again.")
+    return RegionSpotError(
+        f"{type(error).__name__}: {error}", "The partition finishes.", "Run the command again."
+    )

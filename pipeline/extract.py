@@ -12,7 +12,15 @@ from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError, RegionSpotError
-from regionspot_cache.store import CachePlan, CacheWriter, HalfSpec, create_cache, estimate, open_writer, rebuild_half
+from regionspot_cache.store import (
+    CachePlan,
+    CacheWriter,
+    HalfSpec,
+    create_cache,
+    estimate,
+    open_writer,
+    rebuild_half,
+)
 
 MAX_FAILED = 3  # partitions in a row that fail before the run gives up: the cause is not in the images
 
@@ -62,7 +70,9 @@ def describe_halves(spec: BackboneSpec, settings: ExtractSettings, _: int) -> li
     return half_specs(encoders_of(spec, settings.halves, resolve_device(settings.device)), settings)
 
 
-def _prepare(path: str, dataset: DetectionDataset, specs: list[HalfSpec], settings: ExtractSettings) -> CacheWriter:
+def _prepare(
+    path: str, dataset: DetectionDataset, specs: list[HalfSpec], settings: ExtractSettings
+) -> CacheWriter:
     plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)
     needed, free = estimate(plan, specs)["total"], free_space(path)
     try:
@@ -98,7 +108,9 @@ def _todo(writer: CacheWriter, halves: tuple[str, ...]) -> list[int]:
     return sorted(set().union(*(set(writer.pending(half)) | set(writer.failed(half)) for half in halves)))
 
 
-def _run(job: ExtractJob, todo: list[int], writer: CacheWriter, settings: ExtractSettings) -> dict[int, Exception]:
+def _run(
+    job: ExtractJob, todo: list[int], writer: CacheWriter, settings: ExtractSettings
+) -> dict[int, Exception]:
     if not todo:
         return {}
     shape = writer.record.shape
@@ -124,7 +136,9 @@ def _run(job: ExtractJob, todo: list[int], writer: CacheWriter, settings: Extrac
     return errors
 
 
-def _outcomes(unit: Callable[[int], Any], todo: list[int], settings: ExtractSettings) -> Iterator[tuple[int, Any]]:
+def _outcomes(
+    unit: Callable[[int], Any], todo: list[int], settings: ExtractSettings
+) -> Iterator[tuple[int, Any]]:
     if settings.scheduler:
         return executors.run_on_scheduler(unit, todo, address=settings.scheduler)
     if settings.workers:
@@ -161,7 +175,9 @@ class Meter:
             console.say(f"seconds by step (decode and prepare are summed over threads): {steps}")
 
 
-def _finish(path: str, halves: tuple[str, ...], errors: dict[int, Exception], *, as_json: bool) -> dict[str, Any]:
+def _finish(
+    path: str, halves: tuple[str, ...], errors: dict[int, Exception], *, as_json: bool
+) -> dict[str, Any]:
     writer = open_writer(path)
     missing = {half: len(writer.pending(half)) for half in halves}
     failures = [f for half in halves for m in writer.markers(half).values() for f in m.failures]
@@ -169,7 +185,9 @@ def _finish(path: str, halves: tuple[str, ...], errors: dict[int, Exception], *,
         first = next(iter(errors.values()), None)
         raise IncompleteError(
             f"{path} is not complete: "
-            + ", ".join(f"{count} of {writer.num_partitions} partitions of {half}" for half, count in missing.items())
+            + ", ".join(
+                f"{count} of {writer.num_partitions} partitions of {half}" for half, count in missing.items()
+            )
             + f" are missing. {first or ''}".rstrip(),
             "Every partition committed.",
             "Run the same command again; it continues where it stopped.",
@@ -180,7 +198,12 @@ def _finish(path: str, halves: tuple[str, ...], errors: dict[int, Exception], *,
         console.warn(f"not in the cache: {text}")
     if len(reasons) > 20:
         console.warn(f"and {len(reasons) - 20} more; rs-cache status {path} --json lists them all")
-    stored = sum(entry["bytes"] for half in halves for m in writer.markers(half).values() for entry in m.objects.values())
+    stored = sum(
+        entry["bytes"]
+        for half in halves
+        for m in writer.markers(half).values()
+        for entry in m.objects.values()
+    )
     summary = {
         "cache": path,
         "images": writer.record.shape.num_images,

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -15,8 +16,22 @@ from torch import Tensor
 
 from regionspot_cache.backbones import ClipBackbone, SamBackbone
 from regionspot_cache.errors import InputError
-from regionspot_cache.images import OUTSIDE_ROOT, ExifRule, ImageFailure, read_image, resolve_image
-from regionspot_cache.store import STATUS_CODES, STATUS_OK, PartitionPlan, Quantised, quantise, to_half_precision
+from regionspot_cache.images import (
+    OUTSIDE_ROOT,
+    ExifRule,
+    ImageFailure,
+    decode_image,
+    read_file,
+    resolve_image,
+)
+from regionspot_cache.store import (
+    STATUS_CODES,
+    STATUS_OK,
+    PartitionPlan,
+    Quantised,
+    quantise,
+    to_half_precision,
+)
 
 NON_FINITE = "non-finite features"
 
@@ -44,6 +59,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._lock = Lock()
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
@@ -51,7 +67,9 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[step] += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            with self._lock:
+                self.seconds[step] += seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +101,9 @@ class ImageLoader:
     encoders: Encoders
     clock: Clock
 
-    def batches(self, part: PartitionPlan, slots: Sequence[int], *, size: int, threads: int) -> Iterator[list[Loaded]]:
+    def batches(
+        self, part: PartitionPlan, slots: Sequence[int], *, size: int, threads: int
+    ) -> Iterator[list[Loaded]]:
         """Batches in the order of `slots`; two batches are read ahead, so memory stays bounded."""
         with ThreadPoolExecutor(threads) as pool:
             ahead: deque[Future[Loaded]] = deque()
@@ -125,8 +145,10 @@ class ImageLoader:
             path = resolve_image(self.root, file_name)
         except InputError as error:
             raise ImageFailure(OUTSIDE_ROOT, error.found) from None
+        with self.clock("read"):
+            data = read_file(path)
         with self.clock("decode"):
-            return read_image(path, expected_size=size, exif=self.exif)
+            return decode_image(data, path, expected_size=size, exif=self.exif)
 
 
 class PartitionFeatures:

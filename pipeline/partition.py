@@ -15,7 +15,14 @@ import numpy as np
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
 from regionspot_cache.backbones import BackboneSpec, load_clip, load_sam
 from regionspot_cache.images import ExifRule
-from regionspot_cache.store import STATUS_OK, STATUS_REASONS, CacheWriter, PartitionPlan, Quantised, open_writer
+from regionspot_cache.store import (
+    STATUS_OK,
+    STATUS_REASONS,
+    CacheWriter,
+    PartitionPlan,
+    Quantised,
+    open_writer,
+)
 
 OnImages = Callable[[int, int], None]
 
@@ -109,7 +116,9 @@ def _commit(writer: CacheWriter, half: str, features: PartitionFeatures, slots: 
 
 
 def _take(values: Any, rows: Any) -> Any:
-    return Quantised(values.values[rows], values.scale[rows]) if isinstance(values, Quantised) else values[rows]
+    return (
+        Quantised(values.values[rows], values.scale[rows]) if isinstance(values, Quantised) else values[rows]
+    )
 
 
 def _failures(features: PartitionFeatures, half: str, slots: Any) -> list[dict[str, Any]]:

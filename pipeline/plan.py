@@ -112,7 +112,9 @@ def measured_rate(plan: CachePlan, encoders: Encoders, settings: ExtractSettings
 
 def _text(facts: dict[str, Any]) -> str:
     sizes = facts["bytes"]
-    lines = [f"{key:<18} {value}" for key, value in facts.items() if key not in ("bytes", "free_bytes", "dropped")]
+    lines = [
+        f"{key:<18} {value}" for key, value in facts.items() if key not in ("bytes", "free_bytes", "dropped")
+    ]
     lines.insert(4, f"{'dropped':<18} {counts(facts['dropped'])}")
     lines += [f"  {path:<24} {console.size(value):>12}" for path, value in sizes.items() if path != "total"]
     free = "unknown" if facts["free_bytes"] is None else console.size(facts["free_bytes"])

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,9 @@ class Regions:
     proposer: RegionProposer | None = None
     top_n: int = 300
 
-    def of(self, record: ImageRecord, inputs: RegionInputs) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def of(
+        self, record: ImageRecord, inputs: RegionInputs
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Boxes [n, 4] and, except for ground truth, objectness [n] of one image, best first."""
         if self.known is not None:
             boxes, scores = self.known[record.image_id]
@@ -97,7 +98,9 @@ class Recognition:
         """Every method on every image."""
         classes = len(self.dataset.class_names)
         found = Recognised(
-            tallies={m.name: Tally(builder=DetectionsBuilder(), accuracy=AccuracyMeter(classes)) for m in methods}
+            tallies={
+                m.name: Tally(builder=DetectionsBuilder(), accuracy=AccuracyMeter(classes)) for m in methods
+            }
         )
         boxes_done = 0
         with console.progress("recognising", len(self.dataset)) as ticker:
@@ -107,7 +110,9 @@ class Recognition:
                 except ImageFailure as failure:
                     found.failures[failure.reason] += 1
                 rate = boxes_done / max(ticker.elapsed, 1e-9)
-                ticker.update(i + 1, f"{(i + 1) / max(ticker.elapsed, 1e-9):.1f} images/s  {rate:.0f} boxes/s")
+                ticker.update(
+                    i + 1, f"{(i + 1) / max(ticker.elapsed, 1e-9):.1f} images/s  {rate:.0f} boxes/s"
+                )
         return found
 
     def _image(self, record: ImageRecord, methods: Sequence[Recogniser], found: Recognised) -> int:

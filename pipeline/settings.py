@@ -56,7 +56,9 @@ class ExtractSettings:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} = {getattr(self, name)}.", f"{name} >= 1.")
         if self.workers < 0 or (self.limit is not None and self.limit < 1):
-            raise UsageError(f"workers = {self.workers}, limit = {self.limit}.", "workers >= 0 and limit >= 1.")
+            raise UsageError(
+                f"workers = {self.workers}, limit = {self.limit}.", "workers >= 0 and limit >= 1."
+            )
         if self.scheduler and self.workers:
             raise UsageError("--workers and --scheduler together.", "One of them.")
 

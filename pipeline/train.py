@@ -13,9 +13,10 @@ from pipeline.plan import counts
 from pipeline.settings import WORKPLACE, PromptSettings, TrainSettings
 from regionspot_cache.backbones import BackboneSpec, ClipBackbone, load_clip, load_preset
 from regionspot_cache.errors import UsageError
-from regionspot_cache.predictor import BACKBONE_FILE
+from regionspot_cache.predictor import BACKBONE_FILE, CLASSES_FILE
 from regionspot_cache.store import open_cache
-from regionspot_cache.training import StepReport, TrainingSource, TrainResult, train as train_head
+from regionspot_cache.training import StepReport, TrainingSource, TrainResult
+from regionspot_cache.training import train as train_head
 from regionspot_cache.vocabulary import text_embeddings, unique_classes
 
 
@@ -33,6 +34,8 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
         )
     if int(os.environ.get("RANK", "0")) == 0:
         _save_backbone(settings.out, spec)
+        names = dict.fromkeys(name for source in sources for name in source.class_names)
+        (settings.out / CLASSES_FILE).write_text("\n".join(names) + "\n", encoding="utf-8")
         _report(result, as_json=as_json)
     return result
 

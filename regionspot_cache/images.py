@@ -3,6 +3,7 @@
 Pixels are uint8 RGB [H, W, 3], decoded by Pillow, at the size that the annotations speak of.
 """
 
+import io
 import os
 import threading
 import unicodedata
@@ -99,26 +100,52 @@ def read_image(
     exif: ExifRule = "ignore",
     max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
-    """Decodes an image file to uint8 RGB [H, W, 3].
+    """Decodes an image file; `read_file` and `decode_image` in one."""
+    return decode_image(read_file(path), path, expected_size=expected_size, exif=exif, max_pixels=max_pixels)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        ImageFailure: the file is missing or cannot be read.
+    """
+    if not path.is_file():  # also keeps a named pipe from blocking the reader
+        raise ImageFailure(MISSING, f"{path}: not a file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _failure(path, error) from error
+
+
+def decode_image(
+    data: bytes,
+    path: Path,
+    *,
+    expected_size: tuple[int, int] | None = None,
+    exif: ExifRule = "ignore",
+    max_pixels: int = MAX_PIXELS,
+) -> NDArray[np.uint8]:
+    """Decodes the bytes of an image file to uint8 RGB [H, W, 3].
 
     Palettes, grey levels, CMYK and alpha are converted as `PIL.Image.convert("RGB")` does (alpha is dropped);
     of 16-bit grey levels the high byte is taken; of animations, the first frame.
 
     Args:
-        path: the file.
+        data: the bytes.
+        path: where they come from, for messages.
         expected_size: annotated (width, height); a disagreement means that boxes would be misplaced.
         exif: "ignore" keeps the stored pixel order, "apply" turns the image by its EXIF orientation.
         max_pixels: larger images are refused before they are decoded.
 
     Raises:
-        ImageFailure: the image is missing, undecodable, too large or not of the expected size.
+        ImageFailure: the image is undecodable, too large or not of the expected size.
     """
     try:
-        with _open_file(path) as file:
-            image = _open(file, max_pixels)
-            orientation = _orientation(image, exif)
-            _check_size(_oriented_size(image, orientation), expected_size)
-            pixels = _to_rgb(image)
+        image = _open(io.BytesIO(data), max_pixels)
+        orientation = _orientation(image, exif)
+        _check_size(_oriented_size(image, orientation), expected_size)
+        pixels = _to_rgb(image)
     except ImageFailure as failure:
         raise ImageFailure(failure.reason, f"{path}: {failure.detail}") from None
     except Exception as error:

@@ -17,6 +17,7 @@ from regionspot_cache.recognition import RegionInputs, RegionSpot
 from regionspot_cache.vocabulary import text_embeddings
 
 BACKBONE_FILE = "backbone.yaml"
+CLASSES_FILE = "classes.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,9 @@ def _pixels(image: NDArray[np.uint8] | Path | str) -> NDArray[np.uint8]:
 
 def _checked(boxes: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     height, width = size
-    found = np.asarray(boxes, np.float32).reshape(-1, 4) if np.size(boxes) % 4 == 0 else np.full((1, 4), np.nan)
+    found = (
+        np.asarray(boxes, np.float32).reshape(-1, 4) if np.size(boxes) % 4 == 0 else np.full((1, 4), np.nan)
+    )
     clipped = np.clip(found, 0, [width, height, width, height]).astype(np.float32)
     good = np.isfinite(found).all() and (clipped[:, 2:] > clipped[:, :2]).all()
     if not good:

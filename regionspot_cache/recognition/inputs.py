@@ -69,7 +69,9 @@ class RegionInputs:
         sam = self.backbone.sam
         if self._cached_tokens is not None and position == "transformer":
             return torch.from_numpy(self._cached_tokens).to(sam.device)
-        return sam.tokens(self.embedding, [self.boxes], [self.size], positions=(position,))[position][0].float()
+        return sam.tokens(self.embedding, [self.boxes], [self.size], positions=(position,))[position][
+            0
+        ].float()
 
     @cached_property
     def masks(self) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:

@@ -1,0 +1,245 @@
+"""`rs-cache status`, `info` and `verify`: how far a cache is, what is in it, and whether it is whole."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import console
+from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
+from pipeline.plan import counts
+from regionspot_cache.backbones import load_clip, load_preset, load_sam
+from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
+from regionspot_cache.store import Cache, CacheWriter, Problem, open_cache, open_writer
+from regionspot_cache.store import verify as verify_store
+
+TOLERANCE = 1e-3  # cosine distance of a recomputed token; int8 alone makes about 1e-4
+
+
+def status(path: Path, *, as_json: bool = False) -> None:
+    """Prints progress of every half, failures by reason, and where the time went."""
+    writer = open_writer(path)
+    facts = {
+        "cache": str(path),
+        "images": writer.record.shape.num_images,
+        "boxes": writer.record.shape.num_boxes,
+    }
+    facts["halves"] = {half: _half_status(writer, half) for half in writer.halves}
+    console.result(facts, _status_text(facts), as_json=as_json)
+
+
+def _half_status(writer: CacheWriter, half: str) -> dict[str, Any]:
+    markers = writer.markers(half)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    outcomes: Counter[str] = Counter()
+    for marker in markers.values():
+        outcomes.update(marker.counts)
+        for step, value in marker.timings.items():
+            seconds[step] += value
+    return {
+        "partitions": writer.num_partitions,
+        "committed": len(markers),
+        "images": dict(outcomes),
+        "bytes": sum(entry["bytes"] for marker in markers.values() for entry in marker.objects.values()),
+        "seconds": {step: round(value, 2) for step, value in seconds.items()},
+        "failures": [failure for _, marker in sorted(markers.items()) for failure in marker.failures],
+    }
+
+
+def _status_text(facts: dict[str, Any]) -> str:
+    lines = [f"{facts['cache']}: {facts['images']} images, {facts['boxes']} boxes"]
+    for half, value in facts["halves"].items():
+        share = value["committed"] / value["partitions"]
+        lines.append(
+            f"{half:<5} {value['committed']}/{value['partitions']} partitions ({share:.0%}), "
+            f"{console.size(value['bytes'])}; images: {counts(value['images'])}"
+        )
+        lines.append("      seconds: " + ", ".join(f"{step} {s:.1f}" for step, s in value["seconds"].items()))
+        lines += [f"      failed: {f['file_name']}: {f['reason']}" for f in value["failures"][:20]]
+        if len(value["failures"]) > 20:
+            lines.append(f"      and {len(value['failures']) - 20} more; --json lists them all")
+    return "\n".join(lines)
+
+
+def info(path: Path, *, as_json: bool = False) -> None:
+    """Prints dataset, classes, halves with their arrays and fingerprints, bytes and dropped boxes."""
+    writer = open_writer(path)
+    record, shape = writer.record, writer.record.shape
+    identity = dict(record.identity)
+    classes = identity.get("class_names", [])
+    facts = {
+        "cache": str(path),
+        "dataset": {k: v for k, v in identity.items() if not isinstance(v, (list, tuple)) or len(v) < 16},
+        "classes": len(classes),
+        "images": shape.num_images,
+        "boxes": shape.num_boxes,
+        "partitions": shape.num_partitions,
+        "partition_size": shape.partition_size,
+        "image_root": record.image_root,
+        "dropped": dict(record.dropped),
+        "halves": {name: _half_info(writer, name) for name in writer.halves},
+    }
+    console.result(facts, _info_text(facts), as_json=as_json)
+
+
+def _half_info(writer: CacheWriter, half: str) -> dict[str, Any]:
+    spec = writer.halves[half]
+    sizes: Counter[str] = Counter()
+    for marker in writer.markers(half).values():
+        for key, entry in marker.objects.items():
+            sizes[key.rsplit("/", 1)[0]] += entry["bytes"]
+    return {**spec.to_dict(), "bytes": dict(sizes), "complete": not writer.pending(half)}
+
+
+def _info_text(facts: dict[str, Any]) -> str:
+    lines = [
+        f"cache       {facts['cache']}",
+        f"dataset     {facts['dataset'].get('name', '')} {facts['dataset'].get('split', '')}",
+        f"images      {facts['images']} in {facts['partitions']} partitions of {facts['partition_size']}",
+        f"boxes       {facts['boxes']} of {facts['classes']} classes; dropped at reading: {counts(facts['dropped'])}",
+        f"image root  {facts['image_root']}",
+    ]
+    for name, half in facts["halves"].items():
+        lines.append(f"{name} half, {'complete' if half['complete'] else 'not complete'}")
+        for array in half["arrays"]:
+            per = "box" if array["ragged"] else "image"
+            lines.append(f"  {array['name']:<14} {array['dtype']} {array['item_shape']} for every {per}")
+        lines += [f"  {path:<24} {console.size(size):>12}" for path, size in half["bytes"].items()]
+        lines += [
+            f"  {key:<24} {value}" for key, value in half["fingerprint"].items() if key != "architecture"
+        ]
+    return "\n".join(lines)
+
+
+def verify(
+    path: Path,
+    *,
+    full: bool = False,
+    recompute: int = 0,
+    repair: bool = False,
+    backbone: str = "tiny",
+    images: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Prints every problem of a cache.
+
+    Args:
+        path: the cache.
+        full: read every byte.
+        recompute: run the encoders again on this many random images and compare.
+        repair: make damaged partitions uncommitted, so that the next extract does them again.
+        backbone: preset of the encoders, for `recompute`.
+        images: image root, when it has moved since the extraction.
+        as_json: print JSON.
+
+    Raises:
+        DamageError: a problem was found.
+        IncompleteError: there is no damage, but not everything is committed.
+    """
+    with console.progress("verifying", 1) as ticker:
+        problems = verify_store(
+            path,
+            level="full" if full else "fast",
+            progress=lambda done, total: ticker.update(done, "partitions", total=total),
+        )
+    facts: dict[str, Any] = {"cache": str(path), "level": "full" if full else "fast"}
+    facts["problems"] = [problem._asdict() for problem in problems]
+    if recompute and not problems:
+        facts["recomputed"] = recomputed(open_cache(path), recompute, backbone, images)
+    worst = max(facts.get("recomputed", {}).get("cosine_distance", {"": 0.0}).values())
+    text = (
+        f"{path}: no problem found ({facts['level']})." if not problems else "\n".join(map(_line, problems))
+    )
+    if "recomputed" in facts:
+        text += f"\nrecomputed {facts['recomputed']['images']} images: largest cosine distance {worst:.2e}"
+    console.result(facts, text, as_json=as_json)
+    if problems:
+        _judge(path, problems, repair=repair)
+    if worst > TOLERANCE:
+        raise IdentityError(
+            f"Recomputed tokens differ by a cosine distance of {worst:.2e}.",
+            f"At most {TOLERANCE}: the networks or images are not those of the cache.",
+            f"rs-cache extract --cache {path} --rebuild",
+        )
+
+
+def _line(problem: Problem) -> str:
+    return f"{problem.key}: {problem.kind}: {problem.detail}"
+
+
+def _judge(path: Path, problems: list[Problem], *, repair: bool) -> None:
+    damage = [problem for problem in problems if problem.is_damage]
+    if not damage:
+        raise IncompleteError(
+            f"{path} is not finished: {len(problems)} partitions or halves are not committed or sealed.",
+            "A sealed cache.",
+            f"rs-cache extract with the same arguments completes it; rs-cache status {path}",
+        )
+    if repair:
+        _discard(path, damage)
+    raise DamageError(
+        f"{len(damage)} problems in {path}; the first: {_line(damage[0])}",
+        "Every stored byte as it was committed.",
+        "rs-cache extract with the same arguments repairs it."
+        if repair
+        else f"rs-cache verify {path} --full --repair, then rs-cache extract with the same arguments.",
+    )
+
+
+def _discard(path: Path, damage: list[Problem]) -> None:
+    """Uncommits every damaged partition; extraction does it again."""
+    writer = open_writer(path)
+    for half, partition in sorted({(p.half, p.partition) for p in damage if p.partition is not None}):
+        writer.discard(half, partition)
+        console.say(f"uncommitted {half} partition {partition}")
+
+
+def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> dict[str, Any]:
+    """Runs the encoders again on `count` random images; the largest cosine distance of every array."""
+    spec = load_preset(backbone)
+    encoders = Encoders(sam=load_sam(spec.sam), clip=load_clip(spec.clip))
+    assert encoders.sam and encoders.clip
+    _require_same(cache, {"sam": encoders.sam.fingerprint(), "clip": encoders.clip.fingerprint()})
+    good = np.flatnonzero(cache.ok_mask("sam") & cache.ok_mask("clip"))
+    chosen = np.random.default_rng().choice(good, size=min(count, len(good)), replace=False)
+    loader = ImageLoader(
+        root=images or Path(cache.dataset.image_root),
+        exif=cache.dataset.exif,
+        encoders=encoders,
+        clock=Clock(),
+    )
+    worst: defaultdict[str, float] = defaultdict(float)
+    for i in chosen.tolist():
+        part, slot = cache.partition(i // cache.partition_size), i % cache.partition_size
+        features = PartitionFeatures(part, encoders, loader.clock, dtype="float16")
+        for batch in loader.batches(part, [slot], size=1, threads=1):
+            features.add(batch)
+        if slot in features.failures:
+            raise InputError(
+                f"{part.file_names[slot]}: {features.failures[slot][1]}", "The image of the extraction."
+            )
+        rows = slice(*part.offsets[slot : slot + 2])
+        for name, values in features.arrays["sam"].items():
+            _note(worst, f"sam/{name}", cache.read_tokens(i, name), np.asarray(values)[rows])
+        _note(worst, "clip/map", cache.read_map(i), np.asarray(features.arrays["clip"]["map"])[slot])
+    return {"images": len(chosen), "cosine_distance": dict(worst)}
+
+
+def _note(worst: dict[str, float], name: str, stored: Any, again: Any) -> None:
+    a, b = stored.astype(np.float64), again.astype(np.float64)
+    norms = np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-12)
+    distance = 1 - (a * b).sum(-1) / norms
+    worst[name] = max(worst[name], float(distance.max(initial=0.0)))
+
+
+def _require_same(cache: Cache, fingerprints: dict[str, dict[str, Any]]) -> None:
+    for half, fingerprint in fingerprints.items():
+        stored = cache.halves[half].fingerprint
+        for key, value in fingerprint.items():
+            if stored.get(key) != value:
+                raise IdentityError(
+                    f"The cache's {half}.{key} is {stored.get(key)}, that of these networks {value}.",
+                    "The networks that the cache was made with.",
+                    "Name them with --backbone.",
+                )
