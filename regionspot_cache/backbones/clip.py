@@ -72,6 +72,15 @@ class ClipBackbone:
         """Width E of image and text embeddings."""
         return self.encode_text([""]).shape[1]
 
+    @cached_property
+    def _image_sha256(self) -> str:
+        return state_sha256(self.model.visual.state_dict())
+
+    @cached_property
+    def _text_sha256(self) -> str:
+        state = self.model.state_dict()
+        return state_sha256({k: v for k, v in state.items() if not k.startswith(("visual.", "logit_"))})
+
     @property
     def _name(self) -> str:
         # The folder of a local model differs between machines.
@@ -89,7 +98,7 @@ class ClipBackbone:
             "half": "clip",
             "library": "open_clip",
             "model": self._name,
-            "weights_sha256": state_sha256(self.model.visual.state_dict()),
+            "weights_sha256": self._image_sha256,
             "quick_gelu": self.parts.quick_gelu,
             "image_size": self.image_size,
             "preprocess": f"squash, {self.resize}",
@@ -102,12 +111,10 @@ class ClipBackbone:
 
     def text_fingerprint(self) -> dict[str, Any]:
         """All that decides the values of `encode_text`, json-able."""
-        state = self.model.state_dict()
-        text = {k: v for k, v in state.items() if not k.startswith(("visual.", "logit_"))}
         return {
             "library": "open_clip",
             "model": self._name,
-            "weights_sha256": state_sha256(text),
+            "weights_sha256": self._text_sha256,
             "quick_gelu": self.parts.quick_gelu,
             "tokenizer": self.parts.tokenizer_id,
         }

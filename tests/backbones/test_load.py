@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -20,6 +21,7 @@ from regionspot_cache.backbones.sam_build import random_sam
 from regionspot_cache.errors import InputError, MissingFileError, RegionSpotError, UsageError
 from tests.backbones.small import SAM_CONFIG, small_sam
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "backbones"
 packaged = pytest.mark.skipif(not (FOLDER / "clip.safetensors").is_file(), reason="no packaged weights")
 
 
@@ -67,6 +69,14 @@ def test_mistakes_in_a_preset_file_are_named(tmp_path: Path, text: str, found: s
     with pytest.raises(UsageError) as caught:
         load_preset(path)
     assert found in caught.value.found
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_backbone_files_name_what_exists(path: Path) -> None:
+    spec = load_preset(path)
+    assert spec.name == path.stem
+    assert spec.sam.model in load.SAM_FILES
+    assert open_clip.get_pretrained_cfg(spec.clip.model, spec.clip.weights)
 
 
 def test_unknown_presets_are_refused(tmp_path: Path) -> None:
