@@ -1,35 +1,32 @@
 """Train all parts of the tiny world and write the assets: `python -m pipeline.tiny.build`.
 
-SAM and CLIP train side by side, one thread each; the region proposal network follows, as it reads SAM. A killed
-build continues where it was when it is started again with the same --work folder.
+SAM and CLIP train side by side, one thread each; the region proposal network follows, as it reads SAM. A
+killed build continues where it was when it is started again with the same --work folder.
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.tiny.common import ASSETS
+from pipeline.tiny.common import parser
 
 
-def stage(name: str, work: Path, assets: Path) -> subprocess.Popen[bytes]:
-    arguments = ["--work", str(work), "--assets", str(assets)]
-    return subprocess.Popen([sys.executable, "-m", f"pipeline.tiny.{name}", *arguments])
+def stage(name: str, work: Path, *options: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", f"pipeline.tiny.{name}", "--work", str(work), *options])
 
 
-def build(work: Path, assets: Path) -> int:
-    """Run the trainings; the first exit status that is not 0, or 0."""
-    clip = stage("clip", work, assets)
-    status = stage("sam", work, assets).wait() or stage("rpn", work, assets).wait()
-    return clip.wait() or status
+def build(work: Path, threads: int) -> int:
+    """Run the trainings, the measurement and the card; the first exit status that is not 0, or 0."""
+    count = ("--threads", str(threads))
+    clip = stage("clip", work, *count)
+    status = stage("sam", work, *count).wait() or stage("rpn", work, *count).wait()
+    status = clip.wait() or status
+    return status or stage("measure", work, *count, "--keep").wait() or stage("card", work).wait()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("rs-cache-data/tiny"))
-    parser.add_argument("--assets", type=Path, default=ASSETS)
-    arguments = parser.parse_args()
-    sys.exit(build(arguments.work, arguments.assets))
+    options = parser(__doc__).parse_args()
+    sys.exit(build(options.work, options.threads))
 
 
 if __name__ == "__main__":

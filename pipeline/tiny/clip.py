@@ -5,7 +5,6 @@ The network is open_clip's CLIP. Image and phrase embeddings are compared as in 
 predicted (after SuperClass, Huang et al. 2024). Supervision is captions only.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.tiny import clip_data as data
 from pipeline.tiny.bpe import templates, write_vocabulary
-from pipeline.tiny.common import ASSETS, Run, Schedule, Stage, log, save_half, start, update_config
+from pipeline.tiny.common import (
+    ASSETS,
+    Run,
+    Schedule,
+    Stage,
+    log,
+    parser,
+    record,
+    save_half,
+    start,
+    update_config,
+)
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES, COLOURS, SHAPES, TEXTURES
 
 VOCABULARY = "bpe_simple_vocab.txt.gz"
@@ -27,7 +37,8 @@ PATCH, WIDTH, CONTEXT = 8, 192, 32
 SCHEDULE = Schedule(
     stages=(
         Stage(steps=1600, rate=1.2e-3, horizon=5000, warmup=150),
-        Stage(steps=5400, rate=1e-3, warmup=20),
+        Stage(steps=1400, rate=1e-3, horizon=5400, warmup=20),
+        Stage(steps=3000, rate=8e-4, warmup=20),
     ),
     decay=0.05,
 )
@@ -180,12 +191,29 @@ class Phase(NamedTuple):
 PHASES = (
     Phase(1000, ("piece", "scene", "photo", "scene", "piece", "scene"), pieces=96, photos=40, words=0.5),
     Phase(1600, ("piece", "piece", "photo", "piece", "piece", "scene"), pieces=192, photos=64, words=0.5),
-    Phase(7000, ("large", "large", "large", "large", "piece", "photo"), pieces=64, photos=24, phrases=96),
+    Phase(3000, ("large", "large", "large", "large", "piece", "photo"), pieces=64, photos=24, phrases=96),
+    Phase(
+        6000,
+        ("large", "photo", "scene", "piece", "photo", "scene"),
+        pieces=64,
+        photos=32,
+        scenes=12,
+        phrases=96,
+    ),
 )
 
 
 def phase_at(step: int) -> Phase:
     return next(phase for phase in PHASES if step < phase.until)
+
+
+def images_seen(steps: int) -> int:
+    """Pictures in the first steps, repeated ones included."""
+    counts = [phase_at(step) for step in range(steps)]
+    sizes = [{"piece": p.pieces, "large": p.pieces, "photo": p.photos, "scene": p.scenes} for p in counts]
+    return sum(
+        size[p.cycle[step % len(p.cycle)]] for step, (p, size) in enumerate(zip(counts, sizes, strict=True))
+    )
 
 
 class Sampler:
@@ -229,8 +257,8 @@ def weigh(kind: str, losses: dict[str, Tensor], words: float) -> Tensor:
     return image * losses["image"] + patch * losses["patch"] + words * losses["words"] + 0.3 * losses["place"]
 
 
-def publish(model: CLIP, assets: Path) -> None:
-    save_half(model.state_dict(), assets / "clip.safetensors")
+def publish(model: CLIP) -> None:
+    save_half(model.state_dict(), ASSETS / "clip.safetensors")
     update_config(
         "clip",
         {
@@ -243,19 +271,18 @@ def publish(model: CLIP, assets: Path) -> None:
                 "resize_mode": "squash",
             },
         },
-        assets,
     )
 
 
-def make_tokenizer(assets: Path) -> SimpleTokenizer:
-    return SimpleTokenizer(bpe_path=str(assets / VOCABULARY), context_length=CONTEXT)
+def make_tokenizer() -> SimpleTokenizer:
+    return SimpleTokenizer(bpe_path=str(ASSETS / VOCABULARY), context_length=CONTEXT)
 
 
-def train(work: Path, assets: Path = ASSETS, threads: int = 1) -> None:
+def train(work: Path, threads: int) -> None:
     folder = start("clip", work, threads)
     prompts = templates()
-    write_vocabulary(assets / VOCABULARY, [*CLASS_NAMES, *(p.format("") for p in prompts)])
-    tokenizer = make_tokenizer(assets)
+    write_vocabulary(ASSETS / VOCABULARY, [*CLASS_NAMES, *(p.format("") for p in prompts)])
+    tokenizer = make_tokenizer()
     trainer = Trainer(tokenizer.vocab_size)
     run = Run(trainer, SCHEDULE, folder)
     sampler = Sampler(tokenizer)
@@ -272,17 +299,14 @@ def train(work: Path, assets: Path = ASSETS, threads: int = 1) -> None:
             log.info("step %d, %.0f s: %s", step, run.seconds, summary)
             sums.clear()
         if step % 300 == 299:
-            publish(trainer.clip, assets)
-    publish(trainer.clip, assets)
+            publish(trainer.clip)
+    publish(trainer.clip)
+    record("clip", {"images_seen": images_seen(run.step)}, run)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("rs-cache-data/tiny"))
-    parser.add_argument("--assets", type=Path, default=ASSETS)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    train(arguments.work, arguments.assets, arguments.threads)
+    options = parser(__doc__).parse_args()
+    train(options.work, options.threads)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the three training scripts of the tiny world share: schedule, checkpoints, assets, logging."""
 
+import argparse
 import json
 import logging
 import math
@@ -7,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,14 @@ class Run:
         self.optimiser.step()
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of every training script."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--work", type=Path, default=Path("rs-cache-data/tiny"), help="logs and checkpoints")
+    options.add_argument("--threads", type=int, default=1)
+    return options
+
+
 def start(name: str, work: Path, threads: int) -> Path:
     """Set threads, seed and logging (standard error and a log file); return the folder of this training."""
     folder = work / name
@@ -134,6 +143,7 @@ def save_half(tensors: dict[str, Tensor], path: Path) -> None:
     half = {key: t.detach().to(torch.float16).contiguous() for key, t in tensors.items()}
     temporary = path.with_suffix(".tmp")
     save_file(half, temporary)
+    temporary.chmod(0o644)  # safetensors writes files that only their owner can read
     os.replace(temporary, path)
 
 
@@ -141,23 +151,23 @@ def load_half(path: Path) -> dict[str, Tensor]:
     return {key: tensor.float() for key, tensor in load_file(path).items()}
 
 
-def read_config(assets: Path = ASSETS) -> dict[str, Any]:
-    path = assets / "config.json"
+def read_config() -> dict[str, Any]:
+    path = ASSETS / "config.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def update_config(key: str, value: Any, assets: Path = ASSETS) -> None:
+def update_config(key: str, value: Any) -> None:
     """Replace one section of the assets' config.json."""
-    config = read_config(assets) | {key: value}
-    assets.mkdir(parents=True, exist_ok=True)
-    temporary = assets / f"config.{key}.tmp"
+    config = read_config() | {key: value}
+    ASSETS.mkdir(parents=True, exist_ok=True)
+    temporary = ASSETS / f"config.{key}.tmp"
     temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, assets / "config.json")
+    os.replace(temporary, ASSETS / "config.json")
 
 
-def record(section: str, figures: dict[str, Any], run: Run, assets: Path = ASSETS) -> None:
+def record(section: str, figures: dict[str, Any], run: Run) -> None:
     """Keep measured figures and the cost of a training in config.json, under "measured"."""
-    measured = dict(read_config(assets).get("measured", {}))
-    cost = {"schedule": asdict(run.schedule), "minutes": round(run.seconds / 60, 1)}
-    measured[section] = figures | cost
-    update_config("measured", measured, assets)
+    measured = dict(read_config().get("measured", {}))
+    cost = {"steps": run.step, "minutes": round(run.seconds / 60, 1)}
+    measured[section] = measured.get(section, {}) | figures | cost
+    update_config("measured", measured)

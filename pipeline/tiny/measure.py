@@ -1,8 +1,6 @@
 """Measure the small CLIP on held-out pictures, as production runs it: `python -m pipeline.tiny.measure`."""
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.tiny.clip_data import VALIDATION
-from pipeline.tiny.common import CLIP_SINGLES, log, read_config, start, update_config
+from pipeline.tiny.common import CLIP_SINGLES, log, parser, read_config, start, update_config
 from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.load import load_clip
 from regionspot_cache.backbones.presets import load_preset
@@ -97,13 +95,11 @@ def evaluate(clip: ClipBackbone, *, pictures: int, scenes: int) -> dict[str, Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("rs-cache-data/tiny"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--pictures", type=int, default=1280)
-    parser.add_argument("--scenes", type=int, default=600)
-    parser.add_argument("--keep", action="store_true", help="write the figures into the assets' config.json")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--pictures", type=int, default=1280)
+    options.add_argument("--scenes", type=int, default=600)
+    options.add_argument("--keep", action="store_true", help="write the figures into the assets' config.json")
+    arguments = options.parse_args()
     start("measure", arguments.work, arguments.threads)
     clip = load_clip(load_preset("tiny").clip)
     figures = evaluate(clip, pictures=arguments.pictures, scenes=arguments.scenes)

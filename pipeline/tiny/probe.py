@@ -3,16 +3,14 @@
 Compares the head with CLIP on crops, over the same ground-truth boxes of held-out scenes.
 """
 
-import argparse
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.tiny.common import log, start
+from pipeline.tiny.common import log, parser, start
 from pipeline.tiny.measure import accuracy, crop, embed
 from regionspot_cache.backbones.load import Backbone, load_backbone
 from regionspot_cache.backbones.presets import load_preset
@@ -98,14 +96,12 @@ def predict(head: RegionHead, data: Features, text: Tensor) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("rs-cache-data/tiny"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--images", type=int, default=3000)
-    parser.add_argument("--scenes", type=int, default=600)
-    parser.add_argument("--seconds", type=float, default=240)
-    parser.add_argument("--positions", type=float, default=1.0)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=3000)
+    options.add_argument("--scenes", type=int, default=600)
+    options.add_argument("--seconds", type=float, default=240)
+    options.add_argument("--positions", type=float, default=1.0)
+    arguments = options.parse_args()
     start("probe", arguments.work, arguments.threads)
     backbone = load_backbone(load_preset("tiny"))
     text = torch.from_numpy(text_embeddings(backbone.clip, CLASS_NAMES))

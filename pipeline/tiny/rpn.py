@@ -3,7 +3,6 @@
 Boxes are those of the training split of `shapes`: objects of novel classes are in the images but never boxed.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pipeline.tiny.common import (
     Stage,
     load_half,
     log,
+    parser,
     read_config,
     record,
     save_half,
@@ -50,9 +50,9 @@ THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 class Embeddings:
     """SAM embeddings [M,E,h,w] (fp16) and annotated boxes of a split, computed in one go."""
 
-    def __init__(self, assets: Path, split: str, count: int) -> None:
-        sam = build_sam(read_config(assets)["sam"])
-        sam.load_state_dict(load_half(assets / "sam.safetensors"))
+    def __init__(self, split: str, count: int) -> None:
+        sam = build_sam(read_config()["sam"])
+        sam.load_state_dict(load_half(ASSETS / "sam.safetensors"))
         encoder = sam.image_encoder.eval()
         world, embeddings = World(), []
         self.boxes: list[Tensor] = []
@@ -89,21 +89,21 @@ def evaluate(rpn: SamRpn, data: Embeddings, top: int = 100) -> dict[str, float]:
     }
 
 
-def publish(rpn: SamRpn, run: Run, data: Embeddings, assets: Path) -> None:
-    save_half(rpn.state_dict(), assets / "rpn.safetensors")
-    update_config("rpn", CONFIG, assets)
+def publish(rpn: SamRpn, run: Run, data: Embeddings) -> None:
+    save_half(rpn.state_dict(), ASSETS / "rpn.safetensors")
+    update_config("rpn", CONFIG)
     figures = evaluate(rpn, data)
-    record("rpn", figures, run, assets)
+    record("rpn", figures | {"images_seen": run.step * IMAGES}, run)
     log.info("step %d: %s", run.step, figures)
 
 
-def train(work: Path, assets: Path = ASSETS, threads: int = 1) -> None:
+def train(work: Path, threads: int) -> None:
     folder = start("rpn", work, threads)
     rpn = SamRpn(**CONFIG)
     run = Run(rpn, SCHEDULE, folder)
     world = World()
-    learn = Embeddings(assets, "train", world.train)
-    held_out = Embeddings(assets, "val", world.val)
+    learn = Embeddings("train", world.train)
+    held_out = Embeddings("val", world.val)
     log.info("embedded %d and %d images", len(learn.maps), len(held_out.maps))
     for step in run:
         picked = np.random.Generator(np.random.Philox(step)).integers(len(learn.maps), size=IMAGES)
@@ -111,16 +111,12 @@ def train(work: Path, assets: Path = ASSETS, threads: int = 1) -> None:
         run.update(sum(losses.values(), torch.zeros(())))
         if step % 100 == 0:
             log.info("step %d %s", step, {key: round(value.item(), 3) for key, value in losses.items()})
-    publish(rpn, run, held_out, assets)
+    publish(rpn, run, held_out)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("rs-cache-data/tiny"))
-    parser.add_argument("--assets", type=Path, default=ASSETS)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    train(arguments.work, arguments.assets, arguments.threads)
+    options = parser(__doc__).parse_args()
+    train(options.work, options.threads)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The networks are segment_anything's own classes, prompts are boxes, and pixels g
 SamPredictor. Only the single-mask output (mask token 0) is trained.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from pipeline.tiny.common import (
     Schedule,
     Stage,
     log,
+    parser,
     record,
     save_half,
     start,
@@ -64,7 +64,11 @@ CONFIG: dict[str, Any] = {
 }
 COARSE = 3400  # steps in which every pixel counts the same; then every object does
 SCHEDULE = Schedule(
-    stages=(Stage(steps=COARSE, rate=1e-3, warmup=80), Stage(steps=2200, rate=7e-4, warmup=80))
+    stages=(
+        Stage(steps=COARSE, rate=1e-3, warmup=80),
+        Stage(steps=2200, rate=7e-4, warmup=80),
+        Stage(steps=1200, rate=5e-4, warmup=20),
+    )
 )
 IMAGES, BOXES = 8, 4  # per step and per image
 PLACE_BANDS = 4
@@ -212,16 +216,16 @@ def evaluate(sam: Sam, scenes: int) -> dict[str, float]:
     }
 
 
-def publish(sam: Sam, run: Run, scenes: int, assets: Path) -> None:
-    save_half(sam.state_dict(), assets / "sam.safetensors")
-    update_config("sam", CONFIG, assets)
+def publish(sam: Sam, run: Run, scenes: int) -> None:
+    save_half(sam.state_dict(), ASSETS / "sam.safetensors")
+    update_config("sam", CONFIG)
     figures = evaluate(sam.eval(), scenes)
-    record("sam", figures, run, assets)
+    record("sam", figures | {"images_seen": run.step * IMAGES}, run)
     log.info("step %d: %s", run.step, figures)
     sam.train()
 
 
-def train(work: Path, assets: Path = ASSETS, threads: int = 1) -> None:
+def train(work: Path, threads: int) -> None:
     folder = start("sam", work, threads)
     trainer = Trainer()
     run = Run(trainer, SCHEDULE, folder)
@@ -231,17 +235,13 @@ def train(work: Path, assets: Path = ASSETS, threads: int = 1) -> None:
         if step % 50 == 0:
             log.info("step %d loss %.3f, %.0f s", step, loss.item(), run.seconds)
         if step % 600 == 599:
-            publish(trainer.sam, run, 40, assets)
-    publish(trainer.sam, run, 300, assets)
+            publish(trainer.sam, run, 40)
+    publish(trainer.sam, run, 300)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("rs-cache-data/tiny"))
-    parser.add_argument("--assets", type=Path, default=ASSETS)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    train(arguments.work, arguments.assets, arguments.threads)
+    options = parser(__doc__).parse_args()
+    train(options.work, options.threads)
 
 
 if __name__ == "__main__":
