@@ -180,7 +180,7 @@ class ClipBackbone:
                 intermediates_only=True,
                 normalize_intermediates=False,
                 output_fmt="NLC",
-                output_extra_tokens=True,
+                output_extra_tokens=self.prefix_tokens > 0,  # some timm towers fail when asked for none
             )
         patches = found["image_intermediates"][-1]
         prefix = found.get("image_intermediates_prefix")
