@@ -144,9 +144,11 @@ def train(
     Example: rs-cache train --cache caches/o365 --config configs/train/bl-stage1.yaml --out runs/bl
     """
     from pipeline.settings import TrainSettings
+    from pipeline.shipped import shipped
     from pipeline.train import train as run
     from regionspot_cache.config import load_config
 
+    config = config or shipped("train/shapes.yaml")
     settings = load_config(TrainSettings, config, set_ or (), caches=cache or None, out=out)
     run(settings, as_json=as_json)
 

@@ -1,5 +1,6 @@
 """`rs-cache extract`: every partition that a cache lacks, through whatever executor, then the seal."""
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -50,8 +51,13 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
         f"{path}: {len(dataset)} images, {dataset.num_boxes} boxes, {writer.num_partitions} partitions; "
         f"{len(todo)} to do; dropped at reading: {counts(dict(dataset.dropped))}"
     )
+    started = time.monotonic()
     errors = _run(job, todo, writer, settings)
-    return _finish(path, settings.halves, errors, as_json=as_json)
+    done = sum(writer.record.shape.partition_images(p) for p in todo) - sum(
+        writer.record.shape.partition_images(p) for p in errors
+    )
+    rate = done / (time.monotonic() - started)
+    return _finish(path, settings.halves, errors, rate, as_json=as_json)
 
 
 def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[HalfSpec]:
@@ -211,6 +217,7 @@ def _finish(
         "partitions": writer.num_partitions,
         "failed_images": len(reasons),
         "bytes": stored,
+        "images_per_second": round(rate, 2),
     }
     text = (
         f"{path} is complete: {summary['images']} images, {summary['boxes']} boxes, "

@@ -137,3 +137,18 @@ class PredictSettings:
     out: Path | None = None
     top: int = 20
     device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """`rs-cache demo`: the whole story on the built-in world."""
+
+    out: Path = WORKPLACE / "demo"
+    """Folder of the report; caches and the head go to their usual places, where the other verbs find them."""
+    train_images: int | None = None
+    val_images: int | None = None
+    rpn_images: int = 80
+    rpn_top_n: int = 50
+    pictures: int = 6
+    workers: int = 2
+    device: str = "auto"
