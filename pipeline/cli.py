@@ -143,8 +143,8 @@ def train(
 
     Example: rs-cache train --cache caches/o365 --config configs/train/bl-stage1.yaml --out runs/bl
     """
+    from pipeline.places import shipped
     from pipeline.settings import TrainSettings
-    from pipeline.shipped import shipped
     from pipeline.train import train as run
     from regionspot_cache.config import load_config
 

@@ -14,9 +14,9 @@ from pipeline.demo_report import DemoFacts, write_demo_report
 from pipeline.evaluate import evaluate
 from pipeline.extract import extract
 from pipeline.inspection import verify
+from pipeline.places import shipped
 from pipeline.plan import dry_run
 from pipeline.settings import DemoSettings, EvalSettings, ExtractSettings, TrainSettings
-from pipeline.shipped import shipped
 from pipeline.train import train
 from regionspot_cache.config import load_config
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline import console
 from pipeline.partition import resolve_device
+from pipeline.places import WORKPLACE
 from pipeline.predict import patch_attention
-from pipeline.settings import WORKPLACE, DemoSettings
+from pipeline.settings import DemoSettings
 from regionspot_cache.datasets import DetectionDataset, ImageRecord, load_dataset
 from regionspot_cache.drawing import attention_grid, compare_predictions, draw_regions
 from regionspot_cache.images import read_image

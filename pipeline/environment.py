@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipeline import console
-from pipeline.settings import WORKPLACE
+from pipeline.places import WORKPLACE
+from regionspot_cache.errors import RegionSpotError
 
 PACKAGES = [
     "regionspot-cache",
@@ -51,20 +52,16 @@ def _version(name: str) -> str:
 
 
 def _devices() -> dict[str, Any]:
-    from regionspot_cache.backbones import cache_home
-    from regionspot_cache.errors import RegionSpotError
-
-    found: dict[str, Any] = {"weights": str(cache_home())}
     try:
-        from regionspot_cache.backbones import check_torchvision
-
-        check_torchvision()
-        found["torchvision import"] = "works"
-    except RegionSpotError as error:
-        found["torchvision import"] = error.found
+        from regionspot_cache.backbones import weights_home
+    except RegionSpotError as error:  # torchvision does not import beside torch
+        return {"torch and torchvision": error.found}
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    found["cuda devices"] = ", ".join(names) or "none"
-    found["torch threads"] = torch.get_num_threads()
-    return found
+    return {
+        "torch and torchvision": "import together",
+        "cuda devices": ", ".join(names) or "none",
+        "torch threads": torch.get_num_threads(),
+        "fetched weights": str(weights_home()),
+    }

@@ -9,9 +9,10 @@ import torch
 
 from pipeline import console
 from pipeline.partition import resolve_device
+from pipeline.places import WORKPLACE
 from pipeline.plan import counts
 from pipeline.recognise import Recognised, Recognition, Regions, Tally
-from pipeline.settings import WORKPLACE, EvalSettings, PromptSettings
+from pipeline.settings import EvalSettings, PromptSettings
 from pipeline.train import embed_names
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
 from regionspot_cache.datasets import DetectionDataset, load_dataset, to_coco_dict

@@ -182,7 +182,7 @@ class Meter:
 
 
 def _finish(
-    path: str, halves: tuple[str, ...], errors: dict[int, Exception], *, as_json: bool
+    path: str, halves: tuple[str, ...], errors: dict[int, Exception], rate: float, *, as_json: bool
 ) -> dict[str, Any]:
     writer = open_writer(path)
     missing = {half: len(writer.pending(half)) for half in halves}

@@ -11,7 +11,8 @@ import numpy as np
 from pipeline import console
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
 from pipeline.partition import encoders_of, resolve_device
-from pipeline.settings import WORKPLACE, ExtractSettings
+from pipeline.places import WORKPLACE
+from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec, load_preset
 from regionspot_cache.datasets import DetectionDataset, load_dataset
 from regionspot_cache.store import CachePlan, HalfSpec, estimate, make_clip_half, make_sam_half

@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.places import WORKPLACE
 from regionspot_cache.errors import UsageError
 from regionspot_cache.regions import BoxPolicy
 from regionspot_cache.training import TrainConfig
-
-WORKPLACE = Path("rs-cache-data")
 
 Half = Literal["sam", "clip"]
 HALVES: tuple[Half, Half] = ("sam", "clip")

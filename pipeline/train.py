@@ -9,8 +9,9 @@ import yaml
 
 from pipeline import console
 from pipeline.partition import resolve_device
+from pipeline.places import WORKPLACE
 from pipeline.plan import counts
-from pipeline.settings import WORKPLACE, PromptSettings, TrainSettings
+from pipeline.settings import PromptSettings, TrainSettings
 from regionspot_cache.backbones import BackboneSpec, ClipBackbone, load_clip, load_preset
 from regionspot_cache.errors import UsageError
 from regionspot_cache.predictor import BACKBONE_FILE, CLASSES_FILE
