@@ -6,13 +6,14 @@ predicted (after SuperClass, Huang et al. 2024). Supervision is captions only.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -78,14 +79,20 @@ def sin_cos(side: int, width: int) -> Tensor:
 def build_clip(config: dict[str, Any]) -> CLIP:
     """open_clip's CLIP from a model config, with sine-cosine positions to start from."""
     model = CLIP(**config)
-    visual = model.visual
+    visual = vision_tower(model)
     grid = visual.grid_size[0]
     with torch.no_grad():
         visual.positional_embedding[1:] = 0.3 * sin_cos(grid, visual.conv1.out_channels)
     return model
 
 
-def image_tokens(visual: nn.Module, images: Tensor, offset: tuple[int, int], keep: Tensor | None) -> Tensor:
+def vision_tower(model: CLIP) -> VisionTransformer:
+    return cast(VisionTransformer, model.visual)
+
+
+def image_tokens(
+    visual: VisionTransformer, images: Tensor, offset: tuple[int, int], keep: Tensor | None
+) -> Tensor:
     """Tokens [B,1+P,W] of the last block, before ln_post; images may cover part of the grid, at an offset."""
     x = visual.conv1(images)
     rows, columns = x.shape[-2:]
@@ -104,9 +111,10 @@ def text_embeddings(model: CLIP, ids: Tensor) -> Tensor:
     """encode_text of ids [T,L], cut to the longest text (exact: attention is causal), unit length [T,E]."""
     ids = ids[:, : int((ids != 0).sum(1).max())]
     length = ids.shape[1]
-    x = model.token_embedding(ids) + model.positional_embedding[:length]
-    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-    x = model.ln_final(x)[torch.arange(len(ids)), ids.argmax(-1)] @ model.text_projection
+    text: Any = model  # open_clip's classes carry no types
+    x = text.token_embedding(ids) + text.positional_embedding[:length]
+    x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+    x = text.ln_final(x)[torch.arange(len(ids)), ids.argmax(-1)] @ text.text_projection
     return F.normalize(x.float(), dim=-1)
 
 
@@ -127,12 +135,12 @@ class Trainer(nn.Module):
     def forward(
         self, batch: data.Batch, ids: Tensor, offset: tuple[int, int], keep: Tensor | None
     ) -> dict[str, Tensor]:
-        clip = self.clip
+        clip, visual = self.clip, vision_tower(self.clip)
         with torch.autocast("cpu", torch.bfloat16):
             texts = text_embeddings(clip, ids[batch.classes])
-            tokens = image_tokens(clip.visual, batch.images, offset, keep)
-            normal = clip.visual.ln_post(tokens)
-            projected = normal @ clip.visual.proj
+            tokens = image_tokens(visual, batch.images, offset, keep)
+            normal = visual.ln_post(tokens)
+            projected = normal @ visual.proj
             words = self.words(normal)
             place = self.place(tokens[:, 1:])
         scale = clip.logit_scale.exp().clamp(max=100)

@@ -42,7 +42,7 @@ CONFIG: dict[str, Any] = {
     "fg_iou": 0.6,
     "bg_iou": 0.3,
 }
-SCHEDULE = Schedule(stages=(Stage(steps=1500, rate=1e-3),))
+SCHEDULE = Schedule(stages=(Stage(steps=1200, rate=1e-3),))
 IMAGES = 8
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 

@@ -42,7 +42,8 @@ def is_boxed(label: int, split: str) -> bool:
 
 def _annotation(scene: Scene, k: int, image_id: int) -> dict[str, Any]:
     x1, y1, x2, y2 = (float(v) for v in scene.boxes[k])
-    rle = coco_mask.encode(np.asfortranarray(scene.masks[k], np.uint8))
+    mask: Any = np.asfortranarray(scene.masks[k], np.uint8)
+    rle: Any = coco_mask.encode(mask)
     size, counts = [int(side) for side in rle["size"]], rle["counts"].decode("ascii")
     return {
         "image_id": image_id,

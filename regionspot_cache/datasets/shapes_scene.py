@@ -14,7 +14,7 @@ MIN_OBJECTS, MAX_OBJECTS = 3, 12
 MIN_VISIBLE = 0.4  # an object that shows less of itself is not annotated
 MIN_SIDE = 8  # pixels of the visible box
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)
