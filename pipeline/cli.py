@@ -252,6 +252,34 @@ def demo(
 
 
 @app.command()
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="read, extract, train, evaluate, workers; all when not given.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Full sizes: minutes to an hour, gigabytes of disk.")
+    ] = False,
+    backbone: Backbone = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="FILE.md to write, and FILE.json beside it.")
+    ] = None,
+    config: Config = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Measure speeds here, side by side with what people use for each part.
+
+    Example: rs-cache bench read extract --out benchmarks/2030-01-31-workstation.md
+    """
+    from pipeline.bench.run import bench as run
+    from pipeline.bench.settings import BenchSettings
+    from regionspot_cache.config import load_config
+
+    settings = load_config(BenchSettings, config, set_ or (), full=full or None, backbone=backbone)
+    run(names or (), settings, out=out, as_json=as_json)
+
+
+@app.command()
 def env(as_json: Json = False) -> None:
     """Versions, devices and paths: what a bug report needs."""
     from pipeline.environment import environment as run
