@@ -21,7 +21,8 @@ app = typer.Typer(
     help="Open-vocabulary region recognition from cached SAM tokens and CLIP maps. "
     "Two phases: **extract** runs the frozen networks once; **train** and **eval** read the cache. "
     "Every verb works without arguments on the built-in world. "
-    "Exit codes: 0 done, 1 error, 2 usage, 3 incomplete (run it again), 4 identity mismatch or damage, 130 interrupted.",
+    "Exit codes: 0 done, 1 error, 2 usage, 3 incomplete (run it again), "
+    "4 identity mismatch or damage, 130 interrupted.",
 )
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings (see configs/).")]

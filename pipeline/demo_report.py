@@ -76,13 +76,13 @@ def write_demo_report(path: Path, facts: DemoFacts, settings: DemoSettings) -> N
 
 
 INTRODUCTION = (
-    "Every box gets a score for every class; the best 300 of an image count. Novel classes never had a box in "
-    "training, though the small CLIP has seen their names in captions. clip-box and clip-mask run CLIP on a crop "
-    "of every box and are trained on no boxes at all. Chance is 0.3 % top-1."
+    "Every box gets a score for every class; the best 300 of an image count. Novel classes never had a box "
+    "in training, though the small CLIP has seen their names in captions. clip-box and clip-mask run CLIP on "
+    "a crop of every box and are trained on no boxes at all. Chance is 0.3 % top-1."
 )
 ATTENTION = (
-    "Left, the picture with its true names, and what the methods say. Then the cross-attention of single boxes over "
-    "the patches of CLIP's map in every layer of the head, without the class token."
+    "The picture with its true names, and what the methods say; RegionSpot's names on SAM's masks; then the "
+    "cross-attention of one box over the patches of CLIP's map in every layer of the head."
 )
 
 

@@ -113,7 +113,7 @@ def _trained_prompts(config: Mapping[str, Any]) -> PromptSettings:
 
 
 def _ground_truth(dataset: DetectionDataset) -> Mapping[str, Any]:
-    """Annotations to be judged by: the original file, or the CSV's boxes as such a file; only the sampled images."""
+    """The original annotations of the sampled images; the boxes of a CSV in the same form."""
     if dataset.format == "openimages":
         return to_coco_dict(dataset)
     return restrict(load_annotations(dataset.annotation_files[0]), dataset.image_ids)

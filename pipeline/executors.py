@@ -1,7 +1,7 @@
 """Places to run units of work: this process, local Dask workers, a running Dask scheduler.
 
-An executor maps a function over items and yields `(item, result or exception)` as items finish. It knows nothing of what
-an item is, and the scheduler's state is never trusted: what is done is what the cache says.
+An executor maps a function over items and yields `(item, result or exception)` as items finish. It knows
+nothing of what an item is, and the scheduler's state is never trusted: what is done is what the cache says.
 """
 
 import os

@@ -92,7 +92,7 @@ def _prepare(
     done = sum(len(writer.markers(half)) for half in settings.halves) / (writer.num_partitions * len(specs))
     if free is not None and needed * (1 - done) > free:
         raise InputError(
-            f"The cache needs {console.size(needed * (1 - done))} more; {path} has {console.size(free)} free.",
+            f"{path} needs {console.size(needed * (1 - done))} more and has {console.size(free)} free.",
             "Enough free space.",
             "Give another folder with --cache, fewer images with --limit, or one half with --half.",
         )

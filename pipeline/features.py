@@ -1,4 +1,4 @@
-"""Features of the images of one partition: decoded and preprocessed by threads, encoded in batches, kept in plan order."""
+"""Features of the images of one partition: prepared by threads, encoded in batches, kept in plan order."""
 
 import time
 from collections import defaultdict, deque

@@ -97,7 +97,8 @@ def _info_text(facts: dict[str, Any]) -> str:
         f"cache       {facts['cache']}",
         f"dataset     {facts['dataset'].get('name', '')} {facts['dataset'].get('split', '')}",
         f"images      {facts['images']} in {facts['partitions']} partitions of {facts['partition_size']}",
-        f"boxes       {facts['boxes']} of {facts['classes']} classes; dropped at reading: {counts(facts['dropped'])}",
+        f"boxes       {facts['boxes']} of {facts['classes']} classes",
+        f"dropped     {counts(facts['dropped'])}",
         f"image root  {facts['image_root']}",
     ]
     for name, half in facts["halves"].items():
@@ -198,9 +199,9 @@ def _discard(path: Path, damage: list[Problem]) -> None:
 def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> dict[str, Any]:
     """Runs the encoders again on `count` random images; the largest cosine distance of every array."""
     spec = load_preset(backbone)
-    encoders = Encoders(sam=load_sam(spec.sam), clip=load_clip(spec.clip))
-    assert encoders.sam and encoders.clip
-    _require_same(cache, {"sam": encoders.sam.fingerprint(), "clip": encoders.clip.fingerprint()})
+    sam, clip = load_sam(spec.sam), load_clip(spec.clip)
+    _require_same(cache, {"sam": sam.fingerprint(), "clip": clip.fingerprint()})
+    encoders = Encoders(sam=sam, clip=clip)
     good = np.flatnonzero(cache.ok_mask("sam") & cache.ok_mask("clip"))
     chosen = np.random.default_rng().choice(good, size=min(count, len(good)), replace=False)
     loader = ImageLoader(

@@ -59,7 +59,7 @@ class PartitionReport:
 
 
 def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None) -> PartitionReport:
-    """Fills what partition `p` lacks in the halves of the job: all of it, or only the images that failed before.
+    """Fills what partition `p` lacks in the halves of the job: all of it, or only images that failed before.
 
     Args:
         job: shared by all partitions.
@@ -144,7 +144,7 @@ def encoders_of(spec: BackboneSpec, halves: tuple[str, ...], device: str) -> Enc
 
 
 def resolve_device(wanted: str) -> str:
-    """ "auto" is CUDA where there is one; Dask workers with integer names share the devices out among them."""
+    """ "auto" is CUDA where there is one; Dask workers share the devices out among them."""
     import torch
 
     if wanted != "auto":

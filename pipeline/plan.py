@@ -21,7 +21,7 @@ MEASURED_IMAGES = 32
 
 
 def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
-    """Prints images, boxes, partitions, bytes of every array, free space, and hours at a rate measured now."""
+    """Prints images, boxes, partitions, bytes of every array, free space, and hours at a measured rate."""
     dataset, spec = open_dataset(settings), backbone_spec(settings)
     encoders = encoders_of(spec, settings.halves, resolve_device(settings.device))
     plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)

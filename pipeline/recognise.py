@@ -29,7 +29,7 @@ from regionspot_cache.store import Cache
 
 @dataclass(frozen=True, kw_only=True)
 class Regions:
-    """Where boxes come from: ground truth or a file, read beforehand, or a proposer that runs on every image."""
+    """Where boxes come from: ground truth or a file, or a proposer that runs on every image."""
 
     known: Proposals | None = None
     proposer: RegionProposer | None = None

@@ -1,4 +1,4 @@
-"""The settings of every verb, with the built-in world as default. One dataclass a verb, filled by `load_config`."""
+"""The settings of every verb, one dataclass each, with the built-in world as default."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

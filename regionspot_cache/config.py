@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def load_config(cls: type[T], file: Path | None = None, overrides: Sequence[str] = (), **given: Any) -> T:
-    """Builds `cls` from, in rising priority: its defaults, a YAML file, `given` values that are not None, overrides.
+    """Builds `cls` from its defaults, a YAML file, `given` values and overrides; the later wins.
 
     Args:
         cls: a dataclass; nested dataclasses are nested mappings in the file.

@@ -1,4 +1,4 @@
-"""One image and its boxes, with the frozen features that recognition methods ask for, each computed at most once."""
+"""One image and its boxes, with the frozen features that methods ask for, each computed at most once."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -76,4 +76,5 @@ class RegionInputs:
     @cached_property
     def masks(self) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """SAM's mask of every box, bool [N, H, W], and its predicted IoU, float32 [N]."""
-        return self.backbone.sam.masks(self.embedding, self.boxes, self.size)
+        masks, quality = self.backbone.sam.masks(self.embedding, self.boxes, self.size)
+        return masks.cpu().numpy(), quality.float().cpu().numpy()

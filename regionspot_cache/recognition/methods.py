@@ -1,7 +1,7 @@
 """Recognition methods behind one interface: image and boxes in, one logit for every box and class out.
 
-`regionspot` relates SAM tokens to CLIP's map; `clip-box` and `clip-mask` are the paper's baselines, which run CLIP on
-crops. The softmax over classes of a method's logits is its class probability (protocol of the official code).
+`regionspot` relates SAM tokens to CLIP's map; `clip-box` and `clip-mask` are the paper's baselines, which run
+CLIP on crops. The softmax over classes of a method's logits is its class probability (protocol of the official code).
 """
 
 from typing import Protocol
@@ -77,12 +77,12 @@ class ClipCrops:
         if not self.masked:
             return crop
         inside = inputs.masks[0][i, y0:y1, x0:x1, None]
-        fill = np.round(255 * np.asarray(inputs.backbone.clip.mean)).astype(np.uint8)
+        fill = np.round(255 * np.asarray(inputs.backbone.clip.parts.mean)).astype(np.uint8)
         return np.where(inside, crop, fill)
 
 
 def crop_window(box: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The box grown by `CROP_CONTEXT` about its centre, clipped to the image, at least one pixel: x0, y0, x1, y1."""
+    """The box grown by `CROP_CONTEXT` about its centre, within the image: x0, y0, x1, y1, at least a pixel."""
     height, width = size
     centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     half_w, half_h = (box[2] - box[0]) / 2 * CROP_CONTEXT, (box[3] - box[1]) / 2 * CROP_CONTEXT
