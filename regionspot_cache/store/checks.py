@@ -174,7 +174,7 @@ def _record_problems(
     stored = StoredArray(lambda _: handle, array)
     partition = int(where.partition or 0)
     try:
-        present = stored.chunk_entries(partition)[:, 1] == stored.stored_chunk_bytes
+        present = stored.present(partition)
         wanted = np.zeros(array.chunks_per_partition, bool)
         wanted[np.flatnonzero(needed) // array.rows] = True
         wrong = np.flatnonzero(present != wanted)

@@ -39,14 +39,14 @@ class LocalHandle:
         if hasattr(self, "_fd"):
             close(self._fd)
 
-    def read_into(self, offset: int, buffers: Sequence[np.ndarray]) -> None:
-        """One positioned, scattered read per 1,024 buffers; shares no file position with other threads."""
+    def read_into(self, offset: int, buffers: Sequence[np.ndarray], length: int) -> None:
+        """One positioned, scattered read (per 1,024 buffers); shares no file position with other threads."""
+        done = 0
         for start in range(0, len(buffers), _IOV_MAX):
-            part = buffers[start : start + _IOV_MAX]
-            wanted = sum(buffer.nbytes for buffer in part)
-            if os.preadv(self._fd, cast(Any, part), offset) != wanted:
-                raise EOFError
-            offset += wanted
+            part = buffers if len(buffers) <= _IOV_MAX else buffers[start : start + _IOV_MAX]
+            done += os.preadv(self._fd, cast(Any, part), offset + done)
+        if done != length:
+            raise EOFError
 
 
 class LocalObjects:

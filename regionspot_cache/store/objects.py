@@ -23,8 +23,8 @@ class Handle(Protocol):
     def version(self) -> Hashable:
         """Changes when the object under the key is replaced."""
 
-    def read_into(self, offset: int, buffers: Sequence[np.ndarray]) -> None:
-        """Fill the contiguous buffers one after the other with the bytes from `offset` on.
+    def read_into(self, offset: int, buffers: Sequence[np.ndarray], length: int) -> None:
+        """Fill contiguous uint8 buffers, `length` bytes in all, one after the other, from `offset` on.
 
         Raises:
             EOFError: the object ends before the buffers are full.
@@ -81,14 +81,19 @@ class BytesHandle:
         self.size = len(data)
         self.version: Hashable = id(data)
 
-    def read_into(self, offset: int, buffers: Sequence[np.ndarray]) -> None:
+    def read_into(self, offset: int, buffers: Sequence[np.ndarray], length: int) -> None:
         """Copy from the bytes in memory."""
-        for buffer in buffers:
-            piece = self._data[offset : offset + buffer.nbytes]
-            if piece.nbytes < buffer.nbytes:
-                raise EOFError
-            buffer.view(np.uint8).reshape(-1)[:] = piece
-            offset += buffer.nbytes
+        if offset + length > self.size:
+            raise EOFError
+        scatter(self._data[offset : offset + length], buffers)
+
+
+def scatter(data: np.ndarray, buffers: Sequence[np.ndarray]) -> None:
+    """Copy uint8 data into contiguous uint8 buffers, one after the other."""
+    start = 0
+    for buffer in buffers:
+        buffer[:] = data[start : start + len(buffer)]
+        start += len(buffer)
 
 
 class WholeObjects:

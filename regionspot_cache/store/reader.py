@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +146,14 @@ class Cache(PlannedImages):
             InputError: the image failed during extraction.
         """
         self._require_ok(indices, "clip")
-        values = self._read_items("clip/map", indices, out)
-        scale = self._read_items("clip/map_scale", indices, scale_out) if "clip/map" in self._int8 else None
-        return values, scale
+        # Ascending, so that neighbours are read together: (position, row of the result).
+        order = sorted(zip(np.asarray(indices, np.int64).tolist(), range(len(indices)), strict=True))
+        places = [divmod(position, self.partition_size) for position, _ in order]
+        rows = [row for _, row in order]
+        values = self._read_items("clip/map", places, rows, out)
+        if "clip/map" not in self._int8:
+            return values, None
+        return values, self._read_items("clip/map_scale", places, rows, scale_out)
 
     def read_tokens(self, i: int, position: str = "transformer") -> np.ndarray:
         """SAM tokens of the boxes of image i, float32 [n, D]. Errors: see `raw_maps`."""
@@ -201,20 +205,21 @@ class Cache(PlannedImages):
             )
         return self._arrays[path]
 
-    def _read_items(self, path: str, indices: Sequence[int], out: np.ndarray | None) -> np.ndarray:
-        """Records of an array with one image an inner chunk, [k, *item_shape]."""
+    def _read_items(
+        self, path: str, places: list[tuple[int, int]], rows: list[int], out: np.ndarray | None
+    ) -> np.ndarray:
+        """Records of an array with one image an inner chunk, [k, *item_shape]; places[i] goes to rows[i]."""
         stored, array = self._stored(path), self._stored(path).array
-        shape = (len(indices), *array.item_shape)
+        shape = (len(rows), *array.item_shape)
         if out is None:
             out = np.empty(shape, array.dtype)
         elif out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
             raise InputError(f"out is {out.dtype} {out.shape}", f"contiguous {array.dtype} {shape}", "")
-        pieces = out.view(np.uint8).reshape(len(indices), array.chunk_bytes)
-        for partition, slots, places in _by_partition(indices, self.partition_size):
-            try:
-                stored.read_chunks(partition, slots, [pieces[place] for place in places])
-            except ChunkError as error:
-                raise self._damage(error, partition * self.partition_size + error.chunk) from None
+        pieces = out.view(np.uint8).reshape(len(rows), array.chunk_bytes)
+        try:
+            stored.read_chunks(places, [pieces[row] for row in rows])
+        except ChunkError as error:
+            raise self._damage(error, error.partition * self.partition_size + error.chunk) from None
         return out
 
     def _require_ok(self, indices: Sequence[int], half: str) -> None:
@@ -249,17 +254,6 @@ class Cache(PlannedImages):
     def _image_of_row(self, partition: int, error: ChunkError) -> int:
         row = self._offsets[partition * self.partition_size] + error.chunk * error.array.rows
         return int(np.searchsorted(self._offsets, row, side="right")) - 1
-
-
-def _by_partition(indices: Sequence[int], size: int) -> list[tuple[int, list[int], list[int]]]:
-    """(partition, slots ascending, places of them in `indices`) for each partition asked for."""
-    positions = np.asarray(indices, np.int64)
-    places = np.argsort(positions, kind="stable")
-    partitions, slots = np.divmod(positions[places], size)
-    edges = [0, *(np.flatnonzero(np.diff(partitions)) + 1).tolist(), len(positions)]
-    return [
-        (int(partitions[a]), slots[a:b].tolist(), places[a:b].tolist()) for a, b in pairwise(edges) if b > a
-    ]
 
 
 def _status_codes(sealed: SealedHalf, num_images: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 
 from regionspot_cache.errors import DamageError, IncompleteError, RegionSpotError
+from regionspot_cache.store.objects import scatter
 
 _CLAIMS = "staging"
 LEASE_SECONDS = 900.0
@@ -31,19 +32,16 @@ class RemoteHandle:
         self.size: int = head["size"]
         self.version: Hashable = (head["e_tag"], head["size"], head["last_modified"])
 
-    def read_into(self, offset: int, buffers: Sequence[np.ndarray]) -> None:
+    def read_into(self, offset: int, buffers: Sequence[np.ndarray], length: int) -> None:
         """One ranged GET for all buffers."""
-        wanted = sum(buffer.nbytes for buffer in buffers)
-        if offset + wanted > self.size:
+        if offset + length > self.size:
             raise EOFError
         with _explained("read", self._key):
-            data = obstore.get_range(self._store, self._key, start=offset, length=wanted)
-        flat, start = np.frombuffer(memoryview(data), np.uint8), 0
-        if flat.nbytes != wanted:
+            data = obstore.get_range(self._store, self._key, start=offset, length=length)
+        flat = np.frombuffer(memoryview(data), np.uint8)
+        if len(flat) != length:
             raise EOFError
-        for buffer in buffers:
-            buffer.view(np.uint8).reshape(-1)[:] = flat[start : start + buffer.nbytes]
-            start += buffer.nbytes
+        scatter(flat, buffers)
 
 
 class RemoteObjects:

@@ -62,11 +62,10 @@ def kill_after(process: multiprocessing.Process, seconds: float) -> bool:
 
 
 def test_kill_at_any_moment(tmp_path: Path, children: ForkServerContext, undisturbed: Path) -> None:
-    path, rng, kills, runs = tmp_path / "cache", random.Random(0), 0, 0
+    path, rng, kills = tmp_path / "cache", random.Random(0), 0
     while kills < KILLS:
         child = children.Process(target=fake_extractor.run, args=(path,))
         child.start()
-        runs += 1
         if kill_after(child, rng.uniform(0.01, 0.35)):
             kills += 1
         else:
@@ -78,30 +77,44 @@ def test_kill_at_any_moment(tmp_path: Path, children: ForkServerContext, undistu
     assert contents(path) == contents(undisturbed)
 
 
-def test_kill_during_retry_and_rebuild(
-    tmp_path: Path, children: ForkServerContext, undisturbed: Path
-) -> None:
-    rng = random.Random(1)
-    for work in (fake_extractor.retry, fake_extractor.rebuild):
-        for attempt in range(5):
-            path = tmp_path / f"{work.__name__}{attempt}"
-            shutil.copytree(undisturbed, path)
-            child = children.Process(target=work, args=(path,))
-            child.start()
-            kill_after(child, rng.uniform(0.0, 0.2))
-            # Whatever was cut off is unfinished, never damaged.
-            assert [problem for problem in verify(path, "full") if problem.is_damage] == []
-            if work is fake_extractor.rebuild:
-                fake_extractor.rebuild(path)
-            fake_extractor.fill(open_writer(path))
-            fake_extractor.retry(path)
-            open_writer(path).seal()
-            assert verify(path, "full") == []
-            cache = open_cache(path)
-            assert cache.counts == {"sam": {"ok": 30}, "clip": {"ok": 30}}
-            kept = contents(undisturbed)
-            others = {name for name in kept if name.startswith("sam/") and work is fake_extractor.rebuild}
-            assert others <= set(contents(path))
+def test_kill_during_retry(tmp_path: Path, children: ForkServerContext, undisturbed: Path) -> None:
+    rng, whole = random.Random(1), tmp_path / "whole"
+    shutil.copytree(undisturbed, whole)
+    fake_extractor.retry(whole)
+    for attempt in range(5):
+        path = tmp_path / str(attempt)
+        shutil.copytree(undisturbed, path)
+        child = children.Process(target=fake_extractor.retry, args=(path,))
+        child.start()
+        kill_after(child, rng.uniform(0.0, 0.2))
+        # Whatever was cut off is unfinished, never damaged.
+        assert [problem for problem in verify(path, "full") if problem.is_damage] == []
+        fake_extractor.fill(open_writer(path))
+        fake_extractor.retry(path)
+        open_writer(path).seal()
+        assert verify(path, "full") == []
+        assert open_cache(path).counts == {"sam": {"ok": 30}, "clip": {"ok": 30}}
+        assert contents(path) == contents(whole)
+
+
+def test_kill_during_rebuild(tmp_path: Path, children: ForkServerContext, undisturbed: Path) -> None:
+    rng, kept = random.Random(1), file_hashes(undisturbed)
+    for attempt in range(5):
+        path = tmp_path / str(attempt)
+        shutil.copytree(undisturbed, path)
+        child = children.Process(target=fake_extractor.rebuild, args=(path,))
+        child.start()
+        kill_after(child, rng.uniform(0.0, 0.2))
+        assert [problem for problem in verify(path, "full") if problem.is_damage] == []
+        fake_extractor.rebuild(path)
+        fake_extractor.fill(open_writer(path))
+        open_writer(path).seal()
+        assert verify(path, "full") == []
+        others = ("sam/", "markers/sam/", "plan/", "cache.json", "halves/sam.json")
+        now = file_hashes(path)
+        assert {n: h for n, h in now.items() if n.startswith(others)} == {
+            n: h for n, h in kept.items() if n.startswith(others)
+        }
 
 
 def test_two_writers_on_one_cache_never_mix(tmp_path: Path, children: ForkServerContext) -> None:
@@ -193,7 +206,8 @@ try:
 except RegionSpotError as error:
     print(error)
 assert not [problem for problem in verify(disk / "cache", "full") if problem.is_damage]
-print("pending", len(open_writer(disk / "cache").pending("sam")))
+writer = open_writer(disk / "cache")
+print("pending", len(writer.pending("sam")) + len(writer.pending("clip")))
 ' "$1"
 """
 
@@ -215,7 +229,7 @@ def test_a_full_disk_commits_nothing_by_halves(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "No space left on device" in done.stdout
     assert "free some space or choose another --cache, then run the same command again" in done.stdout
-    assert 0 < int(done.stdout.split()[-1]) < 15
+    assert 0 < int(done.stdout.split()[-1]) < 30
 
 
 def plan_as_nobody(path: Path) -> None:

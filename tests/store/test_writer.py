@@ -1,0 +1,349 @@
+"""Committing, retrying, identity, rebuilding, sealing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regionspot_cache.errors import IdentityError, IncompleteError, InputError
+from regionspot_cache.store import (
+    STATUS_CODES,
+    CacheWriter,
+    Quantised,
+    create_cache,
+    open_cache,
+    open_writer,
+    quantise,
+    rebuild_half,
+    verify,
+)
+from tests.store.small_world import (
+    clip_half,
+    extract,
+    features,
+    file_hashes,
+    make_cache,
+    make_dataset,
+    sam_half,
+    status_of,
+)
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> CacheWriter:
+    return create_cache(tmp_path / "c", make_dataset(), partition_size=4, halves=[sam_half(), clip_half()])
+
+
+def commit(writer: CacheWriter, half: str, partition: int, failing: dict[str, str] | None = None) -> str:
+    plan = writer.partition(partition)
+    return writer.commit(half, partition, features(half, plan), status_of(plan, failing or {}))
+
+
+def test_pending_shrinks_partition_by_partition(writer: CacheWriter) -> None:
+    assert writer.pending("sam") == writer.pending("clip") == [0, 1, 2, 3, 4, 5]
+    assert commit(writer, "sam", 3) == "committed"
+    assert writer.pending("sam") == [0, 1, 2, 4, 5]
+    assert writer.pending("clip") == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(IncompleteError, match="sam 1 of 6, clip 0 of 6"):
+        writer.seal()
+
+
+def test_the_second_commit_of_a_partition_changes_nothing(writer: CacheWriter) -> None:
+    commit(writer, "clip", 0)
+    before = file_hashes(Path(writer.objects.url))
+    assert commit(writer, "clip", 0, failing={writer.partition(0).file_names[1]: "missing"}) == "lost race"
+    assert file_hashes(Path(writer.objects.url)) == before
+
+
+def test_marker_records_what_happened(writer: CacheWriter) -> None:
+    plan = writer.partition(2)
+    failing = {plan.file_names[1]: "size mismatch"}
+    writer.commit(
+        "sam", 2, features("sam", plan), status_of(plan, failing), timings={"read": 0.5, "sam": np.float32(2)}
+    )
+    marker = writer.markers("sam")[2]
+    assert marker.counts == {"ok": 3, "size mismatch": 1}
+    assert marker.failed == ((1, STATUS_CODES["size mismatch"]),)
+    assert marker.failures == (
+        {"image_id": plan.image_ids[1], "file_name": plan.file_names[1], "reason": "size mismatch"},
+    )
+    assert marker.timings == {"read": 0.5, "sam": 2.0}
+    for key, entry in marker.objects.items():
+        assert (Path(writer.objects.url) / key).stat().st_size == entry["bytes"]
+    assert writer.failed("sam") == {2: [1]}
+
+
+def test_values_of_failed_images_are_ignored(writer: CacheWriter) -> None:
+    plan = writer.partition(0)
+    arrays = features("clip", plan)
+    arrays["map"][2] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        writer.commit("clip", 0, arrays, status_of(plan, {}))
+    status = status_of(plan, {plan.file_names[2]: "non-finite features"})
+    assert writer.commit("clip", 0, arrays, status) == "committed"
+    assert np.isnan(writer.read_partition("clip", 0)["map_scale"][2]).all()
+
+
+def test_features_may_come_quantised(writer: CacheWriter, tmp_path: Path) -> None:
+    for half in ("sam", "clip"):
+        plan = writer.partition(0)
+        ready = {name: quantise(values) for name, values in features(half, plan).items()}
+        status = status_of(plan, {plan.file_names[0]: "missing"})
+        writer.commit(half, 0, ready, status)
+        other = create_cache(
+            tmp_path / "o", make_dataset(), partition_size=4, halves=[sam_half(), clip_half()]
+        )
+        other.commit(half, 0, features(half, plan), status)
+        ours, theirs = writer.read_partition(half, 0), other.read_partition(half, 0)
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda q: Quantised(q.values, np.zeros_like(q.scale)),
+        lambda q: Quantised(q.values, q.scale.astype(np.float32)),
+        lambda q: Quantised(np.full_like(q.values, -128), q.scale),
+        lambda q: Quantised(q.values.astype(np.int16), q.scale),
+        lambda q: Quantised(q.values[:-1], q.scale[:-1]),
+    ],
+)
+def test_bad_quantised_features_are_refused(writer: CacheWriter, spoil) -> None:
+    plan = writer.partition(0)
+    with pytest.raises(InputError):
+        writer.commit("clip", 0, {"map": spoil(quantise(features("clip", plan)["map"]))}, status_of(plan, {}))
+    assert writer.pending("clip") == [0, 1, 2, 3, 4, 5]
+
+
+def test_features_that_do_not_fit_are_refused(writer: CacheWriter) -> None:
+    plan = writer.partition(0)
+    good, status = features("sam", plan), status_of(plan, {})
+    with pytest.raises(InputError, match="shape"):
+        writer.commit("sam", 0, {**good, "prompt": good["prompt"][:-1]}, status)
+    with pytest.raises(InputError, match="transformer"):
+        writer.commit("sam", 0, {"prompt": good["prompt"]}, status)
+    for wrong in (status[:-1], status.astype(int), np.zeros_like(status), np.full_like(status, 99)):
+        with pytest.raises(InputError, match="status"):
+            writer.commit("sam", 0, good, wrong)
+    with pytest.raises(InputError, match="failures listed"):
+        writer.commit("sam", 0, good, status, failures=[{"image_id": 1}])
+    with pytest.raises(InputError, match="no depth half"):
+        writer.commit("depth", 0, good, status)
+
+
+def test_images_and_partitions_without_boxes(tmp_path: Path) -> None:
+    make_cache(tmp_path / "c", make_dataset(9, max_boxes=1))
+    cache = open_cache(tmp_path / "c")
+    assert cache.num_boxes == 0
+    assert cache.read_tokens(3).shape == (0, 8)
+    assert cache.partition_tokens(0)[0].shape == (0, 8)
+    assert cache.read_map(3).shape == (5, 12)
+    assert verify(tmp_path / "c", "full") == []
+
+
+def test_a_half_in_which_everything_failed(tmp_path: Path) -> None:
+    data = make_dataset(6)
+    make_cache(tmp_path / "c", data, failing=dict.fromkeys(data.file_names, "missing"))
+    assert open_cache(tmp_path / "c").counts["clip"] == {"missing": 6, "ok": 0}
+    assert verify(tmp_path / "c", "full") == []
+
+
+# Retrying -------------------------------------------------------------------------------------------------
+
+
+def test_retry_replaces_failed_slots_only(tmp_path: Path) -> None:
+    data = make_dataset()
+    failing = dict.fromkeys(data.file_names[::3], "missing")
+    make_cache(tmp_path / "whole", data)
+    writer = make_cache(tmp_path / "c", data, failing=failing)
+    still = {data.file_names[0]: "too large"}
+    for half in ("sam", "clip"):
+        for partition, slots in writer.failed(half).items():
+            before = writer.read_partition(half, partition)
+            plan = writer.partition(partition)
+            boxes = [r for s in slots for r in range(plan.offsets[s], plan.offsets[s + 1])]
+            chosen = boxes if half == "sam" else slots
+            arrays = {name: values[chosen] for name, values in features(half, plan).items()}
+            status = status_of(plan, still)
+            assert writer.recommit(half, partition, slots, arrays, status[slots]) == "committed"
+            after = writer.read_partition(half, partition)
+            others = [s for s in range(plan.num_images) if s not in slots]
+            rows = [r for s in others for r in range(plan.offsets[s], plan.offsets[s + 1])]
+            kept = rows if half == "sam" else others
+            for name in set(after) - {"status"}:
+                np.testing.assert_array_equal(after[name][kept], before[name][kept])
+            np.testing.assert_array_equal(after["status"], status)
+    with pytest.raises(IncompleteError):
+        open_cache(tmp_path / "c")
+    writer.seal()
+    assert verify(tmp_path / "c", "full") == []
+    cache, whole = open_cache(tmp_path / "c"), open_cache(tmp_path / "whole")
+    assert cache.counts == {half: {"ok": 22, "too large": 1} for half in ("sam", "clip")}
+    for i in np.flatnonzero(cache.ok_mask("clip")):
+        np.testing.assert_array_equal(cache.raw_map(i)[0], whole.raw_map(i)[0])
+        np.testing.assert_array_equal(cache.raw_tokens(i)[0], whole.raw_tokens(i)[0])
+
+
+def test_a_crash_in_a_retry_leaves_an_uncommitted_partition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_dataset()
+    writer = make_cache(tmp_path / "c", data, failing={data.file_names[5]: "missing"})
+    ((partition, slots),) = writer.failed("clip").items()
+    plan = writer.partition(partition)
+    arrays = {"map": features("clip", plan)["map"][slots]}
+    from regionspot_cache.store.local import LocalStage
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("publish", "put_if_absent"):
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStage, step, crash)
+            with pytest.raises(KeyboardInterrupt):
+                writer.recommit("clip", partition, slots, arrays, np.array([1], np.uint8))
+        kinds = {problem.kind for problem in verify(tmp_path / "c", "full")}
+        assert kinds <= {"uncommitted", "unsealed"}
+    assert writer.pending("clip") == [partition]
+    extract(writer)
+    assert verify(tmp_path / "c", "full") == []
+
+
+def test_only_failed_slots_can_be_retried(tmp_path: Path) -> None:
+    data = make_dataset()
+    writer = make_cache(tmp_path / "c", data, failing={data.file_names[5]: "missing"})
+    ((partition, slots),) = writer.failed("clip").items()
+    one = {"map": np.zeros((1, 5, 12), np.float32)}
+    with pytest.raises(InputError, match="retry of images"):
+        writer.recommit("clip", partition, [(slots[0] + 1) % 3], one, np.array([1], np.uint8))
+    writer.discard("clip", partition)
+    with pytest.raises(InputError, match="retry of images"):
+        writer.recommit("clip", partition, slots, one, np.array([1], np.uint8))
+
+
+def test_discarding_unseals_and_makes_pending(tmp_path: Path) -> None:
+    writer = make_cache(tmp_path / "c")
+    writer.discard("sam", 4)
+    assert writer.pending("sam") == [4]
+    with pytest.raises(IncompleteError):
+        open_cache(tmp_path / "c")
+    open_cache(tmp_path / "c", halves=("clip",))
+    extract(writer)
+    open_cache(tmp_path / "c")
+
+
+def test_a_damaged_marker_makes_its_partition_pending_again(tmp_path: Path) -> None:
+    writer = make_cache(tmp_path / "c")
+    (tmp_path / "c/markers/sam/000002.json").write_bytes(b"{}")
+    assert open_writer(tmp_path / "c").pending("sam") == [2]
+    extract(writer)
+    assert verify(tmp_path / "c", "full") == []
+
+
+# Identity -------------------------------------------------------------------------------------------------
+
+
+def reopen(path: Path, data, **kwargs) -> CacheWriter:
+    halves = kwargs.pop("halves", [sam_half(), clip_half()])
+    return create_cache(path, data, halves=halves, **{"partition_size": 4, **kwargs})
+
+
+def test_opening_with_the_same_identity_resumes(writer: CacheWriter) -> None:
+    commit(writer, "sam", 0)
+    data = make_dataset()
+    data.image_root = Path("moved")
+    assert reopen(Path(writer.objects.url), data).pending("sam") == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "wanted", "change"),
+    [
+        ("partition_size", "4", "5", {"partition_size": 5}),
+        ("seed", "0", "1", {"seed": 1}),
+        ("split", "'train'", "'val'", lambda d: setattr(d, "split", "val")),
+        ("exif", "'ignore'", "'apply'", lambda d: setattr(d, "exif", "apply")),
+        ("annotation_sha256", "'abab", "'x'", lambda d: setattr(d, "annotation_sha256", "x")),
+        ("class_names", r"\['cat'", r"\['cow'", lambda d: setattr(d, "class_names", ("cow", "dog", "owl"))),
+        ("content_sha256", "'", "'", lambda d: d.boxes.__setitem__((0, 0), 0)),
+    ],
+)
+def test_another_dataset_is_refused(writer: CacheWriter, key: str, found: str, wanted: str, change) -> None:
+    data = make_dataset()
+    if callable(change):
+        change(data)
+    with pytest.raises(IdentityError, match=rf"made with {key} = {found}(.|\n)*{key} = {wanted}") as caught:
+        reopen(Path(writer.objects.url), data, **({} if callable(change) else change))
+    assert "choose another --cache" in caught.value.remedy
+
+
+def test_box_policy_is_part_of_the_identity(writer: CacheWriter) -> None:
+    data = make_dataset()
+    data.policy.to_dict = lambda: {"min_size": 2.0, "clip": True}
+    with pytest.raises(IdentityError, match=r"box_policy\.min_size = 1\.0\nbox_policy\.min_size = 2\.0"):
+        reopen(Path(writer.objects.url), data)
+
+
+@pytest.mark.parametrize(
+    ("half", "key"),
+    [
+        (clip_half(model="ViT-B-16"), "fingerprint.model.name"),
+        (sam_half(model="vit_h"), "fingerprint.model.name"),
+        (clip_half("float16"), "arrays.0.dtype"),
+    ],
+)
+def test_another_backbone_is_refused_with_the_command_that_repairs(
+    writer: CacheWriter, half, key: str
+) -> None:
+    url = writer.objects.url
+    before = file_hashes(Path(url))
+    with pytest.raises(
+        IdentityError, match=rf"the {half.name} half of {url} was made with {key} = "
+    ) as caught:
+        reopen(Path(url), make_dataset(), halves=[half])
+    assert caught.value.remedy == f"rs-cache extract --cache {url} --half {half.name} --rebuild"
+    assert file_hashes(Path(url)) == before
+
+
+def test_a_half_can_be_added_later(tmp_path: Path) -> None:
+    extract(reopen(tmp_path / "c", make_dataset(), halves=[sam_half()]))
+    before = file_hashes(tmp_path / "c/sam")
+    writer = reopen(tmp_path / "c", make_dataset(), halves=[clip_half()])
+    assert set(writer.halves) == {"sam", "clip"}
+    extract(writer)
+    assert file_hashes(tmp_path / "c/sam") == before
+    assert open_cache(tmp_path / "c").read_map(0).shape == (5, 12)
+
+
+def test_rebuilding_one_half_touches_nothing_of_the_other(tmp_path: Path) -> None:
+    make_cache(tmp_path / "c")
+    before = file_hashes(tmp_path / "c")
+    writer = rebuild_half(tmp_path / "c", clip_half(model="ViT-B-16"))
+    assert writer.pending("clip") == [0, 1, 2, 3, 4, 5]
+    assert writer.pending("sam") == []
+    with pytest.raises(IncompleteError, match="clip half"):
+        open_cache(tmp_path / "c")
+    open_cache(tmp_path / "c", halves=("sam",))
+    extract(writer)
+    assert verify(tmp_path / "c", "full") == []
+    after = file_hashes(tmp_path / "c")
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed <= {n for n in before if n.startswith(("clip/", "markers/clip/"))} | {
+        "halves/clip.json",
+        "manifest.json",
+    }
+    expect = {"clip": clip_half(model="ViT-B-16").fingerprint}
+    open_cache(tmp_path / "c", expect=expect)
+
+
+def test_a_writer_of_the_old_half_cannot_commit_to_the_new_one(writer: CacheWriter) -> None:
+    rebuild_half(writer.objects.url, clip_half(model="ViT-B-16"))
+    with pytest.raises(IdentityError, match="rebuilt by another run"):
+        commit(writer, "clip", 0)
+    assert open_writer(writer.objects.url).pending("clip") == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["../sam", "plan", "depth"])
+def test_half_names_are_fixed(name: str) -> None:
+    with pytest.raises(InputError):
+        type(sam_half())(name=name, arrays=sam_half().arrays, fingerprint={})
