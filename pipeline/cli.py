@@ -298,12 +298,16 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         return _code(app(args=arguments, standalone_mode=False))
     except KeyboardInterrupt:
-        console.say("Interrupted. What is committed is kept; the same command continues.")
-        return INTERRUPTED
+        return _interrupted()
     except RegionSpotError as error:
         return _report(error)
     except Exception as error:
         return _unexpected(error)
+
+
+def _interrupted() -> int:
+    console.say("Interrupted. What is committed is kept; the same command continues.")
+    return INTERRUPTED
 
 
 def _code(value: Any) -> int:
@@ -324,8 +328,8 @@ def _unexpected(error: Exception) -> int:
         console.say(f"error: {error.format_message()}")
         console.say("next: rs-cache --help")
         return int(getattr(error, "exit_code", 2))
-    if type(error).__name__ == "Abort":
-        return INTERRUPTED
+    if type(error).__name__ == "Abort":  # what Typer makes of Ctrl-C
+        return _interrupted()
     if os.environ.get("RS_DEBUG"):
         raise error
     console.say(f"error: {type(error).__name__}: {error}")

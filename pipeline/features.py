@@ -168,8 +168,8 @@ class PartitionFeatures:
         self.status: dict[str, NDArray[np.uint8]] = {}
         self.failures: dict[int, tuple[str, str]] = {}
         if encoders.sam:
-            rows = {name: (part.num_boxes, width) for name, width in encoders.sam.token_dims.items()}
-            self._allocate("sam", rows)
+            dims = encoders.sam.token_dims
+            self._allocate("sam", {name: (part.num_boxes, width) for name, width in dims.items()})
         if encoders.clip:
             self._allocate("clip", {"map": (part.num_images, *encoders.clip.map_shape)})
 

@@ -20,7 +20,7 @@ TOLERANCE = 1e-3  # cosine distance of a recomputed token; int8 alone makes abou
 def status(path: Path, *, as_json: bool = False) -> None:
     """Prints progress of every half, failures by reason, and where the time went."""
     writer = open_writer(path)
-    facts = {
+    facts: dict[str, Any] = {
         "cache": str(path),
         "images": writer.record.shape.num_images,
         "boxes": writer.record.shape.num_boxes,
@@ -191,7 +191,9 @@ def _judge(path: Path, problems: list[Problem], *, repair: bool) -> None:
 def _discard(path: Path, damage: list[Problem]) -> None:
     """Uncommits every damaged partition; extraction does it again."""
     writer = open_writer(path)
-    for half, partition in sorted({(p.half, p.partition) for p in damage if p.partition is not None}):
+    for half, partition in sorted(
+        {(p.half, p.partition) for p in damage if p.half and p.partition is not None}
+    ):
         writer.discard(half, partition)
         console.say(f"uncommitted {half} partition {partition}")
 

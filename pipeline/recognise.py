@@ -1,7 +1,7 @@
 """Recognition over a dataset: for every image its regions, for every method its detections."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -179,7 +179,7 @@ class Recognition:
         return features
 
 
-class MaskCodes:
+class MaskCodes(Sequence[Mapping[str, Any]]):
     """Run lengths of SAM's masks, coded when asked for: the mask belongs to the box, whatever its class."""
 
     def __init__(self, inputs: RegionInputs) -> None:
@@ -189,7 +189,7 @@ class MaskCodes:
     def __len__(self) -> int:
         return len(self._inputs.boxes)
 
-    def __getitem__(self, box: int) -> dict[str, Any]:
+    def __getitem__(self, box: Any) -> dict[str, Any]:
         if not 0 <= box < len(self):
             raise IndexError(box)
         if box not in self._codes:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset
+from regionspot_cache.backbones.presets import Position
 from regionspot_cache.errors import IdentityError, InputError
 from regionspot_cache.head import RegionHead, read_model_config
 from regionspot_cache.images import ImageFailure, read_image
@@ -54,7 +55,12 @@ class RegionPredictor:
     """
 
     def __init__(
-        self, head: RegionHead, backbone: Backbone, *, prompts: dict[str, str], position: str = "transformer"
+        self,
+        head: RegionHead,
+        backbone: Backbone,
+        *,
+        prompts: dict[str, Any],
+        position: Position = "transformer",
     ) -> None:
         self.backbone, self.prompts = backbone, prompts
         self.method = RegionSpot(head, position=position)
@@ -108,7 +114,8 @@ class RegionPredictor:
         inputs = RegionInputs(
             self.backbone, self._image, _checked(boxes, self._image.shape[:2]), cached_map=self._map
         )
-        inputs.embedding = self._embedding
+        if self._embedding is not None:
+            inputs.embedding = self._embedding
         return inputs
 
     def predict(self, boxes: Any, classes: Sequence[str]) -> Prediction:
@@ -124,7 +131,7 @@ class RegionPredictor:
         best = probabilities.argmax(1) if len(probabilities) else np.zeros(0, np.int64)
         return Prediction(
             boxes=inputs.boxes,
-            names=tuple(classes[i] for i in best),
+            names=tuple(classes[int(i)] for i in best),
             scores=probabilities[np.arange(len(best)), best],
             probabilities=probabilities,
             classes=tuple(classes),

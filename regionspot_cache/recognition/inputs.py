@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from regionspot_cache.backbones import Backbone
+from regionspot_cache.backbones.presets import Position
 
 # Shapes: N boxes, M map tokens, C map width, T token width, E and h, w of SAM's image embedding.
 
@@ -64,7 +65,7 @@ class RegionInputs:
             return torch.from_numpy(self._cached_map).to(clip.device)
         return clip.encode_map(clip.preprocess(self.image)[None])[0].float()
 
-    def tokens(self, position: str = "transformer") -> torch.Tensor:
+    def tokens(self, position: Position = "transformer") -> torch.Tensor:
         """SAM's token of every box, float32 [N, T]."""
         sam = self.backbone.sam
         if self._cached_tokens is not None and position == "transformer":

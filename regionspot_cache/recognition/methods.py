@@ -1,7 +1,7 @@
 """Recognition methods behind one interface: image and boxes in, one logit for every box and class out.
 
 `regionspot` relates SAM tokens to CLIP's map; `clip-box` and `clip-mask` are the paper's baselines, which run
-CLIP on crops. The softmax over classes of a method's logits is its class probability (protocol of the official code).
+CLIP on crops. The softmax over a method's logits is its class probability (as in the official code).
 """
 
 from typing import Protocol
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
+from regionspot_cache.backbones.presets import Position
 from regionspot_cache.head import RegionHead
 from regionspot_cache.recognition.inputs import RegionInputs
 
@@ -33,7 +34,7 @@ class RegionSpot:
 
     name = "regionspot"
 
-    def __init__(self, head: RegionHead, *, position: str = "transformer") -> None:
+    def __init__(self, head: RegionHead, *, position: Position = "transformer") -> None:
         self.head = head.eval()
         self.position = position
 
@@ -82,7 +83,7 @@ class ClipCrops:
 
 
 def crop_window(box: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The box grown by `CROP_CONTEXT` about its centre, within the image: x0, y0, x1, y1, at least a pixel."""
+    """The box grown by `CROP_CONTEXT` about its centre, within the image: x0, y0, x1, y1, a pixel at least."""
     height, width = size
     centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     half_w, half_h = (box[2] - box[0]) / 2 * CROP_CONTEXT, (box[3] - box[1]) / 2 * CROP_CONTEXT
