@@ -1,7 +1,7 @@
 """Recognition over a dataset: for every image its regions, for every method its detections."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -179,19 +179,14 @@ class Recognition:
         return features
 
 
-class MaskCodes(Sequence[Mapping[str, Any]]):
+class MaskCodes:
     """Run lengths of SAM's masks, coded when asked for: the mask belongs to the box, whatever its class."""
 
     def __init__(self, inputs: RegionInputs) -> None:
         self._inputs = inputs
         self._codes: dict[int, dict[str, Any]] = {}
 
-    def __len__(self) -> int:
-        return len(self._inputs.boxes)
-
-    def __getitem__(self, box: Any) -> dict[str, Any]:
-        if not 0 <= box < len(self):
-            raise IndexError(box)
+    def __getitem__(self, box: int) -> dict[str, Any]:
         if box not in self._codes:
             self._codes[box] = encode_mask(self._inputs.masks[0][box])
         return self._codes[box]

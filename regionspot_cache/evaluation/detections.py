@@ -5,7 +5,7 @@ A box is stored once and may carry many classes; its mask belongs to the box and
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -128,6 +128,12 @@ class Detections:
         return self.take(np.sort(order[rank < per_image]))
 
 
+class MaskSource(Protocol):
+    """Run lengths {"size", "counts"} by box; may compute them when asked."""
+
+    def __getitem__(self, box: int, /) -> Mapping[str, Any]: ...
+
+
 class DetectionsBuilder:
     """Collects the detections of one image after the other."""
 
@@ -145,7 +151,7 @@ class DetectionsBuilder:
         box_index: np.ndarray,
         category_ids: np.ndarray,
         scores: np.ndarray,
-        masks: Sequence[Mapping[str, Any]] | None = None,
+        masks: MaskSource | None = None,
     ) -> None:
         """Adds one image.
 

@@ -83,7 +83,7 @@ class ClipCrops:
 
 
 def crop_window(box: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The box grown by `CROP_CONTEXT` about its centre, within the image: x0, y0, x1, y1, a pixel at least."""
+    """The box grown by `CROP_CONTEXT` about its centre, within the image: x0, y0, x1, y1."""
     height, width = size
     centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     half_w, half_h = (box[2] - box[0]) / 2 * CROP_CONTEXT, (box[3] - box[1]) / 2 * CROP_CONTEXT
