@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from pipeline import console
@@ -44,11 +45,17 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
 def training_source(path: str, clip: ClipBackbone, settings: TrainSettings) -> TrainingSource:
     """A cache with the text embeddings of its classes.
 
+    Classes without a single box in the cache are left out: the loss could only ever push them down, which
+    would spoil the recognition of classes that were not seen.
+
     Raises:
         IdentityError: the cache's maps come from another CLIP than the backbone of the settings.
     """
     cache = open_cache(path, expect={"clip": clip.fingerprint()})
-    names, class_map = unique_classes(cache.dataset.class_names)
+    boxed = np.unique(cache.all_labels)
+    names, rows = unique_classes([cache.dataset.class_names[label] for label in boxed])
+    class_map = np.zeros(len(cache.dataset.class_names), np.int64)
+    class_map[boxed] = rows
     return TrainingSource(
         name=Path(path).name,
         cache=cache,

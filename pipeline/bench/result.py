@@ -11,7 +11,7 @@ OURS = "ours"
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What DESIGN asks of a row.
+    """What a row should reach.
 
     Attributes:
         of: the number that is judged: how many times better than the peer, or our own value.

@@ -17,9 +17,8 @@ class ReadBench:
     width: int = 1024
     partition_size: int = 256
     batch_size: int = 16
-    batches: int = 24
-    """Batches of one run; a reader that is too slow for them is stopped after `seconds`."""
-    seconds: float = 2.0
+    seconds: float = 0.5
+    """Of one run of one reader."""
 
 
 @dataclass(frozen=True, kw_only=True)

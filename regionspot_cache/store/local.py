@@ -192,9 +192,11 @@ def _compare(path: Path, view: memoryview) -> None:
     with open(path, "rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        for start in range(0, len(view) + 1, _COMPARE_BYTES):
-            part = view[start : start + _COMPARE_BYTES]
-            if os.pread(file.fileno(), _COMPARE_BYTES, start) != part.tobytes():
+        written, buffer = np.frombuffer(view, np.uint8), np.empty(_COMPARE_BYTES, np.uint8)
+        for start in range(0, len(written) + 1, _COMPARE_BYTES):
+            part = written[start : start + _COMPARE_BYTES]
+            count = os.preadv(file.fileno(), [cast(Any, buffer)], start)
+            if not np.array_equal(buffer[:count], part):
                 raise DamageError(
                     f"{path} reads back differently from what was written, near byte {start}",
                     "a disk that returns what it was given",

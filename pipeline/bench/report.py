@@ -1,0 +1,86 @@
+"""Findings as a table on the terminal, as Markdown and as JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pipeline import console
+from pipeline.bench.result import Findings, Row
+from regionspot_cache.errors import UsageError
+
+COLUMNS = ["what", "unit", "ours", "peer", "theirs", "ratio", "goal", "met"]
+
+
+def show(found: Mapping[str, Findings]) -> None:
+    """Tables and notes on stdout."""
+    for name, findings in found.items():
+        console.table(name, COLUMNS, [_cells(row) for row in findings.rows])
+        for note in findings.notes:
+            console.out.print(f"  {note}", markup=False)
+
+
+def to_json(facts: Mapping[str, Any], found: Mapping[str, Findings]) -> dict[str, Any]:
+    """All runs, not only medians."""
+    results = {
+        name: {"rows": [row.to_dict() for row in findings.rows], "notes": findings.notes}
+        for name, findings in found.items()
+    }
+    return {**facts, "results": results}
+
+
+def markdown(facts: Mapping[str, Any], found: Mapping[str, Findings]) -> str:
+    """A page with the date, the command, the machine, and a table for each benchmark."""
+    lines = [f"# Benchmarks, {facts['date']}", "", f"    {facts['command']}", "", *_facts(facts["machine"])]
+    for name, findings in found.items():
+        lines += ["", f"## {name}", "", *_table(findings), *(f"- {note}" for note in findings.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def check_out(out: Path) -> None:
+    """Before any work: FILE.md in a folder that exists."""
+    if out.suffix != ".md" or not out.parent.is_dir():
+        raise UsageError(f"--out {out}.", "FILE.md in a folder that exists; FILE.json is written beside it.")
+
+
+def write(out: Path, facts: Mapping[str, Any], found: Mapping[str, Findings]) -> None:
+    """FILE.md, and FILE.json beside it."""
+    out.write_text(markdown(facts, found), encoding="utf-8")
+    text = json.dumps(to_json(facts, found), indent=1)
+    out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+
+
+def _facts(machine: Mapping[str, Any]) -> list[str]:
+    return ["| machine | |", "|---|---|", *(f"| {key} | {value} |" for key, value in machine.items())]
+
+
+def _table(findings: Findings) -> list[str]:
+    if not findings.rows:
+        return []
+    rule = "|".join(["---"] + ["---:"] * (len(COLUMNS) - 1))
+    rows = ["| " + " | ".join(_cells(row)) + " |" for row in findings.rows]
+    return ["| " + " | ".join(COLUMNS) + " |", f"|{rule}|", *rows, ""]
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.what,
+        row.unit,
+        number(median(row.ours)),
+        row.peer or "-",
+        number(median(row.theirs)) if row.theirs else "-",
+        "-" if row.ratio is None else f"{number(row.ratio)}x",
+        str(row.goal) if row.goal else "-",
+        {True: "yes", False: "no", None: "-"}[row.met],
+    ]
+
+
+def number(value: float) -> str:
+    """Three digits: `12,300`, `4.56`, `1.2e-05`."""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{digits}f}"
