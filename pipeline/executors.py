@@ -4,6 +4,7 @@ An executor maps a function over items and yields `(item, result or exception)` 
 nothing of what an item is, and the scheduler's state is never trusted: what is done is what the cache says.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,6 @@ DASK_CONFIG = {
     "distributed.scheduler.worker-ttl": "30 minutes",
     "distributed.scheduler.allowed-failures": 20,
     "distributed.comm.timeouts.connect": "30s",
-    "logging": {"distributed": "critical", "distributed.nanny": "critical"},
 }
 
 Outcome = tuple[int, Any]
@@ -31,9 +31,10 @@ def run_here(unit: Unit, items: Iterable[int]) -> Iterator[Outcome]:
     """One item after the other, in this process."""
     for item in items:
         try:
-            yield item, unit(item)
-        except RegionSpotError as error:
-            yield item, error
+            outcome = unit(item)
+        except Exception as error:
+            outcome = _failure(error)
+        yield item, outcome
 
 
 def run_on_workers(unit: Unit, items: list[int], *, workers: int) -> Iterator[Outcome]:
@@ -41,6 +42,8 @@ def run_on_workers(unit: Unit, items: list[int], *, workers: int) -> Iterator[Ou
     import dask
     from distributed import Client, LocalCluster
 
+    for name in ("distributed", "distributed.nanny", "distributed.worker"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # lost and late workers are expected and handled
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with (
@@ -111,10 +114,12 @@ def _through(client: Any, unit: Unit, items: list[int], *, window: int) -> Itera
 
 def _outcome(future: Any) -> Any:
     error = future.exception()
-    if error is None:
-        return future.result()
+    return future.result() if error is None else _failure(error)
+
+
+def _failure(error: BaseException) -> RegionSpotError:
     if isinstance(error, RegionSpotError):
         return error
     return RegionSpotError(
-        f"{type(error).__name__}: {error}", "The partition finishes.", "Run the command again."
+        f"{type(error).__name__}: {error}", "A partition without an error.", "Run the command again."
     )
