@@ -1,4 +1,4 @@
-"""What a figure depends on beside the code: processor, memory, devices, versions, and how busy the machine is."""
+"""What a figure depends on beside the code: processor, memory, devices, versions, other work."""
 
 import os
 import platform

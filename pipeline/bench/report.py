@@ -1,24 +1,39 @@
-"""Findings as a table on the terminal, as Markdown and as JSON."""
+"""Findings as text, Markdown and JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline import console
 from pipeline.bench.result import Findings, Row
 from regionspot_cache.errors import UsageError
 
 COLUMNS = ["what", "unit", "ours", "peer", "theirs", "ratio", "goal", "met"]
 
 
-def show(found: Mapping[str, Findings]) -> None:
-    """Tables and notes on stdout."""
-    for name, findings in found.items():
-        console.table(name, COLUMNS, [_cells(row) for row in findings.rows])
-        for note in findings.notes:
-            console.out.print(f"  {note}", markup=False)
+def text(found: Mapping[str, Findings]) -> str:
+    """For people: our value of each piece of work, and below it every peer."""
+    return "\n\n".join("\n".join([name, *_lines(findings)]) for name, findings in found.items())
+
+
+def _lines(findings: Findings) -> Iterator[str]:
+    heading = None
+    for row in findings.rows:
+        own = f"  {row.what}: {number(median(row.ours))} {row.unit}"
+        if not row.peer:
+            own += _verdict(row)
+        if own != heading:
+            yield own
+        heading = own
+        if row.peer:
+            theirs, ratio = number(median(row.theirs)), number(row.ratio or 0)
+            yield f"    {row.peer:<34} {theirs:>10}  {ratio:>7}x{_verdict(row)}"
+    yield from (f"  - {note}" for note in findings.notes)
+
+
+def _verdict(row: Row) -> str:
+    return "" if row.goal is None else f"  goal {row.goal}: {'met' if row.met else 'NOT met'}"
 
 
 def to_json(facts: Mapping[str, Any], found: Mapping[str, Findings]) -> dict[str, Any]:
@@ -47,8 +62,8 @@ def check_out(out: Path) -> None:
 def write(out: Path, facts: Mapping[str, Any], found: Mapping[str, Findings]) -> None:
     """FILE.md, and FILE.json beside it."""
     out.write_text(markdown(facts, found), encoding="utf-8")
-    text = json.dumps(to_json(facts, found), indent=1)
-    out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    content = json.dumps(to_json(facts, found), indent=1)
+    out.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
 
 
 def _facts(machine: Mapping[str, Any]) -> list[str]:

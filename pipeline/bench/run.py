@@ -42,10 +42,8 @@ def bench(
         console.say(f"{name}: {time.monotonic() - started:.0f} s")
     if out:
         report.write(out, facts, found)
-    if not as_json:
-        report.show(found)
     values = report.to_json(facts, found)
-    console.result(values, as_json=as_json)
+    console.result(values, report.text(found), as_json=as_json)
     return values
 
 
