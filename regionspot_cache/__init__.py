@@ -1,7 +1,7 @@
 """Open-vocabulary region recognition from cached SAM tokens and CLIP maps.
 
-`RegionPredictor`, `RegionHead` and `open_cache` are found here; they are imported when first used, so that the
-cache can be read without torch.
+`RegionPredictor`, `RegionHead` and `open_cache` are imported when first used, so that the cache can be read
+without torch.
 """
 
 from importlib import import_module
