@@ -94,4 +94,5 @@ def _endless(dataset: Iterable[dict[str, Any]], batch_size: int, *, suffix: str 
                 maps = np.stack([item[f"map{suffix}"] for item in items])
                 yield maps, np.stack(scales) if scales else None
 
-    return batches
+    running = batches()
+    return lambda: running  # a new iterator would pay for its start in every run

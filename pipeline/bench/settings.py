@@ -1,8 +1,10 @@
 """How much each benchmark does. The defaults take under three minutes together on two idle cores."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from pipeline.settings import WORKPLACE
 from regionspot_cache.errors import UsageError
 
 HeadSize = Literal["tiny", "b16", "l14", "l14-336"]
@@ -23,11 +25,14 @@ class ReadBench:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractBench:
-    """Extraction in one process against image by image."""
+    """Extraction in one process against image by image; the dataset is also that of `workers`."""
 
     images: int = 32
     dataset: str | None = None
-    """A name of the catalog or a COCO-style file; small drawn scenes when not given."""
+    """A name of the catalog or a COCO-style file; drawn scenes when not given."""
+    image_root: Path | None = None
+    data: Path = WORKPLACE / "datasets"
+    """As of `rs-cache extract`."""
     batch_size: int = 8
     decode_threads: int = 4
 

@@ -1,0 +1,83 @@
+"""Features without this package: both libraries' own paths, an image at a time, a file an image."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from segment_anything import SamPredictor
+from torch import Tensor
+
+from pipeline.features import Encoders
+from regionspot_cache.datasets import DetectionDataset
+from regionspot_cache.errors import UsageError
+
+
+class OfficialExtraction:
+    """SamPredictor and open_clip's image transform and encoder, with the networks of `encoders`.
+
+    Raises:
+        UsageError: an image tower that open_clip wraps from elsewhere, whose blocks have other names.
+    """
+
+    def __init__(self, dataset: DetectionDataset, encoders: Encoders) -> None:
+        if encoders.sam is None or encoders.clip is None:
+            raise UsageError("One half of a backbone.", "Both.")
+        self.dataset, self.clip = dataset, encoders.clip
+        self.predictor = SamPredictor(encoders.sam.network)
+        self.model: Any = encoders.clip.model
+        if not hasattr(self.model.visual, "transformer"):
+            raise UsageError(f"{self.clip.spec.model} is no plain ViT of open_clip.", "For example bb or bl.")
+        parts = self.clip.parts
+        self.transform: Any = open_clip.image_transform(
+            self.clip.image_size,
+            is_train=False,
+            mean=parts.mean,
+            std=parts.std,
+            resize_mode="squash",
+            interpolation=parts.interpolation,
+        )
+
+    @torch.no_grad()
+    def run(self, folder: Path) -> None:
+        """Writes IMAGE_ID.pth with boxes, labels, tokens float32 [n, D] and maps float32 [N, C]."""
+        folder.mkdir()
+        with self._hooks() as caught:
+            for i in range(len(self.dataset)):
+                record = self.dataset[i]
+                image = Image.open(self.dataset.image_root / record.file_name).convert("RGB")
+                item = {"boxes": torch.from_numpy(record.boxes), "labels": torch.from_numpy(record.labels)}
+                item["tokens"] = self._tokens(np.array(image), record.boxes, caught)
+                item["maps"] = self._map(image, caught)
+                torch.save(item, folder / f"{record.image_id}.pth")
+
+    def _tokens(self, image: np.ndarray, boxes: np.ndarray, caught: dict[str, Tensor]) -> Tensor:
+        self.predictor.set_image(image)
+        if not len(boxes):
+            return torch.zeros(0, self.predictor.model.mask_decoder.transformer_dim)
+        framed = self.predictor.transform.apply_boxes_torch(torch.from_numpy(boxes), image.shape[:2])
+        self.predictor.predict_torch(None, None, framed.to(self.predictor.device), multimask_output=False)
+        return caught["tokens"][:, 1].cpu()  # after the IoU token comes mask token 0
+
+    def _map(self, image: Image.Image, caught: dict[str, Tensor]) -> Tensor:
+        self.model.encode_image(self.transform(image)[None].to(self.clip.device))
+        return caught["map"][0].cpu()
+
+    @contextmanager
+    def _hooks(self) -> Iterator[dict[str, Tensor]]:
+        """Catches what neither library returns: decoder tokens [n, 6, D] and patch tokens [1, N, C]."""
+        caught: dict[str, Tensor] = {}
+        decoder, blocks = self.predictor.model.mask_decoder, self.model.visual.transformer.resblocks
+        handles = [
+            decoder.transformer.register_forward_hook(lambda _m, _i, out: caught.update(tokens=out[0])),
+            blocks[self.clip.layer].register_forward_hook(lambda _m, _i, out: caught.update(map=out)),
+        ]
+        try:
+            yield caught
+        finally:
+            for handle in handles:
+                handle.remove()
