@@ -297,20 +297,15 @@ def run(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     try:
         return _code(app(args=arguments, standalone_mode=False))
-    except KeyboardInterrupt:
-        return _interrupted()
     except RegionSpotError as error:
         return _report(error)
     except Exception as error:
         return _unexpected(error)
 
 
-def _interrupted() -> int:
-    console.say("Interrupted. What is committed is kept; the same command continues.")
-    return INTERRUPTED
-
-
 def _code(value: Any) -> int:
+    if value == INTERRUPTED:  # what Typer makes of Ctrl-C
+        console.say("Interrupted. What is committed is kept; the same command continues.")
     return value if isinstance(value, int) else 0
 
 
@@ -328,8 +323,8 @@ def _unexpected(error: Exception) -> int:
         console.say(f"error: {error.format_message()}")
         console.say("next: rs-cache --help")
         return int(getattr(error, "exit_code", 2))
-    if type(error).__name__ == "Abort":  # what Typer makes of Ctrl-C
-        return _interrupted()
+    if isinstance(error, typer.Abort) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # an EOFError, which Typer takes for the user's
     if os.environ.get("RS_DEBUG"):
         raise error
     console.say(f"error: {type(error).__name__}: {error}")

@@ -63,14 +63,14 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Evaluatio
         limit=settings.limit,
         seed=settings.seed,
     )
-    truth = _ground_truth(dataset)
+    truth, regions = _ground_truth(dataset), _regions(settings, dataset, backbone)
     prompts = settings.prompts or _trained_prompts(config)
     cache = _cache(settings, dataset, backbone)
     recognition = Recognition(
         dataset=dataset,
         backbone=backbone,
         text=torch.from_numpy(embed_names(backbone.clip, dataset.class_names, prompts)).to(device),
-        regions=_regions(settings, dataset, backbone),
+        regions=regions,
         cache=cache,
         masks=settings.masks and all("segmentation" in a for a in truth["annotations"]),
         score_rule=settings.score_rule,

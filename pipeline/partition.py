@@ -23,6 +23,7 @@ from regionspot_cache.store import (
     Quantised,
     open_writer,
 )
+from regionspot_cache.store.manifest import Marker
 
 OnImages = Callable[[int, int], None]
 
@@ -68,7 +69,8 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
     """
     writer = open_writer(job.cache)
     part = writer.partition(p)
-    wanted = {half: missing_slots(writer, half, part) for half in job.halves}
+    markers = {half: writer.marker(half, p) for half in job.halves}
+    wanted = {half: missing_slots(marker, part) for half, marker in markers.items()}
     slots = sorted(set().union(*wanted.values()))
     report = PartitionReport(partition=p)
     if not slots:
@@ -85,26 +87,35 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
     for half, todo in wanted.items():
         if todo:
             with clock("write"):
-                _commit(writer, half, features, todo)
+                (_commit if markers[half] is None else _recommit)(writer, half, features, todo)
     report.failures = Counter(reason for reason, _ in features.failures.values())
     report.seconds = dict(clock.seconds)
     return report
 
 
-def missing_slots(writer: CacheWriter, half: str, part: PartitionPlan) -> list[int]:
+def missing_slots(marker: Marker | None, part: PartitionPlan) -> list[int]:
     """Slots of a partition to work on: all when it is not committed, else the images that failed."""
-    marker = writer.marker(half, part.index)
     return list(range(part.num_images)) if marker is None else [slot for slot, _ in marker.failed]
 
 
 def _commit(writer: CacheWriter, half: str, features: PartitionFeatures, slots: list[int]) -> None:
+    """The whole partition; nothing happens when another extractor was faster."""
+    failures = _failures(features, half, [s for s in slots if features.status[half][s] != STATUS_OK])
+    writer.commit(
+        half,
+        features.part.index,
+        features.arrays[half],
+        features.status[half],
+        failures=failures,
+        timings=dict(features.clock.seconds),
+    )
+
+
+def _recommit(writer: CacheWriter, half: str, features: PartitionFeatures, slots: list[int]) -> None:
+    """Only images that had failed, as far as no other extractor has mended them meanwhile."""
     part, status, arrays = features.part, features.status[half], features.arrays[half]
-    timings = dict(features.clock.seconds)
-    marker = writer.marker(half, part.index)
-    if marker is None:
-        failures = _failures(features, half, np.flatnonzero(status != STATUS_OK))
-        writer.commit(half, part.index, arrays, status, failures=failures, timings=timings)
-        return
+    still_missing = set(missing_slots(writer.marker(half, part.index), part))
+    slots = [slot for slot in slots if slot in still_missing]
     if not (status[slots] == STATUS_OK).any():
         return  # every retry failed again: nothing new to store
     rows: Any = slots
@@ -112,6 +123,7 @@ def _commit(writer: CacheWriter, half: str, features: PartitionFeatures, slots: 
         rows = np.concatenate([np.arange(part.offsets[s], part.offsets[s + 1]) for s in slots])
     chosen = {name: _take(values, rows) for name, values in arrays.items()}
     still = _failures(features, half, [slot for slot in slots if status[slot] != STATUS_OK])
+    timings = dict(features.clock.seconds)
     writer.recommit(half, part.index, slots, chosen, status[slots], failures=still, timings=timings)
 
 

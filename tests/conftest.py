@@ -1,0 +1,87 @@
+"""What several folders of tests share: a small drawn world, small random networks, a trained head."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.running import rs_cache
+
+BACKBONE = """\
+name: small
+sam: {model: packaged, weights: "random:1"}
+clip: {model: packaged, weights: "random:2"}
+proposer: {model: packaged, weights: "random:3", top_n: 20}
+"""
+OTHER_CLIP = BACKBONE.replace("small", "other").replace("random:2", "random:9")
+TRAINING = """\
+caches: [rs-cache-data/caches/shapes-train-small]
+out: rs-cache-data/runs/small
+backbone: small.yaml
+prompts: {templates: single}
+training:
+  batch_size: 4
+  precision: fp32
+  head: {depth: 2, num_heads: 4, ffn_dim: 64}
+  stages:
+    - {name: shapes, steps: 6, learning_rate: 1.0e-3, schedule: cosine, warmup_steps: 2}
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("RS_SLOW") == "1":
+        return
+    skip = pytest.mark.skip(reason="slow: RS_SLOW=1 runs it")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and 8 validation images of the built-in world. Tests must not change it."""
+    from regionspot_cache.datasets.shapes import materialise
+
+    root = tmp_path_factory.mktemp("world") / "shapes"
+    materialise(root, train=24, val=8, processes=1)
+    return root
+
+
+def fill_workplace(place: Path, world: Path) -> Path:
+    """A folder to run commands in, with the world where the command line looks for it."""
+    shutil.copytree(world, place / "rs-cache-data" / "datasets" / "shapes")
+    (place / "small.yaml").write_text(BACKBONE)
+    (place / "other.yaml").write_text(OTHER_CLIP)
+    (place / "train.yaml").write_text(TRAINING)
+    return place
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a world of its own and nothing else."""
+    monkeypatch.chdir(fill_workplace(tmp_path, world))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, world: Path) -> Path:
+    """A workplace after `extract` of both splits and `train`. Tests must not change it."""
+    place = fill_workplace(tmp_path_factory.mktemp("finished"), world)
+    small = ("--backbone", "small.yaml", "--set", "partition_size=4")
+    for arguments in (
+        ("extract", *small),
+        ("extract", "--dataset", "shapes:val", *small),
+        ("train", "--config", "train.yaml"),
+    ):
+        ran = rs_cache(*arguments, cwd=place)
+        assert ran.code == 0, ran.err
+    return place
+
+
+@pytest.fixture(scope="session")
+def small_backbone(finished: Path):
+    """The loaded networks of `finished`."""
+    from regionspot_cache.backbones import load_backbone, load_preset
+
+    return load_backbone(load_preset(finished / "small.yaml"))

@@ -1,0 +1,194 @@
+"""`rs-cache extract`: complete, resume, add, replace, refuse, retry."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import partition
+from regionspot_cache.store import open_cache, open_writer
+from tests.running import Ran, features, rs_cache
+
+SMALL = ("--backbone", "small.yaml", "--set", "partition_size=4", "--json")
+CACHE = Path("rs-cache-data/caches/shapes-train-small")
+IMAGES = Path("rs-cache-data/datasets/shapes/images")
+
+
+def extract(*arguments: object, code: int = 0) -> Ran:
+    ran = rs_cache("extract", *SMALL, *arguments)
+    assert ran.code == code, ran.err
+    return ran
+
+
+def verified(cache: Path = CACHE) -> None:
+    ran = rs_cache("verify", cache, "--full")
+    assert ran.code == 0, ran.out + ran.err
+
+
+def test_a_cache_from_nothing_then_nothing_to_do(workplace: Path) -> None:
+    first = extract().json
+    assert first["cache"] == str(CACHE)
+    assert (first["images"], first["partitions"], first["failed_images"]) == (24, 6, 0)
+    verified()
+    before = {path: path.stat().st_mtime_ns for path in CACHE.rglob("*") if path.is_file()}
+    again = extract()
+    assert "; 0 to do;" in again.err
+    assert again.json | {"images_per_second": 0} == first | {"images_per_second": 0}
+    assert {path: path.stat().st_mtime_ns for path in CACHE.rglob("*") if path.is_file()} == before
+
+
+def test_one_half_after_the_other_equals_both_at_once(workplace: Path, finished: Path) -> None:
+    extract("--half", "clip")
+    assert set(open_writer(CACHE).halves) == {"clip"}
+    assert not (CACHE / "sam").exists()
+    verified()
+    extract("--half", "sam")
+    verified()
+    assert features(CACHE) == features(finished / CACHE)
+
+
+def test_what_a_run_lacks_is_all_that_the_next_one_does(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, done = partition.extract_partition, []
+
+    def stops_at_three(job: partition.ExtractJob, p: int, on_images: object = None) -> object:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(p)
+        return real(job, p)
+
+    monkeypatch.setattr("pipeline.extract.extract_partition", stops_at_three)
+    ran = extract(code=130)
+    assert "the same command continues" in ran.err
+    status = rs_cache("status", CACHE, "--json").json
+    assert [half["committed"] for half in status["halves"].values()] == [3, 3]
+    assert rs_cache("verify", CACHE).code == 3
+    monkeypatch.setattr("pipeline.extract.extract_partition", real)
+    assert "; 3 to do;" in extract().err
+    verified()
+
+
+def test_another_backbone_is_refused_and_rebuild_replaces_its_half_only(workplace: Path) -> None:
+    extract()
+    before = features(CACHE)
+    other = ("extract", "--backbone", "other.yaml", "--set", "partition_size=4", "--cache", CACHE)
+    ran = rs_cache(*other)
+    assert ran.code == 4
+    assert "weights_sha256" in ran.error["error"]
+    assert f"--cache {CACHE.absolute()} --half clip --rebuild" in ran.error["next"]
+    assert features(CACHE) == before
+    ran = rs_cache(*other, "--rebuild")
+    assert ran.code == 0
+    assert "Replacing the clip half" in ran.err
+    assert "Replacing the sam half" not in ran.err
+    verified()
+    after = features(CACHE)
+    changed = {key for key in before if before[key] != after[key]}
+    assert {key.split("/")[1] for key in changed} >= {"map", "map_scale"}
+    assert {key for key in changed if not key.startswith(("clip/map", "halves/clip"))} == set()
+    assert rs_cache("extract", *SMALL, "--cache", CACHE).code == 4
+
+
+def test_another_dataset_in_the_same_folder_is_refused(workplace: Path) -> None:
+    extract("--limit", 8)
+    ran = extract("--limit", 9, code=4)
+    assert ran.error["error"]
+    assert ran.error["expected"]
+    assert str(CACHE) in ran.error["error"]
+    ran = extract("--limit", 8, "--set", "partition_size=5", code=4)
+    assert "partition_size" in ran.error["error"]
+
+
+def test_a_sample_is_of_its_seed(workplace: Path) -> None:
+    for cache, seed in (("a", 0), ("b", 0), ("c", 1)):
+        extract("--limit", 8, "--cache", cache, "--set", f"seed={seed}")
+    ids = [sorted(open_cache(name).image_ids) for name in "abc"]
+    assert len(ids[0]) == 8
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_failed_images_alone_are_tried_again_once_they_are_mended(workplace: Path) -> None:
+    whole = extract("--cache", "whole").json
+    names = ["000002.jpg", "000003.jpg", "000011.jpg"]
+    kept = {name: (IMAGES / "train" / name).read_bytes() for name in names}
+    truncated, missing, mismatched = (IMAGES / "train" / name for name in names)
+    truncated.write_bytes(kept["000002.jpg"][:900])
+    missing.unlink()
+    shutil.copy(IMAGES.parent / "images/train/000001.jpg", mismatched)
+    resize(mismatched)
+    ran = extract()
+    assert ran.json["failed_images"] == 3
+    assert "warning: not in the cache: train/000003.jpg: missing" in ran.err
+    verified()
+    listed = rs_cache("status", CACHE, "--json").json["halves"]
+    for half in ("sam", "clip"):
+        reasons = {f["file_name"]: f["reason"] for f in listed[half]["failures"]}
+        assert reasons == {
+            "train/000002.jpg": "undecodable",
+            "train/000003.jpg": "missing",
+            "train/000011.jpg": "size mismatch",
+        }
+    assert "failed: train/000011.jpg: size mismatch" in rs_cache("status", CACHE).out
+    stored = records(CACHE)
+    assert len(stored) == 21
+
+    missing.write_bytes(kept["000003.jpg"])
+    ran = extract()
+    assert ran.json["failed_images"] == 2
+    now = records(CACHE)
+    assert len(now) == 22
+    assert {name: now[name] for name in stored} == stored  # bit for bit
+    for path, name in ((truncated, "000002.jpg"), (mismatched, "000011.jpg")):
+        path.write_bytes(kept[name])
+    assert extract().json["failed_images"] == 0
+    verified()
+    assert extract().json["bytes"] == whole["bytes"]
+    a, b = open_cache(CACHE), open_cache("whole")
+    assert a.image_ids == b.image_ids
+    for i in range(a.num_images):
+        np.testing.assert_allclose(a.read_map(i), b.read_map(i), rtol=0.02, atol=0.02)
+
+
+def test_status_and_a_later_seal_after_every_image_of_a_partition_failed(workplace: Path) -> None:
+    for path in (IMAGES / "train").iterdir():
+        path.write_bytes(b"not an image")
+    ran = extract("--limit", 4)
+    assert ran.json["failed_images"] == 4
+    verified()
+    cache = open_cache(CACHE)
+    assert +cache.counts["sam"] == {"undecodable": 4}
+    assert not cache.ok_mask("clip").any()
+
+
+def resize(path: Path) -> None:
+    from PIL import Image
+
+    image = Image.open(path)
+    image.resize((image.width + 1, image.height)).save(path)
+
+
+def records(path: Path) -> dict[str, tuple]:
+    """Stored tokens and maps of every image that has them, by file name."""
+    cache, found = open_cache(path), {}
+    size = cache.partition_size
+    for i in np.flatnonzero(cache.ok_mask("clip")).tolist():
+        name = cache.partition(i // size).file_names[i % size]
+        values, scale = cache.raw_map(i)
+        found[name] = (cache.read_tokens(i).tobytes(), values.tobytes(), scale.tobytes())
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_the_summary_counts_what_is_on_the_disk(workplace: Path, dtype: str) -> None:
+    found = extract("--set", f"dtype={dtype}", "--limit", 6).json
+    on_disk = sum(
+        path.stat().st_size
+        for half in ("sam", "clip")
+        for path in (CACHE / half).rglob("*")
+        if path.is_file() and path.name != "zarr.json"
+    )
+    assert found["bytes"] == on_disk
+    assert json.loads((CACHE / "halves/clip.json").read_text())

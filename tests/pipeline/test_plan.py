@@ -1,0 +1,64 @@
+"""`extract --dry-run` against what an extraction then writes."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.plan import counts, free_space
+from tests.running import rs_cache
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("--set", "dtype=float16"),
+        ("--set", "positions=[transformer,prompt,mlp]"),
+        ("--half", "clip", "--limit", "10"),
+    ],
+)
+def test_the_announced_bytes_are_those_on_the_disk(workplace: Path, settings: tuple[str, ...]) -> None:
+    arguments = ("extract", "--backbone", "small.yaml", "--set", "partition_size=7", *settings, "--json")
+    planned = rs_cache(*arguments, "--dry-run")
+    assert planned.code == 0
+    facts, cache = planned.json, Path(planned.json["cache"])
+    assert not cache.exists()
+    assert rs_cache(*arguments).code == 0
+    files = [f for folder in ("plan", "sam", "clip") for f in (cache / folder).rglob("*") if f.is_file()]
+    found: Counter[str] = Counter()
+    for file in files:
+        if file.name != "zarr.json":
+            found["/".join(file.relative_to(cache).parts[:2])] += file.stat().st_size
+    arrays = {name: size for name, size in facts["bytes"].items() if "/" in name}
+    assert arrays == found  # to the byte
+    if "--limit" not in settings:
+        on_disk = sum(file.stat().st_size for file in files)
+        assert facts["bytes"]["total"] == pytest.approx(on_disk, rel=0.02)
+
+
+def test_a_dry_run_for_people(workplace: Path) -> None:
+    ran = rs_cache("extract", "--backbone", "small.yaml", "--dry-run")
+    assert ran.code == 0
+    for word in ("images", "boxes", "partitions", "clip/map", "sam/transformer", "hours", "total", "free:"):
+        assert word in ran.out
+    assert ran.out.split()[0] == "dataset"
+    assert not Path("rs-cache-data/caches").exists()
+
+
+def test_no_room_is_said_before_the_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.extract.free_space", lambda path: 1000)
+    ran = rs_cache("extract", "--backbone", "small.yaml")
+    assert ran.code == 1
+    assert "has 1.00 KB free" in ran.error["error"]
+    assert "--limit" in ran.error["next"]
+
+
+def test_free_space_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    assert free_space(str(tmp_path / "a" / "b")) == pytest.approx(free_space(str(tmp_path)), rel=0.05)
+    assert free_space("s3://bucket/cache") is None
+
+
+def test_counts_as_text() -> None:
+    assert counts({"missing": 1, "crowd": 3}) == "3 crowd, 1 missing"
+    assert counts({}) == "none"
