@@ -1,7 +1,10 @@
 """What a worker process does, without any network: runs in children that the fault tests kill."""
 
+import os
 import resource
+import signal
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from regionspot_cache.errors import RegionSpotError
@@ -44,11 +47,45 @@ def retry(path: Path) -> None:
                 )
                 arrays[name] = values[rows]
             writer.recommit(half, partition, slots, arrays, status_of(plan, {})[slots])
+    writer.seal()
 
 
 def rebuild(path: Path) -> None:
     """Replace the clip half."""
     rebuild_half(path, clip_half(model="other"))
+
+
+def plan_small(path: Path) -> CacheWriter:
+    """Plan or open a cache of two partitions of 2 images."""
+    return create_cache(path, make_dataset(4), partition_size=2, halves=[sam_half(), clip_half()])
+
+
+def run_small(path: Path) -> None:
+    """Plan or resume the small cache, fill and seal it; two images fail."""
+    writer = plan_small(path)
+    failing = {"train/000001.jpg": "missing", "train/000002.jpg": "undecodable"}
+    for half in writer.halves:
+        for partition in writer.pending(half):
+            plan = writer.partition(partition)
+            writer.commit(half, partition, features(half, plan), status_of(plan, failing))
+    writer.seal()
+
+
+def dying(work: Callable[[Path], None], path: Path, step: int) -> None:
+    """Run `work`, but SIGKILL this process just before its n-th change to the file system."""
+    steps = count(1)
+
+    def doomed(change: Callable) -> Callable:
+        def wrapper(*args, **kwargs):
+            if next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return change(*args, **kwargs)
+
+        return wrapper
+
+    for name in ("replace", "link", "unlink", "fsync", "write", "mkdir"):
+        setattr(os, name, doomed(getattr(os, name)))
+    work(path)
 
 
 def report_error(path: Path, work: Callable[[Path], None], limit: int | None, queue) -> None:

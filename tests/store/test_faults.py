@@ -5,9 +5,11 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -77,44 +79,84 @@ def test_kill_at_any_moment(tmp_path: Path, children: ForkServerContext, undistu
     assert contents(path) == contents(undisturbed)
 
 
-def test_kill_during_retry(tmp_path: Path, children: ForkServerContext, undisturbed: Path) -> None:
-    rng, whole = random.Random(1), tmp_path / "whole"
-    shutil.copytree(undisturbed, whole)
-    fake_extractor.retry(whole)
-    for attempt in range(5):
-        path = tmp_path / str(attempt)
-        shutil.copytree(undisturbed, path)
-        child = children.Process(target=fake_extractor.retry, args=(path,))
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "cache"
+    fake_extractor.run_small(path)
+    return path
+
+
+def die_everywhere(
+    children: ForkServerContext, work, start: Path | None, folder: Path, *, every: int = 1
+) -> Iterator[Path]:
+    """For each n, a cache whose `work` was killed just before its n-th change to the file system.
+
+    Only `every` so many are tried unless RS_SLOW is set.
+    """
+    for step in range(1, 1000, 1 if os.environ.get("RS_SLOW") else every):
+        path = folder / str(step)
+        if start:
+            shutil.copytree(start, path)
+        child = children.Process(target=fake_extractor.dying, args=(work, path, step))
         child.start()
-        kill_after(child, rng.uniform(0.0, 0.2))
-        # Whatever was cut off is unfinished, never damaged.
-        assert [problem for problem in verify(path, "full") if problem.is_damage] == []
-        fake_extractor.fill(open_writer(path))
-        fake_extractor.retry(path)
-        open_writer(path).seal()
+        child.join(60)
+        if child.exitcode == 0:
+            assert step > 20
+            return
+        assert child.exitcode == -signal.SIGKILL
+        if (path / "cache.json").exists():
+            # Whatever was cut off is unfinished, never damaged.
+            assert [problem for problem in verify(path, "full") if problem.is_damage] == [], step
+        yield path
+        shutil.rmtree(path)
+
+
+def test_kill_before_every_change_of_a_commit(
+    tmp_path: Path, children: ForkServerContext, small: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(small, start)
+    open_writer(start).discard("clip", 1)
+    for path in die_everywhere(children, fake_extractor.run_small, start, tmp_path):
+        fake_extractor.run_small(path)
+        open_writer(path).collect_garbage()
         assert verify(path, "full") == []
-        assert open_cache(path).counts == {"sam": {"ok": 30}, "clip": {"ok": 30}}
+        assert contents(path) == contents(small)
+
+
+def test_kill_before_every_change_of_planning(tmp_path: Path, children: ForkServerContext) -> None:
+    create_cache(tmp_path / "whole", make_dataset(4), partition_size=2, halves=[sam_half(), clip_half()])
+    for path in die_everywhere(children, fake_extractor.plan_small, None, tmp_path, every=29):
+        fake_extractor.plan_small(path)
+        assert contents(path) == contents(tmp_path / "whole")
+
+
+def test_kill_before_every_change_of_a_retry(
+    tmp_path: Path, children: ForkServerContext, small: Path
+) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(small, whole)
+    fake_extractor.retry(whole)
+    assert open_cache(whole).counts == {"sam": {"ok": 4}, "clip": {"ok": 4}}
+    for path in die_everywhere(children, fake_extractor.retry, small, tmp_path, every=7):
+        fake_extractor.run_small(path)
+        fake_extractor.retry(path)
+        open_writer(path).collect_garbage()
+        assert verify(path, "full") == []
         assert contents(path) == contents(whole)
 
 
-def test_kill_during_rebuild(tmp_path: Path, children: ForkServerContext, undisturbed: Path) -> None:
-    rng, kept = random.Random(1), file_hashes(undisturbed)
-    for attempt in range(5):
-        path = tmp_path / str(attempt)
-        shutil.copytree(undisturbed, path)
-        child = children.Process(target=fake_extractor.rebuild, args=(path,))
-        child.start()
-        kill_after(child, rng.uniform(0.0, 0.2))
-        assert [problem for problem in verify(path, "full") if problem.is_damage] == []
+def test_kill_before_every_change_of_a_rebuild(
+    tmp_path: Path, children: ForkServerContext, small: Path
+) -> None:
+    others = ("sam/", "markers/sam/", "plan/", "cache.json", "halves/sam.json")
+    kept = {name: value for name, value in file_hashes(small).items() if name.startswith(others)}
+    for path in die_everywhere(children, fake_extractor.rebuild, small, tmp_path, every=7):
         fake_extractor.rebuild(path)
         fake_extractor.fill(open_writer(path))
         open_writer(path).seal()
         assert verify(path, "full") == []
-        others = ("sam/", "markers/sam/", "plan/", "cache.json", "halves/sam.json")
-        now = file_hashes(path)
-        assert {n: h for n, h in now.items() if n.startswith(others)} == {
-            n: h for n, h in kept.items() if n.startswith(others)
-        }
+        assert {name: value for name, value in file_hashes(path).items() if name.startswith(others)} == kept
 
 
 def test_two_writers_on_one_cache_never_mix(tmp_path: Path, children: ForkServerContext) -> None:
@@ -270,13 +312,15 @@ def test_litter_is_swept_but_not_what_is_in_use(tmp_path: Path) -> None:
 
 def test_locks_exclude(tmp_path: Path, children: ForkServerContext) -> None:
     writer = create_cache(tmp_path / "c", make_dataset(), partition_size=4, halves=[sam_half(), clip_half()])
-    with writer.objects.exclusive("clip-000000"):
-        child = children.Process(target=fake_extractor.fill, args=(writer,))
+    child = children.Process(target=fake_extractor.fill, args=(writer,))
+    with writer.objects.exclusive("clip-000005"):
         child.start()
-        child.join(0.5)
-        assert child.exitcode is None  # it waits for partition 0
-        started = time.monotonic()
+        deadline = time.monotonic() + 60
+        while writer.pending("clip") != [5] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert writer.pending("clip") == [5]  # the child waits for it
+        assert len(writer.pending("sam")) == 6
     child.join(60)
     assert child.exitcode == 0
-    assert time.monotonic() - started < 60
-    assert writer.pending("clip") == []
+    assert writer.pending("clip") == writer.pending("sam") == []
