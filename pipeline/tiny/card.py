@@ -25,8 +25,8 @@ All on held-out scenes, measured with the fp16 weights (SAM and the proposals by
 through the production classes by `python -m pipeline.tiny.measure`); one training run each.
 
 SAM, {sam[scenes]} scenes, {sam[boxes]} boxes as prompts: mean IoU **{sam[mean_iou]:.3f}** at 256 px
-({sam[share_above_0.75]:.1%} of masks above 0.75), {sam[mean_iou_disturbed_boxes]:.3f} with boxes disturbed
-as proposals are (a third of them by 12 % of their side, the others by 3 %).
+({sam[share_above_0.75]:.1%} of masks above 0.75), {sam[mean_iou_disturbed_boxes]:.3f} with boxes disturbed as
+proposals are (a third of them by 12 % of their side, the others by 3 %).
 
 Region proposals, validation split of `shapes`, {rpn[images]} images, {rpn[boxes]} boxes, without regard to
 class: recall at 100 proposals **{rpn[recall_at_100_iou_0.5]:.3f}** at IoU 0.5
@@ -112,7 +112,9 @@ def render() -> str:
         rule="---|" * len(prompts),
         by_prompt="\n".join(_row(kind, *f["top1_by_templates"].values()) for kind, f in clip.items()),
         training="\n".join(
-            _row(part, measured[part]["steps"], measured[part]["images_seen"], measured[part]["minutes"])
+            _row(
+                part, measured[part]["steps"], measured[part]["images_seen"], round(measured[part]["minutes"])
+            )
             for part in ("sam", "clip", "rpn")
         ),
     )

@@ -92,6 +92,7 @@ def evaluate(rpn: SamRpn, data: Embeddings, top: int = 100) -> dict[str, float]:
 def publish(rpn: SamRpn, run: Run, data: Embeddings) -> None:
     save_half(rpn.state_dict(), ASSETS / "rpn.safetensors")
     update_config("rpn", CONFIG)
+    rpn.load_state_dict(load_half(ASSETS / "rpn.safetensors"))  # training is over; measure what is stored
     figures = evaluate(rpn, data)
     record("rpn", figures | {"images_seen": run.step * IMAGES}, run)
     log.info("step %d: %s", run.step, figures)

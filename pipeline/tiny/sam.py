@@ -4,6 +4,7 @@ The networks are segment_anything's own classes, prompts are boxes, and pixels g
 SamPredictor. Only the single-mask output (mask token 0) is trained.
 """
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.tiny.common import (
     Run,
     Schedule,
     Stage,
+    load_half,
     log,
     parser,
     record,
@@ -219,10 +221,11 @@ def evaluate(sam: Sam, scenes: int) -> dict[str, float]:
 def publish(sam: Sam, run: Run, scenes: int) -> None:
     save_half(sam.state_dict(), ASSETS / "sam.safetensors")
     update_config("sam", CONFIG)
-    figures = evaluate(sam.eval(), scenes)
+    stored = copy.deepcopy(sam).eval()
+    stored.load_state_dict(load_half(ASSETS / "sam.safetensors"))
+    figures = evaluate(stored, scenes)
     record("sam", figures | {"images_seen": run.step * IMAGES}, run)
     log.info("step %d: %s", run.step, figures)
-    sam.train()
 
 
 def train(work: Path, threads: int) -> None:
