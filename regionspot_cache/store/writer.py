@@ -42,6 +42,8 @@ def open_writer(path: str | Path) -> "CacheWriter":
 class CacheWriter:
     """Adds partitions to a planned cache. Several may work on one cache at the same time.
 
+    A pickled writer opens the cache again.
+
     Attributes:
         objects: where the cache is.
         record: cache.json.
@@ -54,6 +56,9 @@ class CacheWriter:
         self.record = CacheRecord.read(objects)
         self.plan = StoredPlan(objects, self.record.shape, self.record.id_kind)
         self.halves = _read_halves(objects)
+
+    def __reduce__(self) -> tuple:
+        return open_writer, (self.objects.url,)
 
     @property
     def num_partitions(self) -> int:

@@ -1,5 +1,6 @@
 """Committing, retrying, identity, rebuilding, sealing."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,11 @@ def test_pending_shrinks_partition_by_partition(writer: CacheWriter) -> None:
     assert writer.pending("clip") == [0, 1, 2, 3, 4, 5]
     with pytest.raises(IncompleteError, match="sam 1 of 6, clip 0 of 6"):
         writer.seal()
+
+
+def test_writers_can_be_pickled(writer: CacheWriter) -> None:
+    commit(writer, "sam", 3)
+    assert pickle.loads(pickle.dumps(writer)).pending("sam") == [0, 1, 2, 4, 5]  # noqa: S301
 
 
 def test_the_second_commit_of_a_partition_changes_nothing(writer: CacheWriter) -> None:
