@@ -4,6 +4,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pipeline import console, executors
@@ -37,7 +38,7 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
     specs = _describe(spec, settings)
     writer = _prepare(path, dataset, specs, settings)
     job = ExtractJob(
-        cache=path,
+        cache=path if "://" in path else str(Path(path).absolute()),  # workers may run in another folder
         image_root=str(dataset.image_root.absolute()),
         exif=dataset.exif,
         spec=spec,

@@ -1,6 +1,7 @@
 """`rs-cache status`, `info` and `verify`: how far a cache is, what is in it, and whether it is whole."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from pipeline import console
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
 from pipeline.plan import counts
-from regionspot_cache.backbones import load_clip, load_preset, load_sam
+from regionspot_cache.backbones import BackboneSpec, load_clip, load_preset, load_sam
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.store import Cache, CacheWriter, Problem, open_cache, open_writer
 from regionspot_cache.store import verify as verify_store
@@ -70,7 +71,9 @@ def info(path: Path, *, as_json: bool = False) -> None:
     classes = identity.get("class_names", [])
     facts = {
         "cache": str(path),
-        "dataset": {k: v for k, v in identity.items() if not isinstance(v, (list, tuple)) or len(v) < 16},
+        "dataset": identity["dataset"],
+        "split": identity["split"],
+        "identity": {k: v for k, v in identity.items() if not isinstance(v, (list, tuple)) or len(v) < 16},
         "classes": len(classes),
         "images": shape.num_images,
         "boxes": shape.num_boxes,
@@ -147,7 +150,9 @@ def verify(
     facts: dict[str, Any] = {"cache": str(path), "level": "full" if full else "fast"}
     facts["problems"] = [problem._asdict() for problem in problems]
     if recompute and not problems:
-        facts["recomputed"] = recomputed(open_cache(path), recompute, backbone, images)
+        facts["recomputed"] = recomputed(
+            open_cache(path, halves=tuple(open_writer(path).halves)), recompute, backbone, images
+        )
     worst = max(facts.get("recomputed", {}).get("cosine_distance", {"": 0.0}).values())
     text = (
         f"{path}: no problem found ({facts['level']})." if not problems else "\n".join(map(_line, problems))
@@ -200,11 +205,8 @@ def _discard(path: Path, damage: list[Problem]) -> None:
 
 def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> dict[str, Any]:
     """Runs the encoders again on `count` random images; the largest cosine distance of every array."""
-    spec = load_preset(backbone)
-    sam, clip = load_sam(spec.sam), load_clip(spec.clip)
-    _require_same(cache, {"sam": sam.fingerprint(), "clip": clip.fingerprint()})
-    encoders = Encoders(sam=sam, clip=clip)
-    good = np.flatnonzero(cache.ok_mask("sam") & cache.ok_mask("clip"))
+    encoders = _encoders_of(cache, load_preset(backbone))
+    good = np.flatnonzero(np.logical_and.reduce([cache.ok_mask(half) for half in cache.halves]))
     chosen = np.random.default_rng().choice(good, size=min(count, len(good)), replace=False)
     loader = ImageLoader(
         root=images or Path(cache.dataset.image_root),
@@ -223,9 +225,10 @@ def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> 
                 f"{part.file_names[slot]}: {features.failures[slot][1]}", "The image of the extraction."
             )
         rows = slice(*part.offsets[slot : slot + 2])
-        for name, values in features.arrays["sam"].items():
+        for name, values in features.arrays.get("sam", {}).items():
             _note(worst, f"sam/{name}", cache.read_tokens(i, name), np.asarray(values)[rows])
-        _note(worst, "clip/map", cache.read_map(i), np.asarray(features.arrays["clip"]["map"])[slot])
+        for name, values in features.arrays.get("clip", {}).items():
+            _note(worst, f"clip/{name}", cache.read_map(i), np.asarray(values)[slot])
     return {"images": len(chosen), "cosine_distance": dict(worst)}
 
 
@@ -236,13 +239,25 @@ def _note(worst: dict[str, float], name: str, stored: Any, again: Any) -> None:
     worst[name] = max(worst[name], float(distance.max(initial=0.0)))
 
 
-def _require_same(cache: Cache, fingerprints: dict[str, dict[str, Any]]) -> None:
-    for half, fingerprint in fingerprints.items():
-        stored = cache.halves[half].fingerprint
-        for key, value in fingerprint.items():
-            if stored.get(key) != value:
-                raise IdentityError(
-                    f"The cache's {half}.{key} is {stored.get(key)}, that of these networks {value}.",
-                    "The networks that the cache was made with.",
-                    "Name them with --backbone.",
-                )
+def _encoders_of(cache: Cache, spec: BackboneSpec) -> Encoders:
+    """The networks of the halves that the cache has; the token positions are the cache's."""
+    sam = clip = None
+    if "sam" in cache.halves:
+        positions = tuple(cache.halves["sam"].fingerprint["positions"])
+        sam = load_sam(replace(spec.sam, positions=positions))
+        _require_same(cache, "sam", sam.fingerprint())
+    if "clip" in cache.halves:
+        clip = load_clip(spec.clip)
+        _require_same(cache, "clip", clip.fingerprint())
+    return Encoders(sam=sam, clip=clip)
+
+
+def _require_same(cache: Cache, half: str, fingerprint: dict[str, Any]) -> None:
+    stored = cache.halves[half].fingerprint
+    for key, value in fingerprint.items():
+        if stored.get(key) != value:
+            raise IdentityError(
+                f"The cache's {half}.{key} is {stored.get(key)}, that of these networks {value}.",
+                "The networks that the cache was made with.",
+                "Name them with --backbone.",
+            )

@@ -1,7 +1,7 @@
 """Commands in processes of their own that can be killed, forked from one that has everything imported.
 
-`python -m tests.pipeline.launcher` reads one request a line, {"arguments", "cwd", "folder", "file_limit"}, forks,
-and answers with the process id. The child writes `out`, `err` and, last, `code` into the folder.
+`python -m tests.pipeline.launcher` reads one request a line, {"arguments", "cwd", "folder", "file_limit"},
+forks, and answers with the process id. The child writes `out`, `err` and, last, `code` into the folder.
 """
 
 import json
