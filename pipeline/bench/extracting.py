@@ -73,7 +73,7 @@ def _dataset(settings: BenchSettings, folder: Path, images: int) -> DetectionDat
     work = settings.extract
     if work.dataset:
         return load_dataset(work.dataset, data_root=work.data, images=work.image_root, limit=images)
-    materialise(folder / "shapes", train=images, val=1)
+    materialise(folder / "shapes", train=images, val=1, processes=1)
     return load_dataset(
         str(folder / "shapes" / "train.json"), data_root=folder, images=folder / "shapes" / "images"
     )

@@ -55,7 +55,7 @@ class TrainBench:
 class EvaluateBench:
     """LVIS average precision of random detections; --full is the size of LVIS val."""
 
-    images: int = 250
+    images: int = 400
     detections: int = 300
     categories: int = 1203
 
