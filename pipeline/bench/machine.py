@@ -28,9 +28,9 @@ def machine() -> dict[str, Any]:
 
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "cpu": _field("/proc/cpuinfo", "model name") or platform.processor() or "unknown",
+        "cpu": proc_field("/proc/cpuinfo", "model name") or platform.processor() or "unknown",
         "cores": cores(),
-        "memory": _field("/proc/meminfo", "MemTotal") or "unknown",
+        "memory": proc_field("/proc/meminfo", "MemTotal") or "unknown",
         "cuda": ", ".join(cuda) or "none",
         "torch threads": torch.get_num_threads(),
         "load before": round(os.getloadavg()[0], 2),
@@ -58,7 +58,7 @@ def is_busy(facts: dict[str, Any]) -> bool:
     return facts["load before"] > 0.5
 
 
-def _field(file: str, name: str) -> str | None:
+def proc_field(file: str, name: str) -> str | None:
     """First value of a `name: value` line of a file of /proc."""
     try:
         lines = Path(file).read_text().splitlines()

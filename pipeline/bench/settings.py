@@ -19,7 +19,7 @@ class ReadBench:
     width: int = 1024
     partition_size: int = 256
     batch_size: int = 16
-    seconds: float = 0.5
+    seconds: float = 0.4
     """Of one run of one reader."""
 
 
@@ -55,7 +55,7 @@ class TrainBench:
 class EvaluateBench:
     """LVIS average precision of random detections; --full is the size of LVIS val."""
 
-    images: int = 400
+    images: int = 300
     detections: int = 300
     categories: int = 1203
 
@@ -65,7 +65,7 @@ class WorkersBench:
     """Extraction by local Dask workers."""
 
     workers: int = 2
-    images: int = 256
+    images: int = 160
     """For the most workers; one worker gets its share."""
     partition_size: int = 16
 
