@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def litdata(folder: Path, cache: Cache, batch_size: int) -> Stream | None:
     """LitData: chunks of items, shuffled by chunk and within."""
     if not installed("litdata"):
         return None
-    import litdata as ld
+    ld: Any = import_module("litdata")
 
     out = folder / "litdata"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -40,7 +41,7 @@ def mosaicml(folder: Path, cache: Cache, batch_size: int) -> Stream | None:
     """MosaicML Streaming: MDS shards, shuffled by blocks."""
     if not installed("mosaicml-streaming"):
         return None
-    import streaming
+    streaming: Any = import_module("streaming")
 
     out = str(folder / "mds")
     columns = {
@@ -58,7 +59,7 @@ def webdataset(folder: Path, cache: Cache, batch_size: int) -> Stream | None:
     """WebDataset: tar files of .npy members, read one after the other through a shuffle buffer."""
     if not installed("webdataset"):
         return None
-    import webdataset as wds
+    wds: Any = import_module("webdataset")
 
     pattern = str(folder / "web-%04d.tar")
     with wds.ShardWriter(pattern, maxsize=SHARD_BYTES, verbose=0) as writer:

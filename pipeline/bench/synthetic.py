@@ -1,6 +1,7 @@
 """Caches of random features: what is stored has no influence on how fast it is read."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from regionspot_cache.store import (
     open_cache,
 )
 
+MapDtype = Literal["int8", "float16"]
 SIDE = 640  # pixels
 
 
@@ -26,7 +28,7 @@ def random_cache(
     *,
     images: int,
     map_shape: tuple[int, int],
-    dtype: str = "int8",
+    dtype: MapDtype = "int8",
     token_dim: int | None = None,
     boxes: int = 1,
     classes: int = 1,
