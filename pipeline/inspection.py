@@ -98,7 +98,7 @@ def _half_info(writer: CacheWriter, half: str) -> dict[str, Any]:
 def _info_text(facts: dict[str, Any]) -> str:
     lines = [
         f"cache       {facts['cache']}",
-        f"dataset     {facts['dataset']['dataset']} {facts['dataset']['split']}".rstrip(),
+        f"dataset     {facts['dataset']} {facts['split']}".rstrip(),
         f"images      {facts['images']} in {facts['partitions']} partitions of {facts['partition_size']}",
         f"boxes       {facts['boxes']} of {facts['classes']} classes",
         f"dropped     {counts(facts['dropped'])}",

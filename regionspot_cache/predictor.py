@@ -173,14 +173,18 @@ def _pixels(image: NDArray[np.uint8] | Path | str) -> NDArray[np.uint8]:
 
 def _checked(boxes: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     height, width = size
-    found = (
-        np.asarray(boxes, np.float32).reshape(-1, 4) if np.size(boxes) % 4 == 0 else np.full((1, 4), np.nan)
-    )
+    try:
+        found = np.asarray(boxes, np.float32)
+    except (TypeError, ValueError):  # texts, or rows of different lengths
+        found = np.full((1, 4), np.nan, np.float32)
+    if found.size and found.shape[-1:] != (4,):
+        found = np.full((1, 4), np.nan, np.float32)
+    found = found.reshape(-1, 4)
     clipped = np.clip(found, 0, [width, height, width, height]).astype(np.float32)
     good = np.isfinite(found).all() and (clipped[:, 2:] > clipped[:, :2]).all()
     if not good:
         raise InputError(
-            f"boxes {np.round(found, 1).tolist()} in an image of {width} x {height} pixels",
+            f"boxes {str(boxes)[:200]} in an image of {width} x {height} pixels",
             "x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, inside the image",
         )
     return clipped

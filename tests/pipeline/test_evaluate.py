@@ -1,0 +1,169 @@
+"""`rs-cache eval` on ground truth, proposals of a network and of a file, by every method."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.running import Ran, rs_cache
+
+RUN = Path("rs-cache-data/runs/small")
+VAL = Path("rs-cache-data/datasets/shapes/val.json")
+METHODS = ("regionspot", "clip-box", "clip-mask")
+EVERY = [option for name in METHODS for option in ("--method", name)]
+
+
+@pytest.fixture
+def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The finished workplace; what an evaluation writes goes to a folder of the test."""
+    monkeypatch.chdir(finished)
+    return tmp_path
+
+
+def evaluate(out: Path, *options: object, code: int = 0) -> Ran:
+    ran = rs_cache("eval", "--checkpoint", RUN, "--out", out, "--json", *options)
+    assert ran.code == code, ran.err
+    return ran
+
+
+def test_ground_truth_boxes_by_every_method(place: Path) -> None:
+    ran = evaluate(place, *EVERY)
+    assert "8 of 8 maps and the tokens of 8 images came from the cache" in ran.err
+    results = ran.json["results"]
+    assert [r["protocol"]["method"].split()[0] for r in results] == list(METHODS)
+    for result in results:
+        assert result["protocol"]["metric"] == "LVIS"
+        assert result["protocol"]["templates"] == "single"
+        for kind in ("box", "mask"):
+            assert {"AP", "AP50", "APr", "APc", "APf"} <= set(result["metrics"][kind])
+        assert 0 <= result["metrics"]["accuracy"]["top1"] <= 1
+    assert json.loads((place / "metrics.json").read_text()) == ran.json
+    truth = {image["id"] for image in json.loads(VAL.read_text())["images"]}
+    for method in METHODS:
+        boxes = json.loads((place / f"{method}-bbox.json").read_text())
+        assert {d["image_id"] for d in boxes} <= truth
+        assert {"image_id", "category_id", "bbox", "score"} <= set(boxes[0])
+        masks = json.loads((place / f"{method}-segm.json").read_text())
+        assert len(masks) == len(boxes)
+        assert set(masks[0]["segmentation"]) == {"size", "counts"}
+
+
+def test_the_reference_evaluator_says_the_same(place: Path) -> None:
+    fast = evaluate(place, "--method", "clip-box", "--set", "masks=false").json["results"][0]["metrics"][
+        "box"
+    ]
+    slow = evaluate(place, "--method", "clip-box", "--set", "masks=false", "--set", "reference=true")
+    slow = slow.json["results"][0]["metrics"]["box"]
+    for name in ("AP", "AP50", "AP75", "APr", "APc", "APf"):
+        assert slow[name] == pytest.approx(fast[name], abs=1e-4)
+
+
+def test_features_from_the_cache_and_on_the_fly_agree(place: Path, tmp_path: Path) -> None:
+    cached = evaluate(place / "a", "--set", "masks=false", "--limit", 4)
+    assert "4 of 4 maps" in cached.err
+    shutil.copytree(VAL.parent, tmp_path / "copy/shapes")  # the same images, no cache beside them
+    live = rs_cache(
+        *("eval", "--checkpoint", Path(RUN).absolute(), "--json", "--out", "b", "--limit", 4),
+        *("--set", "masks=false", "--set", f"data={tmp_path / 'copy'}"),
+        cwd=tmp_path,
+    )
+    assert live.code == 0, live.err
+    assert "0 of 4 maps" in live.err
+    a, b = (run.json["results"][0]["metrics"]["box"] for run in (cached, live))
+    assert a["AP"] == pytest.approx(b["AP"], abs=0.02)
+
+
+def test_proposals_of_the_network(place: Path) -> None:
+    ran = evaluate(place, "--proposals", "rpn", "--limit", 3, "--set", "top_n=10", *EVERY)
+    assert "3 of 3 maps and the tokens of 0 images came from the cache" in ran.err
+    for result in ran.json["results"]:
+        assert "RPN, top 10" in result["protocol"]["proposals"]
+        assert {"AR@100", "AR@300", "AR@1000"} <= set(result["metrics"]["recall"])
+        assert "accuracy" not in result["metrics"]
+    again = evaluate(
+        place / "again", "--proposals", place / "proposals.npz", "--limit", 3, "--set", "top_n=10"
+    )
+    first, second = ran.json["results"][0]["metrics"], again.json["results"][0]["metrics"]
+    assert first["recall"] == second["recall"]
+    assert first["box"] == second["box"]
+
+
+def test_boxes_of_a_detector(place: Path) -> None:
+    truth = json.loads(VAL.read_text())
+    rng = np.random.default_rng(0)
+    detections = [
+        {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": float(rng.uniform())}
+        for a in truth["annotations"]
+    ]
+    file = place / "detections.json"
+    file.write_text(json.dumps(detections))
+    ran = evaluate(place, "--proposals", file)
+    recall = ran.json["results"][0]["metrics"]["recall"]
+    assert recall["R50@100"] == pytest.approx(1)
+    assert "detections.json" in ran.json["results"][0]["protocol"]["proposals"]
+
+
+def test_a_table_for_people(place: Path) -> None:
+    ran = rs_cache("eval", "--checkpoint", RUN, "--out", place, "--limit", 2, "--set", "masks=false")
+    assert ran.code == 0
+    for word in ("AP", "APr", "LVIS", "regionspot", "shapes", "2 images drawn by seed 0"):
+        assert word in ran.out
+    assert "recognising: 2/2" in ran.err
+
+
+def test_images_that_cannot_be_read_are_counted(place: Path, workplace: Path, finished: Path) -> None:
+    (workplace / VAL.parent / "images/val/000003.jpg").write_bytes(b"no image")
+    ran = rs_cache(
+        *("eval", "--checkpoint", finished / RUN, "--json", "--set", "masks=false"),
+        cwd=workplace,
+    )
+    assert ran.code == 0, ran.err
+    assert "images without detections: 1 undecodable" in ran.err
+
+
+@pytest.fixture
+def copied_run(place: Path) -> Path:
+    shutil.copytree(RUN, place / "run")
+    return place / "run"
+
+
+def test_a_checkpoint_of_another_width_or_backbone_is_refused(copied_run: Path) -> None:
+    text = (copied_run / "config.json").read_text()
+    for key in ("token_dim", "map_dim", "text_dim", "depth"):
+        config = json.loads(text)
+        config["head"][key] += 8
+        (copied_run / "config.json").write_text(json.dumps(config))
+        ran = rs_cache("eval", "--checkpoint", copied_run, "--limit", 1)
+        assert ran.code in (1, 4), ran.err
+        assert str(copied_run) in ran.error["error"]
+        assert ran.error["expected"]
+    for broken in ("{}", "[]", "{"):
+        (copied_run / "config.json").write_text(broken)
+        ran = rs_cache("eval", "--checkpoint", copied_run, "--limit", 1)
+        assert ran.code == 1
+        assert "config.json" in ran.error["error"]
+    (copied_run / "config.json").write_text(text)
+    ran = rs_cache("eval", "--checkpoint", copied_run, "--limit", 1, "--set", "backbone=other.yaml")
+    assert ran.code == 4
+    assert "clip.weights_sha256" in ran.error["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "found"),
+    [
+        (("--checkpoint", "nowhere"), 1, "nowhere"),
+        (("--proposals", "none.json"), 1, "none.json"),
+        (("--proposals", "small.yaml"), 1, "small.yaml"),
+        (("--dataset", "lvis"), 1, "lvis (val)"),
+        (("--set", "cache=nowhere"), 1, "nowhere"),
+        (("--set", "cache=rs-cache-data/caches/shapes-train-small"), 4, "annotations"),
+        (("--set", "score_rule=sum"), 2, "score_rule"),
+    ],
+)
+def test_what_cannot_be_evaluated(options: tuple[str, ...], code: int, found: str, place: Path) -> None:
+    ran = rs_cache("eval", "--checkpoint", RUN, "--out", place, *options)
+    assert ran.code == code, ran.err
+    assert found in ran.error["error"]
+    assert ran.error.get("expected") or ran.error.get("next")
