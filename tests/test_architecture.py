@@ -136,10 +136,17 @@ def test_every_module_says_what_it_is_for() -> None:
         assert ast.get_docstring(tree(path)) or not path.read_text().strip(), name
 
 
-def test_every_public_thing_of_the_library_has_a_docstring() -> None:
-    missing = []
-    for path in sources(LIBRARY):
-        for node in tree(path).body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                missing += [] if ast.get_docstring(node) else [f"{module_of(path)}.{node.name}"]
-    assert missing == []
+def test_what_packages_offer_has_docstrings() -> None:
+    offered = {
+        (str(node.module), alias.name)
+        for path in sources(LIBRARY)
+        if path.name == "__init__.py"
+        for node in tree(path).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert len(offered) > 50
+    for module, name in sorted(offered):
+        for node in tree(MODULES[module]).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+                assert ast.get_docstring(node), f"{module}.{name}"

@@ -1,0 +1,95 @@
+"""A pass of recognition over a dataset."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.recognise import MaskCodes, Recognition, Regions
+from regionspot_cache.datasets import load_dataset
+from regionspot_cache.evaluation.rle import mask_areas
+from regionspot_cache.proposals import Proposals, ground_truth_proposals
+from regionspot_cache.recognition import RegionInputs
+from regionspot_cache.store import open_cache
+
+CACHE = Path("rs-cache-data/caches/shapes-val-small")
+
+
+class Fixed:
+    """A method whose logits are a function of the box alone, and that asks for tokens and map."""
+
+    name = "fixed"
+
+    def __init__(self) -> None:
+        self.inputs: list[RegionInputs] = []
+
+    def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
+        self.inputs.append(inputs)
+        widths = torch.from_numpy(inputs.boxes[:, 2] - inputs.boxes[:, 0])
+        return -(torch.arange(len(text)) - widths[:, None]).abs()
+
+
+@pytest.fixture
+def dataset(finished: Path):
+    return load_dataset("shapes:val", data_root=finished / "rs-cache-data/datasets")
+
+
+def recognition(dataset, backbone, regions: Regions, **changes: object) -> Recognition:
+    text = torch.eye(len(dataset.class_names))
+    values = {"cache": None, "masks": False, "score_rule": "product", "cap": 300} | changes
+    return Recognition(dataset=dataset, backbone=backbone, text=text, regions=regions, **values)
+
+
+def test_cached_tokens_are_used_for_the_very_boxes_only(dataset, small_backbone, finished: Path) -> None:
+    cache, method = open_cache(finished / CACHE), Fixed()
+    known = ground_truth_proposals(dataset)
+    found = recognition(dataset, small_backbone, Regions(known=known), cache=cache).run([method])
+    assert found.from_cache == {"map": 8, "tokens": 8}
+    for record, inputs in zip(dataset, method.inputs, strict=True):
+        i = cache.index_of(record.image_id)
+        np.testing.assert_array_equal(inputs.tokens().numpy(), cache.read_tokens(i))
+        np.testing.assert_array_equal(inputs.map.numpy(), cache.read_map(i))
+    moved = Proposals.from_images(
+        "moved", [(r.image_id, r.boxes / 2, np.ones(len(r.boxes), "f4")) for r in dataset]
+    )
+    found = recognition(dataset, small_backbone, Regions(known=moved), cache=cache).run([Fixed()])
+    assert found.from_cache == {"map": 8}
+
+
+def test_detections_are_the_best_pairs_of_box_and_class(dataset, small_backbone) -> None:
+    known, method = ground_truth_proposals(dataset), Fixed()
+    found = recognition(dataset, small_backbone, Regions(known=known), cap=5).run([method])
+    detections = found.tallies["fixed"].builder.build()
+    assert len(detections.scores) <= 5 * len(dataset)
+    assert (detections.scores > 0).all()
+    first = dataset[0]
+    logits = method.logits(method.inputs[0], torch.eye(len(dataset.class_names)))
+    best = logits.softmax(-1).flatten().sort(descending=True).values[:5].numpy()
+    rows = detections.image_of_row == detections.image_ids.index(first.image_id)
+    mine = np.sort(detections.scores[rows])[::-1]
+    np.testing.assert_allclose(mine, best, rtol=1e-5)
+
+
+def test_unreadable_images_are_counted_and_the_rest_goes_on(dataset, small_backbone, tmp_path: Path) -> None:
+    class NeedsPixels(Fixed):
+        def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
+            assert inputs.image.ndim == 3
+            return super().logits(inputs, text)
+
+    known = ground_truth_proposals(dataset)
+    object.__setattr__(dataset, "image_root", tmp_path)
+    found = recognition(dataset, small_backbone, Regions(known=known)).run([NeedsPixels()])
+    assert found.failures == {"missing": 8}
+
+
+def test_masks_are_coded_when_asked_for_and_once(dataset, small_backbone) -> None:
+    from regionspot_cache.images import read_image
+
+    record = dataset[0]
+    image = read_image(dataset.image_root / record.file_name)
+    inputs = RegionInputs(small_backbone, image, record.boxes)
+    codes = MaskCodes(inputs)
+    assert codes[0] is codes[0]
+    assert mask_areas([codes[0]])[0] == inputs.masks[0][0].sum()
+    assert len(codes._codes) == 1

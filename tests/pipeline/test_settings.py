@@ -1,0 +1,64 @@
+"""Settings of the verbs, and the files that set them."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.places import FOLDER, shipped
+from pipeline.settings import DemoSettings, EvalSettings, ExtractSettings, TrainSettings
+from regionspot_cache.backbones import load_preset
+from regionspot_cache.config import load_config
+from regionspot_cache.errors import UsageError
+
+KINDS = {"extract": ExtractSettings, "train": TrainSettings, "eval": EvalSettings}
+FILES = sorted(FOLDER.rglob("*.yaml"))
+
+
+def test_there_are_files_of_every_kind() -> None:
+    assert {file.parent.name for file in FILES} >= {*KINDS, "backbones"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FOLDER)))
+def test_every_shipped_file_loads(file: Path) -> None:
+    folder = file.relative_to(FOLDER).parent.name
+    if folder == "backbones":
+        assert load_preset(file).name == file.stem
+    elif folder in KINDS:
+        settings = load_config(KINDS[folder], file)
+        assert settings != KINDS[folder]() or "shapes" in file.name  # those repeat the defaults
+    elif file.stem == "demo":
+        load_config(DemoSettings, file)
+    else:
+        raise AssertionError(f"{file} is of no kind that a verb takes")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FOLDER)))
+def test_every_shipped_file_says_what_it_is(file: Path) -> None:
+    assert file.read_text(encoding="utf-8").startswith("#")
+
+
+def test_shipped_files_by_name() -> None:
+    assert shipped("train/shapes.yaml").is_file()
+    with pytest.raises(UsageError, match=r"no/such\.yaml"):
+        shipped("no/such.yaml")
+
+
+def test_halves() -> None:
+    assert ExtractSettings().halves == ("sam", "clip")
+    assert ExtractSettings(half="clip").halves == ("clip",)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"partition_size": 0},
+        {"batch_size": -1},
+        {"decode_threads": 0},
+        {"workers": -1},
+        {"limit": 0},
+        {"workers": 1, "scheduler": "tcp://a:1"},
+    ],
+)
+def test_settings_that_make_no_sense(values: dict) -> None:
+    with pytest.raises(UsageError):
+        ExtractSettings(**values)
