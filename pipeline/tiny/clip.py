@@ -40,7 +40,7 @@ SCHEDULE = Schedule(
         Stage(steps=1600, rate=1.2e-3, horizon=5000, warmup=150),
         Stage(steps=1400, rate=1e-3, horizon=5400, warmup=20),
         Stage(steps=3000, rate=8e-4, warmup=20),
-        Stage(steps=1400, rate=6e-4, warmup=20),
+        Stage(steps=1000, rate=6e-4, warmup=20),
     ),
     decay=0.05,
 )
@@ -202,7 +202,7 @@ PHASES = (
     Phase(1600, ("piece", "piece", "photo", "piece", "piece", "scene"), 192, 64, words=0.5),
     Phase(3000, ("large", "large", "large", "large", "piece", "photo"), 64, 24, phrases=96),
     Phase(6000, ("large", "photo", "scene", "piece", "photo", "scene"), 64, 32, scenes=12, phrases=96),
-    Phase(7400, ("scene", "scene", "photo", "scene", "scene", "piece"), 64, 32, scenes=16, phrases=96),
+    Phase(7000, ("scene", "scene", "photo", "scene", "scene", "piece"), 64, 32, scenes=16, phrases=96),
 )
 
 
