@@ -19,7 +19,7 @@ from pipeline.bench.settings import (
     TrainBench,
     WorkersBench,
 )
-from pipeline.bench.workers import Span, steady_state
+from pipeline.bench.timed_work import Span, steady_state
 from pipeline.cli import run
 from regionspot_cache.errors import RegionSpotError
 
