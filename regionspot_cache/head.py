@@ -31,6 +31,8 @@ class HeadOptions:
     """What may be chosen about a head; the defaults are the paper's.
 
     Attributes:
+        map_norm: LayerNorm without parameters on every map token, whose scale before CLIP's last norm is
+            arbitrary; the official code declares this norm and never applies it.
         map_positions: amplitude of a 2-D sine-cosine position added to the patch tokens; 0 adds none.
         use_map: False replaces the map by one zero token (ablation).
         class_token: False leaves out the map's first token (ablation).
@@ -42,6 +44,7 @@ class HeadOptions:
     num_heads: int = 8
     ffn_dim: int = 2048
     dropout: float = 0.1
+    map_norm: bool = False
     map_positions: float = 0.0
     use_map: bool = True
     class_token: bool = True
@@ -221,6 +224,8 @@ class RegionHead(nn.Module):
     def _memory(self, feature_map: Tensor) -> Tensor:
         if not self.config.use_map:
             return feature_map.new_zeros(len(feature_map), 1, self.config.map_dim)
+        if self.config.map_norm:
+            feature_map = F.layer_norm(feature_map, feature_map.shape[-1:])
         if self.positions is not None:
             feature_map = feature_map + self.positions
         return feature_map if self.config.class_token else feature_map[:, 1:]

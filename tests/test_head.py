@@ -254,3 +254,25 @@ def test_loading_is_strict(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(MissingFileError, match=r"model\.safetensors"):
         RegionHead.from_pretrained(tmp_path)
+
+
+def test_map_norm_makes_the_scale_of_the_map_irrelevant() -> None:
+    torch.manual_seed(0)
+    sizes = {
+        "token_dim": 8,
+        "map_dim": 16,
+        "text_dim": 6,
+        "grid": (2, 3),
+        "num_heads": 2,
+        "ffn_dim": 16,
+        "depth": 1,
+    }
+    tokens, feature_map = torch.randn(2, 3, 8), torch.randn(2, 7, 16)
+    plain, normed = (
+        RegionHead(HeadConfig(**sizes)).eval(),
+        RegionHead(HeadConfig(**sizes, map_norm=True)).eval(),
+    )
+    torch.testing.assert_close(
+        normed(tokens, 30 * feature_map), normed(tokens, feature_map), rtol=1e-3, atol=1e-4
+    )
+    assert (plain(tokens, 30 * feature_map) - plain(tokens, feature_map)).abs().max() > 1e-2

@@ -15,7 +15,7 @@ from regionspot_cache.backbones.presets import Position
 from regionspot_cache.head import RegionHead
 from regionspot_cache.recognition.inputs import RegionInputs
 
-CROP_CONTEXT = 1.25  # side of the crop over the side of the box
+CROP_CONTEXT = 1.0  # side of the crop over the side of the box
 CROP_BATCH = 64
 
 
