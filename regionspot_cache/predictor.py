@@ -183,8 +183,9 @@ def _checked(boxes: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     clipped = np.clip(found, 0, [width, height, width, height]).astype(np.float32)
     good = np.isfinite(found).all() and (clipped[:, 2:] > clipped[:, :2]).all()
     if not good:
+        shown = boxes.tolist() if isinstance(boxes, np.ndarray) else boxes
         raise InputError(
-            f"boxes {str(boxes)[:200]} in an image of {width} x {height} pixels",
+            f"boxes {str(shown)[:200]} in an image of {width} x {height} pixels",
             "x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, inside the image",
         )
     return clipped
