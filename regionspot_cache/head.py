@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regionspot_cache.decoder import Decoder, DecoderLayer
 from regionspot_cache.errors import IdentityError, InputError, MissingFileError
