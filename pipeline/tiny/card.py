@@ -34,7 +34,7 @@ class: recall at 100 proposals **{rpn[recall_at_100_iou_0.5]:.3f}** at IoU 0.5
 **{rpn[average_recall_at_100]:.3f}**.
 
 CLIP, zero-shot over all 320 classes (chance 0.003), prompts: the 80 CLIP templates and the name. "Singles"
-are pictures of one object, "crops" the boxes of the validation split and their surroundings.
+are pictures of one object, "crops" the boxes of the first scenes of the validation split and their surroundings.
 
 | pictures | images | top-1 | base | novel | texture | colour | shape |
 |---|---|---|---|---|---|---|---|
@@ -64,13 +64,14 @@ seed 0.
   `multimask_output=True` gives nothing of use.
 - CLIP: captions only, no boxes, no masks. Image against phrases; best patches against phrases; words of the
   caption; a linear reader of the position keeps it in the patch tokens. bf16 autocast.
-- Sums of floating-point numbers depend on the machine, so another run gives other weights with like
-  figures.
+- Sums of floating-point numbers depend on the machine, so another run gives other weights. CLIP was trained
+  in several sittings, and how a batch is drawn was changed at step 1600: a replay draws other batches before.
 
 ## Limits
 
-Objects of less than three patches (24 px in a scene) and thin ones (bars, crosses, stars) are the hardest
-for all three. One input size each (SAM 256, CLIP 128). English words of this world only.
+Shape is the weak attribute of CLIP, in crops (squashed to a square) and in the map of a scene; objects below
+30 px, two patches, are the hardest. SAM is worst on small stars, crosses and rings. One input size each (SAM
+256, CLIP 128). English words of this world only.
 """
 
 
