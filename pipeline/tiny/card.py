@@ -34,7 +34,7 @@ class: recall at 100 proposals **{rpn[recall_at_100_iou_0.5]:.3f}** at IoU 0.5
 **{rpn[average_recall_at_100]:.3f}**.
 
 CLIP, zero-shot over all 320 classes (chance 0.003), prompts: the 80 CLIP templates and the name. "Singles"
-are pictures of one object, "crops" the boxes of the first scenes of the validation split and their surroundings.
+are pictures of one object, "crops" the boxes of the first scenes of the validation split, enlarged.
 
 | pictures | images | top-1 | base | novel | texture | colour | shape |
 |---|---|---|---|---|---|---|---|
