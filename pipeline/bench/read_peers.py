@@ -68,9 +68,10 @@ def pth_files(folder: Path, cache: Cache) -> ReadBatch:
 
     def read(images: np.ndarray) -> Batch:
         items = [torch.load(folder / "pth" / f"{i}.pth", weights_only=True) for i in images]
-        maps = torch.stack([item["map"] for item in items]).numpy()
-        scales = [item["map_scale"] for item in items if "map_scale" in item]
-        return maps, torch.stack(scales).numpy() if scales else None
+        # numpy stacks: torch would call in its threads, which no other reader has.
+        maps = np.stack([item["map"].numpy() for item in items])
+        scales = [item["map_scale"].numpy() for item in items if "map_scale" in item]
+        return maps, np.stack(scales) if scales else None
 
     return read
 

@@ -68,8 +68,8 @@ def _rows(
 
 def _notes(cores_each: int) -> list[str]:
     return [
-        f"Every worker is tied to {cores_each} core(s), and waits until all have loaded the networks. Neither "
-        "its first partition counts nor the time after one worker has run out of work.",
+        f"Every worker is tied to {cores_each} core(s) and waits until all have loaded the networks. Neither "
+        "its first partition counts, nor the time after one worker has run out of work.",
         "Idle: neither reading, encoding nor writing, but waiting for the scheduler.",
     ]
 
