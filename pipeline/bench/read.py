@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.bench.machine import installed
 from pipeline.bench.read_peers import PEERS, Batch, ReadBatch
 from pipeline.bench.read_streaming import STREAMS
 from pipeline.bench.result import OURS, Findings, Goal, Row, against, take_turns
@@ -50,7 +51,11 @@ def _measure(work: ReadBench, repeats: int, folder: Path, dtype: MapDtype, found
         partition_size=work.partition_size,
     )
     readers: dict[str, ReadBatch] = {OURS: lambda images: cache.raw_maps(images.tolist())}
-    readers |= {name: make(folder, cache) for name, make in PEERS.items()}
+    for name, make in PEERS.items():
+        if name != "tensorstore" or installed(name):  # the only one that users may lack
+            readers[name] = make(folder, cache)
+        elif dtype == DTYPES[0]:
+            found.notes.append(f"{name}: not installed, not measured.")
     _check_equal(readers, np.arange(min(3, work.images)))
     orders = {"random": _random_order(work), "window": _window_order(work)}
     streams: dict[str, Batches] = {}
@@ -58,7 +63,7 @@ def _measure(work: ReadBench, repeats: int, folder: Path, dtype: MapDtype, found
         stream = make(folder, cache, work.batch_size)
         if stream is not None:
             streams[name] = stream
-        elif dtype == "int8":
+        elif dtype == DTYPES[0]:
             found.notes.append(f"{name}: not installed, not measured.")
     for order, batches in orders.items():
         contenders = {name: partial(_lookups, read, batches) for name, read in readers.items()}
