@@ -2,36 +2,22 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
+from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import InputError
 from regionspot_cache.json_stream import replacing, write_json_array
 from regionspot_cache.proposal_files import Piece, read_pieces
 
 
-class ImageSizes(Protocol):
-    """What is needed of a dataset: its images in order, with sizes in pixels."""
-
-    image_ids: Sequence[int | str]
-    widths: np.ndarray  # i32 [M]
-    heights: np.ndarray  # i32 [M]
-
-
-class BoxedDataset(ImageSizes, Protocol):
-    """A dataset with its cleaned ground-truth boxes (datasets.DetectionDataset)."""
-
-    name: str
-    split: str | None
-    offsets: np.ndarray  # i64 [M+1]
-    boxes: np.ndarray  # f32 [T,4] xyxy
-
-
 class ImageProposals(NamedTuple):
+    """The boxes of one image."""
+
     boxes: np.ndarray  # f32 [n,4] xyxy, pixels of the original image
     scores: np.ndarray | None  # f32 [n], best first; None for ground truth, which has no score
 
@@ -125,7 +111,7 @@ class Proposals:
         )
 
 
-def ground_truth_proposals(dataset: BoxedDataset) -> Proposals:
+def ground_truth_proposals(dataset: DetectionDataset) -> Proposals:
     """The annotated boxes themselves, without scores."""
     split = f" {dataset.split}" if dataset.split else ""
     return Proposals(
@@ -137,7 +123,7 @@ def ground_truth_proposals(dataset: BoxedDataset) -> Proposals:
     )
 
 
-def load_proposals(path: Path, dataset: ImageSizes, *, top_n: int | None = None) -> Proposals:
+def load_proposals(path: Path, dataset: DetectionDataset, *, top_n: int | None = None) -> Proposals:
     """Reads the proposals that a file holds for the images of a dataset.
 
     Boxes are clipped to their image. Left out and counted by reason: boxes or scores that are not finite,
@@ -175,7 +161,7 @@ def _digest(path: Path) -> str:
 
 
 def _gather(
-    pieces: Iterable[Piece], dataset: ImageSizes, dropped: Counter[str]
+    pieces: Iterable[Piece], dataset: DetectionDataset, dropped: Counter[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image index i64 [T], boxes f32 [T,4], scores f32 [T] of the images that the dataset has."""
     index = {str(image_id): i for i, image_id in enumerate(dataset.image_ids)}
@@ -197,7 +183,7 @@ def _gather(
 
 
 def _clean(
-    image: np.ndarray, boxes: np.ndarray, scores: np.ndarray, dataset: ImageSizes, dropped: Counter[str]
+    image: np.ndarray, boxes: np.ndarray, scores: np.ndarray, dataset: DetectionDataset, dropped: Counter[str]
 ) -> np.ndarray:
     """Clips `boxes` in place; returns the rows worth keeping."""
     finite_box = np.asarray(np.isfinite(boxes).all(axis=1))

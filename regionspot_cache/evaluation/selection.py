@@ -13,6 +13,8 @@ PRESELECT = 900  # detections that the official rule takes by probability alone
 
 
 class Selection(NamedTuple):
+    """The detections of one image, by box and class."""
+
     box_index: np.ndarray  # i32 [k]
     class_index: np.ndarray  # i32 [k]
     scores: np.ndarray  # f32 [k], falling

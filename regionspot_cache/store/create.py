@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from regionspot_cache.store.encode import METADATA, array_metadata, group_metadata
 from regionspot_cache.store.identity import (
@@ -19,15 +20,18 @@ from regionspot_cache.store.layout import HalfSpec, PlanShape, half_arrays
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import marker_key
 from regionspot_cache.store.objects import Objects, Stage
-from regionspot_cache.store.plan import CachePlan, Dataset
+from regionspot_cache.store.plan import CachePlan
 from regionspot_cache.store.plan_store import plan_objects
 from regionspot_cache.store.publish import unseal
 from regionspot_cache.store.writer import CacheWriter
 
+if TYPE_CHECKING:
+    from regionspot_cache.datasets import DetectionDataset
+
 
 def create_cache(
     path: str | Path,
-    dataset: Dataset,
+    dataset: "DetectionDataset",
     *,
     halves: Sequence[HalfSpec],
     partition_size: int = 512,
@@ -39,7 +43,7 @@ def create_cache(
 
     Args:
         path: folder or URL.
-        dataset: see `plan.Dataset`.
+        dataset: images and boxes (`datasets.DetectionDataset`).
         halves: specs from `make_sam_half` and `make_clip_half`.
         partition_size: S, images a partition.
         seed: of the order of the images.

@@ -6,42 +6,15 @@ Everything is kept as flat arrays (one row an image or a box), so 25 million box
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.store.layout import PlanShape
 
-
-class Policy(Protocol):
-    """The box policy of a dataset (regions.BoxPolicy)."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-
-
-class Dataset(Protocol):
-    """What planning needs of a detection dataset (datasets.DetectionDataset)."""
-
-    name: str
-    split: str
-    image_root: Any
-    annotation_sha256: str
-    class_names: Sequence[str]
-    category_ids: np.ndarray  # int64 [C]
-    class_frequency: Sequence[str]
-    image_ids: Sequence[int | str]  # [M]
-    file_names: Sequence[str]  # [M]
-    widths: np.ndarray  # int32 [M]
-    heights: np.ndarray  # int32 [M]
-    offsets: np.ndarray  # int64 [M + 1]
-    boxes: np.ndarray  # float32 [T, 4]
-    labels: np.ndarray  # int32 [T]
-    annotation_ids: np.ndarray  # int64 [T]
-    dropped: Any
-    policy: Policy
-    exif: str
+if TYPE_CHECKING:
+    from regionspot_cache.datasets import DetectionDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +68,7 @@ class CachePlan:
     """The partitions of a dataset.
 
     Args:
-        dataset: see `Dataset`; it is kept, not copied.
+        dataset: images and boxes (`datasets.DetectionDataset`); it is kept, not copied.
         partition_size: S, images a partition.
         seed: of the order.
 
@@ -103,7 +76,7 @@ class CachePlan:
         InputError: the dataset has no images, or its arrays disagree.
     """
 
-    def __init__(self, dataset: Dataset, *, partition_size: int = 512, seed: int = 0) -> None:
+    def __init__(self, dataset: "DetectionDataset", *, partition_size: int = 512, seed: int = 0) -> None:
         _check_dataset(dataset, partition_size)
         self.dataset, self.partition_size, self.seed = dataset, partition_size, seed
         self.order = shuffled_order(len(dataset.file_names), seed)
@@ -179,14 +152,14 @@ def id_kind(image_ids: Sequence[int | str]) -> str:
     return "str" if any(isinstance(image_id, str) for image_id in image_ids) else "int"
 
 
-def _text_bytes(dataset: Dataset) -> np.ndarray:
+def _text_bytes(dataset: "DetectionDataset") -> np.ndarray:
     """UTF-8 bytes of image id and file name, int64 [M]."""
     pairs = zip(dataset.image_ids, dataset.file_names, strict=True)
     lengths = (len(f"{a}{b}".encode(errors="surrogateescape")) for a, b in pairs)
     return np.fromiter(lengths, np.int64, len(dataset.file_names))
 
 
-def _check_dataset(dataset: Dataset, partition_size: int) -> None:
+def _check_dataset(dataset: "DetectionDataset", partition_size: int) -> None:
     images, boxes = len(dataset.file_names), len(dataset.boxes)
     if images == 0:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Committing, retrying, identity, rebuilding, sealing."""
+"""Committing, retrying, identity, sealing."""
 
 import pickle
 from pathlib import Path
@@ -15,7 +15,6 @@ from regionspot_cache.store import (
     open_cache,
     open_writer,
     quantise,
-    rebuild_half,
     verify,
 )
 from tests.store.small_world import (
@@ -319,34 +318,6 @@ def test_a_half_can_be_added_later(tmp_path: Path) -> None:
     extract(writer)
     assert file_hashes(tmp_path / "c/sam") == before
     assert open_cache(tmp_path / "c").read_map(0).shape == (5, 12)
-
-
-def test_rebuilding_one_half_touches_nothing_of_the_other(tmp_path: Path) -> None:
-    make_cache(tmp_path / "c")
-    before = file_hashes(tmp_path / "c")
-    writer = rebuild_half(tmp_path / "c", clip_half(model="ViT-B-16"))
-    assert writer.pending("clip") == [0, 1, 2, 3, 4, 5]
-    assert writer.pending("sam") == []
-    with pytest.raises(IncompleteError, match="clip half"):
-        open_cache(tmp_path / "c")
-    open_cache(tmp_path / "c", halves=("sam",))
-    extract(writer)
-    assert verify(tmp_path / "c", "full") == []
-    after = file_hashes(tmp_path / "c")
-    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    assert changed <= {n for n in before if n.startswith(("clip/", "markers/clip/"))} | {
-        "halves/clip.json",
-        "manifest.json",
-    }
-    expect = {"clip": clip_half(model="ViT-B-16").fingerprint}
-    open_cache(tmp_path / "c", expect=expect)
-
-
-def test_a_writer_of_the_old_half_cannot_commit_to_the_new_one(writer: CacheWriter) -> None:
-    rebuild_half(writer.objects.url, clip_half(model="ViT-B-16"))
-    with pytest.raises(IdentityError, match="rebuilt by another run"):
-        commit(writer, "clip", 0)
-    assert open_writer(writer.objects.url).pending("clip") == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", ["../sam", "plan", "depth"])
