@@ -69,12 +69,13 @@ def write_demo_report(path: Path, facts: DemoFacts, settings: DemoSettings) -> N
         Text(title="What the head sees", body=ATTENTION),
         *_pictures(facts, settings),
         KeyValues(title="Sizes", items=_sizes(facts)),
-        KeyValues(title="Seconds by step", items={k: round(v, 1) for k, v in facts.seconds.items()}),
+        KeyValues(title="Seconds by step", items={k: f"{v:.1f}" for k, v in facts.seconds.items()}),
         KeyValues(title="Speeds", items=_speeds(facts)),
     ]
     write_report(path, "RegionSpot from the cache", "The built-in world, from images to names", sections)
 
 
+FIRST_STEPS = 100  # their loss is a hundred times larger and would flatten the rest of the curve
 INTRODUCTION = (
     "Every box gets a score for every class; the best 300 of an image count. Novel classes never had a box "
     "in training, though the small CLIP has seen their names in captions. clip-box and clip-mask run CLIP on "
@@ -129,8 +130,9 @@ def _steps(run: Path) -> list[dict[str, Any]]:
 
 def _curve(run: Path) -> Curve:
     steps = _steps(run)
+    steps = [step for step in steps if step["step"] > FIRST_STEPS] or steps
     return Curve(
-        title="Loss of the head",
+        title=f"Loss of the head after the first {FIRST_STEPS} steps",
         xs=[step["step"] for step in steps],
         series={"focal loss": [step["loss"] for step in steps]},
         x_label="step",
