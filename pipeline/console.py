@@ -89,6 +89,22 @@ def progress(label: str, total: int) -> Iterator[Ticker]:
         yield Ticker(label, total, bar)
 
 
+class _Fetching:
+    """Progress of weight files: a line every few seconds, from whichever thread fetches."""
+
+    def __init__(self) -> None:
+        self._said = 0.0
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now - self._said >= PLAIN_EVERY_SECONDS or done == total:
+            self._said = now
+            say(f"fetching {name}: {size(done)}" + (f" of {size(total)}" if total else ""))
+
+
+fetching = _Fetching()
+
+
 def time_left(elapsed: float, done: int, total: int) -> str:
     """Time left at the mean rate so far, such as `1:04:09` or `2:31`."""
     if done <= 0:

@@ -52,7 +52,9 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Evaluatio
         IdentityError: a checkpoint of other frozen networks or another width.
     """
     device = resolve_device(settings.device)
-    backbone = load_backbone(load_preset(settings.backbone or _own_backbone(settings)), device)
+    backbone = load_backbone(
+        load_preset(settings.backbone or _own_backbone(settings)), device, console.fetching
+    )
     config = read_model_config(settings.checkpoint) if "regionspot" in settings.methods else {}
     methods = [_method(name, settings, config, backbone, device) for name in settings.methods]
     dataset = load_dataset(
@@ -123,7 +125,8 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
     if settings.proposals == "gt":
         return Regions(known=ground_truth_proposals(dataset))
     if settings.proposals == "rpn":
-        return Regions(proposer=load_proposer(backbone.spec.proposer, backbone.sam), top_n=settings.top_n)
+        proposer = load_proposer(backbone.spec.proposer, backbone.sam, console.fetching)
+        return Regions(proposer=proposer, top_n=settings.top_n)
     path = Path(settings.proposals)
     if not path.suffix:
         raise UsageError(f"--proposals {settings.proposals}.", "gt, rpn or a file of boxes.")

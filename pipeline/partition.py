@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import console
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
 from regionspot_cache.backbones import BackboneSpec, load_clip, load_sam
 from regionspot_cache.images import ExifRule
@@ -150,7 +151,7 @@ def _failures(features: PartitionFeatures, half: str, slots: Any) -> list[dict[s
 def encoders_of(spec: BackboneSpec, halves: tuple[str, ...], device: str) -> Encoders:
     """Networks are loaded once a process, not once a partition."""
     return Encoders(
-        sam=load_sam(spec.sam, device=device) if "sam" in halves else None,
+        sam=load_sam(spec.sam, device=device, progress=console.fetching) if "sam" in halves else None,
         clip=load_clip(spec.clip, device=device) if "clip" in halves else None,
     )
 

@@ -44,7 +44,7 @@ def predict(settings: PredictSettings, *, as_json: bool = False) -> Prediction:
 def propose(predictor: RegionPredictor, top: int) -> NDArray[np.float32]:
     """The RPN's best boxes of the present image."""
     networks, inputs = predictor.backbone, predictor.inputs(np.zeros((0, 4)))
-    proposer = load_proposer(networks.spec.proposer, networks.sam)
+    proposer = load_proposer(networks.spec.proposer, networks.sam, console.fetching)
     return proposer.propose(inputs.image, inputs.embedding)[0][:top]
 
 

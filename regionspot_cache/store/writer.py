@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -108,7 +109,7 @@ class CacheWriter:
             status: uint8 [s], `STATUS_CODES`.
             failures: {"image_id", "file_name", "reason", ...} of each image that is not ok; made from the
                 plan and the status when left out.
-            timings: seconds by step.
+            timings: seconds by step; "write" (encoding, syncing, reading back) is added here.
 
         Returns:
             "lost race" when the partition was committed by someone else; nothing is changed then.
@@ -255,9 +256,11 @@ class CacheWriter:
             found = read_marker(self.objects, spec.name, spec.digest, index)
             if (found[1] if found else None) != replaces:
                 return "lost race"
+            started = perf_counter()
             encoded = publish.encoded_objects(spec, self.record.shape, index, rows)
             entries, empty = publish.put_objects(stage, encoded)
-            marker = publish.build_marker(spec, plan, status, entries, listed, timings or {})
+            spent = {**(timings or {}), "write": perf_counter() - started}
+            marker = publish.build_marker(spec, plan, status, entries, listed, spent)
             data = marker.to_bytes()
             if self.objects.size(marker_key(spec.name, index)) is not None:
                 publish.withdraw(self.objects, self.record.digest, spec.name, index)
