@@ -52,9 +52,8 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Evaluatio
         IdentityError: a checkpoint of other frozen networks or another width.
     """
     device = resolve_device(settings.device)
-    backbone = load_backbone(
-        load_preset(settings.backbone or _own_backbone(settings)), device, console.fetching
-    )
+    spec = load_preset(settings.backbone or _own_backbone(settings))
+    backbone = load_backbone(spec, device, console.fetching)
     config = read_model_config(settings.checkpoint) if "regionspot" in settings.methods else {}
     methods = [_method(name, settings, config, backbone, device) for name in settings.methods]
     dataset = load_dataset(
