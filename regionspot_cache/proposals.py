@@ -1,6 +1,5 @@
 """Boxes to recognise: one type, whatever they come from."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ import numpy as np
 
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import InputError
-from regionspot_cache.json_stream import replacing, write_json_array
+from regionspot_cache.files import file_sha256, replacing
+from regionspot_cache.json_stream import write_json_array
 from regionspot_cache.proposal_files import Piece, read_pieces
 
 
@@ -146,18 +146,13 @@ def load_proposals(path: Path, dataset: DetectionDataset, *, top_n: int | None =
     counts = np.bincount(image[keep], minlength=len(dataset.image_ids))
     limit = "" if top_n is None else f", top {top_n}"
     return Proposals(
-        identity=f"{path.name} ({form}{limit}, sha256 {_digest(path)})",
+        identity=f"{path.name} ({form}{limit}, sha256 {file_sha256(path)[:12]})",
         image_ids=tuple(dataset.image_ids),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         boxes=boxes[keep],
         scores=scores[keep],
         dropped=+dropped,  # reasons that occurred
     )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def _gather(

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from regionspot_cache.errors import InputError
+from regionspot_cache.files import replacing
 from regionspot_cache.report_curve import NUM_STYLES, curve_svg, smoothing_window
 from regionspot_cache.report_style import REPORT_CSS
 
@@ -105,15 +106,10 @@ def write_report(path: Path, title: str, subtitle: str, sections: Sequence[Repor
         OSError: the file cannot be written.
     """
     page = render_report(title, subtitle, sections).encode("utf-8")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as staging, staging.open("wb") as file:
+        file.write(page)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def render_report(title: str, subtitle: str, sections: Sequence[ReportSection]) -> str:

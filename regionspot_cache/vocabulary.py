@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from regionspot_cache.backbones.templates import CLIP7, CLIP80
 from regionspot_cache.errors import InputError, UsageError
+from regionspot_cache.files import replacing
 
 PROMPTS_AT_ONCE = 4096
 
@@ -88,11 +88,6 @@ def template_set(templates: str | Sequence[str]) -> tuple[str, ...]:
     if not chosen:
         raise UsageError("No prompt templates.", "At least one, such as 'a photo of a {}.'.")
     return chosen
-
-
-def templates_sha256(templates: str | Sequence[str]) -> str:
-    """Identifies the texts of a template set, whatever its name."""
-    return _digest(list(template_set(templates)))
 
 
 def text_embeddings(
@@ -195,7 +190,5 @@ def _read(path: Path, rows: int) -> np.ndarray | None:
 
 def _write(path: Path, embeddings: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with replacing(path) as staging, staging.open("wb") as file:
         np.save(file, embeddings)
-    partial.replace(path)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regionspot_cache.errors import DamageError, InputError, MissingFileError, UsageError
+from regionspot_cache.files import file_sha256
 
 Progress = Callable[[str, int, int | None], None]
 """Called with (file name, bytes so far, bytes in all or None) while a file is fetched."""
@@ -66,12 +67,6 @@ def fetch(remote: RemoteFile, *, progress: Progress | None = None) -> Path:
         finally:
             partial.unlink(missing_ok=True)
     return path
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

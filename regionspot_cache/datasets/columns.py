@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from regionspot_cache.datasets.assemble import FileBoxes
 from regionspot_cache.datasets.formats import O365_V2_ABSENT, o365_version
-from regionspot_cache.datasets.json_stream import JsonArrays
+from regionspot_cache.datasets.json_arrays import JsonArrays
 from regionspot_cache.datasets.records import ImageId
 from regionspot_cache.errors import InputError
 from regionspot_cache.images import safe_file_name

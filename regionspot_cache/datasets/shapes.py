@@ -1,7 +1,6 @@
 """Write the built-in world to disk as JPEG images and LVIS annotation files."""
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from regionspot_cache.datasets.shapes_annotations import count_images, dataset_j
 from regionspot_cache.datasets.shapes_classes import class_probabilities
 from regionspot_cache.datasets.shapes_scene import Scene, draw_scene, image_rng
 from regionspot_cache.errors import InputError
+from regionspot_cache.files import file_sha256, replacing
 
 FORMAT = 1  # raise when the same parameters would give other images or annotations
 SPLITS = ("train", "val")
@@ -144,7 +144,7 @@ def _write_chunk(root: Path, chunk: Chunk) -> Chunk:
     for index in range(chunk.start, chunk.stop):
         scene, entry = draw(chunk.world, chunk.split, index)
         path = root / "images" / entry["image"]["file_name"]
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             Image.fromarray(scene.image).save(temporary, "JPEG", quality=JPEG_QUALITY)
         entries.append(entry)
     _write_json(chunk.part(root), {"chunk": asdict(chunk), "entries": entries})
@@ -166,7 +166,7 @@ def _write_annotations(root: Path, world: World) -> None:
     for split in SPLITS:
         path = root / f"{split}.json"
         _write_json(path, dataset_json(entries[split], train_images, split=split))
-        digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        digests[path.name] = file_sha256(path)
     _write_json(root / "COMPLETE", {"world": asdict(world), "sha256": digests})
 
 
@@ -190,19 +190,8 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Write to a temporary file that takes the place of `path` at the end."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_json(path: Path, value: Any) -> None:
-    with _replacing(path) as temporary, temporary.open("w") as file:
+    with replacing(path) as temporary, temporary.open("w") as file:
         json.dump(value, file, separators=(",", ":"))
         file.flush()
         os.fsync(file.fileno())

@@ -10,7 +10,8 @@ import numpy as np
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections, MaskTable
 from regionspot_cache.evaluation.rle import Rle, mask_box
-from regionspot_cache.json_stream import json_entries, replacing, write_json_array
+from regionspot_cache.files import replacing
+from regionspot_cache.json_stream import json_entries, write_json_array
 
 IouType = Literal["bbox", "segm"]
 

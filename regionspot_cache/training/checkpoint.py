@@ -6,7 +6,6 @@
 Every checkpoint folder is also a loadable model folder.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from regionspot_cache.errors import DamageError, IdentityError, InputError
+from regionspot_cache.files import file_sha256
 from regionspot_cache.head import CONFIG_FILE, WEIGHTS_FILE, RegionHead
 
 CHECKPOINTS = "checkpoints"
@@ -81,7 +81,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         files = dict(state["files"])
-        broken = [name for name, digest in files.items() if _sha256(checkpoint / name) != digest]
+        broken = [name for name, digest in files.items() if file_sha256(checkpoint / name) != digest]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamageError(f"{checkpoint} is not whole: {error}", "four readable files", remedy) from error
     if broken:
@@ -117,7 +117,7 @@ def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Mapping[s
 
 
 def _write_state(draft: Path, state: Mapping[str, Any]) -> None:
-    files = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
+    files = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
     text = json.dumps({"format": _FORMAT, "files": files, **state}, indent=1)
     (draft / STATE_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -147,8 +147,3 @@ def _sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

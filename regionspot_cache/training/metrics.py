@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
+
+from regionspot_cache.files import replacing
 
 METRICS_FILE = "metrics.jsonl"
 _CURVES = ("loss", "learning_rate", "gradient_norm", "steps_per_second", "samples_per_second", "waiting")
@@ -70,9 +71,8 @@ class MetricsLog:
         kept = [
             line for line in self._path.read_text(encoding="utf-8").splitlines() if _step(line) <= last_step
         ]
-        draft = self._path.with_suffix(".tmp")
-        draft.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(draft, self._path)
+        with replacing(self._path) as staging:
+            staging.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
 def _step(line: str) -> float:

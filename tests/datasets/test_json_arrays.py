@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot_cache.datasets import json_stream
-from regionspot_cache.datasets.json_stream import JsonArrays
+from regionspot_cache import json_stream
+from regionspot_cache.datasets.json_arrays import JsonArrays
 from regionspot_cache.errors import InputError, MissingFileError
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
