@@ -3,8 +3,6 @@
 Zarr never touches the cache folder itself: its writes are neither synced nor guarded by a marker.
 """
 
-from math import isnan
-
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
@@ -45,12 +43,6 @@ def empty_block(array: StackedArray, partitions: int = 1) -> np.ndarray:
     """A block [partitions, length, *item_shape] in which nothing is written yet."""
     shape = (partitions, array.length, *array.item_shape)
     return np.full(shape, FILL_VALUES[array.dtype], array.dtype)
-
-
-def is_fill(array: StackedArray, values: np.ndarray) -> np.ndarray:
-    """Boolean mask of the values that mean "never written"."""
-    fill = FILL_VALUES[array.dtype]
-    return np.isnan(values) if isnan(fill) else values == fill
 
 
 def _create(store: MemoryStore, array: StackedArray, shape: tuple[int, ...]) -> zarr.Array:
