@@ -200,6 +200,7 @@ def _finish(
             "Run the same command again; it continues where it stopped.",
         )
     writer.seal()
+    writer.collect_garbage()
     reasons = Counter(f"{f['file_name']}: {f['reason']}" for f in failures)
     for text in list(reasons)[:20]:
         console.warn(f"not in the cache: {text}")

@@ -153,7 +153,7 @@ def verify(
         facts["recomputed"] = recomputed(
             open_cache(path, halves=tuple(open_writer(path).halves)), recompute, backbone, images
         )
-    worst = max(facts.get("recomputed", {}).get("cosine_distance", {"": 0.0}).values())
+    worst = max(facts.get("recomputed", {}).get("cosine_distance", {}).values(), default=0.0)
     text = (
         f"{path}: no problem found ({facts['level']})." if not problems else "\n".join(map(_line, problems))
     )
