@@ -12,8 +12,8 @@ nothing of photographs. The networks are the classes that real backbones use: `s
 `open_clip`'s `CLIP` with its `SimpleTokenizer`, torchvision's `RegionProposalNetwork`.
 
 They are the frozen half of RegionSpot. Phase one, `rs-cache extract`, runs SAM and CLIP once over every
-image: SAM gives a token for each box, CLIP a map of 257 tokens for the image, and both go into the cache. Phase two,
-`rs-cache train`, trains a small head in which the box tokens attend to the map; it never runs a network of
+image: SAM gives a token for each box, CLIP a map of 257 tokens for the image, and both go into the cache.
+Phase two, `rs-cache train`, trains a small head in which the box tokens attend to the map; it never runs a network of
 this card on an image. `rs-cache eval --proposals rpn` lets the third network propose the boxes.
 
 | file | network | parameters | MB |
