@@ -13,8 +13,8 @@ nothing of photographs. The networks are the classes that real backbones use: `s
 
 They are the frozen half of RegionSpot. Phase one, `rs-cache extract`, runs SAM and CLIP once over every
 image: SAM gives a token for each box, CLIP a map of 257 tokens for the image, and both go into the cache.
-Phase two, `rs-cache train`, trains a small head in which the box tokens attend to the map; it never runs a network of
-this card on an image. `rs-cache eval --proposals rpn` lets the third network propose the boxes.
+Phase two, `rs-cache train`, trains a small head in which the box tokens attend to the map; it never runs a
+network of this card on an image. `rs-cache eval --proposals rpn` lets the third network propose the boxes.
 
 | file | network | parameters | MB |
 |---|---|---|---|
