@@ -31,7 +31,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Data = Annotated[str | None, typer.Option("--dataset", help="NAME, NAME:SPLIT or a COCO-style FILE.json.")]
 Images = Annotated[Path | None, typer.Option("--images", help="Image root of the dataset.")]
 Backbone = Annotated[str | None, typer.Option("--backbone", help="tiny, bb, bl, bl336 or a YAML file.")]
-CacheDir = Annotated[Path, typer.Argument(help="Cache folder.")]
+CacheDir = Annotated[str, typer.Argument(help="Cache folder or object-store URL.")]
 
 
 @app.command()
@@ -131,7 +131,7 @@ def verify(
 @app.command()
 def train(
     cache: Annotated[
-        list[str] | None, typer.Option("--cache", help="Cache folder; repeat to mix caches.")
+        list[str] | None, typer.Option("--cache", help="Cache folder or URL; repeat to mix caches.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of checkpoints, metrics and model.")
@@ -142,7 +142,7 @@ def train(
 ) -> None:
     """Train the head on cached features. Resumes by default. Several processes: torchrun.
 
-    Example: rs-cache train --cache caches/o365 --config configs/train/bl-stage1.yaml --out runs/bl
+    Example: rs-cache train --config configs/train/bl.yaml --out runs/bl
     """
     from pipeline.places import shipped
     from pipeline.settings import TrainSettings

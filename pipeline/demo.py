@@ -38,7 +38,7 @@ def demo(settings: DemoSettings) -> Path:
         _step("2/6 extract the validation images", seconds, lambda: extract(val_set)),
     ]
     for cache in caches:
-        _step("3/6 verify", seconds, lambda path=cache["cache"]: verify(Path(path), full=True))
+        _step("3/6 verify", seconds, lambda path=cache["cache"]: verify(path, full=True))
     _step("4/6 train the head", seconds, lambda: train(training))
     gt = _evaluation(settings, training.out, "gt", limit=settings.gt_images)
     rpn = _evaluation(settings, training.out, "rpn", limit=settings.rpn_images, top_n=settings.rpn_top_n)

@@ -9,13 +9,12 @@ import torch
 
 from pipeline import console
 from pipeline.partition import resolve_device
-from pipeline.places import WORKPLACE
-from pipeline.plan import counts
+from pipeline.plan import cache_path, counts
 from pipeline.recognise import Recognised, Recognition, Regions, Tally
 from pipeline.settings import EvalSettings, PromptSettings
 from pipeline.train import embed_names
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
-from regionspot_cache.datasets import DetectionDataset, load_dataset, to_coco_dict
+from regionspot_cache.datasets import DATASET_NAMES, DetectionDataset, load_dataset, to_coco_dict
 from regionspot_cache.errors import IdentityError, IncompleteError, MissingFileError, UsageError
 from regionspot_cache.evaluation import (
     Detections,
@@ -34,15 +33,6 @@ from regionspot_cache.proposals import Proposals, ground_truth_proposals, load_p
 from regionspot_cache.recognition import ClipCrops, Recogniser, RegionSpot
 from regionspot_cache.store import Cache, open_cache
 
-EVALUATION_SPLITS = {
-    "shapes": "val",
-    "o365": "val",
-    "openimages": "val",
-    "v3det": "val",
-    "lvis": "val",
-    "coco": "val",
-}
-
 
 def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[EvaluationResult]:
     """Recognises, scores, writes and prints; one result a method.
@@ -58,7 +48,7 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Evaluatio
     methods = [_method(name, settings, config, backbone, device) for name in settings.methods]
     dataset = load_dataset(
         settings.dataset,
-        split=EVALUATION_SPLITS.get(settings.dataset),
+        split="val" if settings.dataset in DATASET_NAMES else None,
         data_root=settings.data,
         images=settings.images,
         limit=settings.limit,
@@ -137,8 +127,7 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
 
 def _cache(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbone) -> Cache | None:
     """The cache of this dataset and backbone, if there is one; a named one must fit."""
-    name = "-".join(part for part in (dataset.name, dataset.split, backbone.spec.name) if part)
-    path = settings.cache or str(WORKPLACE / "caches" / name)
+    path = cache_path(settings.cache, dataset, backbone.spec)
     fingerprints = {"sam": backbone.sam.fingerprint(), "clip": backbone.clip.fingerprint()}
     try:
         cache = open_cache(path, expect=fingerprints)

@@ -34,7 +34,7 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
         IncompleteError: partitions are missing at the end; the same command continues.
     """
     dataset, spec = open_dataset(settings), backbone_spec(settings)
-    path = cache_path(settings, dataset, spec)
+    path = cache_path(settings.cache, dataset, spec)
     specs = _describe(spec, settings)
     writer = _prepare(path, dataset, specs, settings)
     job = ExtractJob(

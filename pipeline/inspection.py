@@ -18,11 +18,11 @@ from regionspot_cache.store import verify as verify_store
 TOLERANCE = 1e-3  # cosine distance of a recomputed token; int8 alone makes about 1e-4
 
 
-def status(path: Path, *, as_json: bool = False) -> None:
+def status(path: str, *, as_json: bool = False) -> None:
     """Prints progress of every half, failures by reason, and where the time went."""
     writer = open_writer(path)
     facts: dict[str, Any] = {
-        "cache": str(path),
+        "cache": path,
         "images": writer.record.shape.num_images,
         "boxes": writer.record.shape.num_boxes,
     }
@@ -63,14 +63,14 @@ def _status_text(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def info(path: Path, *, as_json: bool = False) -> None:
+def info(path: str, *, as_json: bool = False) -> None:
     """Prints dataset, classes, halves with their arrays and fingerprints, bytes and dropped boxes."""
     writer = open_writer(path)
     record, shape = writer.record, writer.record.shape
     identity = dict(record.identity)
     classes = identity.get("class_names", [])
     facts = {
-        "cache": str(path),
+        "cache": path,
         "dataset": identity["dataset"],
         "split": identity["split"],
         "identity": {k: v for k, v in identity.items() if not isinstance(v, (list, tuple)) or len(v) < 16},
@@ -117,7 +117,7 @@ def _info_text(facts: dict[str, Any]) -> str:
 
 
 def verify(
-    path: Path,
+    path: str,
     *,
     full: bool = False,
     recompute: int = 0,
@@ -129,7 +129,7 @@ def verify(
     """Prints every problem of a cache.
 
     Args:
-        path: the cache.
+        path: folder or URL of the cache.
         full: read every byte.
         recompute: run the encoders again on this many random images and compare.
         repair: make damaged partitions uncommitted, so that the next extract does them again.
@@ -147,7 +147,7 @@ def verify(
             level="full" if full else "fast",
             progress=lambda done, total: ticker.update(done, "partitions", total=total),
         )
-    facts: dict[str, Any] = {"cache": str(path), "level": "full" if full else "fast"}
+    facts: dict[str, Any] = {"cache": path, "level": "full" if full else "fast"}
     facts["problems"] = [problem._asdict() for problem in problems]
     if recompute and not problems:
         facts["recomputed"] = recomputed(
@@ -174,7 +174,7 @@ def _line(problem: Problem) -> str:
     return f"{problem.key}: {problem.kind}: {problem.detail}"
 
 
-def _judge(path: Path, problems: list[Problem], *, repair: bool) -> None:
+def _judge(path: str, problems: list[Problem], *, repair: bool) -> None:
     damage = [problem for problem in problems if problem.is_damage]
     if not damage:
         raise IncompleteError(
@@ -193,7 +193,7 @@ def _judge(path: Path, problems: list[Problem], *, repair: bool) -> None:
     )
 
 
-def _discard(path: Path, damage: list[Problem]) -> None:
+def _discard(path: str, damage: list[Problem]) -> None:
     """Uncommits every damaged partition; extraction does it again."""
     writer = open_writer(path)
     for half, partition in sorted(

@@ -28,7 +28,7 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
     halves = half_specs(encoders, settings)
     sizes = estimate(plan, halves)
     rate = measured_rate(plan, encoders, settings)
-    path = cache_path(settings, dataset, spec)
+    path = cache_path(settings.cache, dataset, spec)
     facts = {
         "dataset": f"{dataset.name} {dataset.split}".strip(),
         "cache": path,
@@ -77,10 +77,10 @@ def half_specs(encoders: Encoders, settings: ExtractSettings) -> list[HalfSpec]:
     return specs
 
 
-def cache_path(settings: ExtractSettings, dataset: DetectionDataset, spec: BackboneSpec) -> str:
-    """Where the cache is."""
+def cache_path(given: str | None, dataset: DetectionDataset, spec: BackboneSpec) -> str:
+    """The given cache, or the usual place of the cache of this dataset and backbone."""
     name = "-".join(part for part in (dataset.name, dataset.split, spec.name) if part)
-    return settings.cache or str(WORKPLACE / "caches" / name)
+    return given or str(WORKPLACE / "caches" / name)
 
 
 def free_space(path: str) -> int | None:
