@@ -75,12 +75,12 @@ class HeadConfig(HeadOptions):
             raise InputError(
                 f"map_dim {self.map_dim} cannot be split over {self.num_heads} heads",
                 "num_heads must divide map_dim",
-                "choose another head.num_heads",
+                "choose another one with --set training.head.num_heads=N",
             )
         if self.map_positions and self.map_dim % 4:
             raise InputError(
                 f"map_positions needs a map_dim that 4 divides, not {self.map_dim}",
-                remedy="set head.map_positions=0",
+                remedy="--set training.head.map_positions=0",
             )
 
     def to_dict(self) -> dict[str, Any]:

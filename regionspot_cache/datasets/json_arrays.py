@@ -46,5 +46,5 @@ class JsonArrays:
             raise InputError(
                 f"{self.path} {found}.",
                 "A JSON object with `images`, `annotations` and `categories`.",
-                "Detections go to eval as --proposals FILE or --method results:FILE.",
+                "Boxes of a detector go to eval as --proposals FILE.",
             )

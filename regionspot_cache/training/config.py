@@ -73,7 +73,7 @@ class TrainConfig:
         positive = ("batch_size", "log_every", "keep_checkpoints", "reader_threads", "batches_ahead")
         for name in positive:
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", "at least 1", f"--set {name}=1")
+                raise UsageError(f"{name} is {getattr(self, name)}", "at least 1", f"--set training.{name}=1")
         if not self.stages or any(stage.steps < 1 for stage in self.stages):
             raise UsageError("a run without steps", "at least one stage of at least one step")
 
