@@ -14,12 +14,12 @@ from pipeline.places import WORKPLACE
 from pipeline.predict import patch_attention
 from pipeline.settings import DemoSettings
 from regionspot_cache.datasets import DetectionDataset, ImageRecord, load_dataset
-from regionspot_cache.drawing import attention_grid, compare_predictions, draw_regions
 from regionspot_cache.images import read_image
-from regionspot_cache.paper import PAPER_SOURCE, PAPER_TABLE1
 from regionspot_cache.predictor import RegionPredictor
 from regionspot_cache.recognition import ClipCrops
-from regionspot_cache.report import Curve, Figure, KeyValues, ReportSection, Table, Text, write_report
+from regionspot_cache.reporting.drawing import attention_grid, compare_predictions, draw_regions
+from regionspot_cache.reporting.page import Curve, Figure, KeyValues, ReportSection, Table, Text, write_report
+from regionspot_cache.reporting.paper import PAPER_SOURCE, PAPER_TABLE1
 
 AP_COLUMNS = {
     "AP": "AP",

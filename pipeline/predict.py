@@ -11,9 +11,9 @@ from pipeline import console
 from pipeline.partition import resolve_device
 from pipeline.settings import PredictSettings
 from regionspot_cache.backbones import load_proposer
-from regionspot_cache.drawing import attention_grid, contact_sheet, draw_regions
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
 from regionspot_cache.predictor import CLASSES_FILE, Prediction, RegionPredictor
+from regionspot_cache.reporting.drawing import attention_grid, contact_sheet, draw_regions
 
 MAX_ATTENTION = 6  # boxes in the attention picture
 

@@ -21,8 +21,8 @@ from PIL import Image
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import replacing
-from regionspot_cache.report_curve import NUM_STYLES, curve_svg, smoothing_window
-from regionspot_cache.report_style import REPORT_CSS
+from regionspot_cache.reporting.curve import NUM_STYLES, curve_svg, smoothing_window
+from regionspot_cache.reporting.style import REPORT_CSS
 
 Cell = str | int | float | None
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.lettering import (
+from regionspot_cache.reporting.lettering import (
     WHITE,
     Colour,
     TagStyle,

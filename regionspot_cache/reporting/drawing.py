@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from regionspot_cache.canvas import (
+from regionspot_cache.errors import InputError
+from regionspot_cache.reporting.canvas import (
     MIN_CANVAS,
     Canvas,
     add_footer,
@@ -24,8 +25,7 @@ from regionspot_cache.canvas import (
     overlay_heat,
     tint_masks,
 )
-from regionspot_cache.errors import InputError
-from regionspot_cache.lettering import (
+from regionspot_cache.reporting.lettering import (
     WHITE,
     Colour,
     Mark,

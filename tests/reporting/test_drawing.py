@@ -6,9 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from regionspot_cache import drawing
-from regionspot_cache.canvas import MIN_CANVAS, MIN_SIDE, make_canvas, outline, overlay_heat, tint_masks
-from regionspot_cache.drawing import (
+from regionspot_cache.errors import InputError
+from regionspot_cache.reporting import drawing
+from regionspot_cache.reporting.canvas import (
+    MIN_CANVAS,
+    MIN_SIDE,
+    make_canvas,
+    outline,
+    overlay_heat,
+    tint_masks,
+)
+from regionspot_cache.reporting.drawing import (
     PALETTE,
     RIGHT_COLOUR,
     TRUTH_COLOUR,
@@ -19,8 +27,7 @@ from regionspot_cache.drawing import (
     draw_attention,
     draw_regions,
 )
-from regionspot_cache.errors import InputError
-from regionspot_cache.lettering import (
+from regionspot_cache.reporting.lettering import (
     BLACK,
     WHITE,
     Tag,

@@ -12,9 +12,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from regionspot_cache import paper, report_curve
 from regionspot_cache.errors import InputError
-from regionspot_cache.report import (
+from regionspot_cache.reporting import curve, paper
+from regionspot_cache.reporting.curve import (
+    MAX_POINTS,
+    curve_svg,
+    format_tick,
+    smooth,
+    smoothing_window,
+    thin,
+    ticks,
+)
+from regionspot_cache.reporting.page import (
     MISSING,
     Curve,
     Figure,
@@ -27,18 +36,9 @@ from regionspot_cache.report import (
     render_report,
     write_report,
 )
-from regionspot_cache.report_curve import (
-    MAX_POINTS,
-    curve_svg,
-    format_tick,
-    smooth,
-    smoothing_window,
-    thin,
-    ticks,
-)
 
 VOID = {"meta", "img", "line", "path"}
-PAPER = Path(__file__).parents[1].parent / "shared" / "papers" / "regionspot.txt"
+PAPER = Path(__file__).parents[2].parent / "shared" / "papers" / "regionspot.txt"
 
 
 class Page(HTMLParser):
@@ -249,7 +249,7 @@ class TestCurve:
 
     def test_every_style_exists(self) -> None:
         html = render_report("t", "s", [])
-        assert all(f".s{i} " in html for i in range(report_curve.NUM_STYLES))
+        assert all(f".s{i} " in html for i in range(curve.NUM_STYLES))
 
     def test_long_runs_stay_small(self) -> None:
         ys = np.random.default_rng(0).random(450_000).tolist()

@@ -1,0 +1,1 @@
+"""Pictures and pages for people: drawn regions, attention maps, one self-contained HTML report."""
