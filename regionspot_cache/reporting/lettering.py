@@ -74,7 +74,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     """The font that ships with Pillow, so that pictures look the same on every machine."""
     font = ImageFont.load_default(size=size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise RuntimeError("Pillow was built without FreeType; install the wheel from PyPI")
+        raise RuntimeError("Pillow was built without FreeType; pip install --force-reinstall pillow")
     return font
 
 
