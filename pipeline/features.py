@@ -17,12 +17,11 @@ from torch import Tensor
 from regionspot_cache.backbones import ClipBackbone, SamBackbone
 from regionspot_cache.errors import InputError
 from regionspot_cache.images import (
-    OUTSIDE_ROOT,
     ExifRule,
     ImageFailure,
     decode_image,
+    find_image,
     read_file,
-    resolve_image,
 )
 from regionspot_cache.store import (
     STATUS_CODES,
@@ -141,10 +140,7 @@ class ImageLoader:
             )
 
     def _read(self, file_name: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-        try:
-            path = resolve_image(self.root, file_name)
-        except InputError as error:
-            raise ImageFailure(OUTSIDE_ROOT, error.found) from None
+        path = find_image(self.root, file_name)
         with self.clock("read"):
             data = read_file(path)
         with self.clock("decode"):

@@ -21,7 +21,7 @@ from regionspot_cache.evaluation import (
     encode_mask,
     select_top_k,
 )
-from regionspot_cache.images import OUTSIDE_ROOT, ImageFailure, read_image, resolve_image
+from regionspot_cache.images import ImageFailure, find_image, read_image
 from regionspot_cache.proposals import Proposals
 from regionspot_cache.recognition import Recogniser, RegionInputs
 from regionspot_cache.store import Cache
@@ -154,10 +154,7 @@ class Recognition:
             tally.accuracy.update(probabilities, record.labels)
 
     def _read(self, record: ImageRecord) -> NDArray[np.uint8]:
-        try:
-            path = resolve_image(self.dataset.image_root, record.file_name)
-        except InputError as error:
-            raise ImageFailure(OUTSIDE_ROOT, error.found) from None
+        path = find_image(self.dataset.image_root, record.file_name)
         return read_image(path, expected_size=(record.width, record.height), exif=self.dataset.exif)
 
     def _cached(self, record: ImageRecord, used: Counter[str]) -> dict[str, Any]:

@@ -93,6 +93,18 @@ def resolve_image(root: Path, file_name: str) -> Path:
     return path
 
 
+def find_image(root: Path, file_name: str) -> Path:
+    """`resolve_image` for work that counts failures instead of stopping.
+
+    Raises:
+        ImageFailure: "outside root".
+    """
+    try:
+        return resolve_image(root, file_name)
+    except InputError as error:
+        raise ImageFailure(OUTSIDE_ROOT, error.found) from None
+
+
 def read_image(
     path: Path,
     *,
