@@ -5,13 +5,12 @@ from pathlib import Path
 from regionspot_cache.errors import UsageError
 
 WORKPLACE = Path("rs-cache-data")
-HERE = Path(__file__).parent
-FOLDER = next((f for f in (HERE.parent / "configs", HERE / "configs") if f.is_dir()), HERE / "configs")
+CONFIGS = Path(__file__).parent / "configs"  # a link to the folder at the top, a copy in an installed package
 
 
 def shipped(name: str) -> Path:
     """The shipped config `name`, such as `train/shapes.yaml`."""
-    path = FOLDER / name
+    path = CONFIGS / name
     if not path.is_file():
-        raise UsageError(f"No shipped config {name}.", f"One of the files under {FOLDER}.")
+        raise UsageError(f"No shipped config {name}.", f"One of the files under {CONFIGS}.")
     return path
