@@ -4,23 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.places import FOLDER, shipped
+from pipeline.places import CONFIGS, shipped
 from pipeline.settings import DemoSettings, EvalSettings, ExtractSettings, TrainSettings
 from regionspot_cache.backbones import load_preset
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError
 
 KINDS = {"extract": ExtractSettings, "train": TrainSettings, "eval": EvalSettings}
-FILES = sorted(FOLDER.rglob("*.yaml"))
+FILES = sorted(CONFIGS.rglob("*.yaml"))
 
 
 def test_there_are_files_of_every_kind() -> None:
     assert {file.parent.name for file in FILES} >= {*KINDS, "backbones"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FOLDER)))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_every_shipped_file_loads(file: Path) -> None:
-    folder = file.relative_to(FOLDER).parent.name
+    folder = file.relative_to(CONFIGS).parent.name
     if folder == "backbones":
         assert load_preset(file).name == file.stem
     elif folder in KINDS:
@@ -32,7 +32,7 @@ def test_every_shipped_file_loads(file: Path) -> None:
         raise AssertionError(f"{file} is of no kind that a verb takes")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FOLDER)))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_every_shipped_file_says_what_it_is(file: Path) -> None:
     assert file.read_text(encoding="utf-8").startswith("#")
 

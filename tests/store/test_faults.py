@@ -171,10 +171,12 @@ def test_two_writers_on_one_cache_never_mix(tmp_path: Path, children: ForkServer
         for child in pair:
             child.start()
         if round_ == 3:
-            kill_after(pair[0], rng.uniform(0.1, 0.4))
+            kill_after(pair[0], rng.uniform(0.02, 0.2))
         for child in pair:
             child.join(60)
-        assert [child.exitcode for child in pair] == ([-9, 0] if round_ == 3 else [0, 0])
+        killed = {-9, 0} if round_ == 3 else {0}  # on a fast machine the first may be done before the kill
+        assert pair[0].exitcode in killed
+        assert pair[1].exitcode == 0
         assert verify(path, "full") == []
         assert origins(path) <= {0.0, 0.5}
 
