@@ -29,12 +29,14 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     sources = [training_source(path, clip, settings) for path in _unique(settings.caches)]
     del clip
     total = settings.training.total_steps
-    console.say(f"training on {', '.join(settings.caches)} into {settings.out}: {total} steps on {device}")
+    main = int(os.environ.get("RANK", "0")) == 0  # of the processes of torchrun
+    if main:
+        console.say(f"training on {', '.join(settings.caches)} into {settings.out}: {total} steps on {device}")
     with console.progress("training", total) as ticker:
         result = train_head(
             sources, settings.training, settings.out, device=device, on_step=lambda step: _show(ticker, step)
         )
-    if int(os.environ.get("RANK", "0")) == 0:
+    if main:
         _save_backbone(settings.out, spec)
         names = dict.fromkeys(name for source in sources for name in source.class_names)
         (settings.out / CLASSES_FILE).write_text("\n".join(names) + "\n", encoding="utf-8")
