@@ -31,7 +31,8 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     total = settings.training.total_steps
     main = int(os.environ.get("RANK", "0")) == 0  # of the processes of torchrun
     if main:
-        console.say(f"training on {', '.join(settings.caches)} into {settings.out}: {total} steps on {device}")
+        caches = ", ".join(settings.caches)
+        console.say(f"training on {caches} into {settings.out}: {total} steps on {device}")
     with console.progress("training", total) as ticker:
         result = train_head(
             sources, settings.training, settings.out, device=device, on_step=lambda step: _show(ticker, step)
