@@ -106,8 +106,8 @@ class EvalSettings:
     """The checkpoint's own when not given."""
     proposals: str = "gt"
     """`gt`, `rpn`, or a file: GLIP dictionary, COCO results, Detectron2 proposals."""
-    top_n: int = 300
-    """Proposals of an image that are recognised."""
+    top_n: int = 100
+    """Proposals of an image that are recognised; the paper's protocol for LVIS takes 1000."""
     methods: tuple[Literal["regionspot", "clip-box", "clip-mask"], ...] = ("regionspot",)
     score_rule: Literal["product", "official", "geometric"] = "product"
     masks: bool = True
