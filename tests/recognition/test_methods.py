@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from regionspot_cache.backbones import Backbone
 from regionspot_cache.head import HeadConfig, RegionHead
 from regionspot_cache.recognition import ClipCrops, RegionInputs, RegionSpot
-from regionspot_cache.recognition.methods import CROP_CONTEXT, crop_window
+from regionspot_cache.recognition.methods import BOX_CONTEXT, MASK_CONTEXT, crop_window
 from tests.backbones.small import picture, random_boxes, small_clip, small_sam
 
 BOXES = random_boxes(5, 40, 60)
@@ -59,7 +59,7 @@ def test_crops_are_what_clip_says_of_each_crop(masked: bool, backbone: Backbone)
     inputs, clip = inputs_of(backbone), backbone.clip
     found = ClipCrops(masked=masked).logits(inputs, TEXT)
     for i, box in enumerate(BOXES):
-        x0, y0, x1, y1 = crop_window(box, (40, 60))
+        x0, y0, x1, y1 = crop_window(box, (40, 60), MASK_CONTEXT if masked else BOX_CONTEXT)
         crop = IMAGE[y0:y1, x0:x1].copy()
         if masked:
             outside = ~inputs.masks[0][i, y0:y1, x0:x1]
@@ -80,14 +80,17 @@ def test_no_boxes_no_logits(name: str, backbone: Backbone, head: RegionHead) -> 
     st.integers(1, 300),
     st.integers(1, 300),
     st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
+    st.sampled_from([BOX_CONTEXT, MASK_CONTEXT]),
 )
-def test_crop_windows_hold_the_box_and_lie_in_the_image(width: int, height: int, unit: list[float]) -> None:
+def test_crop_windows_hold_the_box_and_lie_in_the_image(
+    width: int, height: int, unit: list[float], context: float
+) -> None:
     xs, ys = sorted((unit[0] * width, unit[1] * width)), sorted((unit[2] * height, unit[3] * height))
     box = np.array([xs[0], ys[0], xs[1], ys[1]], np.float32)
-    x0, y0, x1, y1 = crop_window(box, (height, width))
+    x0, y0, x1, y1 = crop_window(box, (height, width), context)
     assert 0 <= x0 < x1 <= width
     assert 0 <= y0 < y1 <= height
     assert x0 <= box[0] or x0 == width - 1
     assert y1 >= np.floor(box[3])
-    assert x1 - x0 <= CROP_CONTEXT * (box[2] - box[0]) + 3
-    assert y1 - y0 <= CROP_CONTEXT * (box[3] - box[1]) + 3
+    assert x1 - x0 <= context * (box[2] - box[0]) + 3
+    assert y1 - y0 <= context * (box[3] - box[1]) + 3
