@@ -1,4 +1,8 @@
-"""Datasets by name: `shapes`, `o365`, `openimages`, `v3det`, `lvis`, `coco`, or any COCO-style JSON file."""
+"""Datasets by name, or any COCO-style JSON file.
+
+The names: `shapes` and its label spaces `shapes-s`, `shapes-m`, `shapes-l`; `o365`,
+`openimages`, `v3det`, `lvis`, `coco`.
+"""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -9,12 +13,14 @@ from regionspot_cache.datasets import shapes
 from regionspot_cache.datasets.coco_style import read_coco_style
 from regionspot_cache.datasets.openimages import read_openimages
 from regionspot_cache.datasets.records import DetectionDataset
+from regionspot_cache.datasets.shapes_spaces import SPACES
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES, Source
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
 from regionspot_cache.regions import BoxPolicy
 
 O365 = "o365"  # whichever release lies in the data folder
-DATASET_NAMES = ("shapes", O365, *SOURCES)
+SHAPES = {"shapes": None, **{f"shapes-{space}": space for space in SPACES}}  # name -> label space
+DATASET_NAMES = (*SHAPES, O365, *SOURCES)
 
 Progress = Callable[[int, int], None]  # images drawn, images in all
 
@@ -63,8 +69,8 @@ def load_dataset(
         dataset = _file(name_or_file, split, request)
     elif split and named_split and split != named_split:
         raise UsageError(f"{name_or_file} with split {split}.", "One split.", f"--dataset {name}:{split}")
-    elif name == "shapes":
-        dataset = _shapes(split or named_split or "train", request, progress)
+    elif name in SHAPES:
+        dataset = _shapes(name, split or named_split or "train", request, progress)
     else:
         dataset = _named(name, split or named_split, request)
     return dataset.sample(limit, seed)
@@ -110,14 +116,18 @@ def _file(name: str, split: str | None, request: Request) -> DetectionDataset:
     )
 
 
-def _shapes(split: str, request: Request, progress: Progress | None) -> DetectionDataset:
-    _check_split("shapes", split, shapes.SPLITS)
+def _shapes(name: str, split: str, request: Request, progress: Progress | None) -> DetectionDataset:
+    space = SHAPES[name]
+    if space and split != "train":
+        found = f"{name} has no split {split!r}: it is a part of the training images."
+        raise UsageError(found, "train, or the validation images of all classes.", "--dataset shapes:val")
+    _check_split(name, split, shapes.SPLITS)
     root = request.data_root / "shapes"
     if not (root / "COMPLETE").is_file():  # a world of other parameters is used as it is
         shapes.materialise(root, progress=progress)
     return read_coco_style(
-        root / f"{split}.json",
-        name="shapes",
+        shapes.materialise_space(root, space) if space else root / f"{split}.json",
+        name=name,
         split=split,
         roots=request.roots(("shapes/images",)),
         policy=request.policy,

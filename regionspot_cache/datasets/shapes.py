@@ -16,6 +16,7 @@ from PIL import Image
 from regionspot_cache.datasets.shapes_annotations import count_images, dataset_json, image_annotations
 from regionspot_cache.datasets.shapes_classes import class_probabilities
 from regionspot_cache.datasets.shapes_scene import Scene, draw_scene, image_rng
+from regionspot_cache.datasets.shapes_spaces import SPACES, restrict, space_file
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import file_sha256, replacing
 
@@ -83,6 +84,20 @@ def materialise(
         _write_chunks(root, world, processes or len(os.sched_getaffinity(0)), progress)
         _write_annotations(root, world)
         _clean_up(root)
+
+
+def materialise_space(root: Path, space: str) -> Path:
+    """Write root/train-s.json, -m or -l from the train.json of a complete world; leave a written one alone.
+
+    Its images are those of the world: nothing is drawn. See `restrict` for what is in it. Calls at the same
+    time wait for each other.
+    """
+    path = root / space_file(space)
+    if not path.is_file():
+        with _locked(root / ".lock"):
+            if not path.is_file():  # another process was faster
+                _write_json(path, restrict(json.loads((root / "train.json").read_text()), space))
+    return path
 
 
 def is_complete(root: Path, world: World) -> bool:
@@ -159,7 +174,9 @@ def _is_written(root: Path, chunk: Chunk) -> bool:
 
 
 def _write_annotations(root: Path, world: World) -> None:
-    """Join the parts to the two files, then put the marker."""
+    """Join the parts to the two files, then put the marker; label spaces of an earlier world go."""
+    for space in SPACES:
+        (root / space_file(space)).unlink(missing_ok=True)
     entries = {split: list(_entries(root, world, split)) for split in SPLITS}
     train_images, _ = count_images(entries["train"])
     digests = {}

@@ -151,6 +151,31 @@ def test_shapes_is_drawn_on_first_use_and_then_left_alone(
     assert (tmp_path / "shapes" / "train.json").stat().st_mtime_ns == stamp
 
 
+def test_label_spaces_of_shapes_share_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    small = functools.partial(
+        shapes.materialise, train=7, val=1, processes=1, progress=lambda *step: drawn.append(step)
+    )
+    monkeypatch.setattr(shapes, "materialise", lambda root, progress: small(root))
+    spaces = [load_dataset(f"shapes-{space}", data_root=tmp_path) for space in "sml"]
+    assert drawn == [(7, 8), (8, 8)]  # once for all three
+    assert [len(dataset.class_names) for dataset in spaces] == [64, 128, 256]
+    assert [(d.name, d.split, d.format) for d in spaces] == [(f"shapes-{s}", "train", "lvis") for s in "sml"]
+    whole = load_dataset("shapes", data_root=tmp_path)
+    assert sorted(name for d in spaces for name in d.file_names) == whole.file_names
+    assert all((d.image_root / d[0].file_name).is_file() for d in spaces)
+    limited = load_dataset("shapes-s:train", data_root=tmp_path, limit=1)
+    assert len(limited) == 1
+
+
+def test_label_spaces_are_for_training_only(tmp_path: Path) -> None:
+    for name, split in (("shapes-m:val", None), ("shapes-m", "val")):
+        with pytest.raises(UsageError, match="no split 'val'") as caught:
+            load_dataset(name, split=split, data_root=tmp_path)
+        assert "shapes:val" in caught.value.remedy
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no real images beside the repository")
 def test_real_images_with_either_way_to_name_the_folder() -> None:
     file = SHARED / "real-images" / "instances.json"
