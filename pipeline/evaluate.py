@@ -8,34 +8,27 @@ from typing import Any
 import torch
 
 from pipeline import console
+from pipeline.methods import make_method
 from pipeline.partition import resolve_device
 from pipeline.plan import cache_path, counts
 from pipeline.recognise import Recognised, Recognition, Regions, Tally
+from pipeline.scoring import Origin, Scored, Scorer
 from pipeline.settings import EvalSettings, PromptSettings
 from pipeline.train import embed_names
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
 from regionspot_cache.datasets import DATASET_NAMES, DetectionDataset, load_dataset, to_coco_dict
 from regionspot_cache.errors import IdentityError, IncompleteError, MissingFileError, UsageError
-from regionspot_cache.evaluation import (
-    Detections,
-    EvaluationResult,
-    Protocol,
-    proposal_recall,
-    write_results,
-)
-from regionspot_cache.evaluation import (
-    evaluate as average_precision,
-)
-from regionspot_cache.evaluation.ground_truth import is_federated, load_annotations, restrict
-from regionspot_cache.head import RegionHead, read_model_config
-from regionspot_cache.predictor import BACKBONE_FILE, require_backbone
+from regionspot_cache.evaluation import EvaluationResult
+from regionspot_cache.evaluation.ground_truth import load_annotations, restrict
+from regionspot_cache.head import read_model_config
+from regionspot_cache.predictor import BACKBONE_FILE
 from regionspot_cache.proposals import Proposals, ground_truth_proposals, load_proposals
-from regionspot_cache.recognition import ClipCrops, Recogniser, RegionSpot
+from regionspot_cache.recognition import Recogniser
 from regionspot_cache.store import Cache, open_cache
 
 
-def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[EvaluationResult]:
-    """Recognises, scores, writes and prints; one result a method.
+def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
+    """Recognises, scores, writes and prints; one row a method.
 
     Raises:
         MissingFileError: no checkpoint, dataset or proposals there.
@@ -45,7 +38,7 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Evaluatio
     spec = load_preset(settings.backbone or _own_backbone(settings))
     backbone = load_backbone(spec, device, console.fetching)
     config = read_model_config(settings.checkpoint) if "regionspot" in settings.methods else {}
-    methods = [_method(name, settings, config, backbone, device) for name in settings.methods]
+    methods = [make_method(name, settings, config, backbone, device) for name in settings.methods]
     dataset = load_dataset(
         settings.dataset,
         split="val" if settings.dataset in DATASET_NAMES else None,
@@ -69,10 +62,11 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Evaluatio
     )
     found = recognition.run(methods)
     _say_coverage(recognition, found)
-    scorer = Scorer(settings, recognition, truth, prompts, found)
-    results = [scorer.score(method, tally) for method, tally in found.tallies.items()]
-    _show(results, settings.out, as_json=as_json)
-    return results
+    settings.out.mkdir(parents=True, exist_ok=True)
+    scorer, boxes = Scorer(settings, dataset, truth), _recognised(recognition, found, settings.out)
+    scored = [_score(scorer, m, found.tallies[m.name], recognition, boxes, prompts) for m in methods]
+    _show([row.result for row in scored], settings.out, as_json=as_json)
+    return scored
 
 
 def _own_backbone(settings: EvalSettings) -> Path:
@@ -84,16 +78,6 @@ def _own_backbone(settings: EvalSettings) -> Path:
             "rs-cache train, or --checkpoint DIR, or --method clip-box --set backbone=tiny",
         )
     return path
-
-
-def _method(
-    name: str, settings: EvalSettings, config: dict[str, Any], backbone: Backbone, device: str
-) -> Recogniser:
-    if name != "regionspot":
-        return ClipCrops(masked=name == "clip-mask")
-    require_backbone(config, backbone, str(settings.checkpoint))
-    head = RegionHead.from_pretrained(settings.checkpoint, device=device)
-    return RegionSpot(head, position=config["token_position"])
 
 
 def _trained_prompts(config: Mapping[str, Any]) -> PromptSettings:
@@ -151,88 +135,45 @@ def _say_coverage(recognition: Recognition, found: Recognised) -> None:
         console.warn(f"images without detections: {counts(dict(found.failures))}")
 
 
-class Scorer:
-    """Scores every method of one pass by the same protocol, and writes its detections."""
+def _recognised(recognition: Recognition, found: Recognised, out: Path) -> Proposals:
+    """The boxes that were recognised; those of a proposer are written too."""
+    regions = recognition.regions
+    if regions.known is not None:
+        return regions.known
+    assert regions.proposer is not None
+    identity = regions.proposer.identity()
+    text = ", ".join(f"{key} {str(value)[:12]}" for key, value in identity.items())
+    proposals = Proposals.from_images(f"RPN, top {regions.top_n} ({text})", found.regions)
+    proposals.save(out / "proposals.npz")
+    return proposals
 
-    def __init__(
-        self,
-        settings: EvalSettings,
-        recognition: Recognition,
-        truth: Mapping[str, Any],
-        prompts: PromptSettings,
-        found: Recognised,
-    ) -> None:
-        self.settings, self.recognition, self.truth, self.prompts = settings, recognition, truth, prompts
-        self.proposals = self._proposals(found)
-        dataset = recognition.dataset
-        ids = dataset.category_ids.tolist()
-        self.subsets = {}
-        if any(dataset.class_novel):
-            self.subsets = {
-                "novel": [c for c, novel in zip(ids, dataset.class_novel, strict=True) if novel],
-                "base": [c for c, novel in zip(ids, dataset.class_novel, strict=True) if not novel],
-            }
 
-    def score(self, method: str, tally: Tally) -> EvaluationResult:
-        """Metrics of one method."""
-        detections = tally.builder.build()
-        metrics: dict[str, dict[str, float]] = {}
-        kinds = ("bbox", "segm") if self.recognition.masks else ("bbox",)
-        scored = average_precision(
-            detections,
-            self.truth,
-            iou_types=kinds,
-            subsets=self.subsets,
-            cap=self.settings.cap,
-            fast=not self.settings.reference,
-        )
-        for kind, found in scored.items():
-            metrics["box" if kind == "bbox" else "mask"] = found.metrics
-        if self.proposals.scores is None:
-            metrics["accuracy"] = self._accuracy(tally)
-        else:
-            metrics["recall"] = proposal_recall(self.proposals, self.truth)
-        self._write(method, detections, kinds)
-        return EvaluationResult(protocol=self._protocol(method), metrics=metrics)
-
-    def _accuracy(self, tally: Tally) -> dict[str, float]:
-        dataset = self.recognition.dataset
-        index = {category: i for i, category in enumerate(dataset.category_ids.tolist())}
-        members = {name: [index[c] for c in ids] for name, ids in self.subsets.items()}
-        return tally.accuracy.summary(dataset.class_frequency, members)
-
-    def _protocol(self, method: str) -> Protocol:
-        dataset, spec = self.recognition.dataset, self.recognition.backbone.spec
-        sample = "" if dataset.limit is None else f", {len(dataset)} images drawn by seed {dataset.seed}"
-        head = f" {self.settings.checkpoint}" if method == "regionspot" else ""
-        return Protocol(
-            dataset=dataset.name,
-            split=(dataset.split or "all") + sample,
-            metric="LVIS" if is_federated(self.truth) else "COCO",
-            method=f"{method} on {spec.name}{head}",
-            proposals=self.proposals.identity,
-            templates=self.prompts.templates,
-            class_names=self.prompts.cleaning,
-            score_rule="probability" if self.proposals.scores is None else self.settings.score_rule,
-            cap=self.settings.cap,
-        )
-
-    def _proposals(self, found: Recognised) -> Proposals:
-        regions = self.recognition.regions
-        if regions.known is not None:
-            return regions.known
-        assert regions.proposer is not None
-        identity = regions.proposer.identity()
-        text = ", ".join(f"{key} {str(value)[:12]}" for key, value in identity.items())
-        proposals = Proposals.from_images(f"RPN, top {regions.top_n} ({text})", found.regions)
-        self.settings.out.mkdir(parents=True, exist_ok=True)
-        proposals.save(self.settings.out / "proposals.npz")
-        return proposals
-
-    def _write(self, method: str, detections: Detections, kinds: tuple[Any, ...]) -> None:
-        self.settings.out.mkdir(parents=True, exist_ok=True)
-        for kind in kinds:
-            write_results(self.settings.out / f"{method}-{kind}.json", detections, kind)
+def _score(
+    scorer: Scorer,
+    method: Recogniser,
+    tally: Tally,
+    recognition: Recognition,
+    boxes: Proposals,
+    prompts: PromptSettings,
+) -> Scored:
+    given = boxes.scores is None
+    head = f" {scorer.settings.checkpoint}" if method.name == "regionspot" else ""
+    rule = method.score_rule or recognition.score_rule
+    origin = Origin(
+        method=f"{method.name} on {recognition.backbone.spec.name}{head}",
+        proposals=boxes.identity,
+        templates=prompts.templates,
+        class_names=prompts.cleaning,
+        score_rule="probability" if given else rule,
+    )
+    return scorer.score(
+        method.name,
+        tally.builder.build(),
+        origin,
+        masks=recognition.masks,
+        accuracy=tally.accuracy if given else None,
+        proposals=None if given else boxes,
+    )
 
 
 def _show(results: list[EvaluationResult], out: Path, *, as_json: bool) -> None:

@@ -82,6 +82,7 @@ class Recognition:
         text: float32 [K, E], one row a class of the dataset.
         cache: features of the same dataset, used where they fit; None runs the networks on every image.
         masks: keep SAM's mask of every detected box.
+        score_rule: of methods that do not bring their own.
         cap: detections kept for an image.
     """
 
@@ -129,7 +130,8 @@ class Recognition:
         masks = MaskCodes(inputs) if self.masks else None
         for method in methods:
             probabilities = method.logits(inputs, self.text).softmax(-1).float().cpu().numpy()  # [N, K]
-            self._keep(record, inputs, scores, probabilities, masks, found.tallies[method.name])
+            rule = method.score_rule or self.score_rule
+            self._keep(record, inputs, scores, probabilities, rule, masks, found.tallies[method.name])
         return len(inputs.boxes)
 
     def _keep(
@@ -138,10 +140,11 @@ class Recognition:
         inputs: RegionInputs,
         scores: NDArray[np.float32] | None,
         probabilities: NDArray[np.float32],
+        rule: ScoreRule,
         masks: "MaskCodes | None",
         tally: Tally,
     ) -> None:
-        chosen = select_top_k(probabilities, scores, self.score_rule, k=self.cap)
+        chosen = select_top_k(probabilities, scores, rule, k=self.cap)
         tally.builder.add(
             record.image_id,
             boxes=inputs.boxes,

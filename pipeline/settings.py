@@ -11,6 +11,7 @@ from regionspot_cache.training import TrainConfig
 
 Half = Literal["sam", "clip"]
 HALVES: tuple[Half, Half] = ("sam", "clip")
+RECOGNISERS = ("regionspot", "clip-box", "clip-mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,8 @@ class EvalSettings:
     """`gt`, `rpn`, or a file: GLIP dictionary, COCO results, Detectron2 proposals."""
     top_n: int = 100
     """Proposals of an image that are recognised; the paper's protocol for LVIS takes 1000."""
-    methods: tuple[Literal["regionspot", "clip-box", "clip-mask"], ...] = ("regionspot",)
+    methods: tuple[str, ...] = ("regionspot",)
+    """Any of `RECOGNISERS`."""
     score_rule: Literal["product", "official", "geometric"] = "product"
     masks: bool = True
     """Mask AP too, where the ground truth has masks."""
@@ -122,6 +124,11 @@ class EvalSettings:
     """The checkpoint's own when not given."""
     out: Path = WORKPLACE / "evaluations"
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            if name not in RECOGNISERS:
+                raise UsageError(f"--method {name}.", f"One of {', '.join(RECOGNISERS)}.")
 
 
 @dataclass(frozen=True, kw_only=True)

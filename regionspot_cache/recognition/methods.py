@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from regionspot_cache.backbones.presets import Position
+from regionspot_cache.evaluation.selection import ScoreRule
 from regionspot_cache.head import RegionHead
 from regionspot_cache.recognition.inputs import RegionInputs
 
@@ -21,9 +22,14 @@ CROP_BATCH = 64
 
 
 class Recogniser(Protocol):
-    """What every method offers."""
+    """What every method offers.
+
+    Attributes:
+        score_rule: how probability and objectness become the score, where the method itself says so.
+    """
 
     name: str
+    score_rule: ScoreRule | None
 
     def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
         """float32 [N, K] for N boxes and unit text embeddings [K, E]."""
@@ -34,6 +40,7 @@ class RegionSpot:
     """The trained head on SAM tokens and CLIP's map of the whole image."""
 
     name = "regionspot"
+    score_rule: ScoreRule | None = None
 
     def __init__(self, head: RegionHead, *, position: Position = "transformer") -> None:
         self.head = head.eval()
@@ -58,6 +65,8 @@ class RegionSpot:
 
 class ClipCrops:
     """CLIP on a crop of every box; with `masked`, pixels outside SAM's mask take CLIP's mean colour."""
+
+    score_rule: ScoreRule | None = None
 
     def __init__(self, *, masked: bool) -> None:
         self.masked = masked

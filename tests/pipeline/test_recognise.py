@@ -20,6 +20,7 @@ class Fixed:
     """A method whose logits are a function of the box alone, and that asks for tokens and map."""
 
     name = "fixed"
+    score_rule = None
 
     def __init__(self) -> None:
         self.inputs: list[RegionInputs] = []

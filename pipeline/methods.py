@@ -1,0 +1,27 @@
+"""The recognition methods that `rs-cache eval --method` names."""
+
+from typing import Any
+
+from pipeline.settings import EvalSettings
+from regionspot_cache.backbones import Backbone
+from regionspot_cache.head import RegionHead
+from regionspot_cache.predictor import require_backbone
+from regionspot_cache.recognition import ClipCrops, Recogniser, RegionSpot
+
+
+def make_method(
+    name: str, settings: EvalSettings, config: dict[str, Any], backbone: Backbone, device: str
+) -> Recogniser:
+    """The method of this name, one of `settings.RECOGNISERS`.
+
+    Args:
+        config: of the checkpoint's head; empty for methods without a checkpoint.
+
+    Raises:
+        IdentityError: a checkpoint of other frozen networks or another width.
+    """
+    if name == "regionspot":
+        require_backbone(config, backbone, str(settings.checkpoint))
+        head = RegionHead.from_pretrained(settings.checkpoint, device=device)
+        return RegionSpot(head, position=config["token_position"])
+    return ClipCrops(masked=name == "clip-mask")
