@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from regionspot_cache.backbones.templates import CLIP7, CLIP80
+from regionspot_cache.backbones.templates import CLIP7, CLIP80, VILD63
 from regionspot_cache.errors import InputError, UsageError
 from regionspot_cache.files import replacing
 
@@ -37,6 +37,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     # The RegionSpot paper, section 3.
     "scene": ("a photo of {} in the scene",),
     "single": ("a photo of a {}.",),
+    # ViLD's, made for its own cleaning of names ("vild") and mean of normalised embeddings ("unit-mean").
+    "vild63": VILD63,
+    "name": ("{}.",),
 }
 
 
@@ -51,7 +54,12 @@ def clean(name: str) -> str:
     return " ".join(spaced.split())
 
 
-CLEANING: dict[str, Callable[[str], str]] = {"raw": raw, "clean": clean}
+def vild(name: str) -> str:
+    """As ViLD's demo does: `Cabinet/Shelf` to `cabinet or shelf`, `bow_(weapon)` to `bow (weapon)`."""
+    return name.replace("_", " ").replace("/", " or ").lower().rstrip(".")
+
+
+CLEANING: dict[str, Callable[[str], str]] = {"raw": raw, "clean": clean, "vild": vild}
 
 
 def unique_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
@@ -66,9 +74,12 @@ def unique_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
 
 
 def prompts(name: str, templates: str | Sequence[str] = "clip80+name", cleaning: str = "raw") -> list[str]:
-    """The texts that stand for one class."""
+    """The texts that stand for one class; {article} in a template becomes "an" before a vowel, else "a"."""
     cleaned = _rule(cleaning)(name)
-    return [template.replace("{}", cleaned) for template in template_set(templates)]
+    article = "an" if cleaned.lower().startswith(tuple("aeiou")) else "a"
+    return [
+        template.replace("{article}", article).replace("{}", cleaned) for template in template_set(templates)
+    ]
 
 
 def template_set(templates: str | Sequence[str]) -> tuple[str, ...]:
@@ -104,7 +115,7 @@ def text_embeddings(
     Args:
         clip: encodes the prompts.
         class_names: C names; equal ones get equal rows.
-        templates: a name of `TEMPLATES` or own texts with one `{}` each.
+        templates: a name of `TEMPLATES` or own texts with one `{}` each, and `{article}` where wanted.
         cleaning: a name of `CLEANING`.
         average: "raw-mean" is the mean of un-normalised embeddings (official RegionSpot), "unit-mean" that of
             normalised ones (open_clip's and ViLD's zero-shot classifiers); both are normalised afterwards.

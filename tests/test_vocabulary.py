@@ -1,5 +1,6 @@
 """Class names to text embeddings."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from regionspot_cache.vocabulary import (
     template_set,
     text_embeddings,
     unique_classes,
+    vild,
 )
 from tests.backbones.small import small_clip
 
@@ -45,7 +47,31 @@ def test_the_official_set_is_clips_80_and_the_name() -> None:
     assert {t("x") for t in open_clip.OPENAI_IMAGENET_TEMPLATES} < set(prompts("x", "clip80+name"))
     assert prompts("dog", "scene") == ["a photo of dog in the scene"]
     assert len(TEMPLATES["clip7"]) == 7
+    assert prompts("dog", "single") == ["a photo of a dog."]
+    assert prompts("dog", "name") == ["dog."]
     assert len(set(TEMPLATES.values())) == len(TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    # Made with the 63 templates, the cleaning and the articles of ViLD's public demo, sorted, one a line.
+    [
+        ("dog", "1439b748097b051f"),
+        ("orange_(fruit)", "e6e7303e6e20dd8d"),
+        ("Cabinet/Shelf.", "1a6f118ccead81dc"),
+    ],
+)
+def test_vilds_63_prompts(name: str, digest: str) -> None:
+    texts = prompts(name, "vild63", "vild")
+    assert len(set(texts)) == 63
+    assert hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest().startswith(digest)
+
+
+def test_articles_follow_the_cleaned_name() -> None:
+    assert prompts("Apple", "vild63", "vild")[0] == "There is an apple in the scene."
+    assert prompts("_apple", "vild63", "clean")[0] == "There is an apple in the scene."
+    assert prompts("dog", ["{article} {}, {article} pet"]) == ["a dog, a pet"]
+    assert prompts("{article} x", ["see {article} {}"]) == ["see a {article} x"]
 
 
 def test_embeddings_equal_a_loop_over_open_clip() -> None:
@@ -128,13 +154,14 @@ def test_cleaning_is_idempotent_and_leaves_no_marks(name: str) -> None:
     assert clean(cleaned) == cleaned
     assert not set(cleaned) & set("_/()\n\t")
     assert cleaned == cleaned.strip()
+    assert vild(vild(name)) == vild(name)
 
 
 def test_mistakes_are_explained() -> None:
     encoder = CountingEncoder()
     with pytest.raises(UsageError, match="clip80"):
         text_embeddings(encoder, NAMES, "clip81")
-    with pytest.raises(UsageError, match="raw, clean"):
+    with pytest.raises(UsageError, match="raw, clean, vild"):
         text_embeddings(encoder, NAMES, cleaning="tidy")
     with pytest.raises(UsageError, match="raw-mean"):
         text_embeddings(encoder, NAMES, average="median")
