@@ -35,7 +35,9 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
         IdentityError: a checkpoint of other frozen networks or another width.
     """
     device = resolve_device(settings.device)
-    spec = load_preset(settings.backbone or _own_backbone(settings))
+    spec = load_preset(
+        settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
+    )
     backbone = load_backbone(spec, device, console.fetching)
     config = read_model_config(settings.checkpoint) if "regionspot" in settings.methods else {}
     methods = [make_method(name, settings, config, backbone, device) for name in settings.methods]

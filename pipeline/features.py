@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regionspot_cache.backbones import ClipBackbone, SamBackbone
+from regionspot_cache.backbones import ClipEncoder, SamBackbone
 from regionspot_cache.errors import InputError
 from regionspot_cache.images import (
     ExifRule,
@@ -76,7 +76,7 @@ class Encoders:
     """The frozen networks of the halves at hand."""
 
     sam: SamBackbone | None = None
-    clip: ClipBackbone | None = None
+    clip: ClipEncoder | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +199,7 @@ class PartitionFeatures:
             if item.sam is None:  # no boxes: nothing to store, nothing missing
                 self.status["sam"][item.slot] = STATUS_OK
 
-    def _add_maps(self, clip: ClipBackbone, batch: list[Loaded]) -> None:
+    def _add_maps(self, clip: ClipEncoder, batch: list[Loaded]) -> None:
         maps = clip.encode_map(torch.stack([item.clip for item in batch if item.clip is not None]))
         for i, item in enumerate(batch):
             self._keep(item.slot, "clip", item.slot, {"map": maps[i]})

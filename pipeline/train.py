@@ -13,7 +13,7 @@ from pipeline.partition import resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.plan import counts
 from pipeline.settings import PromptSettings, TrainSettings
-from regionspot_cache.backbones import BackboneSpec, ClipBackbone, load_clip, load_preset
+from regionspot_cache.backbones import BackboneSpec, ClipEncoder, load_clip, load_preset
 from regionspot_cache.errors import UsageError
 from regionspot_cache.predictor import BACKBONE_FILE, CLASSES_FILE
 from regionspot_cache.store import open_cache
@@ -45,7 +45,7 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     return result
 
 
-def training_source(path: str, clip: ClipBackbone, settings: TrainSettings) -> TrainingSource:
+def training_source(path: str, clip: ClipEncoder, settings: TrainSettings) -> TrainingSource:
     """A cache with the text embeddings of its classes.
 
     Classes without a single box in the cache are left out: the loss could only ever push them down, which
@@ -71,7 +71,7 @@ def training_source(path: str, clip: ClipBackbone, settings: TrainSettings) -> T
     )
 
 
-def embed_names(clip: ClipBackbone, names: Any, prompts: PromptSettings) -> Any:
+def embed_names(clip: ClipEncoder, names: Any, prompts: PromptSettings) -> Any:
     """Text embeddings of class names, kept on disk between runs; float32 [K, E]."""
     with console.progress("embedding class names", len(names)) as ticker:
         return text_embeddings(

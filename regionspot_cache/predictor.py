@@ -82,9 +82,11 @@ class RegionPredictor:
         Raises:
             MissingFileError: a file is missing.
             IdentityError: the backbone is not the one that the head was trained on.
+            UsageError: the folder's own backbone file names code to run, see `load_preset`.
         """
         config = read_model_config(folder)
-        networks = load_backbone(load_preset(backbone or Path(folder) / BACKBONE_FILE), device)
+        spec = load_preset(backbone or Path(folder) / BACKBONE_FILE, from_model_folder=backbone is None)
+        networks = load_backbone(spec, device)
         require_backbone(config, networks, str(folder))
         text = config["text"]
         prompts = {name: text[name] for name in ("templates", "cleaning", "average")}

@@ -17,7 +17,7 @@ PROMPTS_AT_ONCE = 4096
 
 
 class TextEncoder(Protocol):
-    """The part of `ClipBackbone` that texts need."""
+    """The part of `ClipEncoder` that texts need."""
 
     def encode_text(self, texts: Sequence[str]) -> Any:
         """Embeddings [T,E], float32, not normalised."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.tiny.clip_data import VALIDATION
 from pipeline.tiny.common import CLIP_SINGLES, log, parser, read_config, start, update_config
-from regionspot_cache.backbones.clip import ClipBackbone
+from regionspot_cache.backbones.clip_encoder import ClipEncoder
 from regionspot_cache.backbones.load import load_clip
 from regionspot_cache.backbones.presets import load_preset
 from regionspot_cache.datasets.shapes import World, draw
@@ -59,7 +59,7 @@ def crops(scenes: int, context: float) -> tuple[list[Picture], list[int]]:
     return pictures, labels
 
 
-def embed(clip: ClipBackbone, pictures: Sequence[Picture]) -> Tensor:
+def embed(clip: ClipEncoder, pictures: Sequence[Picture]) -> Tensor:
     """Unit image embeddings [N,E]."""
     parts = []
     for first in range(0, len(pictures), 64):
@@ -79,7 +79,7 @@ def accuracy(predicted: NDArray[np.int64], labels: Sequence[int]) -> dict[str, f
     return {key: round(float(value), 4) for key, value in figures.items()}
 
 
-def evaluate(clip: ClipBackbone, *, pictures: int, scenes: int) -> dict[str, Any]:
+def evaluate(clip: ClipEncoder, *, pictures: int, scenes: int) -> dict[str, Any]:
     texts = {
         name: torch.from_numpy(text_embeddings(clip, CLASS_NAMES, t)) for name, t in TEMPLATE_SETS.items()
     }

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline.verbs.options import Config, Data, Images, Json, Set
+from pipeline.verbs.options import Backbone, Config, Data, Images, Json, Set
 
 
 def evaluate(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="Model folder written by train.")
     ] = None,
+    backbone: Backbone = None,
     dataset: Data = None,
     images: Images = None,
     proposals: Annotated[str | None, typer.Option("--proposals", help="gt, rpn, or a file of boxes.")] = None,
@@ -39,6 +40,7 @@ def evaluate(
         config,
         set_ or (),
         checkpoint=checkpoint,
+        backbone=backbone,
         dataset=dataset,
         images=images,
         proposals=proposals,
@@ -60,6 +62,7 @@ def predict(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="Model folder written by train.")
     ] = None,
+    backbone: Backbone = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Picture to write; default IMAGE-regions.png.")
     ] = None,
@@ -84,6 +87,7 @@ def predict(
         boxes=boxes,
         classes=classes,
         checkpoint=checkpoint,
+        backbone=backbone,
         out=out,
         top=top,
     )

@@ -8,6 +8,7 @@ from regionspot_cache.backbones.compat import check_torchvision
 check_torchvision()
 
 from regionspot_cache.backbones.clip import ClipBackbone  # noqa: E402
+from regionspot_cache.backbones.clip_encoder import ClipEncoder  # noqa: E402
 from regionspot_cache.backbones.load import (  # noqa: E402
     Backbone,
     load_backbone,
@@ -32,6 +33,7 @@ __all__ = [
     "Backbone",
     "BackboneSpec",
     "ClipBackbone",
+    "ClipEncoder",
     "ClipSpec",
     "ProposerSpec",
     "RegionProposer",

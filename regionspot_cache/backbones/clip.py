@@ -82,6 +82,11 @@ class ClipBackbone:
         return state_sha256({k: v for k, v in state.items() if not k.startswith(("visual.", "logit_"))})
 
     @property
+    def mean(self) -> tuple[float, ...]:
+        """RGB in 0..1 that `preprocess` makes zero."""
+        return self.parts.mean
+
+    @property
     def _name(self) -> str:
         # The folder of a local model differs between machines.
         kind, separator, where = self.spec.model.partition("local-dir:")

@@ -10,8 +10,10 @@ from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn_v2
 from regionspot_cache.backbones.assets import packaged_config, packaged_state
 from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.clip_build import build_clip
+from regionspot_cache.backbones.clip_encoder import ClipEncoder
 from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, ProposerSpec, SamSpec
 from regionspot_cache.backbones.proposer import DetectorProposer, RegionProposer, SamRpnProposer
+from regionspot_cache.backbones.registry import own_network
 from regionspot_cache.backbones.rpn import SamRpn
 from regionspot_cache.backbones.sam import SamBackbone
 from regionspot_cache.backbones.sam_build import PUBLISHED, build_sam, random_sam
@@ -50,7 +52,7 @@ class Backbone:
     """Both halves of a preset."""
 
     sam: SamBackbone
-    clip: ClipBackbone
+    clip: ClipEncoder
     spec: BackboneSpec
 
 
@@ -78,9 +80,15 @@ def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = 
     return SamBackbone(network, config, spec, device)
 
 
-def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipBackbone:
-    """The CLIP side; errors as of `build_clip`, and UsageError for an image tower without a fixed grid."""
-    return ClipBackbone(build_clip(spec), spec, device)
+def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipEncoder:
+    """The CLIP side; a network of the user's own goes before one of open_clip.
+
+    Raises:
+        UsageError: as of `own_network` and `build_clip`, or an image tower without a fixed grid.
+        MissingFileError, InputError: as of `build_clip`.
+    """
+    own = own_network("clip", spec.model)
+    return own(spec, device) if own else ClipBackbone(build_clip(spec), spec, device)
 
 
 def load_proposer(spec: ProposerSpec, sam: SamBackbone, progress: Progress | None = None) -> RegionProposer:

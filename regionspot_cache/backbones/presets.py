@@ -7,6 +7,7 @@ A preset file is a YAML map of the fields of `BackboneSpec`. Every field has a d
     clip: {model: ViT-B-32-quickgelu, weights: openai, layer: -1}
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -44,7 +45,8 @@ class ClipSpec:
     """The CLIP side: any open_clip model with a ViT image tower.
 
     Attributes:
-        model: an open_clip name, "hf-hub:ORG/NAME", "local-dir:DIR", or "packaged".
+        model: an open_clip name, "hf-hub:ORG/NAME", "local-dir:DIR", "packaged", or a network of your own:
+            the name of an entry point or "package.module:callable" (docs/own-backbone.md).
         weights: an open_clip tag, the path of a state dict, "random:SEED", or "included" for the models that
             bring their own ("hf-hub:", "local-dir:" and "packaged").
         image_size: side of the input in pixels; None for the model's own.
@@ -105,11 +107,16 @@ PRESETS = {
 }
 
 
-def load_preset(name_or_yaml: str | Path) -> BackboneSpec:
+def load_preset(name_or_yaml: str | Path, *, from_model_folder: bool = False) -> BackboneSpec:
     """A preset by name, or an own one from a YAML file.
 
+    Args:
+        name_or_yaml: a name of `PRESETS` or a file.
+        from_model_folder: the file came with a model, so others may have written it, and it must not say what
+            code is run: import paths in it are refused.
+
     Raises:
-        UsageError: unknown name, unknown key or wrong value.
+        UsageError: unknown name, unknown key, wrong value, or an import path that is not the user's own.
         MissingFileError: no such YAML file.
     """
     text = str(name_or_yaml)
@@ -117,4 +124,23 @@ def load_preset(name_or_yaml: str | Path) -> BackboneSpec:
         return PRESETS[text]
     if Path(text).suffix not in (".yaml", ".yml"):
         raise UsageError(f"No backbone preset {text!r}.", f"One of {', '.join(PRESETS)}, or a .yaml file.")
-    return load_config(BackboneSpec, Path(text))
+    spec = load_config(BackboneSpec, Path(text))
+    if from_model_folder:
+        _refuse_import_paths(spec, text)
+    return spec
+
+
+def is_import_path(model: str) -> bool:
+    """Whether the `model` of a spec has the form "package.module:callable"."""
+    name = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+    return re.fullmatch(f"{name}:{name}", model) is not None
+
+
+def _refuse_import_paths(spec: BackboneSpec, source: str) -> None:
+    for half, model in (("sam", spec.sam.model), ("clip", spec.clip.model)):
+        if is_import_path(model):
+            raise UsageError(
+                f"{source} has the import path {half}.model = {model}; a model folder may not choose code.",
+                "A backbone file of your own, or a network registered by an installed package.",
+                f"--backbone {source}, if you trust it and {model.partition(':')[0]}.",
+            )

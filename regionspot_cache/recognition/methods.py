@@ -89,7 +89,7 @@ class ClipCrops:
         if not self.masked:
             return crop
         inside = inputs.masks[0][i, y0:y1, x0:x1, None]
-        fill = np.round(255 * np.asarray(inputs.backbone.clip.parts.mean)).astype(np.uint8)
+        fill = np.round(255 * np.asarray(inputs.backbone.clip.mean)).astype(np.uint8)
         return np.where(inside, crop, fill)
 
 

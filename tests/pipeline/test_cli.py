@@ -16,8 +16,8 @@ OPTIONS = {
     "info": "json",
     "verify": "backbone full images json recompute repair",
     "train": "cache config json out set",
-    "eval": "checkpoint config dataset images json limit method out proposals set",
-    "predict": "boxes checkpoint classes config json out set top",
+    "eval": "backbone checkpoint config dataset images json limit method out proposals set",
+    "predict": "backbone boxes checkpoint classes config json out set top",
     "demo": "config out set",
     "env": "json",
 }

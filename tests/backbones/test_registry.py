@@ -1,0 +1,102 @@
+"""Networks of the user's own: entry points, import paths, and who may name them."""
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from regionspot_cache.backbones import load_clip, load_preset, registry
+from regionspot_cache.backbones.presets import ClipSpec, is_import_path
+from regionspot_cache.backbones.registry import own_network
+from regionspot_cache.errors import UsageError
+from regionspot_cache.predictor import RegionPredictor
+from tests.backbones.small import small_clip
+
+HERE = __name__
+
+
+def build(spec: ClipSpec, device: str) -> object:
+    """The network that these tests register."""
+    return small_clip(layer=spec.layer)
+
+
+def build_nonsense(spec: ClipSpec, device: str) -> object:
+    return {"a": "mapping"}
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a package with the entry point `mine` were installed."""
+
+    def points(*, group: str) -> list[EntryPoint]:
+        return [EntryPoint("mine", f"{HERE}:build", group)] if group == "regionspot_cache.clip" else []
+
+    monkeypatch.setattr(registry, "entry_points", points)
+
+
+def test_an_import_path_is_called_with_the_spec() -> None:
+    clip = load_clip(ClipSpec(model=f"{HERE}:build", layer=0))
+    assert clip.fingerprint() == small_clip(layer=0).fingerprint()
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_entry_point_is_found_by_its_name() -> None:
+    assert load_clip(ClipSpec(model="mine", layer=1)).fingerprint() == small_clip(layer=1).fingerprint()
+    assert list(registry.registered("clip")) == ["mine"]
+    assert own_network("sam", "mine") is None
+
+
+def test_names_of_other_kinds_are_no_import_paths() -> None:
+    names = ["ViT-B-16", "hf-hub:a/b", "local-dir:/a.b:c", "packaged", "a:", ":b", "a b:c", "a:b-c", "1a:b"]
+    assert [name for name in names if is_import_path(name)] == []
+    assert all(own_network("clip", name) is None for name in names)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ("no_such_package.module:build", r"no_such_package[\s\S]*PYTHONPATH"),
+        (f"{HERE}:biuld", r"no callable biuld[\s\S]*build_nonsense"),
+        (f"{HERE}:HERE", "no callable HERE"),
+        (f"{HERE}:build_nonsense", r"gave a dict without[\s\S]*encode_map"),
+    ],
+)
+def test_what_gives_no_encoder_is_explained(model: str, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        load_clip(ClipSpec(model=model))
+
+
+def write(folder: Path, model: str) -> Path:
+    path = folder / "backbone.yaml"
+    path.write_text(f"name: own\nclip: {{model: '{model}'}}\n")
+    return path
+
+
+@pytest.mark.parametrize("half", ["sam", "clip"])
+def test_a_model_folder_cannot_choose_code_to_run(tmp_path: Path, half: str) -> None:
+    path = tmp_path / "backbone.yaml"
+    path.write_text(f"{half}: {{model: 'os:getcwd'}}\n")
+    with pytest.raises(UsageError, match=rf"{half}.model = os:getcwd[\s\S]*--backbone"):
+        load_preset(path, from_model_folder=True)
+    assert load_preset(path)  # the user's own choice
+
+
+def test_the_predictor_trusts_the_user_and_not_the_folder(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    trained = finished / "rs-cache-data" / "runs" / "small"
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((trained / name).read_bytes())
+    path = write(folder, f"{HERE}:build")
+    monkeypatch.setattr(f"{HERE}.build", lambda spec, device: pytest.fail("it ran"))
+    with pytest.raises(UsageError, match="may not choose code"):
+        RegionPredictor.from_pretrained(folder)
+    with pytest.raises(pytest.fail.Exception, match="it ran"):
+        RegionPredictor.from_pretrained(folder, backbone=path.rename(tmp_path / "chosen.yaml"))
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_model_folder_may_name_what_is_installed(tmp_path: Path) -> None:
+    assert load_preset(write(tmp_path, "mine"), from_model_folder=True).clip.model == "mine"
