@@ -50,6 +50,13 @@ class Attention(nn.Module):
             values = self._drop(weights) @ self._split(F.linear(memory, w_value, b_value))  # [B, H, N, d/H]
         return self.out_proj(values.transpose(1, 2).flatten(2)), weights.mean(1)
 
+    def alone(self, x: Tensor) -> Tensor:
+        """What self-attention gives a box that is the only one of its image; x and result [B, N, d]."""
+        w_value, b_value = self.in_proj_weight.chunk(3)[2], self.in_proj_bias.chunk(3)[2]
+        values = self._split(F.linear(x, w_value, b_value))  # [B, H, N, d/H]
+        kept = self._drop(values.new_ones(*values.shape[:3], 1))  # the softmax over a single key is 1
+        return self.out_proj((kept * values).transpose(1, 2).flatten(2))
+
     def _absorbed(
         self,
         queries: Tensor,
@@ -83,16 +90,15 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Post-norm DETR decoder layer: boxes to boxes, boxes to map, feed-forward."""
+    """Post-norm DETR decoder layer: boxes to boxes (or each to itself alone), boxes to map, feed-forward."""
 
     def __init__(
         self, dim: int, num_heads: int, *, ffn_dim: int, dropout: float, self_attention: bool
     ) -> None:
         super().__init__()
         self.self_attention = self_attention
-        if self_attention:
-            self.self_attn = Attention(dim, num_heads, dropout)
-            self.norm1 = nn.LayerNorm(dim)
+        self.self_attn = Attention(dim, num_heads, dropout)
+        self.norm1 = nn.LayerNorm(dim)
         self.multihead_attn = Attention(dim, num_heads, dropout)
         self.linear1 = nn.Linear(dim, ffn_dim)
         self.linear2 = nn.Linear(ffn_dim, dim)
@@ -101,9 +107,10 @@ class DecoderLayer(nn.Module):
 
     def forward(self, boxes: Tensor, memory: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
         """boxes [B, N, d], memory [B, M, d], real bool [B, N] -> boxes [B, N, d], attention [B, N, M]."""
-        if self.self_attention:
-            attended, _ = self.self_attn(boxes, boxes, real)
-            boxes = self.norm1(boxes + self.dropout(attended))
+        attended = (
+            self.self_attn(boxes, boxes, real)[0] if self.self_attention else self.self_attn.alone(boxes)
+        )
+        boxes = self.norm1(boxes + self.dropout(attended))
         attended, attention = self.multihead_attn(boxes, memory)
         boxes = self.norm2(boxes + self.dropout(attended))
         expanded = self.dropout(F.relu(self.linear1(boxes)))  # [B, N, ffn_dim]

@@ -36,8 +36,9 @@ class HeadOptions:
             arbitrary; the official code declares this norm and never applies it.
         map_positions: amplitude of a 2-D sine-cosine position added to the patch tokens; 0 adds none.
         use_map: False replaces the map by one zero token (ablation).
-        class_token: False leaves out the map's first token (ablation).
-        self_attention: False makes every box independent of the other boxes of its image.
+        class_token: False leaves out the map's prefix tokens (ablation).
+        self_attention: False lets every box attend to itself alone, which is what it gets as the only box of
+            its image. The tensors stay the same, so that any checkpoint can be evaluated box by box.
         logit_scale: fixed factor on the cosine; CLIP's learned value is 100.
     """
 
@@ -62,12 +63,19 @@ class HeadConfig(HeadOptions):
         map_dim: width of a CLIP map token, which is also the width of the decoder.
         text_dim: width of the text embeddings.
         grid: rows and columns of the map's patch tokens.
+        prefix_tokens: map tokens before the grid: 1 for a class token, 0 for SigLIP, more with registers.
     """
 
     token_dim: int
     map_dim: int
     text_dim: int
     grid: tuple[int, int]
+    prefix_tokens: int = 1
+
+    @property
+    def map_tokens(self) -> int:
+        """Tokens of a map: those before the grid and the grid."""
+        return self.prefix_tokens + self.grid[0] * self.grid[1]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))  # JSON and YAML give lists
@@ -130,7 +138,7 @@ class RegionHead(nn.Module):
         self.to_clip = nn.Linear(config.token_dim, config.map_dim)
         self.decoder = Decoder((self._layer() for _ in range(config.depth)), config.map_dim)
         self.projector = nn.Linear(config.map_dim, config.text_dim)
-        self.register_buffer("positions", self._positions(), persistent=False)  # [1 + gh*gw, C] or None
+        self.register_buffer("positions", self._positions(), persistent=False)  # [M, C] or None
 
     def forward(
         self,
@@ -144,14 +152,14 @@ class RegionHead(nn.Module):
 
         Args:
             tokens: float [B, N, token_dim], SAM tokens, padded to the largest image of the batch.
-            feature_map: float [B, M, map_dim], class token first, before CLIP's last normalisation.
+            feature_map: float [B, M, map_dim], prefix tokens first, before CLIP's last normalisation.
             box_mask: bool [B, N], True for real boxes; None when all are real. Padded boxes never reach real
                 ones; what is returned for them means nothing.
             return_attention: also return the cross-attention of every layer, averaged over its heads.
 
         Returns:
             [B, N, text_dim], not normalised; with `return_attention` also a list of `depth` tensors
-            [B, N, M'], M' counting the tokens attended to (one less when the class token is switched off).
+            [B, N, M'], M' counting the tokens attended to (the grid alone when the class token is switched off).
         """
         self._check(tokens, feature_map)
         boxes, attentions = self.decoder(self.to_clip(tokens), self._memory(feature_map), box_mask)
@@ -220,7 +228,8 @@ class RegionHead(nn.Module):
         if not self.config.map_positions:
             return None
         patches = self.config.map_positions * sine_positions(self.config.grid, self.config.map_dim)
-        return torch.cat([torch.zeros(1, self.config.map_dim), patches])  # the class token has no place
+        prefix = torch.zeros(self.config.prefix_tokens, self.config.map_dim)  # these have no place
+        return torch.cat([prefix, patches])
 
     def _memory(self, feature_map: Tensor) -> Tensor:
         if not self.config.use_map:
@@ -229,11 +238,10 @@ class RegionHead(nn.Module):
             feature_map = F.layer_norm(feature_map, feature_map.shape[-1:])
         if self.positions is not None:
             feature_map = feature_map + self.positions
-        return feature_map if self.config.class_token else feature_map[:, 1:]
+        return feature_map if self.config.class_token else feature_map[:, self.config.prefix_tokens :]
 
     def _check(self, tokens: Tensor, feature_map: Tensor) -> None:
-        rows, columns = self.config.grid
-        map_shape = (1 + rows * columns, self.config.map_dim)
+        map_shape = (self.config.map_tokens, self.config.map_dim)
         if tokens.shape[-1] != self.config.token_dim or feature_map.shape[1:] != map_shape:
             raise InputError(
                 f"tokens {tuple(tokens.shape)} with a map {tuple(feature_map.shape)}",

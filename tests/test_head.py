@@ -143,7 +143,28 @@ def test_self_attention_couples_boxes_and_its_switch_parts_them() -> None:
     torch.testing.assert_close(
         single(tokens, feature_map)[:, :1], single(alone, feature_map), atol=1e-5, rtol=1e-5
     )
-    assert not [name for name in single.state_dict() if "self_attn" in name or "norm1" in name]
+
+
+@pytest.mark.parametrize("boxes", [1, 6])
+def test_without_self_attention_any_head_recognises_box_by_box(boxes: int) -> None:
+    joint, single = make_head(), make_head(self_attention=False)
+    single.load_state_dict(joint.state_dict())  # the same 60 tensors for a depth of 3
+    tokens, feature_map = make_input(boxes)
+    one_by_one = [joint(tokens[:, i : i + 1], feature_map) for i in range(boxes)]
+    torch.testing.assert_close(
+        single(tokens, feature_map), torch.cat(one_by_one, dim=1), atol=1e-5, rtol=1e-5
+    )
+    if boxes > 1:
+        assert (single(tokens, feature_map) - joint(tokens, feature_map)).abs().max() > 1e-3
+
+
+def test_a_single_box_has_the_same_dropout_with_and_without_self_attention() -> None:
+    attention = make_head(dropout=0.5).decoder.layers[0].self_attn.train()
+    x = torch.randn(7, 1, 32)
+    torch.manual_seed(0)
+    alone = attention.alone(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(alone, attention(x, x)[0], atol=1e-6, rtol=1e-6)
 
 
 def test_an_image_without_boxes_gives_no_nan() -> None:
@@ -166,6 +187,31 @@ def test_map_switches() -> None:
     assert not torch.equal(headless(tokens, feature_map), headless(tokens, feature_map * 2))
     _, attentions = headless(tokens, feature_map, return_attention=True)
     assert attentions[0].shape == (2, 5, MAP_TOKENS - 1)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_maps_with_any_number_of_tokens_before_the_grid(prefix: int) -> None:
+    tokens, _ = make_input()
+    feature_map = torch.randn(2, prefix + GRID[0] * GRID[1], 32)
+    head = make_head(prefix_tokens=prefix)
+    plain = make_head(prefix_tokens=0)
+    _, attentions = head(tokens, feature_map, return_attention=True)
+    assert attentions[0].shape == (2, 5, feature_map.shape[1])
+    headless = make_head(prefix_tokens=prefix, class_token=False, map_positions=2.0)
+    placed = make_head(prefix_tokens=0, map_positions=2.0)
+    grid = feature_map[:, prefix:]
+    torch.testing.assert_close(headless(tokens, feature_map), placed(tokens, grid))
+    assert torch.equal(head(tokens, feature_map), plain(tokens, grid)) == (prefix == 0)
+    with pytest.raises(InputError, match="map"):
+        head(tokens, torch.randn(2, feature_map.shape[1] + 1, 32))
+
+
+def test_a_head_saved_before_prefix_tokens_had_one(tmp_path: Path) -> None:
+    make_head().save_pretrained(tmp_path)
+    config = read_model_config(tmp_path)
+    del config["head"]["prefix_tokens"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert RegionHead.from_pretrained(tmp_path).config.prefix_tokens == 1
 
 
 def test_map_positions_make_the_place_of_a_patch_matter() -> None:

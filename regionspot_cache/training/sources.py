@@ -96,10 +96,19 @@ class TrainingSource:
         """The sizes that this source dictates to a head."""
         (token_dim,) = self.array_shape("sam", self.token_position)
         tokens, map_dim = self.map_shape
-        if tokens != 1 + self.grid[0] * self.grid[1]:
-            raise InputError(f"{self.name}: maps of {tokens} tokens", f"1 + {self.grid[0]} x {self.grid[1]}")
-        text_dim = self.text_embeddings.shape[1]
-        return {"token_dim": token_dim, "map_dim": map_dim, "text_dim": text_dim, "grid": self.grid}
+        prefix = tokens - self.grid[0] * self.grid[1]
+        if prefix < 0:
+            raise InputError(
+                f"{self.name}: maps of {tokens} tokens",
+                f"at least the grid of {self.grid[0]} x {self.grid[1]}",
+            )
+        return {
+            "token_dim": token_dim,
+            "map_dim": map_dim,
+            "text_dim": self.text_embeddings.shape[1],
+            "grid": self.grid,
+            "prefix_tokens": prefix,
+        }
 
     def fingerprint(self, half: str) -> dict[str, Any]:
         return dict(self.cache.halves[half].fingerprint)

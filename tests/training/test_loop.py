@@ -317,6 +317,8 @@ def test_configs_and_sources_that_make_no_sense() -> None:
         make_source(token_position="mlp").head_sizes()
     with pytest.raises(InputError, match="maps of 5 tokens"):
         make_source(grid=(3, 3)).head_sizes()
+    sizes = [make_source(grid=grid).head_sizes()["prefix_tokens"] for grid in ((2, 2), (1, 5), (1, 1))]
+    assert sizes == [1, 0, 4]
 
 
 def test_stages_name_known_sources(tmp_path: Path) -> None:
