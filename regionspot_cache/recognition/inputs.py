@@ -1,6 +1,6 @@
 """One image and its boxes, with the frozen features that methods ask for, each computed at most once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -22,7 +22,7 @@ class RegionInputs:
         boxes: float32 [N, 4] xyxy, pixels of the original image.
         size: (height, width), needed when `image` is a function.
         cached_map: float32 [M, C] from a cache; saves running CLIP.
-        cached_tokens: float32 [N, T] from a cache, one row a box; saves running SAM.
+        cached_tokens: float32 [N, T] by position from a cache, one row a box; saves running SAM.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class RegionInputs:
         *,
         size: tuple[int, int] | None = None,
         cached_map: NDArray[np.float32] | None = None,
-        cached_tokens: NDArray[np.float32] | None = None,
+        cached_tokens: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         self.backbone = backbone
         self.boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
         self._source = image
         self._size = size if callable(image) else image.shape[:2]
-        self._cached_map, self._cached_tokens = cached_map, cached_tokens
+        self._cached_map, self._cached_tokens = cached_map, cached_tokens or {}
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:
@@ -68,8 +68,8 @@ class RegionInputs:
     def tokens(self, position: Position = "transformer") -> torch.Tensor:
         """SAM's token of every box, float32 [N, T]."""
         sam = self.backbone.sam
-        if self._cached_tokens is not None and position == "transformer":
-            return torch.from_numpy(self._cached_tokens).to(sam.device)
+        if position in self._cached_tokens:
+            return torch.from_numpy(self._cached_tokens[position]).to(sam.device)
         return sam.tokens(self.embedding, [self.boxes], [self.size], positions=(position,))[position][
             0
         ].float()

@@ -54,13 +54,17 @@ def test_cached_features_replace_the_networks(backbone: Backbone) -> None:
         raise AssertionError
 
     tokens, image_map = np.ones((3, 64), np.float32), np.ones((10, 32), np.float32)
-    inputs = RegionInputs(backbone, never, BOXES, size=(40, 60), cached_map=image_map, cached_tokens=tokens)
+    by_position = {"transformer": tokens, "mlp": 2 * tokens}
+    inputs = RegionInputs(
+        backbone, never, BOXES, size=(40, 60), cached_map=image_map, cached_tokens=by_position
+    )
     torch.testing.assert_close(inputs.tokens(), torch.from_numpy(tokens))
+    torch.testing.assert_close(inputs.tokens("mlp"), torch.from_numpy(2 * tokens))
     torch.testing.assert_close(inputs.map, torch.from_numpy(image_map))
 
 
-def test_cached_tokens_are_of_one_position_only(backbone: Backbone) -> None:
-    tokens = np.ones((3, 64), np.float32)
+def test_cached_tokens_are_of_their_position_only(backbone: Backbone) -> None:
+    tokens = {"transformer": np.ones((3, 64), np.float32)}
     inputs = RegionInputs(backbone, IMAGE, BOXES, cached_tokens=tokens)
     fresh = RegionInputs(backbone, IMAGE, BOXES)
     torch.testing.assert_close(inputs.tokens("prompt"), fresh.tokens("prompt"))
