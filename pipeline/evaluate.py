@@ -21,7 +21,7 @@ from regionspot_cache.errors import IdentityError, IncompleteError, MissingFileE
 from regionspot_cache.evaluation import EvaluationResult
 from regionspot_cache.evaluation.ground_truth import load_annotations, restrict
 from regionspot_cache.head import read_model_config
-from regionspot_cache.predictor import BACKBONE_FILE
+from regionspot_cache.hub import BACKBONE_FILE
 from regionspot_cache.proposals import Proposals, ground_truth_proposals, load_proposals
 from regionspot_cache.recognition import Recogniser
 from regionspot_cache.store import Cache, open_cache

@@ -15,7 +15,7 @@ from pipeline.plan import counts
 from pipeline.settings import PromptSettings, TrainSettings
 from regionspot_cache.backbones import BackboneSpec, ClipEncoder, load_clip, load_preset
 from regionspot_cache.errors import UsageError
-from regionspot_cache.predictor import BACKBONE_FILE, CLASSES_FILE
+from regionspot_cache.hub import BACKBONE_FILE, CLASSES_FILE
 from regionspot_cache.store import open_cache
 from regionspot_cache.training import StepReport, TrainingSource, TrainResult
 from regionspot_cache.training import train as train_head

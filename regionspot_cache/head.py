@@ -9,6 +9,7 @@ every layer is initialised on its own.
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regionspot_cache.card import model_card
 from regionspot_cache.decoder import Decoder, DecoderLayer
 from regionspot_cache.errors import IdentityError, InputError, MissingFileError
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+from regionspot_cache.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_folder, push_to_hub
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class RegionHead(nn.Module):
 
         Returns:
             [B, N, text_dim], not normalised; with `return_attention` also a list of `depth` tensors
-            [B, N, M'], M' counting the tokens attended to (the grid alone when the class token is switched off).
+            [B, N, M'], M' counting the tokens attended to (the grid alone without the class token).
         """
         self._check(tokens, feature_map)
         boxes, attentions = self.decoder(self.to_clip(tokens), self._memory(feature_map), box_mask)
@@ -178,24 +178,45 @@ class RegionHead(nn.Module):
             return self.config.logit_scale * regions @ text.float().T
 
     def save_pretrained(self, folder: Path | str, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write `model.safetensors`, then `config.json`: the head's config under "head", plus `metadata`."""
+        """Write `model.safetensors`, the model card, and `config.json` with the head's config under "head".
+
+        Args:
+            folder: made when missing.
+            metadata: goes into the config beside "head"; the card tells what it says about networks,
+                prompts and training data.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
             {name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE
         )
-        text = json.dumps({"head": self.config.to_dict(), **(metadata or {})}, indent=1)
-        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        config = {"head": self.config.to_dict(), **(metadata or {})}
+        (folder / CARD_FILE).write_text(model_card(config), encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, metadata: Mapping[str, Any] | None = None, **options: Any) -> str:
+        """Upload the head alone; `metadata` as of `save_pretrained`, the rest as of `hub.push_to_hub`.
+
+        A whole model folder, with the backbone that `RegionPredictor` needs: `hub.push_to_hub(folder, ...)`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, metadata)
+            return push_to_hub(folder, repo_id, **options)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str | torch.device = "cpu") -> Self:
         """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Args:
+            folder: a local folder, or as text a hub id "ORG/NAME[@REVISION]"; a local folder always wins.
+            device: where the head runs.
 
         Raises:
             MissingFileError: a file is missing.
             IdentityError: tensors are missing, unknown or of another shape than the config says.
             InputError: a file cannot be parsed.
         """
+        folder = model_folder(folder)
         head = cls(HeadConfig.from_dict(read_model_config(folder)["head"]))
         head.load_checked(_read_weights(Path(folder) / WEIGHTS_FILE), source=str(folder))
         return head.to(device).eval()

@@ -13,12 +13,10 @@ from regionspot_cache.backbones import Backbone, load_backbone, load_preset
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.errors import IdentityError, InputError
 from regionspot_cache.head import RegionHead, read_model_config
+from regionspot_cache.hub import BACKBONE_FILE, model_folder
 from regionspot_cache.images import ImageFailure, read_image
 from regionspot_cache.recognition import RegionInputs, RegionSpot
 from regionspot_cache.vocabulary import text_embeddings
-
-BACKBONE_FILE = "backbone.yaml"
-CLASSES_FILE = "classes.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,8 @@ class RegionPredictor:
         """A predictor from a model folder written by training.
 
         Args:
-            folder: holds config.json, model.safetensors and backbone.yaml.
+            folder: holds config.json, model.safetensors and backbone.yaml; or, as text, a hub id
+                "ORG/NAME[@REVISION]". A local folder always wins.
             backbone: a preset or YAML file instead of the folder's own.
             device: where the networks run.
 
@@ -84,8 +83,9 @@ class RegionPredictor:
             IdentityError: the backbone is not the one that the head was trained on.
             UsageError: the folder's own backbone file names code to run, see `load_preset`.
         """
+        folder = model_folder(folder)
         config = read_model_config(folder)
-        spec = load_preset(backbone or Path(folder) / BACKBONE_FILE, from_model_folder=backbone is None)
+        spec = load_preset(backbone or folder / BACKBONE_FILE, from_model_folder=backbone is None)
         networks = load_backbone(spec, device)
         require_backbone(config, networks, str(folder))
         text = config["text"]

@@ -1,7 +1,8 @@
 """Checkpoints that are whole or absent: written aside, synced, renamed into place, hashed.
 
-    OUT/checkpoints/step-000001000/   model.safetensors  config.json  optimizer.safetensors  state.json
-    OUT/model.safetensors  OUT/config.json                          the finished head
+    OUT/checkpoints/step-000001000/   model.safetensors  config.json  README.md
+                                      optimizer.safetensors  state.json
+    OUT/model.safetensors  OUT/README.md  OUT/config.json           the finished head
 
 Every checkpoint folder is also a loadable model folder.
 """
@@ -20,7 +21,8 @@ from torch.optim import Optimizer
 
 from regionspot_cache.errors import DamageError, IdentityError, InputError
 from regionspot_cache.files import file_sha256
-from regionspot_cache.head import CONFIG_FILE, WEIGHTS_FILE, RegionHead
+from regionspot_cache.head import RegionHead
+from regionspot_cache.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 
 CHECKPOINTS = "checkpoints"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -83,7 +85,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         files = dict(state["files"])
         broken = [name for name, digest in files.items() if file_sha256(checkpoint / name) != digest]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamageError(f"{checkpoint} is not whole: {error}", "four readable files", remedy) from error
+        raise DamageError(f"{checkpoint} is not whole: {error}", "its files as written", remedy) from error
     if broken:
         raise DamageError(f"{checkpoint / broken[0]} was changed", f"SHA-256 {files[broken[0]]}", remedy)
     if state.get("format") != _FORMAT:
@@ -123,11 +125,11 @@ def _write_state(draft: Path, state: Mapping[str, Any]) -> None:
 
 
 def publish_model(folder: Path, head: RegionHead, metadata: Mapping[str, Any]) -> None:
-    """Put the finished head into `folder`, its weights before its config."""
+    """Put the finished head into `folder`: its weights, its card, and last the config that completes it."""
     draft = folder / f".draft-{os.getpid()}"
     head.save_pretrained(draft, metadata)
     _sync(draft)
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
+    for name in (WEIGHTS_FILE, CARD_FILE, CONFIG_FILE):
         os.replace(draft / name, folder / name)
     draft.rmdir()
     _sync(folder)
