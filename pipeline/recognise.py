@@ -21,6 +21,7 @@ from regionspot_cache.evaluation import (
     encode_mask,
     select_top_k,
 )
+from regionspot_cache.evaluation.confusion import ConfusionMeter
 from regionspot_cache.images import ImageFailure, find_image, read_image
 from regionspot_cache.proposals import Proposals
 from regionspot_cache.recognition import Recogniser, RegionInputs
@@ -51,10 +52,11 @@ class Regions:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What one method has found so far; accuracy only for ground-truth boxes."""
+    """What one method has found so far; accuracy and confusion only for ground-truth boxes."""
 
     builder: DetectionsBuilder
     accuracy: AccuracyMeter
+    confusion: ConfusionMeter
 
 
 @dataclass(kw_only=True)
@@ -100,7 +102,12 @@ class Recognition:
         classes = len(self.dataset.class_names)
         found = Recognised(
             tallies={
-                m.name: Tally(builder=DetectionsBuilder(), accuracy=AccuracyMeter(classes)) for m in methods
+                m.name: Tally(
+                    builder=DetectionsBuilder(),
+                    accuracy=AccuracyMeter(classes),
+                    confusion=ConfusionMeter(classes),
+                )
+                for m in methods
             }
         )
         boxes_done = 0
@@ -116,14 +123,18 @@ class Recognition:
                 )
         return found
 
-    def _image(self, record: ImageRecord, methods: Sequence[Recogniser], found: Recognised) -> int:
-        inputs = RegionInputs(
+    def inputs(self, record: ImageRecord, boxes: NDArray[np.float32], used: Counter[str]) -> RegionInputs:
+        """An image with boxes [N, 4] and its cached features, which `used` counts."""
+        return RegionInputs(
             self.backbone,
             partial(self._read, record),
-            np.zeros((0, 4), np.float32),
+            boxes,
             size=(record.height, record.width),
-            **self._cached(record, found.from_cache),
+            **self._cached(record, used),
         )
+
+    def _image(self, record: ImageRecord, methods: Sequence[Recogniser], found: Recognised) -> int:
+        inputs = self.inputs(record, np.zeros((0, 4), np.float32), found.from_cache)
         inputs.boxes, scores = self.regions.of(record, inputs)
         if self.regions.proposer is not None and scores is not None:
             found.regions.append((record.image_id, inputs.boxes, scores))
@@ -155,6 +166,7 @@ class Recognition:
         )
         if scores is None:
             tally.accuracy.update(probabilities, record.labels)
+            tally.confusion.update(probabilities, record.labels)
 
     def _read(self, record: ImageRecord) -> NDArray[np.uint8]:
         path = find_image(self.dataset.image_root, record.file_name)
