@@ -1,9 +1,8 @@
 """The CLIP side: images to maps of patch tokens and to embeddings, texts to embeddings; all frozen."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from regionspot_cache.backbones.clip_build import ClipParts
+from regionspot_cache.backbones.clip_build import ClipParts, portable_name
 from regionspot_cache.backbones.clip_tower import block_index, tower_shape
 from regionspot_cache.backbones.presets import ClipSpec
 from regionspot_cache.backbones.weights import state_sha256
@@ -88,13 +87,15 @@ class ClipBackbone:
 
     @property
     def _name(self) -> str:
-        # The folder of a local model differs between machines.
-        kind, separator, where = self.spec.model.partition("local-dir:")
-        return f"{separator}{Path(where).name}" if separator else kind
+        return portable_name(self.spec.model)
 
     @property
     def logit_scale(self) -> float:
-        """Factor of cosine similarities, about 100 for trained models."""
+        """Factor of cosine similarities, about 100 for trained models.
+
+        Models trained with a sigmoid (SigLIP) also have a bias. It adds the same to every class, so the
+        softmax over classes removes it.
+        """
         return float(self.model.logit_scale.exp())
 
     def fingerprint(self) -> dict[str, Any]:
@@ -192,4 +193,6 @@ class ClipBackbone:
         return patches, prefix[-1] if prefix else patches[:, :0]
 
     def _autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import torch
 from torch import Tensor
 
 from regionspot_cache.backbones.assets import PACKAGED_TOKENIZER, packaged_config, packaged_state
+from regionspot_cache.backbones.clip_tags import BRINGS_WEIGHTS, check_names, preprocessing
 from regionspot_cache.backbones.presets import ClipSpec
 from regionspot_cache.backbones.weights import load_state, random_seed, weights_home
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
 
 Tokenizer = Callable[[list[str]], Tensor]
 """Texts to int64 token ids [T, context length]."""
-
-BRINGS_WEIGHTS = ("hf-hub:", "local-dir:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,40 +45,78 @@ class ClipParts:
     quick_gelu: bool
 
 
-def build_clip(spec: ClipSpec) -> ClipParts:
-    """The model of a spec, on the CPU, in training mode.
+def build_clip(spec: ClipSpec, device: str = "cpu") -> ClipParts:
+    """The model of a spec, in training mode.
+
+    Args:
+        spec: which one.
+        device: where its tensors are made: "cpu", or "meta" for a network of random weights without values.
 
     Raises:
-        UsageError: unknown model or tag, or a tag trained with the other GELU.
+        UsageError: unknown model or tag, a tag trained with the other GELU, or a file that may be of several
+            tags.
         MissingFileError: weights that are not here and cannot be fetched.
         InputError: weights that do not fit.
     """
     if spec.model == "packaged":
-        return _packaged(spec)
-    _check_name(spec)
-    _check_weights(spec)
-    _check_gelu(spec)
+        return _packaged(spec, device)
+    check_names(spec)
+    known = preprocessing(spec)
     with _quiet(), _described_errors(spec):
-        model = _create(spec)
-        tokenizer = open_clip.get_tokenizer(spec.model, cache_dir=_cache_folder())
+        model = _create(spec, known, device)
     cfg = model.visual.preprocess_cfg
     return ClipParts(
         model=model,
-        tokenizer=tokenizer,
-        tokenizer_id=f"open_clip {spec.model}",
+        tokenizer=_LazyTokenizer(spec),
+        tokenizer_id=f"open_clip {portable_name(spec.model)}",
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
         interpolation=cfg["interpolation"] if cfg["interpolation"] == "bilinear" else "bicubic",
-        quick_gelu=_runs_quick_gelu(spec),
+        quick_gelu=_runs_quick_gelu(model),
     )
 
 
-def _packaged(spec: ClipSpec) -> ClipParts:
+def portable_name(model: str) -> str:
+    """The `model` of a spec without the folder of a local one, which differs between machines."""
+    kind, separator, where = model.partition("local-dir:")
+    return f"{separator}{Path(where).name}" if separator else kind
+
+
+class _LazyTokenizer:
+    """open_clip's tokenizer, made at the first text: those of SigLIP need `transformers` and a download."""
+
+    def __init__(self, spec: ClipSpec) -> None:
+        self.spec = spec
+
+    @cached_property
+    def tokenize(self) -> Tokenizer:
+        try:
+            with _quiet():
+                return open_clip.get_tokenizer(self.spec.model, cache_dir=_cache_folder())
+        except ImportError as error:
+            raise UsageError(
+                f"The tokenizer of {self.spec.model} needs another package: {error}.",
+                "The transformers library.",
+                'pip install "regionspot-cache[transformers]"',
+            ) from None
+        except (RuntimeError, OSError, ValueError) as error:
+            detail = " ".join(str(error).split())[:200]
+            raise MissingFileError(
+                f"The tokenizer of {self.spec.model} could not be fetched: {detail}",
+                f"A network once, or its copy under {_cache_folder()}.",
+                "Fetch it elsewhere and copy that folder, or set HF_HOME to a cache that has it.",
+            ) from None
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        return self.tokenize(texts)
+
+
+def _packaged(spec: ClipSpec, device: str) -> ClipParts:
     config = packaged_config("clip")
     if spec.image_size not in (None, config["model_cfg"]["vision_cfg"]["image_size"]):
         raise UsageError(f"clip.image_size = {spec.image_size} with the packaged model.", "No image_size.")
     seed = random_seed(spec.weights)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed or 0)
         model = open_clip.CLIP(**config["model_cfg"])
     if seed is None:
@@ -97,20 +135,22 @@ def _packaged(spec: ClipSpec) -> ClipParts:
         mean=tuple(preprocess["mean"]),
         std=tuple(preprocess["std"]),
         interpolation=preprocess["interpolation"],
-        quick_gelu=config["model_cfg"].get("quick_gelu", False),
+        quick_gelu=_runs_quick_gelu(model),
     )
 
 
-def _create(spec: ClipSpec) -> Any:
+def _create(spec: ClipSpec, known: dict[str, Any], device: str) -> Any:
     seed = random_seed(spec.weights)
     brings = spec.model.startswith(BRINGS_WEIGHTS)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed or 0)
         return open_clip.create_model(
             spec.model,
+            device=device,
             pretrained=None if brings or seed is not None else spec.weights,
             force_quick_gelu=bool(spec.quick_gelu),
             force_image_size=spec.image_size,
+            force_preprocess_cfg=known,
             pretrained_text=False,
             require_pretrained=seed is None,
             load_weights=seed is None,
@@ -119,60 +159,13 @@ def _create(spec: ClipSpec) -> Any:
         )
 
 
+def _runs_quick_gelu(model: torch.nn.Module) -> bool:
+    # By the name of the class: open_clip and timm have one each, and timm towers ignore open_clip's switch.
+    return any(type(module).__name__ == "QuickGELU" for module in model.modules())
+
+
 def _cache_folder() -> str:
     return str(weights_home() / "open_clip")
-
-
-def _check_name(spec: ClipSpec) -> None:
-    if spec.model.startswith(BRINGS_WEIGHTS) or spec.model in open_clip.list_models():
-        return
-    raise UsageError(
-        f"open_clip has no model {spec.model!r}.",
-        'A name of open_clip.list_models(), "hf-hub:ORG/NAME", "local-dir:DIR" or "packaged".',
-        'python -c "import open_clip; print(*open_clip.list_models())"',
-    )
-
-
-def _check_weights(spec: ClipSpec) -> None:
-    if random_seed(spec.weights) is not None:
-        return
-    if spec.model.startswith(BRINGS_WEIGHTS):
-        if spec.weights != "included":
-            raise UsageError(
-                f"clip.weights = {spec.weights!r}, but {spec.model} brings its own.", 'weights: "included".'
-            )
-        return
-    tags = open_clip.list_pretrained_tags_by_model(spec.model)
-    if open_clip.get_pretrained_cfg(spec.model, spec.weights) or Path(spec.weights).is_file():
-        return
-    if "/" in spec.weights or Path(spec.weights).suffix:
-        raise MissingFileError(f"No weight file at {spec.weights}.", "A state dict of " + spec.model + ".")
-    raise UsageError(
-        f"open_clip has no weights {spec.weights!r} for {spec.model}.",
-        f"One of {', '.join(tags) or 'no tag'}, the path of a state dict, or random:SEED.",
-    )
-
-
-def _check_gelu(spec: ClipSpec) -> None:
-    """open_clip only warns when a tag needs QuickGELU and the model has GELU; the features would be wrong."""
-    tag = open_clip.get_pretrained_cfg(spec.model, spec.weights)
-    if not tag:
-        return
-    has = _runs_quick_gelu(spec)
-    needs = bool(tag.get("quick_gelu", False))
-    if has != needs:
-        plain = spec.model.removesuffix("-quickgelu")
-        right = plain + "-quickgelu" if needs else plain
-        raise UsageError(
-            f"{spec.model} with weights {spec.weights!r} would run {'QuickGELU' if has else 'GELU'}, "
-            f"but they were trained with {'QuickGELU' if needs else 'GELU'}.",
-            f"The model {right}" + (", or quick_gelu: true." if needs else ", without quick_gelu."),
-            f"--set clip.model={right}",
-        )
-
-
-def _runs_quick_gelu(spec: ClipSpec) -> bool:
-    return bool(spec.quick_gelu or (open_clip.get_model_config(spec.model) or {}).get("quick_gelu", False))
 
 
 @contextmanager

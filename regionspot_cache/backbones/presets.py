@@ -28,13 +28,17 @@ class SamSpec:
     """The SAM side.
 
     Attributes:
-        model: "vit_b", "vit_l", "vit_h", or "packaged" for the small SAM that ships with the package.
-        weights: "official" (fetched), "packaged", "random:SEED", or the path of a .pth or .safetensors file.
+        model: "vit_b", "vit_l", "vit_h", "mobile_sam", or "packaged" for the small SAM that ships with the
+            package; with the transformers library "sam-hq-vit-b" (-l, -h), "sam2.1-hiera-tiny" (-small,
+            -base-plus, -large), "sam3", "hf-hub:ORG/NAME" or "local-dir:DIR" of these families; or a network of
+            your own: the name of an entry point or "package.module:callable" (docs/own-backbone.md).
+        weights: "official" (fetched), "packaged", "random:SEED", the path of a .pth or .safetensors file, or
+            "included" for the models that bring their own ("hf-hub:" and "local-dir:").
         precision: of the image encoder; the decoder always runs in float32.
         positions: token positions to extract.
     """
 
-    model: Literal["vit_b", "vit_l", "vit_h", "packaged"] = "vit_b"
+    model: str = "vit_b"
     weights: str = "official"
     precision: Precision = "auto"
     positions: tuple[Position, ...] = ("transformer",)
@@ -49,6 +53,8 @@ class ClipSpec:
             the name of an entry point or "package.module:callable" (docs/own-backbone.md).
         weights: an open_clip tag, the path of a state dict, "random:SEED", or "included" for the models that
             bring their own ("hf-hub:", "local-dir:" and "packaged").
+        tag: the open_clip tag whose weights a file holds; decides preprocessing, and is checked for the GELU.
+            Needed where the tags of the model are preprocessed differently, as those of ViT-L-14.
         image_size: side of the input in pixels; None for the model's own.
         layer: block whose output is the map; -1 is the last.
         resize: how images are squashed to a square: "auto" is the model's own interpolation, antialiased
@@ -60,6 +66,7 @@ class ClipSpec:
 
     model: str = "ViT-L-14-quickgelu"
     weights: str = "openai"
+    tag: str | None = None
     image_size: int | None = None
     layer: int = -1
     resize: Literal["auto", "bicubic", "bilinear", "bilinear-noantialias"] = "auto"

@@ -68,7 +68,7 @@ def test_what_gives_no_encoder_is_explained(model: str, text: str) -> None:
 
 def write(folder: Path, model: str) -> Path:
     path = folder / "backbone.yaml"
-    path.write_text(f"name: own\nclip: {{model: '{model}'}}\n")
+    path.write_text(f"sam: {{model: packaged, weights: 'random:1'}}\nclip: {{model: '{model}'}}\n")
     return path
 
 
