@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from regionspot_cache.backbones import load
 from regionspot_cache.backbones.assets import FOLDER
+from regionspot_cache.backbones.clip_tags import check_names
 from regionspot_cache.backbones.load import load_backbone, load_proposer, load_sam
 from regionspot_cache.backbones.presets import (
     PRESETS,
@@ -77,6 +78,7 @@ def test_shipped_backbone_files_name_what_exists(path: Path) -> None:
     assert spec.name == path.stem
     assert spec.sam.model in load.SAM_FILES
     assert open_clip.get_pretrained_cfg(spec.clip.model, spec.clip.weights)
+    check_names(spec.clip)  # a tag of the other GELU is refused here
 
 
 def test_unknown_presets_are_refused(tmp_path: Path) -> None:
