@@ -16,10 +16,12 @@ from regionspot_cache.datasets import DetectionDataset, ImageRecord
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation import (
     AccuracyMeter,
-    DetectionsBuilder,
+    ApType,
+    BestOfCategories,
+    BestOfImages,
+    Collector,
     ScoreRule,
     encode_mask,
-    select_top_k,
 )
 from regionspot_cache.evaluation.confusion import ConfusionMeter
 from regionspot_cache.images import ImageFailure, find_image, read_image
@@ -54,7 +56,7 @@ class Regions:
 class Tally:
     """What one method has found so far; accuracy and confusion only for ground-truth boxes."""
 
-    builder: DetectionsBuilder
+    collector: Collector
     accuracy: AccuracyMeter
     confusion: ConfusionMeter
 
@@ -85,7 +87,8 @@ class Recognition:
         cache: features of the same dataset, used where they fit; None runs the networks on every image.
         masks: keep SAM's mask of every detected box.
         score_rule: of methods that do not bring their own.
-        cap: detections kept for an image.
+        ap: what is kept: the best detections of each image, or of each class (fixed AP).
+        cap: standard AP: detections kept for an image.
     """
 
     dataset: DetectionDataset
@@ -96,6 +99,7 @@ class Recognition:
     masks: bool
     score_rule: ScoreRule
     cap: int
+    ap: ApType = "standard"
 
     def run(self, methods: Sequence[Recogniser]) -> Recognised:
         """Every method on every image."""
@@ -103,7 +107,7 @@ class Recognition:
         found = Recognised(
             tallies={
                 m.name: Tally(
-                    builder=DetectionsBuilder(),
+                    collector=self._collector(),
                     accuracy=AccuracyMeter(classes),
                     confusion=ConfusionMeter(classes),
                 )
@@ -142,31 +146,16 @@ class Recognition:
         for method in methods:
             probabilities = method.logits(inputs, self.text).softmax(-1).float().cpu().numpy()  # [N, K]
             rule = method.score_rule or self.score_rule
-            self._keep(record, inputs, scores, probabilities, rule, masks, found.tallies[method.name])
+            tally = found.tallies[method.name]
+            tally.collector.add(record.image_id, inputs.boxes, probabilities, scores, rule, masks)
+            if scores is None:
+                tally.accuracy.update(probabilities, record.labels)
+                tally.confusion.update(probabilities, record.labels)
         return len(inputs.boxes)
 
-    def _keep(
-        self,
-        record: ImageRecord,
-        inputs: RegionInputs,
-        scores: NDArray[np.float32] | None,
-        probabilities: NDArray[np.float32],
-        rule: ScoreRule,
-        masks: "MaskCodes | None",
-        tally: Tally,
-    ) -> None:
-        chosen = select_top_k(probabilities, scores, rule, k=self.cap)
-        tally.builder.add(
-            record.image_id,
-            boxes=inputs.boxes,
-            box_index=chosen.box_index,
-            category_ids=self.dataset.category_ids[chosen.class_index],
-            scores=chosen.scores,
-            masks=masks,
-        )
-        if scores is None:
-            tally.accuracy.update(probabilities, record.labels)
-            tally.confusion.update(probabilities, record.labels)
+    def _collector(self) -> Collector:
+        categories = self.dataset.category_ids
+        return BestOfCategories(categories) if self.ap == "fixed" else BestOfImages(categories, self.cap)
 
     def _read(self, record: ImageRecord) -> NDArray[np.uint8]:
         path = find_image(self.dataset.image_root, record.file_name)

@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from pipeline import console
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.evaluation import (
+    PER_CATEGORY,
     AccuracyMeter,
     AveragePrecision,
     Detections,
@@ -14,10 +18,10 @@ from regionspot_cache.evaluation import (
     IouType,
     Protocol,
     proposal_recall,
-    write_results,
 )
 from regionspot_cache.evaluation import evaluate as average_precision
 from regionspot_cache.evaluation.ground_truth import is_federated
+from regionspot_cache.evaluation.result import AP_TYPES
 from regionspot_cache.proposals import Proposals
 
 
@@ -50,12 +54,13 @@ class Origin:
 
 
 class Scorer:
-    """Scores every method of one evaluation by the same protocol, and writes its detections."""
+    """Scores every method of one evaluation by the same protocol."""
 
     def __init__(self, settings: EvalSettings, dataset: DetectionDataset, truth: Mapping[str, Any]) -> None:
         self.settings, self.dataset, self.truth = settings, dataset, truth
         ids = dataset.category_ids.tolist()
         self.class_names = dict(zip(ids, dataset.class_names, strict=True))
+        self.truth_has_masks = all("segmentation" in a for a in truth["annotations"])
         self.subsets = {}
         if any(dataset.class_novel):
             self.subsets = {
@@ -86,6 +91,7 @@ class Scorer:
             self.truth,
             iou_types=kinds,
             subsets=self.subsets,
+            ap=self.settings.ap,
             cap=self.settings.cap,
             fast=not self.settings.reference,
         )
@@ -94,8 +100,8 @@ class Scorer:
             metrics["accuracy"] = self._accuracy(accuracy)
         if proposals is not None:
             metrics["recall"] = proposal_recall(proposals, self.truth)
-        for kind in kinds:
-            write_results(self.settings.out / f"{name}-{kind}.json", detections, kind)
+        if self.settings.ap == "fixed":
+            self._say_scarce(name, detections)
         return Scored(
             name=name,
             result=EvaluationResult(protocol=self._protocol(origin), metrics=metrics),
@@ -108,6 +114,15 @@ class Scorer:
         members = {name: [index[c] for c in ids] for name, ids in self.subsets.items()}
         return meter.summary(self.dataset.class_frequency, members)
 
+    def _say_scarce(self, name: str, detections: Detections) -> None:
+        ids = self.dataset.category_ids
+        found = np.bincount(np.searchsorted(ids, detections.category_ids), minlength=len(ids))
+        if few := np.count_nonzero(found < PER_CATEGORY):
+            console.warn(
+                f"{name}: {few} of {len(ids)} classes have fewer than {PER_CATEGORY:,} detections; "
+                "their fixed AP is too low where the system left some out"
+            )
+
     def _protocol(self, origin: Origin) -> Protocol:
         dataset = self.dataset
         sample = "" if dataset.limit is None else f", {len(dataset)} images drawn by seed {dataset.seed}"
@@ -115,6 +130,7 @@ class Scorer:
             dataset=dataset.name,
             split=(dataset.split or "all") + sample,
             metric="LVIS" if is_federated(self.truth) else "COCO",
-            cap=self.settings.cap,
+            ap_type=AP_TYPES[self.settings.ap],
+            cap=self.settings.cap if self.settings.ap == "standard" else None,
             **vars(origin),
         )

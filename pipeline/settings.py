@@ -8,9 +8,11 @@ from pipeline.places import WORKPLACE
 from regionspot_cache.errors import UsageError
 from regionspot_cache.regions import BoxPolicy
 from regionspot_cache.training import TrainConfig
+from regionspot_cache.views import Augmentation
 
 Half = Literal["sam", "clip"]
 HALVES: tuple[Half, Half] = ("sam", "clip")
+RESULTS = "results:"
 RECOGNISERS = ("regionspot", "clip-box", "clip-mask")
 
 
@@ -50,6 +52,8 @@ class ExtractSettings:
     device: str = "auto"
     decode_threads: int = 4
     policy: BoxPolicy = field(default_factory=BoxPolicy)
+    augment: Augmentation = field(default_factory=Augmentation)
+    """Extra views of every image, for training: mirrored, cropped, with jittered boxes; none by default."""
 
     def __post_init__(self) -> None:
         for name in ("partition_size", "batch_size", "decode_threads"):
@@ -89,6 +93,9 @@ class TrainSettings:
     """The preset the caches were made with; its text tower embeds the class names."""
     position: Literal["transformer", "prompt", "mlp"] = "transformer"
     prompts: PromptSettings = field(default_factory=PromptSettings)
+    hierarchies: dict[str, Path] = field(default_factory=dict)
+    """Class trees by name of the cache folder: more general and more special classes than a box's own say
+    nothing about it. OpenImages' bbox_labels_600_hierarchy.json, V3Det's category tree."""
     device: str = "auto"
     training: TrainConfig = field(default_factory=TrainConfig)
 
@@ -110,12 +117,14 @@ class EvalSettings:
     top_n: int = 100
     """Proposals of an image that are recognised; the paper's protocol for LVIS takes 1000."""
     methods: tuple[str, ...] = ("regionspot",)
-    """Any of `RECOGNISERS`."""
+    """Any of `RECOGNISERS`, and `results:FILE` for the detections of another system."""
     score_rule: Literal["product", "official", "geometric"] = "product"
     masks: bool = True
     """Mask AP too, where the ground truth has masks."""
+    ap: Literal["standard", "fixed"] = "standard"
+    """Which detections count: the best of each image, or the 10,000 best of each class over the dataset."""
     cap: int = 300
-    """Detections of an image that count, over all classes."""
+    """Standard AP: detections of an image that count, over all classes."""
     reference: bool = False
     """Score with the lvis package or pycocotools instead of the fast evaluator (slow; the same numbers)."""
     limit: int | None = None
@@ -123,12 +132,38 @@ class EvalSettings:
     prompts: PromptSettings | None = None
     """The checkpoint's own when not given."""
     out: Path = WORKPLACE / "evaluations"
+    pictures: int = 4
+    """Images that the report shows, drawn by `seed`; 0 for none."""
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.pictures < 0:
+            raise UsageError(f"pictures = {self.pictures}.", "pictures >= 0.")
         for name in self.methods:
-            if name not in RECOGNISERS:
-                raise UsageError(f"--method {name}.", f"One of {', '.join(RECOGNISERS)}.")
+            if name not in RECOGNISERS and (not name.startswith(RESULTS) or name == RESULTS):
+                raise UsageError(f"--method {name}.", f"One of {', '.join(RECOGNISERS)}, or {RESULTS}FILE.")
+        rows = self.row_names
+        if not rows or len(set(rows)) < len(rows):
+            found = f"The rows of the table would be {', '.join(rows) or 'none'}."
+            raise UsageError(found, "One name for each --method; a results file is named by its stem.")
+
+    @property
+    def recognisers(self) -> tuple[str, ...]:
+        """The methods that are run here."""
+        return tuple(name for name in self.methods if not name.startswith(RESULTS))
+
+    @property
+    def result_files(self) -> tuple[Path, ...]:
+        """The files of detections that are scored."""
+        return tuple(Path(name.removeprefix(RESULTS)) for name in self.methods if name.startswith(RESULTS))
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """The rows of the table in the order of the methods."""
+        return tuple(
+            Path(name.removeprefix(RESULTS)).stem if name.startswith(RESULTS) else name
+            for name in self.methods
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +177,10 @@ class PredictSettings:
     backbone: str | None = None
     out: Path | None = None
     top: int = 20
+    compare: bool = False
+    """The baselines' names, too, and a picture of all beside each other."""
+    report: Path | None = None
+    """An HTML page with everything about the image."""
     device: str = "auto"
 
 

@@ -17,7 +17,11 @@ def evaluate(
     images: Images = None,
     proposals: Annotated[str | None, typer.Option("--proposals", help="gt, rpn, or a file of boxes.")] = None,
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="regionspot, clip-box, clip-mask; repeat.")
+        list[str] | None,
+        typer.Option("--method", help="regionspot, clip-box, clip-mask, results:FILE; repeat."),
+    ] = None,
+    ap: Annotated[
+        str | None, typer.Option("--ap", help="standard, or fixed: the 10,000 best detections of each class.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Seeded sample of this many images.")] = None,
     out: Annotated[
@@ -30,6 +34,8 @@ def evaluate(
     """Recognise the regions of a dataset and score the result: AP, APr, APc, APf, accuracy, recall.
 
     Example: rs-cache eval --proposals rpn --method regionspot --method clip-box
+
+    Example: rs-cache eval --dataset lvis:minival --method results:glip.json --ap fixed
     """
     from pipeline.evaluate import evaluate as run
     from pipeline.settings import EvalSettings
@@ -45,6 +51,7 @@ def evaluate(
         images=images,
         proposals=proposals,
         methods=method or None,
+        ap=ap,
         limit=limit,
         out=out,
     )
@@ -67,6 +74,12 @@ def predict(
         Path | None, typer.Option("--out", help="Picture to write; default IMAGE-regions.png.")
     ] = None,
     top: Annotated[int, typer.Option("--top", help="Boxes that the RPN proposes.")] = 20,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also clip-box and clip-mask, and a picture of all.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="HTML page with everything about the image.")
+    ] = None,
     config: Config = None,
     set_: Set = None,
     as_json: Json = False,
@@ -90,5 +103,7 @@ def predict(
         backbone=backbone,
         out=out,
         top=top,
+        compare=compare or None,
+        report=report,
     )
     run(settings, as_json=as_json)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from regionspot_cache.datasets import shapes
+from regionspot_cache.datasets import minival, shapes
 from regionspot_cache.datasets.coco_style import read_coco_style
 from regionspot_cache.datasets.openimages import read_openimages
 from regionspot_cache.datasets.records import DetectionDataset
@@ -140,6 +140,9 @@ def _named(name: str, split: str, request: Request) -> DetectionDataset:
     split = split or options[0].default_split
     _check_split(name, split, options[0].splits)
     found = [(source, file) for source in options if (file := request.find(source.annotations, split))]
+    whole = request.find(options[0].annotations, minival.WHOLE) if split == minival.MINIVAL else None
+    if whole and not found:
+        return _found(name, split, options[0], whole, request, folder=minival.FOLDER)
     if not found:
         raise _absent(name, split, options, request)
     if len(found) > 1:
@@ -149,6 +152,12 @@ def _named(name: str, split: str, request: Request) -> DetectionDataset:
             f"Both releases of Objects365 are there: {files}.", expected, f"--dataset o365v2:{split}"
         )
     source, file = found[0]
+    return _found(name, split, source, file, request)
+
+
+def _found(
+    name: str, split: str, source: Source, file: Path, request: Request, folder: str | None = None
+) -> DetectionDataset:
     if name == "openimages":
         return _openimages(file, split, source, request)
     return read_coco_style(
@@ -160,6 +169,7 @@ def _named(name: str, split: str, request: Request) -> DetectionDataset:
         o365=name if name.startswith(O365) else None,
         correct_spelling=request.correct_spelling,
         require_images=request.require_images,
+        folder=folder,
     )
 
 

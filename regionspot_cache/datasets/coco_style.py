@@ -9,6 +9,7 @@ from regionspot_cache.datasets.assemble import group_and_clean
 from regionspot_cache.datasets.columns import Columns, read_columns
 from regionspot_cache.datasets.formats import correct_o365_spelling, require_o365
 from regionspot_cache.datasets.layouts import choose_layout, coco_patterns
+from regionspot_cache.datasets.minival import MINIVAL, WHOLE, images_in_folder
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.regions import BoxPolicy
 
@@ -23,6 +24,7 @@ def read_coco_style(
     o365: str | None = None,
     correct_spelling: bool = False,
     require_images: bool = True,
+    folder: str | None = None,
 ) -> DetectionDataset:
     """Reads one annotation file in a single pass; memory grows with the number of boxes, 33 bytes each.
 
@@ -38,10 +40,12 @@ def read_coco_style(
         o365: "o365", "o365v1" or "o365v2" when the file must be of (that release of) Objects365.
         correct_spelling: mend the misspelt class names of Objects365 v2.
         require_images: raise when not one image is found.
+        folder: only the images that the file places in this folder.
 
     Raises:
         MissingFileError: the file, or every image, is missing.
-        InputError: broken JSON, missing keys, classes that are not listed, another Objects365 release.
+        InputError: broken JSON, missing keys, classes that are not listed, another Objects365 release, no
+            image in `folder`.
     """
     columns = read_columns(file)
     columns.check(file)
@@ -54,15 +58,19 @@ def read_coco_style(
             columns.rename_classes(correct_o365_spelling)
     split = guess_split(file) if split is None else split
     roots = roots or (file.parent, file.parent.parent)
-    root, pattern = choose_layout(columns.file_names, roots, coco_patterns(split), required=require_images)
+    chosen = images_in_folder(file, columns.file_names, folder) if folder else range(len(columns.file_names))
+    patterns = coco_patterns(WHOLE if split == MINIVAL else split)
+    names = [columns.file_names[i] for i in chosen]
+    root, pattern = choose_layout(names, roots, patterns, required=require_images)
     columns.file_names = [pattern(file_name) for file_name in columns.file_names]
-    return _dataset(columns, file, name or file.stem, split, root, policy or BoxPolicy())
+    dataset = _dataset(columns, file, name or file.stem, split, root, policy or BoxPolicy())
+    return dataset.select(np.array(chosen, np.int64)) if folder else dataset
 
 
 def guess_split(file: Path) -> str:
-    """ "train", "val" or "test" when the file's name has that word, else ""."""
+    """ "train", "val", "minival" or "test" when the file's name has that word, else ""."""
     words = re.findall(r"train|minival|val|test", file.stem.lower())
-    return words[-1].replace("mini", "") if words else ""
+    return words[-1] if words else ""
 
 
 def _dataset(

@@ -78,11 +78,15 @@ SOURCES: dict[str, Source] = {
             "lvis/lvis_v1_{split}.json",
             "lvis/annotations/lvis_v1_{split}.json",
             "coco/annotations/lvis_v1_{split}.json",
+            *(
+                f"{folder}lvis_v1_{{split}}_inserted_image_name.json"  # GLIP's name of minival
+                for folder in ("lvis/", "lvis/annotations/", "coco/annotations/")
+            ),
         ),
         roots=("coco", "lvis"),
         images="coco/train2017/*.jpg and coco/val2017/*.jpg (LVIS val has images of both)",
         origin="LVIS v1: https://www.lvisdataset.org/dataset "
-        "(https://dl.fbaipublicfiles.com/LVIS/lvis_v1_{split}.json.zip); images: "
+        "(https://dl.fbaipublicfiles.com/LVIS/lvis_v1_{split}.json.zip; minival is taken from val); images: "
         "http://images.cocodataset.org/zips/train2017.zip and http://images.cocodataset.org/zips/val2017.zip.",
     ),
     "coco": Source(

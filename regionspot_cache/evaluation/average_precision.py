@@ -15,7 +15,7 @@ from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, Cur
 from regionspot_cache.evaluation.overlap import Overlap, box_overlap, mask_overlap, shared_pairs
 from regionspot_cache.evaluation.results_file import IouType
 
-_COCO_PER_CATEGORY = 100  # detections per image and category in COCO's AP
+COCO_PER_PAIR = 100  # detections per image and category in COCO's AP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +32,21 @@ class _Candidates:
         return _Candidates(**{name: column[rows] for name, column in vars(self).items()})
 
 
-def precision_curves(truth: GroundTruth, detections: Detections, iou_type: IouType) -> Curves:
+def precision_curves(
+    truth: GroundTruth, detections: Detections, iou_type: IouType, per_pair: int | None = None
+) -> Curves:
     """Precision at 101 recalls for every threshold, category and size.
 
     Args:
-        detections: already capped per image (`Detections.capped`).
+        detections: those that count (`Detections.capped` or `best_of_categories`).
+        per_pair: how many of them count for an image and category; None: all.
 
     Raises:
         InputError: a detection of an image that the ground truth lacks, or no masks for "segm".
     """
     if iou_type == "segm" and detections.masks is None and len(detections):
         raise InputError("the detections have no masks", "a mask for every box", "evaluate boxes only")
-    candidates = _candidates(truth, detections, iou_type)
+    candidates = _candidates(truth, detections, iou_type, per_pair)
     order = np.argsort(truth.pair_key(truth.images, truth.categories), kind="stable")
     overlap = _overlap(truth, detections, candidates, order, iou_type)
     areas = truth.areas[order, None]  # [G,1]
@@ -52,7 +55,9 @@ def precision_curves(truth: GroundTruth, detections: Detections, iou_type: IouTy
     return _accumulate(truth, candidates, matches, truth.categories[order], ignore)
 
 
-def _candidates(truth: GroundTruth, detections: Detections, iou_type: IouType) -> _Candidates:
+def _candidates(
+    truth: GroundTruth, detections: Detections, iou_type: IouType, per_pair: int | None
+) -> _Candidates:
     image = image_index(truth, detections)[detections.image_of_row]
     category, known = _category_index(truth, detections.category_ids)
     keys = truth.pair_key(image, category)
@@ -70,10 +75,10 @@ def _candidates(truth: GroundTruth, detections: Detections, iou_type: IouType) -
     if truth.federated:
         found = found.take(np.flatnonzero(found.areas > 0))
     found = found.take(np.lexsort((-found.scores, found.keys)))
-    if truth.federated:
+    if per_pair is None:
         return found
     rank = np.arange(len(found.keys)) - np.searchsorted(found.keys, found.keys)
-    return found.take(np.flatnonzero(rank < _COCO_PER_CATEGORY))
+    return found.take(np.flatnonzero(rank < per_pair))
 
 
 def image_index(truth: GroundTruth, detections: Detections) -> np.ndarray:

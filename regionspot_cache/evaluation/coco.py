@@ -17,12 +17,15 @@ from regionspot_cache.evaluation.results_file import IouType, image_entries
 from regionspot_cache.evaluation.rle import mask_areas
 
 
-def reference_curves(annotations: Mapping[str, Any], detections: Detections, iou_type: IouType) -> Curves:
-    """The curves that pycocotools computes, with its 100 detections per image and category.
+def reference_curves(
+    annotations: Mapping[str, Any], detections: Detections, iou_type: IouType, per_pair: int | None = None
+) -> Curves:
+    """The curves that pycocotools computes.
 
     Args:
         annotations: the COCO dictionary; it is copied, for pycocotools writes into its input.
-        detections: already capped per image.
+        detections: those that count.
+        per_pair: how many of them count for an image and category; None: all.
     """
     truth = {key: deepcopy(annotations[key]) for key in ("images", "annotations", "categories")}
     for number, annotation in enumerate(truth["annotations"], start=1):
@@ -32,10 +35,11 @@ def reference_curves(annotations: Mapping[str, Any], detections: Detections, iou
     found = {**truth, "annotations": _results(annotations, detections, iou_type)}
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation: Any = COCOeval(_index(truth), _index(found), iou_type)
+        evaluation.params.maxDets = [per_pair or len(detections) + 1]
         evaluation.evaluate()
         evaluation.accumulate()
     curves: dict[str, np.ndarray] = evaluation.eval
-    # [T,R,K,A,M] and [T,K,A,M]; M = 100 detections is last.
+    # [T,R,K,A,M] and [T,K,A,M]; M holds the one limit of detections.
     return Curves(precision=curves["precision"][..., -1], recall=curves["recall"][..., -1])
 
 

@@ -13,6 +13,7 @@ from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.rle import Rle, mask_areas
 
 MAX_DETECTIONS = 300  # per image over all classes: the standard of LVIS
+PER_CATEGORY = 10_000  # over the dataset: fixed AP (Dave et al. 2021, arXiv 2102.01066)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class MaskTable:
         sizes: i32 [B,2], height and width of each mask.
     """
 
-    data: bytes
+    data: bytes | bytearray
     offsets: np.ndarray
     sizes: np.ndarray
 
@@ -53,10 +54,21 @@ class MaskTable:
     def rle(self, row: int) -> Rle:
         """{"size": [h, w], "counts": bytes}, as pycocotools takes it."""
         start, end = self.offsets[row : row + 2]
-        return {"size": self.sizes[row].tolist(), "counts": self.data[start:end]}
+        return {"size": self.sizes[row].tolist(), "counts": bytes(self.data[start:end])}
 
     def rles(self, rows: np.ndarray) -> list[Rle]:
         return [self.rle(row) for row in rows]
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Only these masks, in this order."""
+        lengths = np.diff(self.offsets)[rows]
+        starts = self.offsets[rows].tolist()
+        ends = (self.offsets[rows] + lengths).tolist()
+        return type(self)(
+            data=b"".join([self.data[start:end] for start, end in zip(starts, ends, strict=True)]),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            sizes=self.sizes[rows],
+        )
 
     def areas(self, rows: np.ndarray) -> np.ndarray:
         """Pixels of each mask, f64 [len(rows)]; a few thousand masks are held apart at a time."""
@@ -126,6 +138,18 @@ class Detections:
         order = np.lexsort((-self.scores, self.image_of_row))  # stable, images stay in place
         rank = np.arange(len(self)) - np.repeat(self.offsets[:-1], counts)
         return self.take(np.sort(order[rank < per_image]))
+
+    def best_of_categories(self, per_category: int = PER_CATEGORY) -> Self:
+        """The best detections of each category over all images, however many of them are of one image.
+
+        Of equal scores the earlier rows stay. This is what fixed AP counts, in place of `capped`.
+        """
+        order = np.lexsort((-self.scores, self.category_ids))  # stable
+        categories = self.category_ids[order]
+        rank = np.arange(len(order)) - np.searchsorted(categories, categories)
+        if not (rank >= per_category).any():
+            return self
+        return self.take(np.sort(order[rank < per_category]))
 
 
 class MaskSource(Protocol):

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regionspot_cache.evaluation import coco, lvis
-from regionspot_cache.evaluation.average_precision import image_index, precision_curves
+from regionspot_cache.evaluation.average_precision import COCO_PER_PAIR, image_index, precision_curves
 from regionspot_cache.evaluation.detections import MAX_DETECTIONS, Detections
 from regionspot_cache.evaluation.ground_truth import ground_truth, load_annotations, restrict
-from regionspot_cache.evaluation.metrics import AveragePrecision, summarize
+from regionspot_cache.evaluation.metrics import AveragePrecision, Curves, summarize
 from regionspot_cache.evaluation.results_file import IouType
+
+ApType = Literal["standard", "fixed"]
 
 
 def evaluate(
@@ -19,6 +21,7 @@ def evaluate(
     iou_types: Sequence[IouType] = ("bbox", "segm"),
     subsets: Mapping[str, Sequence[int]] | None = None,
     image_ids: Iterable[int | str] | None = None,
+    ap: ApType = "standard",
     cap: int = MAX_DETECTIONS,
     fast: bool = True,
 ) -> dict[IouType, AveragePrecision]:
@@ -29,7 +32,9 @@ def evaluate(
         iou_types: overlap of boxes, of masks, or both.
         subsets: names and category ids of further means, for example {"novel": [...]}.
         image_ids: judge only these images; None: all of the annotation file, with detections or not.
-        cap: the best detections that count per image over all classes, before any filter.
+        ap: "standard" counts the best detections of each image; "fixed" the 10,000 best of each category over
+            the dataset, however many of an image (Dave et al. 2021), which does not make categories compete.
+        cap: standard AP: how many of an image count, over all classes, before any filter.
         fast: our own evaluator; False: the lvis package or pycocotools (slow; the same numbers).
 
     Raises:
@@ -41,14 +46,15 @@ def evaluate(
         content = restrict(content, image_ids)
     truth = ground_truth(content)
     image_index(truth, detections)  # refuses detections of other images before any work
-    capped = detections.capped(cap)
-    reference = lvis.reference_curves if truth.federated else coco.reference_curves
-    return {
-        kind: summarize(
-            precision_curves(truth, capped, kind) if fast else reference(content, capped, kind),
-            truth.category_ids,
-            truth.frequency,
-            subsets or {},
-        )
-        for kind in iou_types
-    }
+    counted = detections.capped(cap) if ap == "standard" else detections.best_of_categories()
+    per_pair = COCO_PER_PAIR if ap == "standard" and not truth.federated else None
+
+    def curves(kind: IouType) -> Curves:
+        if fast:
+            return precision_curves(truth, counted, kind, per_pair)
+        if truth.federated:
+            return lvis.reference_curves(content, counted, kind)
+        return coco.reference_curves(content, counted, kind, per_pair)
+
+    categories, frequency = truth.category_ids, truth.frequency
+    return {kind: summarize(curves(kind), categories, frequency, subsets or {}) for kind in iou_types}

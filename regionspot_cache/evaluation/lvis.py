@@ -87,7 +87,7 @@ def reference_curves(annotations: Mapping[str, Any], detections: Detections, iou
 
     Args:
         annotations: the LVIS dictionary; it is copied, for lvis writes into its input.
-        detections: already capped per image.
+        detections: those that count; lvis limits nothing here.
     """
     api = load_lvis_api()
     truth = api.LVIS.__new__(api.LVIS)

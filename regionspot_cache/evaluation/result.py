@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from regionspot_cache.evaluation.detections import MAX_DETECTIONS
+from regionspot_cache.evaluation.detections import MAX_DETECTIONS, PER_CATEGORY
 from regionspot_cache.evaluation.metrics import NOT_MEASURED
+
+AP_TYPES = {"standard": "standard", "fixed": f"fixed ({PER_CATEGORY:,} a class)"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +21,10 @@ class Protocol:
         proposals: identity of the boxes.
         templates: name of the prompt templates.
         class_names: rule by which names of the file become words.
-        score_rule: "probability" for ground-truth boxes, else a rule of `selection`.
-        ap_type: "standard": the best detections of each image over all classes count.
-        cap: how many of them.
+        score_rule: "probability" for ground-truth boxes, else a rule of `selection`; "as given" in a file.
+        ap_type: "standard": the best detections of each image over all classes count; or "fixed (10,000 a
+            class)": those of each class over the dataset. Numbers of one type never stand beside the other.
+        cap: how many of an image; None for fixed AP, which does not limit them.
     """
 
     dataset: str
@@ -33,11 +36,12 @@ class Protocol:
     class_names: str
     score_rule: str
     ap_type: str = "standard"
-    cap: int = MAX_DETECTIONS
+    cap: int | None = MAX_DETECTIONS
 
     def __str__(self) -> str:
+        cap = "no cap" if self.cap is None else f"{self.cap} detections"
         return (
-            f"{self.dataset} {self.split}, {self.metric} {self.ap_type} AP, {self.cap} detections an image; "
+            f"{self.dataset} {self.split}, {self.metric} {self.ap_type} AP, {cap} an image; "
             f"{self.method}; boxes: {self.proposals}; score: {self.score_rule}; "
             f"prompts: {self.templates}, names {self.class_names}"
         )

@@ -43,20 +43,29 @@ def select_top_k(
         InputError: scores that are not finite, objectness outside [0, 1], or an unknown rule.
     """
     probabilities = np.asarray(probabilities, np.float32)
+    scores = pair_scores(probabilities, box_scores, rule).ravel()  # [N*C]
+    if rule == "official" and box_scores is not None:
+        candidates = np.sort(_best(probabilities.ravel(), preselect))
+        return _selection(candidates[_best(scores[candidates], k)], scores, probabilities.shape)
+    return _selection(_best(scores, k), scores, probabilities.shape)
+
+
+def pair_scores(
+    probabilities: np.ndarray, box_scores: np.ndarray | None, rule: ScoreRule = "product"
+) -> np.ndarray:
+    """The score of every (box, class) pair, f32 [N,C]; arguments and errors as of `select_top_k`.
+
+    "official" is the product here: its first choice of pairs belongs to a selection per image.
+    """
+    probabilities = np.asarray(probabilities, np.float32)
     if rule not in SCORE_RULES:
         raise InputError(f"score rule {rule!r}", f"one of {', '.join(SCORE_RULES)}", "choose one of these")
     if not np.isfinite(probabilities).all():
         raise InputError("a class probability is not finite", "finite numbers", "check the head's weights")
     if box_scores is None:
-        flat = probabilities.ravel()
-        return _selection(_best(flat, k), flat, probabilities.shape)
-    box_scores = _checked(box_scores, len(probabilities))
-    product = (probabilities * box_scores[:, None]).ravel()  # [N*C]
-    if rule == "official":
-        candidates = np.sort(_best(probabilities.ravel(), preselect))
-        return _selection(candidates[_best(product[candidates], k)], product, probabilities.shape)
-    scores = np.sqrt(product) if rule == "geometric" else product
-    return _selection(_best(scores, k), scores, probabilities.shape)
+        return probabilities
+    product = probabilities * _checked(box_scores, len(probabilities))[:, None]
+    return np.sqrt(product) if rule == "geometric" else product
 
 
 def _checked(box_scores: np.ndarray, num_boxes: int) -> np.ndarray:

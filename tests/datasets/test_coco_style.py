@@ -280,7 +280,7 @@ def test_v3det_keeps_equal_names_apart_and_tolerates_missing_images(tmp_path: Pa
 
 def test_splits_are_guessed_from_file_names() -> None:
     names = ["instances_val2017", "lvis_v1_minival", "zhiyuan_objv2_train", "boxes", "trainval_test"]
-    assert [guess_split(Path(f"{name}.json")) for name in names] == ["val", "val", "train", "", "test"]
+    assert [guess_split(Path(f"{name}.json")) for name in names] == ["val", "minival", "train", "", "test"]
 
 
 # Memory and real files ------------------------------------------------------------

@@ -19,7 +19,7 @@ def test_written_file_scores_the_same_everywhere(tmp_path: Path, kind: str) -> N
     write_results(tmp_path / "dt.json", found, kind)
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     ours = evaluate(found, truth, iou_types=[kind])[kind].metrics
-    read = evaluate(read_results(tmp_path / "dt.json"), truth, iou_types=[kind])[kind].metrics
+    read = evaluate(read_results(tmp_path / "dt.json").detections, truth, iou_types=[kind])[kind].metrics
     lvis = load_lvis_api().LVISEval(str(tmp_path / "gt.json"), str(tmp_path / "dt.json"), kind)
     lvis.run()
     theirs = lvis.get_results()
@@ -40,7 +40,7 @@ def test_entries(tmp_path: Path) -> None:
         assert len(entries) == len(found)
         assert all(field in entry and other not in entry for entry in entries)
     assert all(isinstance(entry["segmentation"]["counts"], str) for entry in entries)
-    read = read_results(tmp_path / "dt.json")
+    read = read_results(tmp_path / "dt.json").detections
     assert read.masks.rles(read.box_index[:5]) == found.masks.rles(found.box_index[:5])
     assert [path.name for path in tmp_path.iterdir()] == ["dt.json"]
 
@@ -49,7 +49,7 @@ def test_empty(tmp_path: Path) -> None:
     path = tmp_path / "dt.json"
     write_results(path, DetectionsBuilder().build())
     assert json.loads(path.read_text()) == []
-    assert len(read_results(path)) == 0
+    assert len(read_results(path).detections) == 0
 
 
 def test_images_are_gathered(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_images_are_gathered(tmp_path: Path) -> None:
         for image, x, score in [(7, 1, 0.1), (3, 2, 0.2), (7, 3, 0.3)]
     ]
     path.write_text(json.dumps(entries))
-    read = read_results(path)
+    read = read_results(path).detections
     assert read.image_ids == (7, 3)
     assert read.scores[read.rows(0)].tolist() == [0.1, 0.3]
     assert read.boxes[read.box_index[read.rows(0)]].tolist() == [[1, 0, 2, 1], [3, 0, 4, 1]]
@@ -68,7 +68,10 @@ def test_images_are_gathered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1}', "dictionary"),
+        ('{"a": 1}', "image 'a'"),
+        ('{"7": {"scores": [1], "labels": [1], "boxes": []}}', "0 boxes, 1 labels, 1 scores"),
+        ('{"7": {"scores": [1], "labels": [1.5], "boxes": [[1, 2, 3, 4]]}}', "no integer"),
+        ('{"7": {"scores": [1], "labels": [1], "boxes": [[1, 2, 3, NaN]]}}', "1 of 1 .* a box that is not"),
         ('[{"image_id": 1}]', "entry 0 is no detection"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3], "score": 1}]', "entry 0 is no detection"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": NaN}]', "not finite"),

@@ -97,6 +97,7 @@ def serve(requests: IO[str]) -> None:
     import pipeline.evaluate
     import pipeline.extract
     import pipeline.inspection
+    import pipeline.own_methods
     import pipeline.predict
     import pipeline.train  # noqa: F401
 

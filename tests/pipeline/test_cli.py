@@ -16,7 +16,7 @@ OPTIONS = {
     "info": "json",
     "verify": "backbone full images json recompute repair",
     "train": "cache config json out set",
-    "eval": "backbone checkpoint config dataset images json limit method out proposals set",
+    "eval": "ap backbone checkpoint config dataset images json limit method out proposals set",
     "predict": "backbone boxes checkpoint classes config json out set top",
     "demo": "config out set",
     "env": "json",

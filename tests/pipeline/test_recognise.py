@@ -61,7 +61,7 @@ def test_cached_tokens_are_used_for_the_very_boxes_only(dataset, small_backbone,
 def test_detections_are_the_best_pairs_of_box_and_class(dataset, small_backbone) -> None:
     known, method = ground_truth_proposals(dataset), Fixed()
     found = recognition(dataset, small_backbone, Regions(known=known), cap=5).run([method])
-    detections = found.tallies["fixed"].builder.build()
+    detections = found.tallies["fixed"].collector.build()
     assert len(detections.scores) <= 5 * len(dataset)
     assert (detections.scores > 0).all()
     first = dataset[0]

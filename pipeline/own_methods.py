@@ -1,0 +1,205 @@
+"""The methods of this package in an evaluation: one pass over the images, one scored row a method."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import console
+from pipeline.eval_pictures import pictures
+from pipeline.eval_report import OwnRows
+from pipeline.methods import make_method
+from pipeline.partition import resolve_device
+from pipeline.plan import cache_path, counts
+from pipeline.recognise import Recognised, Recognition, Regions, Tally
+from pipeline.scoring import Origin, Scored, Scorer
+from pipeline.settings import EvalSettings, PromptSettings
+from pipeline.train import embed_names
+from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
+from regionspot_cache.datasets import DetectionDataset
+from regionspot_cache.errors import IdentityError, IncompleteError, MissingFileError, UsageError
+from regionspot_cache.evaluation import write_results
+from regionspot_cache.head import read_model_config
+from regionspot_cache.hub import BACKBONE_FILE
+from regionspot_cache.proposals import Proposals, ground_truth_proposals, load_proposals
+from regionspot_cache.recognition import Recogniser
+from regionspot_cache.store import Cache, open_cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnMethods:
+    """Loaded networks and methods, ready for a dataset."""
+
+    settings: EvalSettings
+    device: str
+    backbone: Backbone
+    methods: list[Recogniser]
+    prompts: PromptSettings
+
+    def score(self, scorer: Scorer) -> OwnRows:
+        """Recognises the regions of the scorer's dataset; a row a method, and what a report shows.
+
+        Raises:
+            MissingFileError: no proposals or cache where they were named.
+            IdentityError: a named cache of another dataset or other networks.
+        """
+        settings, dataset, backbone = self.settings, scorer.dataset, self.backbone
+        regions, cache = _regions(settings, dataset, backbone), _cache(settings, dataset, backbone)
+        text = embed_names(backbone.clip, dataset.class_names, self.prompts)
+        recognition = Recognition(
+            dataset=dataset,
+            backbone=backbone,
+            text=torch.from_numpy(text).to(self.device),
+            regions=regions,
+            cache=cache,
+            masks=settings.masks and scorer.truth_has_masks,
+            score_rule=settings.score_rule,
+            ap=settings.ap,
+            cap=settings.cap,
+        )
+        found = recognition.run(self.methods)
+        _say_coverage(recognition, found)
+        boxes = _recognised(recognition, found, settings.out)
+        tallies = {method.name: found.tallies[method.name] for method in self.methods}
+        given = boxes.scores is None
+        return OwnRows(
+            rows=[
+                _score(scorer, method, tallies[method.name], recognition, boxes, self.prompts)
+                for method in self.methods
+            ],
+            text=text,
+            confusion={name: tally.confusion.result() for name, tally in tallies.items()} if given else {},
+            pictures=pictures(recognition, self.methods, boxes, settings),
+        )
+
+
+def load_own_methods(settings: EvalSettings) -> OwnMethods:
+    """Loads what `settings.recognisers` need.
+
+    Raises:
+        MissingFileError: no checkpoint there.
+        IdentityError: a checkpoint of other frozen networks or another width.
+    """
+    device = resolve_device(settings.device)
+    spec = load_preset(
+        settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
+    )
+    backbone = load_backbone(spec, device, console.fetching)
+    config = read_model_config(settings.checkpoint) if "regionspot" in settings.methods else {}
+    return OwnMethods(
+        settings=settings,
+        device=device,
+        backbone=backbone,
+        methods=[make_method(name, settings, config, backbone, device) for name in settings.recognisers],
+        prompts=settings.prompts or _trained_prompts(config),
+    )
+
+
+def _own_backbone(settings: EvalSettings) -> Path:
+    path = settings.checkpoint / BACKBONE_FILE
+    if not path.is_file():
+        raise MissingFileError(
+            f"There is no trained head in {settings.checkpoint}.",
+            "A folder written by rs-cache train.",
+            "rs-cache train, or --checkpoint DIR, or --method clip-box --set backbone=tiny",
+        )
+    return path
+
+
+def _trained_prompts(config: Mapping[str, Any]) -> PromptSettings:
+    text = config.get("text", {})
+    return PromptSettings(
+        **{name: text[name] for name in ("templates", "cleaning", "average") if name in text}
+    )
+
+
+def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbone) -> Regions:
+    if settings.proposals == "gt":
+        return Regions(known=ground_truth_proposals(dataset))
+    if settings.proposals == "rpn":
+        proposer = load_proposer(backbone.spec.proposer, backbone.sam, console.fetching)
+        return Regions(proposer=proposer, top_n=settings.top_n)
+    path = Path(settings.proposals)
+    if not path.suffix:
+        raise UsageError(f"--proposals {settings.proposals}.", "gt, rpn or a file of boxes.")
+    known = load_proposals(path, dataset, top_n=settings.top_n)
+    if known.dropped:
+        console.warn(f"{path}: left out {counts(dict(known.dropped))}")
+    return Regions(known=known, top_n=settings.top_n)
+
+
+def _cache(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbone) -> Cache | None:
+    """The cache of this dataset and backbone, if there is one; a named one must fit."""
+    path = cache_path(settings.cache, dataset, backbone.spec)
+    fingerprints = {"sam": backbone.sam.fingerprint(), "clip": backbone.clip.fingerprint()}
+    try:
+        cache = open_cache(path, expect=fingerprints)
+    except (MissingFileError, IdentityError, IncompleteError):
+        if settings.cache:
+            raise
+        return None
+    if cache.dataset.annotation_sha256 == dataset.annotation_sha256:
+        return cache
+    if settings.cache:
+        raise IdentityError(f"{path} was made from other annotations than {dataset.name}.", "The same file.")
+    return None
+
+
+def _say_coverage(recognition: Recognition, found: Recognised) -> None:
+    total, used = len(recognition.dataset), found.from_cache
+    console.say(
+        f"{used['map']} of {total} maps and the tokens of {used['tokens']} images came from the cache."
+    )
+    if found.failures:
+        console.warn(f"images without detections: {counts(dict(found.failures))}")
+
+
+def _recognised(recognition: Recognition, found: Recognised, out: Path) -> Proposals:
+    """The boxes that were recognised; those of a proposer are written too."""
+    regions = recognition.regions
+    if regions.known is not None:
+        return regions.known
+    assert regions.proposer is not None
+    identity = regions.proposer.identity()
+    text = ", ".join(f"{key} {str(value)[:12]}" for key, value in identity.items())
+    proposals = Proposals.from_images(f"RPN, top {regions.top_n} ({text})", found.regions)
+    proposals.save(out / "proposals.npz")
+    return proposals
+
+
+def _score(
+    scorer: Scorer,
+    method: Recogniser,
+    tally: Tally,
+    recognition: Recognition,
+    boxes: Proposals,
+    prompts: PromptSettings,
+) -> Scored:
+    given = boxes.scores is None
+    head = f" {scorer.settings.checkpoint}" if method.name == "regionspot" else ""
+    rule = method.score_rule or recognition.score_rule
+    origin = Origin(
+        method=f"{method.name} on {recognition.backbone.spec.name}{head}",
+        proposals=boxes.identity,
+        templates=prompts.templates,
+        class_names=prompts.cleaning,
+        score_rule="probability" if given else _rule_text(rule, scorer.settings),
+    )
+    detections = tally.collector.build()
+    for kind in ("bbox", "segm") if recognition.masks else ("bbox",):
+        write_results(scorer.settings.out / f"{method.name}-{kind}.json", detections, kind)
+    return scorer.score(
+        method.name,
+        detections,
+        origin,
+        masks=recognition.masks,
+        accuracy=tally.accuracy if given else None,
+        proposals=None if given else boxes,
+    )
+
+
+def _rule_text(rule: str, settings: EvalSettings) -> str:
+    """Fixed AP looks at every pair: the first choice that the official rule makes in an image is not made."""
+    return "official, of all pairs" if rule == "official" and settings.ap == "fixed" else rule

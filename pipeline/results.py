@@ -1,0 +1,64 @@
+"""`--method results:FILE`: the detections of another system, scored like our own."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import console
+from pipeline.plan import counts
+from pipeline.scoring import Origin, Scored, Scorer
+from regionspot_cache.evaluation import PER_CATEGORY, Detections, ResultsFile, Scope, read_results
+
+OWN = "own"  # boxes, prompts and names are those of the other system
+
+
+def score_results(path: Path, scorer: Scorer, others: frozenset[str] | None) -> Scored:
+    """Scores the file as the row named by its stem; says what it leaves out.
+
+    Args:
+        others: images that the file may name without being evaluated; see `Scope`.
+
+    Raises:
+        MissingFileError, InputError: no such file, or not detections of this dataset.
+    """
+    dataset = scorer.dataset
+    console.say(f"reading {path}")
+    scope = Scope(
+        image_ids=tuple(dataset.image_ids),
+        sizes=np.stack([dataset.heights, dataset.widths], axis=1),
+        category_ids=dataset.category_ids,
+        others=others,
+    )
+    found = read_results(path, scope)
+    _say_content(path, found, scorer)
+    origin = Origin(
+        method=f"{path.stem}, {found.form} {path.name}, sha256 {found.sha256[:12]}",
+        proposals=OWN,
+        templates=OWN,
+        class_names=OWN,
+        score_rule="as given",
+    )
+    masks = scorer.settings.masks and scorer.truth_has_masks and found.detections.masks is not None
+    return scorer.score(path.stem, found.detections, origin, masks=masks)
+
+
+def _say_content(path: Path, found: ResultsFile, scorer: Scorer) -> None:
+    detections = found.detections
+    images = np.count_nonzero(np.diff(detections.offsets))
+    kind = "boxes" if detections.masks is None else "boxes and masks"
+    console.say(f"{path}: {len(detections)} detections ({kind}) of {images} images, {found.form}")
+    if images < len(scorer.dataset):
+        console.warn(f"{path}: no detections of {len(scorer.dataset) - images} evaluated images")
+    dropped = found.dropped + Counter(_beyond(detections, scorer))
+    if dropped:
+        console.warn(f"{path}: left out {counts(dict(dropped))}")
+
+
+def _beyond(detections: Detections, scorer: Scorer) -> dict[str, int]:
+    """How many detections are too many for the chosen AP."""
+    if scorer.settings.ap == "fixed":
+        found, most = np.unique(detections.category_ids, return_counts=True)[1], PER_CATEGORY
+        return {f"behind the best {most} of a class": int(np.maximum(found - most, 0).sum())}
+    found, most = np.diff(detections.offsets), scorer.settings.cap
+    return {f"behind the best {most} of an image": int(np.maximum(found - most, 0).sum())}

@@ -1,0 +1,157 @@
+"""Detections of any system from a file, entry by entry: COCO results lists and GLIP dictionaries.
+
+COCO: [{"image_id", "category_id", "score", "bbox" [x, y, w, h] and/or "segmentation"}, ...], masks as run
+lengths or polygons. GLIP: {image id: {"scores", "labels", "boxes" [x0, y0, x1, y1]}}, labels = category ids.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation.detections import Detections
+from regionspot_cache.evaluation.results_columns import ResultColumns
+from regionspot_cache.json_stream import JsonWindow, open_json
+
+NOT_EVALUATED = "of images that are not evaluated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """What of a file is wanted, and what it may name.
+
+    Attributes:
+        image_ids: the images that are evaluated; ids match as 7 or "7".
+        sizes: i32 [M,2], their height and width.
+        category_ids: i64 [C], of the annotation file.
+        others: further images that the file may name, as text; detections of them are left out and counted.
+            None: any.
+    """
+
+    image_ids: tuple[int | str, ...]
+    sizes: np.ndarray
+    category_ids: np.ndarray
+    others: frozenset[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsFile:
+    """What a file holds.
+
+    Attributes:
+        detections: in the order of the file within an image; this decides between equal scores.
+        form: name of the format, for printing.
+        sha256: hex digest of the file.
+        dropped: how many detections were left out, by reason.
+    """
+
+    detections: Detections
+    form: str
+    sha256: str
+    dropped: Counter[str]
+
+
+def read_results(path: Path, scope: Scope | None = None) -> ResultsFile:
+    """Reads a file in one pass; entries of an image need not stand together.
+
+    Without a scope all images are taken in the order of their first entry, any category is right, and
+    polygons are no masks, for the sizes of images are not known. An entry without bbox gets the bounding box
+    of its mask. Polygons that all repeat their boxes, as pycocotools adds them, are no masks either.
+
+    Raises:
+        MissingFileError: no such file.
+        InputError: an entry that is no detection, numbers that are not finite, images or categories that the
+            annotation file lacks, masks for some boxes only or of another size than the image.
+    """
+    columns = ResultColumns(path, scope.image_ids if scope else None, scope.sizes if scope else None)
+    with open_json(path) as window:
+        opening = window.peek()
+        if opening not in ("[", "{"):
+            raise window.error("[ or {")
+        read = _coco if opening == "[" else _glip
+        read(window, path, columns)
+        sha256 = window.finish()
+    if scope:
+        _check_images(path, columns, scope)
+    detections = columns.detections()
+    if scope:
+        _check_categories(path, detections, scope)
+    return ResultsFile(
+        detections=detections,
+        form="COCO results" if opening == "[" else "GLIP dictionary",
+        sha256=sha256,
+        dropped=+Counter({NOT_EVALUATED: columns.outside.total()}),
+    )
+
+
+def _coco(window: JsonWindow, path: Path, columns: ResultColumns) -> None:
+    for number, entry in enumerate(window.elements()):
+        try:
+            columns.add(entry)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"{path}: entry {number} is no detection ({type(error).__name__}: {error})",
+                "image_id, category_id, score and bbox [x, y, w, h] or segmentation",
+                "write the file as a COCO results list",
+            ) from None
+
+
+def _glip(window: JsonWindow, path: Path, columns: ResultColumns) -> None:
+    for image_id in window.member_names():
+        entry = window.value()
+        try:
+            boxes = np.asarray(entry["boxes"], np.float64).reshape(-1, 4)
+            labels, scores = np.asarray(entry["labels"]), np.asarray(entry["scores"], np.float64)
+            if not len(boxes) == len(labels) == len(scores):
+                raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {len(scores)} scores")
+            columns.add_image(image_id, boxes, _integers(labels), scores)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"{path}: the entry of image {image_id!r} is none ({type(error).__name__}: {error})",
+                "a GLIP dictionary: scores, labels and boxes [x0, y0, x1, y1] of one length for each image",
+                "write the file as a GLIP dictionary or a COCO results list",
+            ) from None
+
+
+def _integers(labels: np.ndarray) -> np.ndarray:
+    whole = labels.astype(np.int32)
+    if (whole != labels).any():
+        raise ValueError("a label is no integer")
+    return whole
+
+
+def _check_images(path: Path, columns: ResultColumns, scope: Scope) -> None:
+    """Refuses files of other images; those of the annotation file that are not evaluated are no error."""
+    unknown = [] if scope.others is None else [i for i in columns.outside if str(i) not in scope.others]
+    if unknown:
+        count = sum(columns.outside[image_id] for image_id in unknown)
+        found = f"{path}: {count} detections of {len(unknown)} images that the annotation file lacks, "
+        raise InputError(
+            f"{found}for example {unknown[0]!r}",
+            "image ids of the annotation file",
+            "give the annotation file that the detections belong to with --dataset",
+        )
+    if columns.outside and not len(columns.scores):
+        raise InputError(
+            f"{path}: none of its {len(columns.outside)} images is evaluated",
+            "detections of the evaluated images",
+            "give the file of this dataset and split",
+        )
+
+
+def _check_categories(path: Path, detections: Detections, scope: Scope) -> None:
+    values, counts = np.unique(detections.category_ids, return_counts=True)
+    known = np.isin(values, scope.category_ids)
+    if known.all():
+        return
+    first, last = scope.category_ids[0], scope.category_ids[-1]
+    some = ", ".join(map(str, values[~known][:5].tolist()))
+    hint = " (labels that count from 0 are no ids)" if 0 in values[~known] else ""
+    raise InputError(
+        f"{path}: {counts[~known].sum()} of {counts.sum()} detections have a label that is no category id: "
+        f"{np.count_nonzero(~known)} labels, such as {some}{hint}",
+        f"one of the {len(scope.category_ids)} category ids of the annotation file, {first} to {last}",
+        "write the category ids of the annotation file into the results",
+    )
