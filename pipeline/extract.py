@@ -49,7 +49,7 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
     )
     todo = _todo(writer, settings.halves)
     console.say(
-        f"{path}: {len(dataset)} images, {dataset.num_boxes} boxes, {writer.num_partitions} partitions; "
+        f"{path}: {_contents(dataset)}, {dataset.num_boxes} boxes, {writer.num_partitions} partitions; "
         f"{len(todo)} to do; dropped at reading: {counts(dict(dataset.dropped))}"
     )
     started = time.monotonic()
@@ -59,6 +59,13 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
     )
     rate = done / (time.monotonic() - started)
     return _finish(path, settings.halves, errors, rate, as_json=as_json)
+
+
+def _contents(dataset: DetectionDataset) -> str:
+    if dataset.augmentation is None or dataset.views is None:
+        return f"{len(dataset)} images"
+    images = int((dataset.views.numbers == 0).sum())
+    return f"{images} images in {len(dataset)} views ({', '.join(dataset.augmentation.names)})"
 
 
 def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[HalfSpec]:

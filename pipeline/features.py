@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regionspot_cache.backbones import ClipEncoder, SamBackbone
+from regionspot_cache.backbones import ClipEncoder, SamEncoder
 from regionspot_cache.errors import InputError
 from regionspot_cache.images import (
     ExifRule,
@@ -31,6 +31,7 @@ from regionspot_cache.store import (
     quantise,
     to_half_precision,
 )
+from regionspot_cache.views import view_of
 
 NON_FINITE = "non-finite features"
 
@@ -75,7 +76,7 @@ class Clock:
 class Encoders:
     """The frozen networks of the halves at hand."""
 
-    sam: SamBackbone | None = None
+    sam: SamEncoder | None = None
     clip: ClipEncoder | None = None
 
 
@@ -125,12 +126,15 @@ class ImageLoader:
     def _load(self, part: PartitionPlan, slot: int) -> Loaded:
         width, height = (int(side) for side in part.sizes[slot])
         boxes = part.boxes[part.offsets[slot] : part.offsets[slot + 1]]
+        frame = None if part.views is None else part.views.frames[slot]
+        file_size = (width, height) if frame is None else (int(frame[0]), int(frame[1]))
         try:
-            image = self._read(part.file_names[slot], (width, height))
+            image = self._read(part.file_names[slot], file_size)
         except ImageFailure as failure:
             return Loaded(slot=slot, boxes=boxes, size=(height, width), failure=failure)
         sam, clip = self.encoders.sam, self.encoders.clip
         with self.clock("prepare"):
+            image = image if frame is None else view_of(image, frame)
             return Loaded(
                 slot=slot,
                 boxes=boxes,
@@ -186,7 +190,7 @@ class PartitionFeatures:
             with self.clock("clip"):
                 self._add_maps(self.encoders.clip, whole)
 
-    def _add_tokens(self, sam: SamBackbone, batch: list[Loaded]) -> None:
+    def _add_tokens(self, sam: SamEncoder, batch: list[Loaded]) -> None:
         boxed = [item for item in batch if item.sam is not None]
         found: dict[str, list[Tensor]] = {name: [] for name in self.arrays["sam"]}
         if boxed:

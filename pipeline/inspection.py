@@ -14,6 +14,7 @@ from regionspot_cache.backbones import BackboneSpec, load_clip, load_preset, loa
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.store import Cache, CacheWriter, Problem, open_cache, open_writer
 from regionspot_cache.store import verify as verify_store
+from regionspot_cache.views import Augmentation
 
 TOLERANCE = 1e-3  # cosine distance of a recomputed token; int8 alone makes about 1e-4
 
@@ -76,6 +77,7 @@ def info(path: str, *, as_json: bool = False) -> None:
         "identity": {k: v for k, v in identity.items() if not isinstance(v, (list, tuple)) or len(v) < 16},
         "classes": len(classes),
         "images": shape.num_images,
+        **_view_counts(writer),
         "boxes": shape.num_boxes,
         "partitions": shape.num_partitions,
         "partition_size": shape.partition_size,
@@ -84,6 +86,15 @@ def info(path: str, *, as_json: bool = False) -> None:
         "halves": {name: _half_info(writer, name) for name in writer.halves},
     }
     console.result(facts, _info_text(facts), as_json=as_json)
+
+
+def _view_counts(writer: CacheWriter) -> dict[str, Any]:
+    """How often each view occurs, of a cache with extra views of its images."""
+    if not writer.record.shape.views:
+        return {}
+    names = Augmentation(**writer.record.identity["augmentation"]).names
+    found = np.concatenate([writer.plan.views(p).numbers for p in range(writer.num_partitions)])
+    return {"views": dict(zip(names, np.bincount(found, minlength=len(names)).tolist(), strict=True))}
 
 
 def _half_info(writer: CacheWriter, half: str) -> dict[str, Any]:
@@ -104,6 +115,9 @@ def _info_text(facts: dict[str, Any]) -> str:
         f"dropped     {counts(facts['dropped'])}",
         f"image root  {facts['image_root']}",
     ]
+    if "views" in facts:
+        made = ", ".join(f"{key} {value}" for key, value in facts["identity"]["augmentation"].items())
+        lines.insert(3, f"views       {counts(facts['views'])} ({made})")
     for name, half in facts["halves"].items():
         lines.append(f"{name} half, {'complete' if half['complete'] else 'not complete'}")
         for array in half["arrays"]:

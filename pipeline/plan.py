@@ -14,15 +14,17 @@ from pipeline.partition import encoders_of, resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec, load_preset
-from regionspot_cache.datasets import DetectionDataset, load_dataset
+from regionspot_cache.datasets import DetectionDataset, load_dataset, with_views
 from regionspot_cache.store import CachePlan, HalfSpec, estimate, make_clip_half, make_sam_half
 
 MEASURED_IMAGES = 32
+_APART = ("bytes", "free_bytes", "dropped", "bytes_without_extra_views")  # not lines of their own
 
 
 def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
-    """Prints images, boxes, partitions, bytes of every array, free space, and hours at a measured rate."""
-    dataset, spec = open_dataset(settings), backbone_spec(settings)
+    """Prints images, views, boxes, partitions, bytes of every array, free space, hours at a measured rate."""
+    plain, spec = open_plain_dataset(settings), backbone_spec(settings)
+    dataset = with_views(plain, settings.augment)
     encoders = encoders_of(spec, settings.halves, resolve_device(settings.device))
     plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)
     halves = half_specs(encoders, settings)
@@ -32,7 +34,8 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
     facts = {
         "dataset": f"{dataset.name} {dataset.split}".strip(),
         "cache": path,
-        "images": len(dataset),
+        "images": len(plain),
+        **_view_facts(plain, dataset, halves, settings),
         "boxes": dataset.num_boxes,
         "dropped": dict(dataset.dropped),
         "classes": len(dataset.class_names),
@@ -45,8 +48,27 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
     console.result(facts, _text(facts), as_json=as_json)
 
 
+def _view_facts(
+    plain: DetectionDataset, dataset: DetectionDataset, halves: list[HalfSpec], settings: ExtractSettings
+) -> dict[str, Any]:
+    """What the extra views add; nothing without any."""
+    if dataset is plain:
+        return {}
+    plan = CachePlan(plain, partition_size=settings.partition_size, seed=settings.seed)
+    return {
+        "views_an_image": ", ".join(settings.augment.names),
+        "images_x_views": len(dataset),
+        "bytes_without_extra_views": estimate(plan, halves)["total"],
+    }
+
+
 def open_dataset(settings: ExtractSettings) -> DetectionDataset:
-    """The dataset of the settings; draws the built-in world on first use."""
+    """The dataset of the settings with its extra views."""
+    return with_views(open_plain_dataset(settings), settings.augment)
+
+
+def open_plain_dataset(settings: ExtractSettings) -> DetectionDataset:
+    """The dataset of the settings as annotated; draws the built-in world on first use."""
     with console.progress("drawing shapes", 1) as ticker:
         return load_dataset(
             settings.dataset,
@@ -113,13 +135,14 @@ def measured_rate(plan: CachePlan, encoders: Encoders, settings: ExtractSettings
 
 def _text(facts: dict[str, Any]) -> str:
     sizes = facts["bytes"]
-    lines = [
-        f"{key:<18} {value}" for key, value in facts.items() if key not in ("bytes", "free_bytes", "dropped")
-    ]
+    lines = [f"{key:<18} {value}" for key, value in facts.items() if key not in _APART]
     lines.insert(4, f"{'dropped':<18} {counts(facts['dropped'])}")
     lines += [f"  {path:<24} {console.size(value):>12}" for path, value in sizes.items() if path != "total"]
     free = "unknown" if facts["free_bytes"] is None else console.size(facts["free_bytes"])
     lines.append(f"{'total':<26} {console.size(sizes['total']):>12}   free: {free}")
+    if plain := facts.get("bytes_without_extra_views"):
+        times = f"with them {sizes['total'] / plain:.2f} times that"
+        lines.append(f"{'without extra views':<26} {console.size(plain):>12}   {times}")
     return "\n".join(lines)
 
 

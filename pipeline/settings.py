@@ -13,7 +13,8 @@ from regionspot_cache.views import Augmentation
 Half = Literal["sam", "clip"]
 HALVES: tuple[Half, Half] = ("sam", "clip")
 RESULTS = "results:"
-RECOGNISERS = ("regionspot", "clip-box", "clip-mask")
+WITH_HEAD = ("regionspot", "official")
+RECOGNISERS = (*WITH_HEAD, "clip-box", "clip-mask")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """`rs-cache train`: caches and class names to a trained head."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.places import WORKPLACE
 from pipeline.plan import counts
 from pipeline.settings import PromptSettings, TrainSettings
 from regionspot_cache.backbones import BackboneSpec, ClipEncoder, load_clip, load_preset
+from regionspot_cache.datasets.hierarchy import hierarchy_ignore
 from regionspot_cache.errors import UsageError
 from regionspot_cache.hub import BACKBONE_FILE, CLASSES_FILE
 from regionspot_cache.store import open_cache
@@ -24,6 +26,7 @@ from regionspot_cache.vocabulary import text_embeddings, unique_classes
 
 def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     """Trains the head, or continues the run in `settings.out`."""
+    _check_hierarchies(settings)
     spec, device = load_preset(settings.backbone), resolve_device(settings.device)
     clip = load_clip(spec.clip, device=device)
     sources = [training_source(path, clip, settings) for path in _unique(settings.caches)]
@@ -53,12 +56,14 @@ def training_source(path: str, clip: ClipEncoder, settings: TrainSettings) -> Tr
 
     Raises:
         IdentityError: the cache's maps come from another CLIP than the backbone of the settings.
+        InputError: the class tree of this cache does not know its classes.
     """
     cache = open_cache(path, expect={"clip": clip.fingerprint()})
     boxed = np.unique(cache.all_labels)
     names, rows = unique_classes([cache.dataset.class_names[label] for label in boxed])
     class_map = np.zeros(len(cache.dataset.class_names), np.int64)
     class_map[boxed] = rows
+    ignore = _ignored_classes(Path(path).name, names, settings)
     return TrainingSource(
         name=Path(path).name,
         cache=cache,
@@ -68,7 +73,31 @@ def training_source(path: str, clip: ClipEncoder, settings: TrainSettings) -> Tr
         grid=clip.grid,
         text_identity={**asdict(settings.prompts), "encoder": clip.text_fingerprint()},
         token_position=settings.position,
+        ignore=ignore,
     )
+
+
+def _check_hierarchies(settings: TrainSettings) -> None:
+    caches = [Path(path).name for path in settings.caches]
+    if unknown := set(settings.hierarchies) - set(caches):
+        raise UsageError(
+            f"hierarchies names {min(unknown)!r}, which is no cache of this run.",
+            f"Names of cache folders: {', '.join(caches)}.",
+            f"--set hierarchies.{caches[0] if caches else 'CACHE'}=FILE.json",
+        )
+
+
+def _ignored_classes(cache: str, names: Sequence[str], settings: TrainSettings) -> Any:
+    """bool [K, K] of a cache with a class tree, else None."""
+    if cache not in settings.hierarchies:
+        return None
+    ignore = hierarchy_ignore(settings.hierarchies[cache], names)
+    related = int(ignore.any(axis=1).sum())
+    console.say(
+        f"{cache}: {related} of {len(names)} classes have ancestors or descendants, "
+        f"{int(ignore.sum()) // 2} pairs in all, which do not count against each other"
+    )
+    return ignore
 
 
 def embed_names(clip: ClipEncoder, names: Any, prompts: PromptSettings) -> Any:

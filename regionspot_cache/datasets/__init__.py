@@ -2,5 +2,6 @@
 
 from regionspot_cache.datasets.catalog import DATASET_NAMES, load_dataset
 from regionspot_cache.datasets.records import DetectionDataset, ImageRecord, to_coco_dict
+from regionspot_cache.datasets.views import with_views
 
-__all__ = ["DATASET_NAMES", "DetectionDataset", "ImageRecord", "load_dataset", "to_coco_dict"]
+__all__ = ["DATASET_NAMES", "DetectionDataset", "ImageRecord", "load_dataset", "to_coco_dict", "with_views"]

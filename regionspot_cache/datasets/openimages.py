@@ -44,7 +44,7 @@ def read_openimages(
     """Reads one split. Images are those with boxes, in order of first appearance; their ids are text.
 
     Rows are grouped by image wherever they stand. `IsGroupOf` 1 makes a crowd box, 0 and -1 (unknown) do not.
-    Labels are as annotated, not expanded through the class hierarchy.
+    Labels are as annotated, not expanded through the class hierarchy (see `datasets.hierarchy`).
 
     Args:
         boxes_csv: `*-annotations-bbox.csv`; columns are found by name, coordinates are fractions.
@@ -60,7 +60,7 @@ def read_openimages(
         MissingFileError: every image is missing.
         InputError: missing columns, a label that the class file lacks, values that are no numbers.
     """
-    mids, class_names = _read_classes(classes_csv)
+    mids, class_names = read_classes(classes_csv)
     rows = _read_boxes(boxes_csv, {mid: index for index, mid in enumerate(mids)}, classes_csv)
     names = [f"{image_id}.jpg" for image_id in rows.image_ids]
     root, pattern = choose_layout(
@@ -127,7 +127,8 @@ class _Rows:
         )
 
 
-def _read_classes(file: Path) -> tuple[list[str], list[str]]:
+def read_classes(file: Path) -> tuple[list[str], list[str]]:
+    """MIDs and names of a class description file, in its order. Raises InputError."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
         rows = [row for row in csv.reader(lines) if row]
     if rows and rows[0][0] == "LabelName":  # V7 has a header, V4 to V6 have none

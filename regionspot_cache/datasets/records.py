@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from regionspot_cache.images import ExifRule
 from regionspot_cache.regions import Boxes, BoxPolicy, xyxy_to_xywh
+from regionspot_cache.views import Augmentation, ViewTable
 
 ImageId = int | str
 
@@ -69,6 +70,9 @@ class DetectionDataset:
         exif: how images must be turned for the boxes to fit.
         limit: number of images asked of `sample`, None for the whole dataset.
         seed: seed of `sample`.
+        views: of the records, when there are extra views of images (`with_views`); then widths, heights and
+            boxes are those of the view, and image ids repeat.
+        augmentation: what made them.
     """
 
     name: str
@@ -95,6 +99,8 @@ class DetectionDataset:
     exif: ExifRule = "ignore"
     limit: int | None = None
     seed: int = 0
+    views: ViewTable | None = None
+    augmentation: Augmentation | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -148,6 +154,7 @@ class DetectionDataset:
             labels=self.labels[rows],
             annotation_ids=self.annotation_ids[rows],
             crowd=self.crowd[rows],
+            views=self.views and self.views.take(images),
         )
 
 

@@ -19,6 +19,9 @@ def estimate(plan: CachePlan, halves: Sequence[HalfSpec]) -> dict[str, int]:
         "sizes": plan.image_counts,
         "text": plan.text_counts,
         "text_offsets": 2 * plan.image_counts + 1,
+        "views": plan.image_counts,
+        "origins": plan.image_counts,
+        "frames": plan.image_counts,
     }
     sizes = {array.path: array.stored_bytes(rows[name]) for name, array in plan_arrays(plan.shape).items()}
     for spec in halves:

@@ -9,6 +9,7 @@ from regionspot_cache.store.layout import FORMAT, HalfSpec, PlanShape
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan import CachePlan, id_kind
 from regionspot_cache.store.records import digest, from_record, to_record
+from regionspot_cache.views import Augmentation
 
 CACHE_KEY = "cache.json"
 _SHOWN = 120
@@ -41,7 +42,7 @@ class CacheRecord:
 
     def to_bytes(self) -> bytes:
         """The stored bytes."""
-        return to_record({"format": FORMAT, **asdict(self)})
+        return to_record({"format": FORMAT, **asdict(self), "shape": self.shape.to_dict()})
 
     @property
     def digest(self) -> str:
@@ -103,9 +104,12 @@ class HalfRecord:
 def cache_identity(plan: CachePlan) -> dict[str, Any]:
     """The identity of a planned cache, JSON values only."""
     data = plan.dataset
+    augmentation: Augmentation | None = getattr(data, "augmentation", None)
+    views = {"augmentation": augmentation.to_dict()} if augmentation else {}
     return {
         "dataset": data.name,
         "split": data.split,
+        **views,
         "annotation_sha256": data.annotation_sha256,
         "exif": data.exif,
         "box_policy": dict(data.policy.to_dict()),
@@ -140,6 +144,9 @@ def object_entry(data: bytes | memoryview) -> dict[str, Any]:
 def require_same_cache(found: Mapping[str, Any], wanted: Mapping[str, Any], url: str) -> None:
     """Refuse to continue a cache that was planned from something else. Raises IdentityError."""
     remedy = f"choose another --cache for this dataset, or delete {url} and run the same command again"
+    # First, because other views change nearly every other key too.
+    theirs, ours = ({"augmentation": each.get("augmentation", "none")} for each in (found, wanted))
+    _require_same(theirs, ours, f"the cache at {url}", remedy)
     _require_same(found, wanted, f"the cache at {url}", remedy)
 
 

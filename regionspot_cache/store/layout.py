@@ -144,6 +144,7 @@ class PlanShape:
         partition_size: S.
         max_boxes: B.
         max_text: bytes of the longest partition's image ids and file names.
+        views: whether there are extra views of images; each counts as an image.
     """
 
     num_images: int
@@ -151,6 +152,14 @@ class PlanShape:
     partition_size: int
     max_boxes: int
     max_text: int
+    views: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; without extra views it is what it was before there were any."""
+        values = asdict(self)
+        if not self.views:
+            del values["views"]
+        return values
 
     @property
     def num_partitions(self) -> int:
@@ -261,6 +270,9 @@ def plan_arrays(shape: PlanShape) -> dict[str, StackedArray]:
     boxes float32 [P, B, 4] (xyxy, pixels of the original image), labels int32 [P, B], annotation_ids int64
     [P, B], offsets int32 [P, S+1] (image s owns boxes offsets[s]:offsets[s+1]), sizes int32 [P, S, 2] (width,
     height), text uint8 [P, T] with text_offsets int32 [P, 2S+1]: UTF-8 of image id and file name in turn.
+
+    With extra views also views uint8 [P, S] (0: the picture itself), origins int32 [P, S] (number of the
+    image in the dataset) and frames int32 [P, S, 6] (see `regionspot_cache.views`).
     """
     images, boxes, text = shape.partition_size, max(1, shape.max_boxes), max(1, shape.max_text)
     table: dict[str, tuple[str, int, tuple[int, ...]]] = {
@@ -272,6 +284,12 @@ def plan_arrays(shape: PlanShape) -> dict[str, StackedArray]:
         "text": ("uint8", text, ()),
         "text_offsets": ("int32", 2 * images + 1, ()),
     }
+    if shape.views:
+        table |= {
+            "views": ("uint8", images, ()),
+            "origins": ("int32", images, ()),
+            "frames": ("int32", images, (6,)),
+        }
     return {
         name: _stacked(f"plan/{name}", dtype, shape, length, item, run_bytes=_RUN_BYTES, grouped=True)
         for name, (dtype, length, item) in table.items()

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from regionspot_cache.errors import InputError
+from regionspot_cache.hashing import random64
 from regionspot_cache.store.layout import PlanShape
+from regionspot_cache.views import ViewTable
 
 if TYPE_CHECKING:
     from regionspot_cache.datasets import DetectionDataset
@@ -24,11 +26,12 @@ class PartitionPlan:
     Attributes:
         index: partition number p.
         image_ids, file_names: s of each.
-        sizes: int32 [s, 2], width and height in pixels.
-        boxes: float32 [b, 4], xyxy in pixels of the original image.
+        sizes: int32 [s, 2], width and height of the view in pixels.
+        boxes: float32 [b, 4], xyxy in pixels of the view, which is the original image unless `views` differ.
         labels: int32 [b], index into the dataset's class names.
         annotation_ids: int64 [b].
         offsets: int32 [s + 1]; image s owns boxes offsets[s]:offsets[s + 1].
+        views: of each image, when the dataset has extra views.
     """
 
     index: int
@@ -39,6 +42,7 @@ class PartitionPlan:
     labels: np.ndarray
     annotation_ids: np.ndarray
     offsets: np.ndarray
+    views: ViewTable | None = None
 
     @property
     def num_images(self) -> int:
@@ -54,14 +58,10 @@ class PartitionPlan:
 def shuffled_order(count: int, seed: int) -> np.ndarray:
     """Permutation int64 [count], a pure function of its arguments on every numpy version.
 
-    Sorts SplitMix64 hashes (Steele et al., OOPSLA 2014) of the indices.
+    Sorts SplitMix64 hashes of the indices.
     """
-    with np.errstate(over="ignore"):
-        state = np.arange(count, dtype=np.uint64) + np.uint64(seed % 2**32) * np.uint64(0x100000000)
-        state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(state ^ (state >> np.uint64(31)), kind="stable")
+    first = np.uint64(seed % 2**32) * np.uint64(0x100000000)
+    return np.argsort(random64(0, np.arange(count, dtype=np.uint64) + first), kind="stable")
 
 
 class CachePlan:
@@ -88,6 +88,11 @@ class CachePlan:
         self.text_counts = np.add.reduceat(_text_bytes(dataset)[self.order], starts)
 
     @property
+    def views(self) -> ViewTable | None:
+        """Views of the dataset's records, when it has extra ones."""
+        return getattr(self.dataset, "views", None)
+
+    @property
     def num_partitions(self) -> int:
         """P."""
         return len(self.image_counts)
@@ -101,6 +106,7 @@ class CachePlan:
             partition_size=self.partition_size,
             max_boxes=int(self.box_counts.max()),
             max_text=int(self.text_counts.max()),
+            views=self.views is not None,
         )
 
     def partition(self, index: int) -> PartitionPlan:
@@ -120,18 +126,22 @@ class CachePlan:
             labels=np.asarray(data.labels[rows], np.int32),
             annotation_ids=np.asarray(data.annotation_ids[rows], np.int64),
             offsets=offsets.astype(np.int32),
+            views=self.views and self.views.take(images),
         )
 
     def content_digest(self) -> str:
-        """SHA-256 of every image id, file name, size and box of the dataset, in the dataset's order."""
+        """SHA-256 of every image id, file name, size, box and view of the dataset, in the dataset's order."""
         data, total = self.dataset, hashlib.sha256()
         for names in (data.image_ids, data.file_names):
             for start in range(0, len(names), 4096):
                 total.update(
                     "\0".join(map(str, names[start : start + 4096])).encode(errors="surrogateescape")
                 )
-        for name, dtype in _HASHED.items():
-            values = np.asarray(getattr(data, name))
+        columns = [(getattr(data, name), dtype) for name, dtype in _HASHED.items()]
+        if self.views is not None:
+            columns += [(getattr(self.views, name), dtype) for name, dtype in _HASHED_VIEWS.items()]
+        for column, dtype in columns:
+            values = np.asarray(column)
             for start in range(0, len(values), 1 << 20):
                 total.update(np.ascontiguousarray(values[start : start + (1 << 20)], dtype).data)
         return total.hexdigest()
@@ -145,6 +155,7 @@ _HASHED = {
     "labels": "<i4",
     "annotation_ids": "<i8",
 }
+_HASHED_VIEWS = {"numbers": "u1", "origins": "<i4", "frames": "<i4"}
 
 
 def id_kind(image_ids: Sequence[int | str]) -> str:
@@ -179,4 +190,18 @@ def _check_dataset(dataset: "DetectionDataset", partition_size: int) -> None:
             f"the arrays of dataset {dataset.name} disagree in length",
             "one row an image or a box",
             "report the annotation file that led here",
+        )
+    views: ViewTable | None = getattr(dataset, "views", None)
+    if views is not None:
+        _check_views(views, images, dataset.name)
+
+
+def _check_views(views: ViewTable, images: int, name: str) -> None:
+    originals = np.unique(views.origins[views.numbers == 0])
+    pairs = np.unique(views.origins.astype(np.int64) * 256 + views.numbers)
+    if not len(views) == len(pairs) == images or len(originals) < len(np.unique(views.origins)):
+        raise InputError(
+            f"the views of dataset {name} repeat or lack an original",
+            "every image once as it is, and once in each extra view at most",
+            "make them with datasets.with_views",
         )

@@ -11,6 +11,7 @@ from regionspot_cache.store.layout import PlanShape, StackedArray, plan_arrays
 from regionspot_cache.store.objects import Objects, WholeObjects
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
 from regionspot_cache.store.shards import ChunkError, StoredArray
+from regionspot_cache.views import ViewTable
 
 
 def plan_objects(plan: CachePlan) -> Iterator[tuple[str, bytes | memoryview]]:
@@ -35,6 +36,8 @@ def _plan_block(plan: CachePlan, name: str, array: StackedArray, shard: int) -> 
 
 def partition_columns(partition: PartitionPlan, name: str) -> np.ndarray:
     """The rows that array `name` of the plan stores for one partition."""
+    if partition.views is not None and name in ("views", "origins", "frames"):
+        return partition.views.numbers if name == "views" else getattr(partition.views, name)
     if name not in ("text", "text_offsets"):
         return getattr(partition, name)
     pairs = zip(partition.image_ids, partition.file_names, strict=True)
@@ -79,6 +82,16 @@ class StoredPlan:
             labels=self._rows("labels", index, boxes),
             annotation_ids=self._rows("annotation_ids", index, boxes),
             offsets=offsets,
+            views=self.views(index) if self.shape.views else None,
+        )
+
+    def views(self, index: int) -> ViewTable:
+        """Views of the images of a partition, of a cache that has extra ones."""
+        images = self.shape.partition_images(index)
+        return ViewTable(
+            numbers=self._rows("views", index, images),
+            origins=self._rows("origins", index, images),
+            frames=self._rows("frames", index, images),
         )
 
     def texts(self, index: int) -> list[str]:

@@ -13,11 +13,12 @@ from regionspot_cache.store.plan_store import StoredPlan
 
 
 class PlannedImages:
-    """Image i is slot i % S of partition i // S.
+    """Image i is slot i % S of partition i // S. Each view of an image counts as an image.
 
     Attributes:
         dataset: identity of the dataset: name, split, annotation_sha256, class_names, category_ids int64 [C],
-            class_frequency, exif, box_policy, image_root (as given when planned), seed.
+            class_frequency, exif, box_policy, augmentation (None without extra views), image_root (as given
+            when planned), seed.
         dropped: boxes and images left out when the cache was planned, by reason.
     """
 
@@ -66,12 +67,13 @@ class PlannedImages:
 
     @cached_property
     def _id_table(self) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.array(self.image_ids)
+        originals = np.arange(self.num_images) if self.views is None else np.flatnonzero(self.views == 0)
+        ids = np.array([self.image_ids[i] for i in originals])
         order = np.argsort(ids, kind="stable")
-        return ids[order], order
+        return ids[order], originals[order]
 
     def index_of(self, image_id: int | str) -> int:
-        """Position of an image. Raises InputError when the cache does not have it."""
+        """Position of an image, of its original view. Raises InputError when the cache does not have it."""
         ids, order = self._id_table
         if np.issubdtype(ids.dtype, np.integer) == isinstance(image_id, int | np.integer):
             place = int(np.searchsorted(ids, image_id))
@@ -83,6 +85,16 @@ class PlannedImages:
             f"rs-cache info {self._objects.url}",
         )
 
+    @cached_property
+    def views(self) -> np.ndarray | None:
+        """uint8 [M], the view of each image (0: the picture itself); None without extra views."""
+        return self._plan.load("views", self._image_counts) if self._record.shape.views else None
+
+    @cached_property
+    def origins(self) -> np.ndarray | None:
+        """int32 [M], number of the image that each one is a view of; None without extra views."""
+        return self._plan.load("origins", self._image_counts) if self._record.shape.views else None
+
     @property
     def offsets(self) -> np.ndarray:
         """int64 [M + 1]: image i owns boxes offsets[i]:offsets[i + 1] of the cache's order."""
@@ -93,7 +105,7 @@ class PlannedImages:
         return int(self._offsets[i + 1] - self._offsets[i])
 
     def boxes(self, i: int) -> np.ndarray:
-        """float32 [n, 4], xyxy in pixels of the original image."""
+        """float32 [n, 4], xyxy in pixels of image i: of the view, where there are extra ones."""
         return self.all_boxes[self._offsets[i] : self._offsets[i + 1]]
 
     def labels(self, i: int) -> np.ndarray:
@@ -105,7 +117,7 @@ class PlannedImages:
         return self.all_annotation_ids[self._offsets[i] : self._offsets[i + 1]]
 
     def size(self, i: int) -> tuple[int, int]:
-        """Width and height of image i in pixels."""
+        """Width and height of image i (of the view) in pixels."""
         width, height = self.all_sizes[i].tolist()
         return width, height
 
@@ -158,6 +170,7 @@ def _dataset(record: CacheRecord) -> SimpleNamespace:
         category_ids=np.array(identity["category_ids"], np.int64),
         class_frequency=tuple(identity["class_frequency"]),
         exif=identity["exif"],
+        augmentation=identity.get("augmentation"),
         box_policy=identity["box_policy"],
         image_root=record.image_root,
         seed=identity["seed"],

@@ -311,4 +311,5 @@ def _chosen(plan: PartitionPlan, slots: Sequence[int]) -> PartitionPlan:
         labels=plan.labels[rows],
         annotation_ids=plan.annotation_ids[rows],
         offsets=np.cumsum([0, *counts], dtype=np.int32),
+        views=plan.views and plan.views.take(list(slots)),
     )

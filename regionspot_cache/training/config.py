@@ -43,6 +43,8 @@ class TrainConfig:
         weight_decay: on every parameter, norms and biases included, as in the paper's code.
         shuffle: "window" shuffles within windows of partitions, "global" over the whole cache.
         window_bytes: size of such a window of maps; part of the order, so never changed on resume.
+        views: of caches with extra views, "sample" shows one view of every image an epoch, "original" only
+            the images as they are.
         precision: "auto" is bfloat16 autocast on CUDA devices that have it and float32 elsewhere.
         checkpoint_seconds: time between checkpoints; also the most work that a crash can cost.
         memory_bytes: caches whose maps together fit are read once and kept in memory.
@@ -61,6 +63,7 @@ class TrainConfig:
     focal_gamma: float = 2.0
     shuffle: Literal["window", "global"] = "window"
     window_bytes: int = 2 * 2**30
+    views: Literal["sample", "original"] = "sample"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     log_every: int = 20
     checkpoint_seconds: float = 60.0

@@ -55,7 +55,7 @@ class RunData:
             InputError: a source without usable images.
         """
         _check_names(sources, config)
-        usable = tuple(usable_images(source.cache, source.name) for source in sources)
+        usable = tuple(usable_images(s.cache, s.name, views=config.views) for s in sources)
         pairs = zip(sources, usable, strict=True)
         readers = tuple(SourceReader(source, table.images) for source, table in pairs)
         _load_small(readers, usable, config.memory_bytes)
@@ -71,7 +71,7 @@ class RunData:
         sources = [self.sources[i] for i in chosen]
         order = SampleOrder(
             [self.usable[i] for i in chosen],
-            [self._window(source) for source in sources],
+            [self._window(self.sources[i], self.usable[i]) for i in chosen],
             self.config.batch_size,
             seed=(self.config.seed, index),
         )
@@ -82,11 +82,13 @@ class RunData:
             ignore=tuple(None if s.ignore is None else _on(device, s.ignore) for s in sources),
         )
 
-    def _window(self, source: TrainingSource) -> int:
+    def _window(self, source: TrainingSource, usable: UsableImages) -> int:
         cache = source.cache
         if self.config.shuffle == "global":
             return max(1, -(-cache.num_images // cache.partition_size))
-        return window_partitions(self.config.window_bytes, source.map_bytes, cache.partition_size)
+        # Of the maps of a partition, an epoch reads one view of every image.
+        maps = max(1, cache.partition_size * usable.per_epoch // len(usable.images))
+        return window_partitions(self.config.window_bytes, source.map_bytes, maps)
 
 
 def initial_head(sources: Sequence[TrainingSource], config: TrainConfig) -> RegionHead:
@@ -113,7 +115,12 @@ def initial_head(sources: Sequence[TrainingSource], config: TrainConfig) -> Regi
 
 def run_identity(sources: Sequence[TrainingSource], config: TrainConfig) -> dict[str, Any]:
     """What a resumed run must have in common with the run it continues."""
-    return {"config": config.identity(), "sources": {source.name: source.identity() for source in sources}}
+    return {"config": config.identity(), "sources": {source.name: _identity(source) for source in sources}}
+
+
+def _identity(source: TrainingSource) -> dict[str, Any]:
+    augmentation = getattr(source.cache.dataset, "augmentation", None)
+    return {**source.identity(), **({"augmentation": augmentation} if augmentation else {})}
 
 
 def _check_names(sources: Sequence[TrainingSource], config: TrainConfig) -> None:

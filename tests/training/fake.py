@@ -28,6 +28,8 @@ class FakeCache:
     bad: dict[str, set[int]] = field(default_factory=dict)
     unreadable: frozenset[int] = frozenset()
     reads: list[int] = field(default_factory=list)
+    views: np.ndarray | None = None
+    origins: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         random = np.random.default_rng(self.seed)
