@@ -13,7 +13,7 @@ from segment_anything import SamPredictor
 from torch import Tensor
 
 from pipeline.features import Encoders
-from regionspot_cache.backbones import ClipBackbone
+from regionspot_cache.backbones import ClipBackbone, SamBackbone
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import UsageError
 
@@ -28,6 +28,8 @@ class OfficialExtraction:
     def __init__(self, dataset: DetectionDataset, encoders: Encoders) -> None:
         if encoders.sam is None or encoders.clip is None:
             raise UsageError("One half of a backbone.", "Both.")
+        if not isinstance(encoders.sam, SamBackbone):
+            raise UsageError(f"{encoders.sam.spec.model} is no SAM of segment_anything.", "For example vit_b.")
         if not isinstance(encoders.clip, ClipBackbone):
             raise UsageError("A CLIP side of your own.", "One of open_clip, for example bb or bl.")
         self.dataset, self.clip = dataset, encoders.clip

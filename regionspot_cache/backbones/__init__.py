@@ -26,6 +26,7 @@ from regionspot_cache.backbones.presets import (  # noqa: E402
 )
 from regionspot_cache.backbones.proposer import RegionProposer  # noqa: E402
 from regionspot_cache.backbones.sam import SamBackbone  # noqa: E402
+from regionspot_cache.backbones.sam_encoder import SamEncoder  # noqa: E402
 from regionspot_cache.backbones.weights import weights_home  # noqa: E402
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "ProposerSpec",
     "RegionProposer",
     "SamBackbone",
+    "SamEncoder",
     "SamSpec",
     "check_torchvision",
     "load_backbone",

@@ -1,7 +1,9 @@
 """Backbones from specs: each half alone, the proposer, or all of one preset."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +13,15 @@ from regionspot_cache.backbones.assets import packaged_config, packaged_state
 from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.clip_build import build_clip
 from regionspot_cache.backbones.clip_encoder import ClipEncoder
+from regionspot_cache.backbones.hf_sam_load import FOLDER, HUB, is_transformers, load_transformers_sam
+from regionspot_cache.backbones.hf_sam_load import PUBLISHED as TRANSFORMERS_SAMS
 from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, ProposerSpec, SamSpec
 from regionspot_cache.backbones.proposer import DetectorProposer, RegionProposer, SamRpnProposer
 from regionspot_cache.backbones.registry import own_network
 from regionspot_cache.backbones.rpn import SamRpn
 from regionspot_cache.backbones.sam import SamBackbone
 from regionspot_cache.backbones.sam_build import PUBLISHED, build_sam, random_sam
+from regionspot_cache.backbones.sam_encoder import SamEncoder
 from regionspot_cache.backbones.weights import (
     Progress,
     RemoteFile,
@@ -39,6 +44,10 @@ SAM_FILES = {
     "vit_h": RemoteFile(
         SAM_URL + "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
     ),
+    "mobile_sam": RemoteFile(
+        "https://github.com/ChaoningZhang/MobileSAM/raw/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
+        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+    ),
 }
 DETECTOR_FILE = RemoteFile(
     "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
@@ -51,7 +60,7 @@ Device = torch.device | str
 class Backbone:
     """Both halves of a preset."""
 
-    sam: SamBackbone
+    sam: SamEncoder
     clip: ClipEncoder
     spec: BackboneSpec
 
@@ -61,16 +70,20 @@ def load_backbone(spec: BackboneSpec, device: Device = "cpu", progress: Progress
     return Backbone(load_sam(spec.sam, device, progress), load_clip(spec.clip, device), spec)
 
 
-def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = None) -> SamBackbone:
-    """The SAM side.
+def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = None) -> SamEncoder:
+    """The SAM side; a network of the user's own goes before one of this package.
 
     Raises:
         MissingFileError: weights that are not here and cannot be fetched.
         DamageError: a fetched file with a wrong checksum.
         InputError: weights that do not fit.
-        UsageError: a spec that makes no sense.
+        UsageError: a spec that makes no sense, as of `own_network`, or a library that is not installed.
     """
-    config = packaged_config("sam") if spec.model == "packaged" else PUBLISHED[spec.model]
+    if own := own_network("sam", spec.model):
+        return own(spec, device)
+    if is_transformers(spec.model):
+        return load_transformers_sam(spec, device)
+    config = _sam_config(spec.model)
     seed = random_seed(spec.weights)
     if seed is not None:
         return SamBackbone(random_sam(config, seed), config, spec, device)
@@ -80,18 +93,31 @@ def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = 
     return SamBackbone(network, config, spec, device)
 
 
+def _sam_config(model: str) -> Mapping[str, Any]:
+    if model == "packaged":
+        return packaged_config("sam")
+    if model not in PUBLISHED:
+        known = ", ".join(["packaged", *PUBLISHED, *TRANSFORMERS_SAMS, f"{HUB}ORG/NAME", f"{FOLDER}DIR"])
+        raise UsageError(f"There is no SAM {model!r}.", f"{known}, or a network of your own.")
+    return PUBLISHED[model]
+
+
 def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipEncoder:
     """The CLIP side; a network of the user's own goes before one of open_clip.
+
+    On the device "meta" it has shapes but no values.
 
     Raises:
         UsageError: as of `own_network` and `build_clip`, or an image tower without a fixed grid.
         MissingFileError, InputError: as of `build_clip`.
     """
-    own = own_network("clip", spec.model)
-    return own(spec, device) if own else ClipBackbone(build_clip(spec), spec, device)
+    if own := own_network("clip", spec.model):
+        return own(spec, device)
+    made_on = "meta" if torch.device(device).type == "meta" else "cpu"
+    return ClipBackbone(build_clip(spec, made_on), spec, device)
 
 
-def load_proposer(spec: ProposerSpec, sam: SamBackbone, progress: Progress | None = None) -> RegionProposer:
+def load_proposer(spec: ProposerSpec, sam: SamEncoder, progress: Progress | None = None) -> RegionProposer:
     """The source of proposals, on the device of `sam`.
 
     Args:
@@ -103,7 +129,7 @@ def load_proposer(spec: ProposerSpec, sam: SamBackbone, progress: Progress | Non
         UsageError: a packaged RPN with a SAM that it was not trained on.
         MissingFileError, DamageError, InputError: as of `load_sam`.
     """
-    if spec.model == "packaged" and sam.spec.model != "packaged":
+    if spec.model == "packaged" and not (isinstance(sam, SamBackbone) and sam.spec.model == "packaged"):
         raise UsageError(
             f"The packaged proposer reads the packaged SAM, not {sam.spec.model}.",
             "proposer.model: fasterrcnn_resnet50_fpn_v2.",
@@ -117,6 +143,7 @@ def load_proposer(spec: ProposerSpec, sam: SamBackbone, progress: Progress | Non
         state = _state(spec.model, spec.weights, "rpn", known, progress)
         load_state(network, state, f"proposer.weights = {spec.weights}")
     if isinstance(network, SamRpn):
+        assert isinstance(sam, SamBackbone)  # the packaged one
         return SamRpnProposer(network, spec, sam)
     return DetectorProposer(network, spec, sam.device)
 

@@ -13,6 +13,7 @@ import torch
 
 from regionspot_cache.backbones.clip_encoder import ClipEncoder
 from regionspot_cache.backbones.presets import ClipSpec, SamSpec, is_import_path
+from regionspot_cache.backbones.sam_encoder import SamEncoder
 from regionspot_cache.errors import UsageError
 
 Kind = Literal["sam", "clip"]
@@ -20,7 +21,7 @@ Factory = Callable[[SamSpec | ClipSpec, torch.device | str], Any]
 """A spec and a device to an encoder, see `SamEncoder` and `ClipEncoder`."""
 
 GROUPS: dict[Kind, str] = {"sam": "regionspot_cache.sam", "clip": "regionspot_cache.clip"}
-PROTOCOLS: dict[Kind, type] = {"clip": ClipEncoder}
+PROTOCOLS: dict[Kind, type] = {"sam": SamEncoder, "clip": ClipEncoder}
 
 
 def registered(kind: Kind) -> dict[str, EntryPoint]:

@@ -1,8 +1,8 @@
 """Builds SAM networks of any size from segment_anything's own classes.
 
-A json-able mapping describes a SAM: the keyword arguments of `ImageEncoderViT` ("image_encoder"),
-`PromptEncoder` ("prompt_encoder"), `TwoWayTransformer` ("transformer") and `MaskDecoder` ("mask_decoder"),
-"pixel_mean" and "pixel_std".
+A json-able mapping describes a SAM: the keyword arguments of `ImageEncoderViT` ("image_encoder") or of
+`TinyVitEncoder` ("tiny_vit"), of `PromptEncoder` ("prompt_encoder"), `TwoWayTransformer` ("transformer") and
+`MaskDecoder` ("mask_decoder"), "pixel_mean" and "pixel_std".
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
+
+from regionspot_cache.backbones.mobile_sam import TinyVitEncoder
 
 
 def published(embed_dim: int, depth: int, num_heads: int, global_blocks: Sequence[int]) -> dict[str, Any]:
@@ -56,20 +58,43 @@ PUBLISHED = {
 }
 
 
+def mobile() -> dict[str, Any]:
+    """The config of MobileSAM: SAM's prompt encoder and decoder behind TinyViT-5M."""
+    shared = {key: part for key, part in PUBLISHED["vit_b"].items() if key != "image_encoder"}
+    tiny_vit = {
+        "img_size": 1024,
+        "embed_dims": [64, 128, 160, 320],
+        "depths": [2, 2, 6, 2],
+        "num_heads": [2, 4, 5, 10],
+        "window_sizes": [7, 7, 14, 7],
+    }
+    return {"tiny_vit": tiny_vit, **shared}
+
+
+PUBLISHED["mobile_sam"] = mobile()
+
+
 def build_sam(config: Mapping[str, Any]) -> Sam:
     """A SAM of this config with fresh weights, in training mode."""
-    encoder: dict[str, Any] = config["image_encoder"] | {"norm_layer": partial(nn.LayerNorm, eps=1e-6)}
     prompt: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config["prompt_encoder"].items()
     }
     return Sam(
-        ImageEncoderViT(**encoder),
+        _image_encoder(config),
         PromptEncoder(**prompt),
         MaskDecoder(**config["mask_decoder"], transformer=TwoWayTransformer(**config["transformer"])),
         pixel_mean=list(config["pixel_mean"]),
         pixel_std=list(config["pixel_std"]),
     )
+
+
+def _image_encoder(config: Mapping[str, Any]) -> Any:
+    """A TinyViT has what `Sam` asks of its encoder, but is none of its class."""
+    if "tiny_vit" in config:
+        return TinyVitEncoder(**config["tiny_vit"])
+    options: dict[str, Any] = config["image_encoder"] | {"norm_layer": partial(nn.LayerNorm, eps=1e-6)}
+    return ImageEncoderViT(**options)
 
 
 def random_sam(config: Mapping[str, Any], seed: int) -> Sam:
@@ -79,6 +104,6 @@ def random_sam(config: Mapping[str, Any], seed: int) -> Sam:
         sam = build_sam(config)
         with torch.no_grad():
             for name, parameter in sam.image_encoder.named_parameters():
-                if "pos" in name.rsplit(".", 1)[-1]:
+                if "pos" in name.rsplit(".", 1)[-1] or name.endswith("attention_biases"):
                     parameter.normal_(std=0.02)
     return sam

@@ -12,9 +12,54 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from segment_anything.modeling.mask_decoder import MaskDecoder
-from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenDecoder:
+    """The part of a mask decoder that makes tokens.
+
+    Attributes:
+        transformer: the two-way transformer.
+        output: [T,D] learned tokens that stand before those of the prompt.
+        mask_token: which of them is mask token 0.
+    """
+
+    transformer: TwoWayTransformer
+    output: Tensor
+    mask_token: int
+
+    def __call__(
+        self,
+        embeddings: Tensor,
+        dense: Tensor,
+        position: Tensor,
+        counts: list[int],
+        prompts: Tensor,
+        chunk_bytes: int,
+    ) -> Tensor:
+        """Mask token 0 of all boxes of B images, decoded in chunks of a fixed size.
+
+        Args:
+            embeddings: [B,D,h,w] image embeddings.
+            dense: [1,D,h,w] dense prompt embedding without a mask prompt.
+            position: [1,D,h,w] dense positional encoding.
+            counts: boxes of each image.
+            prompts: [N,P,D] embeddings of the boxes of all images in turn.
+            chunk_bytes: room for the cells of the boxes of one chunk.
+
+        Returns:
+            [N,D].
+        """
+        images = prepare_images(self, embeddings, dense, position)
+        owners = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(prompts.device)
+        chunk = max(1, chunk_bytes // (4 * images.cells[0].numel()))
+        parts = [
+            mask_tokens(self, images, owners[start : start + chunk], prompts[start : start + chunk])
+            for start in range(0, len(prompts), chunk)
+        ]
+        return torch.cat([prompts.new_zeros(0, prompts.shape[-1]), *parts])
 
 
 @dataclass(frozen=True)
@@ -36,12 +81,12 @@ class DecodedImages:
 
 
 def prepare_images(
-    decoder: MaskDecoder, embeddings: Tensor, dense: Tensor, position: Tensor
+    decoder: TokenDecoder, embeddings: Tensor, dense: Tensor, position: Tensor
 ) -> DecodedImages:
     """Projects the image side of the first layer.
 
     Args:
-        decoder: SAM's mask decoder.
+        decoder: of any SAM.
         embeddings: [B,D,h,w] image embeddings.
         dense: [1,D,h,w] dense prompt embedding without a mask prompt.
         position: [1,D,h,w] dense positional encoding.
@@ -60,20 +105,19 @@ def prepare_images(
     )
 
 
-def mask_tokens(decoder: MaskDecoder, images: DecodedImages, index: Tensor, prompts: Tensor) -> Tensor:
+def mask_tokens(decoder: TokenDecoder, images: DecodedImages, index: Tensor, prompts: Tensor) -> Tensor:
     """Mask token 0 after the two-way transformer.
 
     Args:
-        decoder: SAM's mask decoder.
+        decoder: of any SAM.
         images: of `prepare_images`.
         index: [N] which image each box belongs to.
-        prompts: [N,2,D] corner embeddings.
+        prompts: [N,P,D] embeddings of the boxes.
 
     Returns:
-        [N,D]; equals `hs[:, 1]` inside `MaskDecoder.predict_masks`.
+        [N,D]; equals `hs[:, 1]` inside segment_anything's `MaskDecoder.predict_masks`.
     """
-    output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    points = torch.cat([output.expand(len(prompts), -1, -1), prompts], dim=1)  # [N,T,D]
+    points = torch.cat([decoder.output.expand(len(prompts), -1, -1), prompts], dim=1)  # [N,T,D]
     transformer = _transformer(decoder)
     first, *others = transformer.layers
     tokens, cells = _first_layer(first, images, index, points)
@@ -81,7 +125,7 @@ def mask_tokens(decoder: MaskDecoder, images: DecodedImages, index: Tensor, prom
         tokens, cells = _layer(layer, tokens, cells, points, images.position)
     final = transformer.final_attn_token_to_image
     tokens = tokens + attend_to_cells(final, tokens + points, cells + images.position, cells)
-    return transformer.norm_final_attn(tokens)[:, 1]
+    return transformer.norm_final_attn(tokens)[:, decoder.mask_token]
 
 
 def attend_to_cells(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -151,7 +195,7 @@ def _mix_tokens(attention: Attention, scores: Tensor, tokens: Tensor) -> Tensor:
     return weights.transpose(1, 2) @ value + attention.out_proj.bias
 
 
-def _transformer(decoder: MaskDecoder) -> Any:
+def _transformer(decoder: TokenDecoder) -> Any:
     return decoder.transformer  # the attributes of torch modules are not typed
 
 

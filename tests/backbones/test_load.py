@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from regionspot_cache.backbones import load
+from regionspot_cache.backbones import hf_sam_load, load
 from regionspot_cache.backbones.assets import FOLDER
 from regionspot_cache.backbones.clip_tags import check_names
 from regionspot_cache.backbones.load import load_backbone, load_proposer, load_sam
@@ -57,7 +57,7 @@ def test_an_own_preset_is_read_from_yaml(tmp_path: Path) -> None:
     ("text", "found"),
     [
         ("sam: {modle: vit_b}", "sam.modle"),
-        ("sam: {model: vit_x}", "sam.model = 'vit_x'"),
+        ("sam: {model: 8}", "sam.model"),
         ("clip: {resize: nearest}", "clip.resize"),
         ("clip: {layer: last}", "clip.layer"),
         ("sam: {positions: [middle]}", "sam.positions"),
@@ -76,7 +76,8 @@ def test_mistakes_in_a_preset_file_are_named(tmp_path: Path, text: str, found: s
 def test_shipped_backbone_files_name_what_exists(path: Path) -> None:
     spec = load_preset(path)
     assert spec.name == path.stem
-    assert spec.sam.model in load.SAM_FILES
+    assert spec.sam.model in {*load.SAM_FILES, *hf_sam_load.PUBLISHED}
+    assert spec.sam.weights == "official"
     assert open_clip.get_pretrained_cfg(spec.clip.model, spec.clip.weights)
     check_names(spec.clip)  # a tag of the other GELU is refused here
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from segment_anything import SamPredictor, sam_model_registry
 
-from regionspot_cache.backbones import sam as sam_module
+from regionspot_cache.backbones import sam_base
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.sam import SamBackbone
 from regionspot_cache.backbones.sam_build import PUBLISHED, build_sam, random_sam
@@ -87,7 +87,7 @@ def test_chunks_do_not_change_tokens(
 ) -> None:
     boxes = [random_boxes(4, *size) for size in SIZES]
     whole = sam.tokens(embeddings, boxes, SIZES)["transformer"]
-    monkeypatch.setattr(sam_module, "CHUNK_BYTES", {"cpu": 3 * 4 * 64 * 64})  # three boxes at a time
+    monkeypatch.setattr(sam_base, "CHUNK_BYTES", {"cpu": 3 * 4 * 64 * 64})  # three boxes at a time
     parts = sam.tokens(embeddings, boxes, SIZES)["transformer"]
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
@@ -113,7 +113,7 @@ def test_a_very_wide_image_keeps_one_row(sam: SamBackbone) -> None:
 def test_masks_equal_the_predictor(
     sam: SamBackbone, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr(sam_module, "CHUNK_BYTES", {"cpu": chunk_bytes})
+    monkeypatch.setattr(sam_base, "CHUNK_BYTES", {"cpu": chunk_bytes})
     image, boxes = picture(90, 131), random_boxes(5, 90, 131)
     expected = predictor_results(sam, image, boxes)
     masks, quality = sam.masks(expected["embedding"], boxes, (90, 131))

@@ -1,0 +1,286 @@
+"""SAM families of the transformers library: HQ-SAM, SAM 2.1 and SAM 3, decoded like SAM itself.
+
+Their two-way transformers are SAM's, so tokens come from the same flat decoder. What differs is the frame,
+the tokens that stand before mask token 0, and the features that masks need beside the embedding.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from segment_anything.modeling import TwoWayTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regionspot_cache.backbones.presets import SamSpec
+from regionspot_cache.backbones.sam_base import FrozenSam
+from regionspot_cache.backbones.sam_decode import TokenDecoder
+
+LEAVES = {  # names in segment_anything -> in transformers, the first that exists
+    "norm": ("layer_norm",),
+    "out_proj": ("out_proj", "o_proj"),
+    "lin1": ("lin1", "proj_in"),
+    "lin2": ("lin2", "proj_out"),
+    "act": ("act", "activation"),
+}
+
+
+@dataclass(frozen=True)
+class LayeredEmbedding:
+    """Embeddings of B images.
+
+    Attributes:
+        cells: [B,D,h,w], what tokens attend to.
+        fine: what only masks need: the early features of HQ-SAM's ViT, [B,h,w,C], or the two levels of high
+            resolution of SAM 2 and 3, [B,D/8,4h,4w] and [B,D/4,2h,2w].
+    """
+
+    cells: Tensor
+    fine: tuple[Tensor, ...]
+
+
+class TransformersSam(FrozenSam):
+    """A frozen SAM of the transformers library.
+
+    Args:
+        network: with its weights.
+        processor: its image processor, for the size of the network.
+        spec: what it is called, its precision and token positions.
+        device: where it runs.
+    """
+
+    token = ""
+    output_names: tuple[str, ...] = ()
+
+    def __init__(
+        self, network: Any, processor: Any, spec: SamSpec, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(network, spec, device)
+        self.network, self.processor = network, processor
+
+    @property
+    def image_size(self) -> int:
+        return self.network.config.prompt_encoder_config.image_size
+
+    def fingerprint(self) -> dict[str, Any]:
+        processor = self.processor
+        resampling = Image.Resampling(processor.resample).name.lower()
+        local = self.spec.model.startswith("local-dir:")
+        return {
+            "half": "sam",
+            "library": "transformers",
+            "model": "local-dir" if local else self.spec.model,
+            "network": type(self.network).__name__,
+            "architecture": architecture(self.network.config),
+            "weights_sha256": self.weights_sha256,
+            "preprocess": f"{self._frame}, {resampling} antialiased (torchvision), "
+            f"mean {list(processor.image_mean)}, std {list(processor.image_std)}",
+            "token": f"{self.token} of a box prompt, single-mask output",
+            "positions": list(self.spec.positions),
+            "precision": self.precision,
+        }
+
+    @property
+    @abstractmethod
+    def _frame(self) -> str:
+        """How an image is fitted into the square input, for the fingerprint."""
+
+    def preprocess(self, image: np.ndarray) -> Tensor:
+        """What the family's own image processor feeds the network.
+
+        Args:
+            image: uint8 [H,W,3] RGB.
+
+        Returns:
+            float32 [3,S,S] on the CPU.
+        """
+        found = self.processor(image, input_data_format="channels_last", return_tensors="pt")
+        return found["pixel_values"][0]
+
+    def _cells(self, embedding: LayeredEmbedding) -> Tensor:
+        return embedding.cells
+
+    def _embed_boxes(self, framed: Tensor) -> Tensor:
+        sparse, _ = self.network.prompt_encoder(None, None, framed[None], None)
+        return sparse[0]
+
+    def _mask_weights(self, tokens: Tensor) -> Tensor:
+        return self.network.mask_decoder.output_hypernetworks_mlps[0](tokens)
+
+    @cached_property
+    def _decoder(self) -> TokenDecoder:
+        decoder = self.network.mask_decoder
+        output = torch.cat([getattr(decoder, name).weight for name in self.output_names])
+        before = self.output_names.index("mask_tokens")
+        return TokenDecoder(shared_transformer(decoder.transformer), output, mask_token=before)
+
+    @cached_property
+    def _position(self) -> Tensor:
+        return self.network.get_image_wide_positional_embeddings()
+
+    @cached_property
+    def _dense_prompt(self) -> Tensor:
+        weight = self.network.prompt_encoder.no_mask_embed.weight
+        return weight.reshape(1, -1, 1, 1).expand_as(self._position)
+
+
+class HqSam(TransformersSam):
+    """HQ-SAM (Ke et al., 2023).
+
+    The token is mask token 0, as for SAM: the HQ token, one further learned token, corrects the outline of a
+    mask and is not taken. It does take part in attention. Masks are the sum of SAM's and of the HQ token's,
+    from early features of the ViT.
+    """
+
+    token = "mask token 0 (index 1; not the HQ token, index 5)"
+    output_names = ("iou_token", "mask_tokens", "hq_token")
+
+    @property
+    def _frame(self) -> str:
+        return f"longest side {self.image_size}, zero pad"
+
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        scale = self.image_size / max(size)
+        height, width = (max(1, int(side * scale + 0.5)) for side in size)
+        return height, width
+
+    def preprocess(self, image: np.ndarray) -> Tensor:
+        if max(image.shape[:2]) > 2 * self.image_size * min(image.shape[:2]):
+            # The processor would leave no row or column of an image so narrow.
+            height, width = self.resized_size(image.shape[:2])
+            image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        return super().preprocess(image)
+
+    @torch.inference_mode()
+    def embed(self, batch: Tensor) -> LayeredEmbedding:
+        """Embeddings of inputs [B,3,S,S], with the output of the first block of global attention."""
+        with self._autocast():
+            cells, levels = self.network.get_image_embeddings(batch.to(self.device, non_blocking=True))
+        return LayeredEmbedding(cells.float(), (levels[0].float(),))
+
+    def _decode_masks(
+        self, embedding: LayeredEmbedding, prompts: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        low, quality = self._low_masks(embedding, prompts)
+        side = (self.image_size, self.image_size)
+        height, width = self.resized_size(size)
+        whole = F.interpolate(low[:, None], side, mode="bilinear", align_corners=False)[..., :height, :width]
+        logits = F.interpolate(whole, size, mode="bilinear", align_corners=False)
+        return logits[:, 0] > 0, quality
+
+    def _low_masks(self, embedding: LayeredEmbedding, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [n,4h,4w] and predicted IoU [n].
+
+        As the paper's code has it: masks read the image after the two-way transformer. transformers, at least
+        up to 5.23, upscales the image from before it, with rows and columns exchanged.
+        """
+        decoder = self.network.mask_decoder
+        output = self._decoder.output.expand(len(prompts), -1, -1)
+        tokens, cells = decoder.transformer(
+            torch.cat([output, prompts], dim=1)[:, None],
+            (embedding.cells + self._dense_prompt).expand(len(prompts), -1, -1, -1),
+            self._position.expand(len(prompts), -1, -1, -1),
+            None,
+        )
+        tokens = tokens[:, 0]  # [n,T,D]
+        grid = cells[:, 0].transpose(1, 2).unflatten(2, embedding.cells.shape[2:])  # [n,D,h,w]
+        act = decoder.activation
+        plain = act(decoder.upscale_layer_norm(decoder.upscale_conv1(grid)))
+        plain = act(decoder.upscale_conv2(plain))
+        fine = decoder.mask_conv2(act(decoder.mask_norm(decoder.mask_conv1(plain)))) + self._hq_features(
+            embedding
+        )
+        low = torch.einsum("nc,nchw->nhw", self._mask_weights(tokens[:, 1]), plain)
+        low = low + torch.einsum("nc,nchw->nhw", decoder.hq_mask_mlp(tokens[:, 5]), fine)
+        return low, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
+
+    def _hq_features(self, embedding: LayeredEmbedding) -> Tensor:
+        """The embedding and the early features at four times their resolution, added: [1,D/8,4h,4w]."""
+        decoder = self.network.mask_decoder
+        act, early = decoder.activation, embedding.fine[0].permute(0, 3, 1, 2)
+        last = decoder.encoder_conv2(act(decoder.encoder_norm(decoder.encoder_conv1(embedding.cells))))
+        first = decoder.compress_vit_conv2(act(decoder.compress_vit_norm(decoder.compress_vit_conv1(early))))
+        return last + first
+
+
+class Sam2(TransformersSam):
+    """SAM 2.1 (Ravi et al., 2024) and the tracker of SAM 3 (2025) on single images.
+
+    A token for the object's score stands first, so mask token 0 has index 2. Where a mask is not stable, the
+    decoder gives the best of three others in its place; the token stays mask token 0.
+    """
+
+    token = "mask token 0 (index 2)"
+    output_names = ("obj_score_token", "iou_token", "mask_tokens")
+
+    @property
+    def _frame(self) -> str:
+        return f"squash to {self.image_size} x {self.image_size}"
+
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return self.image_size, self.image_size
+
+    @torch.inference_mode()
+    def embed(self, batch: Tensor) -> LayeredEmbedding:
+        """Embeddings of inputs [B,3,S,S], with the levels of high resolution."""
+        with self._autocast():
+            levels = self.network.get_image_embeddings(batch.to(self.device, non_blocking=True))
+        *fine, cells = (level.float() for level in levels)
+        return LayeredEmbedding(cells, tuple(fine))
+
+    def _decode_masks(
+        self, embedding: LayeredEmbedding, prompts: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        low, quality, _, _ = self.network.mask_decoder(
+            image_embeddings=embedding.cells,
+            image_positional_embeddings=self._position,
+            sparse_prompt_embeddings=prompts[None],
+            dense_prompt_embeddings=self._dense_prompt,
+            multimask_output=False,
+            high_resolution_features=list(embedding.fine),
+        )
+        logits = F.interpolate(low[0], size, mode="bilinear", align_corners=False)
+        return logits[:, 0] > 0, quality[0, :, 0]
+
+
+def shared_transformer(theirs: Any) -> TwoWayTransformer:
+    """segment_anything's two-way transformer around the very layers of one of transformers."""
+    first = theirs.layers[0]
+    width = first.self_attn.q_proj.in_features
+    with torch.device("meta"):
+        ours = TwoWayTransformer(
+            depth=len(theirs.layers),
+            embedding_dim=width,
+            num_heads=first.self_attn.num_attention_heads,
+            mlp_dim=_child(first.mlp, "lin1").out_features,
+            attention_downsample_rate=width // first.cross_attn_token_to_image.q_proj.out_features,
+        )
+    leaves = [name for name, module in ours.named_modules() if not list(module.children())]
+    for name in leaves:
+        *folders, leaf = name.split(".")
+        ours.set_submodule(name, _child(theirs.get_submodule(".".join(folders)), leaf))
+    return ours
+
+
+def _child(parent: nn.Module, leaf: str) -> Any:
+    """The layer that segment_anything calls `leaf`."""
+    stem = "norm" if leaf.startswith("norm") else leaf
+    names = [name + leaf.removeprefix(stem) for name in LEAVES.get(stem, (leaf,))]
+    return getattr(parent, next((name for name in names if hasattr(parent, name)), leaf))
+
+
+def architecture(config: Any) -> dict[str, Any]:
+    """What a configuration sets differently from its class, with those of its parts; json-able."""
+    default = type(config)()
+    found: dict[str, Any] = {}
+    for name in type(config).__annotations__:
+        value = getattr(config, name)
+        if hasattr(value, "model_type"):
+            found[name] = architecture(value)
+        elif name != "initializer_range" and value != getattr(default, name, None):
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found

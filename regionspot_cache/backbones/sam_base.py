@@ -1,0 +1,182 @@
+"""What all SAM families share: boxes of many images in one flat list, decoded in chunks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from regionspot_cache.backbones.presets import Position, SamSpec
+from regionspot_cache.backbones.sam_decode import TokenDecoder
+from regionspot_cache.backbones.sam_encoder import Embedding
+from regionspot_cache.backbones.weights import state_sha256
+
+# Cells of the boxes of one decoder call, float32: what stays in a core's cache, or fills a GPU.
+CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 30}
+
+
+class FrozenSam(ABC):
+    """A frozen network of a SAM family; see `SamEncoder` for what its methods take and give.
+
+    All results are inference tensors on `device`; clone one before training on it.
+
+    Args:
+        network: with its weights.
+        spec: what it is called, its precision and token positions.
+        device: where it runs.
+    """
+
+    def __init__(self, network: nn.Module, spec: SamSpec, device: torch.device | str) -> None:
+        self.spec = spec
+        self.device = torch.device(device)
+        network.to(self.device).eval().requires_grad_(False)
+        self._module = network
+        bf16 = spec.precision == "bf16" or (spec.precision == "auto" and self.device.type == "cuda")
+        self.precision = "bf16" if bf16 else "fp32"
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side S of the network's input in pixels."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides the values of the tokens, json-able; the same on every machine."""
+
+    @abstractmethod
+    def preprocess(self, image: np.ndarray) -> Tensor:
+        """uint8 [H,W,3] RGB as the network's input, float32 [3,S,S] on the CPU; thread-safe."""
+
+    @abstractmethod
+    def embed(self, batch: Tensor) -> Embedding:
+        """Embeddings of inputs [B,3,S,S]."""
+
+    @abstractmethod
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in the network's frame of an image of `size` (height, width)."""
+
+    @cached_property
+    @abstractmethod
+    def _decoder(self) -> TokenDecoder:
+        """Makes the tokens."""
+
+    @cached_property
+    @abstractmethod
+    def _position(self) -> Tensor:
+        """Dense positional encoding, [1,D,h,w]."""
+
+    @cached_property
+    @abstractmethod
+    def _dense_prompt(self) -> Tensor:
+        """Dense prompt embedding without a mask prompt, [1,D,h,w]."""
+
+    @abstractmethod
+    def _cells(self, embedding: Embedding) -> Tensor:
+        """The part of an embedding that tokens attend to, [B,D,h,w]."""
+
+    @abstractmethod
+    def _embed_boxes(self, framed: Tensor) -> Tensor:
+        """Prompt embeddings [N,P,D] of boxes [N,4] in the network's frame; the two corners come first."""
+
+    @abstractmethod
+    def _mask_weights(self, tokens: Tensor) -> Tensor:
+        """Hyper-network 0 of mask tokens [N,D], [N,D/8]."""
+
+    @abstractmethod
+    def _decode_masks(
+        self, embedding: Embedding, prompts: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Masks bool [n,height,width] and predicted IoU [n] of prompts [n,P,D] of one image."""
+
+    @property
+    def token_dims(self) -> dict[str, int]:
+        """Width of the token at each position of the spec."""
+        dim = self.token_dim
+        widths = {"transformer": dim, "prompt": 2 * dim, "mlp": dim // 8}
+        return {position: widths[position] for position in self.spec.positions}
+
+    @property
+    def token_dim(self) -> int:
+        """Width of the mask token, the one that the head takes by default."""
+        return self._decoder.output.shape[1]
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        return state_sha256(self._module.state_dict())
+
+    def frame_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Boxes [N,4] xyxy from pixels of the image of `size` (height, width) to the frame, float32."""
+        height, width = self.resized_size(size)
+        scale = np.array([width / size[1], height / size[0]] * 2)
+        return (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * scale).astype(np.float32)
+
+    @torch.inference_mode()
+    def tokens(
+        self,
+        embeddings: Embedding,
+        boxes: Sequence[np.ndarray],
+        sizes: Sequence[tuple[int, int]],
+        positions: Sequence[Position] | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """Tokens of the boxes of many images, decoded as one flat list in chunks of a fixed size.
+
+        Args:
+            embeddings: of `embed`, B images.
+            boxes: per image [n,4] xyxy, pixels of the original image; n may be 0.
+            sizes: per image (height, width) of the original.
+            positions: where to take them; those of the spec by default.
+
+        Returns:
+            position -> per image float32 [n,d], d as in `token_dims`.
+        """
+        wanted = tuple(positions or self.spec.positions)
+        counts = [len(b) for b in boxes]
+        prompts = self._prompts(boxes, sizes)
+        found: dict[str, Tensor] = {"prompt": prompts[:, :2].flatten(1)}
+        if set(wanted) & {"transformer", "mlp"}:
+            cells, dense, position = self._cells(embeddings), self._dense_prompt, self._position
+            found["transformer"] = self._decoder(cells, dense, position, counts, prompts, self._chunk_bytes)
+        if "mlp" in wanted:
+            found["mlp"] = self._mask_weights(found["transformer"])
+        return {position: list(found[position].split(counts)) for position in wanted}
+
+    @torch.inference_mode()
+    def masks(self, embedding: Embedding, boxes: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The single mask of each box at the original resolution.
+
+        Args:
+            embedding: of `embed`, one image.
+            boxes: [n,4] xyxy, pixels of the original image.
+            size: (height, width) of the original.
+
+        Returns:
+            masks bool [n,height,width] and predicted IoU float32 [n].
+        """
+        masks = torch.zeros(len(boxes), *size, dtype=torch.bool, device=self.device)
+        quality = torch.zeros(len(boxes), device=self.device)
+        pixels = max(size[0] * size[1], self.image_size**2)
+        chunk = max(1, self._chunk_bytes // (4 * pixels))
+        prompts = self._prompts([boxes], [size])
+        for start in range(0, len(boxes), chunk):
+            part = slice(start, start + chunk)
+            masks[part], quality[part] = self._decode_masks(embedding, prompts[part], size)
+        return masks, quality
+
+    def _prompts(self, boxes: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Prompt embeddings [N,P,D] of all boxes."""
+        framed = [self.frame_boxes(b, size) for b, size in zip(boxes, sizes, strict=True)]
+        flat = torch.from_numpy(np.concatenate([np.zeros((0, 4), np.float32), *framed]))
+        return self._embed_boxes(flat.to(self.device))
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cpu"])
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
