@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from pipeline.settings import EvalSettings
+from pipeline.settings import WITH_HEAD, EvalSettings
 from regionspot_cache.backbones import Backbone
 from regionspot_cache.head import RegionHead
 from regionspot_cache.predictor import require_backbone
-from regionspot_cache.recognition import ClipCrops, Recogniser, RegionSpot
+from regionspot_cache.recognition import ClipCrops, OfficialRegionSpot, Recogniser, RegionSpot
 
 
 def make_method(
@@ -20,8 +20,9 @@ def make_method(
     Raises:
         IdentityError: a checkpoint of other frozen networks or another width.
     """
-    if name == "regionspot":
+    if name in WITH_HEAD:
         require_backbone(config, backbone, str(settings.checkpoint))
         head = RegionHead.from_pretrained(settings.checkpoint, device=device)
-        return RegionSpot(head, position=config["token_position"])
+        method = OfficialRegionSpot if name == "official" else RegionSpot
+        return method(head, position=config["token_position"])
     return ClipCrops(masked=name == "clip-mask")

@@ -2,5 +2,6 @@
 
 from regionspot_cache.recognition.inputs import RegionInputs
 from regionspot_cache.recognition.methods import ClipCrops, Recogniser, RegionSpot
+from regionspot_cache.recognition.official import OfficialRegionSpot
 
-__all__ = ["ClipCrops", "Recogniser", "RegionInputs", "RegionSpot"]
+__all__ = ["ClipCrops", "OfficialRegionSpot", "Recogniser", "RegionInputs", "RegionSpot"]
