@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.reporting.lettering import (
@@ -24,6 +24,7 @@ HEAT_RAMP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (2
 
 MIN_SIDE = 900  # shorter images are enlarged to this longest side
 MIN_CANVAS = 160  # a sliver gets margins up to this width or height
+MIN_OUTLINE = 5  # line widths that the side of an outline takes at least
 MASK_OPACITY = 0.4
 GAP = 8  # between the panels of a sheet, pixels
 
@@ -80,10 +81,21 @@ def make_canvas(image: NDArray[np.uint8], max_side: int) -> Canvas:
     return Canvas(picture=picture, scale=(size[0] / width, size[1] / height), origin=origin, size=size)
 
 
-def outline(canvas: Canvas, box: NDArray[np.float64], colour: Colour, *, dashed: bool = False) -> None:
-    """A box [4] of the canvas in its colour, cased in black or white so that it shows on any image."""
-    draw, width = ImageDraw.Draw(canvas.picture), canvas.line_width
-    x0, y0, x1, y1 = (round(float(value)) for value in box)
+def outline(
+    canvas: Canvas,
+    box: NDArray[np.float64],
+    colour: Colour,
+    *,
+    dashed: bool = False,
+    width: int | None = None,
+) -> None:
+    """A box [4] of the canvas in its colour, cased in black or white so that it shows on any image.
+
+    A box too small to see is drawn larger, about its centre. `width` of the line is the canvas's by default.
+    """
+    draw, width = ImageDraw.Draw(canvas.picture), width or canvas.line_width
+    room = np.clip((MIN_OUTLINE * width - (box[2:] - box[:2])) / 2, 0, None)
+    x0, y0, x1, y1 = (round(float(value)) for value in (*(box[:2] - room), *(box[2:] + room)))
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=text_colour(colour), width=width + 2)
     if not dashed:
         draw.rectangle((x0, y0, x1, y1), outline=colour, width=width)
@@ -125,7 +137,8 @@ def overlay_heat(canvas: Canvas, grid: NDArray[np.float32]) -> None:
     heat = np.clip(np.asarray(smooth, np.float64), 0, 1)  # bicubic overshoots
     positions = np.linspace(0, 1, len(HEAT_RAMP))
     ramp = np.stack([np.interp(heat, positions, channel) for channel in HEAT_RAMP.T], axis=-1)
-    grey = np.asarray(canvas.image().convert("L"), np.float64)[..., None] * 0.75
+    light = ImageOps.autocontrast(canvas.image().convert("L"), cutoff=1)  # dark photographs, too
+    grey = np.asarray(light, np.float64)[..., None] * 0.75
     opacity = 0.1 + 0.75 * heat[..., None]
     canvas.put_image(grey * (1 - opacity) + ramp * opacity)
 

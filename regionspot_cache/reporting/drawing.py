@@ -6,7 +6,7 @@ labels are legible.
 The colours are Okabe and Ito's, which people with any colour vision can tell apart (jfly.uni-koeln.de/color).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 
@@ -16,7 +16,6 @@ from PIL import Image
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.reporting.canvas import (
-    MIN_CANVAS,
     Canvas,
     add_footer,
     make_canvas,
@@ -48,7 +47,9 @@ PALETTE: tuple[Colour, ...] = (
 RIGHT_COLOUR, WRONG_COLOUR, TRUTH_COLOUR = (86, 180, 233), (213, 94, 0), (240, 240, 240)
 SHEET_WIDTH = 1600  # side-by-side pictures aim at this width, pixels
 MIN_PANEL = 480
-PANEL_FONT = 16  # legible when a whole sheet is on a screen
+ATTENTION_PANEL = 528  # longest side of a layer: three landscapes fill a sheet
+PANEL_FONT, SMALL_PANEL_FONT = 20, 16  # legible when a whole sheet is on a screen; many boxes need room
+FEW_BOXES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,8 @@ def draw_regions(
     canvas = make_canvas(image, max_side)
     _check_boxes(boxes, len(labels))
     _check_count("scores", scores, len(labels))
-    colours = _colours_by_name(labels)
+    by_name = _colours(labels)
+    colours = [by_name[label] for label in labels]
     if masks is not None:
         _check_masks(masks, len(labels), image)
         tint_masks(canvas, masks, colours)
@@ -121,7 +123,7 @@ def draw_attention(
     _check_attention(attention, dims=2)
     canvas = make_canvas(image, max_side)
     overlay_heat(canvas, attention)
-    outline(canvas, canvas.to_canvas(box)[0], WHITE)
+    outline(canvas, canvas.to_canvas(box)[0], WHITE, width=max(3, canvas.line_width))
     return canvas.picture
 
 
@@ -142,68 +144,99 @@ def attention_grid(
         InputError: shapes that do not belong together, or values that are not finite.
     """
     _check_attention(attentions, dims=3)
-    side = _panel_side(len(attentions))
-    panels = [draw_attention(image, box, attention, max_side=side) for attention in attentions]
+    panels = [draw_attention(image, box, attention, max_side=ATTENTION_PANEL) for attention in attentions]
     peaks = [float(a.max() / a.mean()) if a.mean() > 0 else 1.0 for a in attentions]
     captions = [f"Layer {i}: peak {peak:.1f} x mean" for i, peak in enumerate(peaks, 1)]
-    return make_sheet(panels, captions, _columns(len(panels)), title)
+    rows = ceil(len(panels) / max(1, SHEET_WIDTH // panels[0].width))
+    return make_sheet(panels, captions, ceil(len(panels) / rows), title)
+
+
+def attention_sheet(
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.float32],
+    attentions: NDArray[np.float32],
+    titles: Sequence[str],
+) -> Image.Image:
+    """The `attention_grid` of several regions at full size, in as many columns as make the sheet square.
+
+    Args:
+        image: u8 [H,W,3].
+        boxes: f32 [n,4] xyxy, pixels of the image.
+        attentions: f32 [L,n,gh,gw], not negative.
+        titles: n lines, one over the panels of each region.
+
+    Raises:
+        InputError: shapes that do not belong together, values that are not finite, or no boxes.
+    """
+    _check_boxes(boxes, len(titles))
+    if not titles or attentions.ndim != 4 or attentions.shape[1] != len(titles):
+        raise InputError(f"attention of shape {list(attentions.shape)}", f"[L,{len(titles)},gh,gw], n >= 1")
+    grids = [
+        attention_grid(image, box, attentions[:, i], title)
+        for i, (box, title) in enumerate(zip(boxes, titles, strict=True))
+    ]
+    columns = round(sqrt(len(grids) * grids[0].height / grids[0].width))
+    return make_sheet(grids, None, min(max(1, columns), len(grids)))
 
 
 def compare_predictions(
     image: NDArray[np.uint8],
     boxes: NDArray[np.float32],
     predictions: Mapping[str, tuple[Sequence[str], NDArray[np.float32]]],
-    truth: Sequence[str],
+    truth: Sequence[str | None] | None = None,
+    annotated: tuple[NDArray[np.float32], Sequence[str]] | None = None,
 ) -> Image.Image:
     """The same boxes as named by several methods, beside the truth (paper, Figure 3).
 
     Right names have a tick and a solid box, wrong ones a cross and a dashed box, so that nothing depends on
-    colour. Names are compared without regard to case and underscores.
+    colour. Names are compared without regard to case and underscores. Where the truth is not known, every
+    name has a colour of its own, the same in all panels.
 
     Args:
         image: u8 [H,W,3].
         boxes: f32 [n,4] xyxy, pixels of the image.
         predictions: method name -> (n labels, n scores).
-        truth: n true labels.
+        truth: n true labels, None for a box that shows no annotated object; None when nothing is known.
+        annotated: boxes f32 [m,4] and m names of the panel with the truth, where `boxes` are proposals.
 
     Raises:
-        InputError: shapes that do not belong together, or boxes that are not finite.
+        InputError: shapes that do not belong together, boxes that are not finite, or nothing to compare.
     """
-    _check_boxes(boxes, len(truth))
-    side = _panel_side(len(predictions) + 1)
-    true = [_Named(name=name, score=None, colour=TRUTH_COLOUR) for name in truth]
-    panels, captions = [_draw_named(make_canvas(image, side), boxes, true, PANEL_FONT)], ["Truth"]
+    if not predictions:
+        raise InputError("no predictions to compare", "at least one method")
+    _check_boxes(boxes, len(boxes))
+    _check_count("true labels", truth, len(boxes))
+    panels = [] if truth is None else [("Truth", *_true(boxes, truth, annotated))]
+    colours = _colours(name for labels, _ in predictions.values() for name in labels)
     for method, (labels, scores) in predictions.items():
-        _check_count(f"labels of {method}", labels, len(truth))
-        _check_count(f"scores of {method}", scores, len(truth))
-        named = [_judge(*one) for one in zip(labels, scores, truth, strict=True)]
-        panels.append(_draw_named(make_canvas(image, side), boxes, named, PANEL_FONT))
-        captions.append(f"{method}: {sum(one.mark == 'right' for one in named)} of {len(named)} right")
-    return make_sheet(panels, captions, _columns(len(panels)))
+        _check_count(f"labels of {method}", labels, len(boxes))
+        _check_count(f"scores of {method}", scores, len(boxes))
+        known = truth or [None] * len(boxes)
+        named = [
+            _judge(label, float(score), true, TRUTH_COLOUR if truth else colours[label])
+            for label, score, true in zip(labels, scores, known, strict=True)
+        ]
+        panels.append((_count_right(method, named, known), boxes, named))
+    side = max(MIN_PANEL, SHEET_WIDTH // _columns(len(panels)))
+    font_size = PANEL_FONT if len(boxes) <= FEW_BOXES else SMALL_PANEL_FONT
+    pictures = [_draw_named(make_canvas(image, side), where, named, font_size) for _, where, named in panels]
+    return make_sheet(pictures, [caption for caption, *_ in panels], _columns(len(panels)))
 
 
-def contact_sheet(
-    images: Sequence[Image.Image], captions: Sequence[str] | None = None, columns: int | None = None
-) -> Image.Image:
-    """Many pictures on one sheet, in reading order, each reduced to the same cell.
+def _true(
+    boxes: NDArray[np.float32],
+    truth: Sequence[str | None],
+    annotated: tuple[NDArray[np.float32], Sequence[str]] | None,
+) -> tuple[NDArray[np.float32], list[_Named]]:
+    where, names = annotated or (boxes, [name or "not annotated" for name in truth])
+    _check_boxes(where, len(names))
+    return where, [_Named(name=name, score=None, colour=TRUTH_COLOUR) for name in names]
 
-    Args:
-        images: any sizes and modes.
-        captions: one line over each picture.
-        columns: by default as many as make the sheet roughly square.
 
-    Raises:
-        InputError: no pictures, or another number of captions.
-    """
-    if not images:
-        raise InputError("no pictures for the sheet", "at least one")
-    _check_count("captions", captions, len(images))
-    columns = min(columns or ceil(sqrt(len(images))), len(images))
-    side = max(SHEET_WIDTH // columns, MIN_CANVAS)
-    cells = [image.convert("RGB") for image in images]
-    for cell in cells:
-        cell.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return make_sheet(cells, captions, columns)
+def _count_right(method: str, named: Sequence[_Named], truth: Sequence[str | None]) -> str:
+    known = sum(name is not None for name in truth)
+    right = sum(one.mark == "right" for one in named)
+    return f"{method}: {right} of {known} right" if known else method
 
 
 def _draw_named(
@@ -234,11 +267,14 @@ def _tag(named: _Named, box: NDArray[np.float64], smallness: float) -> Tag:
     )
 
 
-def _judge(label: str, score: float, true: str) -> _Named:
+def _judge(label: str, score: float, true: str | None, colour: Colour) -> _Named:
+    """A named box; one whose truth is not known has `colour` and no mark."""
+    if true is None:
+        return _Named(name=label, score=score, colour=colour)
     right = _comparable(label) == _comparable(true)
     return _Named(
         name=label,
-        score=float(score),
+        score=score,
         colour=RIGHT_COLOUR if right else WRONG_COLOUR,
         mark="right" if right else "wrong",
     )
@@ -248,17 +284,12 @@ def _comparable(name: str) -> str:
     return name.replace("_", " ").strip().casefold()
 
 
-def _colours_by_name(labels: Sequence[str]) -> list[Colour]:
-    order = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    return [PALETTE[order[label] % len(PALETTE)] for label in labels]
+def _colours(labels: Iterable[str]) -> dict[str, Colour]:
+    return {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(dict.fromkeys(labels))}
 
 
 def _columns(count: int) -> int:
     return count if count <= 3 else ceil(sqrt(count))
-
-
-def _panel_side(count: int) -> int:
-    return max(MIN_PANEL, SHEET_WIDTH // _columns(count))
 
 
 def _check_boxes(boxes: NDArray[np.float32], count: int) -> None:

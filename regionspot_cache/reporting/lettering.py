@@ -80,7 +80,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 
 def font_size_for(canvas: tuple[int, int]) -> int:
     """A size that can be read when the whole canvas (width, height) is on a screen."""
-    return int(np.clip(round(max(canvas) / 50), 13, 24))
+    return int(np.clip(round(max(canvas) / 44), 13, 24))
 
 
 def one_line(text: str) -> str:

@@ -27,7 +27,8 @@ from regionspot_cache.reporting.style import REPORT_CSS
 Cell = str | int | float | None
 
 MAX_FIGURE_SIDE = 2400  # pixels; larger pictures are reduced
-WIDE_FIGURE = 1100  # pixels; wider pictures get a row of their own
+WIDE_FIGURE = 1040  # pixels; wider pictures get a row of their own
+SMALL_FIGURE = 560  # pixels; wider pictures scroll on phones, so that their letters stay legible
 JPEG_QUALITY = 88
 MISSING = "–"
 LARGE_CHART, SMALL_CHART = (900, 360), (420, 300)  # of screens and phones, CSS pixels
@@ -233,9 +234,10 @@ def _render_figure(figure: Figure) -> str:
     size = f'width="{image.width}" height="{image.height}"'
     tag = f'<img src="{data_uri(image)}" alt="{_safe(figure.alt)}" {size}>'
     caption = f"<figcaption>{_safe(figure.caption)}</figcaption>"
-    if image.width <= WIDE_FIGURE:
+    if image.width <= SMALL_FIGURE:
         return f"<figure>{caption}{tag}</figure>"
-    return f'<figure class="wide">{caption}{_scrolling(tag, figure.caption)}</figure>'
+    kind = "wide" if image.width > WIDE_FIGURE else "medium"
+    return f'<figure class="{kind}">{caption}{_scrolling(tag, figure.caption)}</figure>'
 
 
 def _scrolling(inner: str, label: str) -> str:

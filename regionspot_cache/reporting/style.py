@@ -69,6 +69,7 @@ figcaption { max-width: 46rem; }
 @media (max-width: 40rem) {
   .small-screen { display: block; } .large-screen { display: none; }
   .wide img { max-width: none; width: 62rem; }
+  .medium img { max-width: none; width: 40rem; }
   th, td { padding: 0.35rem 0.55rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 0.5rem; }

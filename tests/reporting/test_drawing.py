@@ -13,7 +13,6 @@ from regionspot_cache.reporting.canvas import (
     MIN_SIDE,
     make_canvas,
     outline,
-    overlay_heat,
     tint_masks,
 )
 from regionspot_cache.reporting.drawing import (
@@ -21,10 +20,7 @@ from regionspot_cache.reporting.drawing import (
     RIGHT_COLOUR,
     TRUTH_COLOUR,
     WRONG_COLOUR,
-    attention_grid,
     compare_predictions,
-    contact_sheet,
-    draw_attention,
     draw_regions,
 )
 from regionspot_cache.reporting.lettering import (
@@ -242,59 +238,11 @@ class TestMasks:
         assert pixels[450, 450, 0] > pixels[100, 100, 0]
 
 
-class TestAttention:
-    @pytest.mark.parametrize("cell", [(0, 0), (3, 6), (6, 0)])
-    def test_the_brightest_place_is_the_cell_with_most_attention(self, cell: tuple[int, int]) -> None:
-        attention = np.zeros((7, 7), np.float32)
-        attention[cell] = 1
-        canvas = make_canvas(np.zeros((490, 980, 3), np.uint8), 980)
-        overlay_heat(canvas, attention)
-        heat = np.asarray(canvas.picture.convert("L")).astype(float).reshape(7, 70, 7, 140).mean(axis=(1, 3))
-        assert np.unravel_index(heat.argmax(), heat.shape) == cell
-
-    def test_the_scale_of_attention_does_not_matter(self) -> None:
-        attention = np.random.default_rng(0).random((5, 5)).astype(np.float32)
-        pictures = [
-            draw_attention(flat(200, 100), boxes_of((5, 5, 50, 50))[0], attention * s) for s in (1, 4)
-        ]
-        assert pictures[0].tobytes() == pictures[1].tobytes()
-
-    def test_a_constant_map_is_cold(self) -> None:
-        picture = draw_attention(flat(900, 900), boxes_of((0, 0, 9, 9))[0], np.full((4, 4), 0.25, np.float32))
-        assert np.asarray(picture)[450, 450].max() < GREY
-
-    def test_the_box_is_outlined(self) -> None:
-        box = boxes_of((100, 100, 300, 300))[0]
-        picture = draw_attention(flat(1000, 500), box, np.eye(4, dtype=np.float32))
-        assert tuple(np.asarray(picture)[200, 100]) == WHITE
-
-    @pytest.mark.parametrize("layers", [1, 3, 6])
-    def test_one_panel_a_layer(self, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen: list[tuple[int, list[str]]] = []
-        original = drawing.make_sheet
-
-        def spy(panels: list[Image.Image], captions: list[str], columns: int, title: str = "") -> Image.Image:
-            seen.append((len(panels), captions))
-            return original(panels, captions, columns, title)
-
-        monkeypatch.setattr(drawing, "make_sheet", spy)
-        maps = np.full((layers, 2, 2), 0.1, np.float32)
-        maps[0, 0, 0] = 0.7
-        attention_grid(flat(300, 200), boxes_of((0, 0, 50, 50))[0], maps, "cat")
-        assert seen[0][0] == layers
-        assert seen[0][1][0] == "Layer 1: peak 2.8 x mean"
-
-    @pytest.mark.parametrize("bad", [np.zeros((3, 3, 3)), np.full((3, 3), np.nan), np.zeros((0, 3))])
-    def test_bad_maps_are_refused(self, bad: np.ndarray) -> None:
-        with pytest.raises(InputError, match="attention of shape"):
-            draw_attention(flat(100, 100), boxes_of((0, 0, 9, 9))[0], bad.astype(np.float32))
-
-
 class TestComparePredictions:
     boxes = boxes_of((20, 60, 140, 180), (220, 60, 380, 180))
     scores = np.array([0.9, 0.4], np.float32)
 
-    def tags(self, monkeypatch: pytest.MonkeyPatch, labels: list[str], truth: list[str]) -> list[Tag]:
+    def tags(self, monkeypatch: pytest.MonkeyPatch, labels: list[str], truth: list[str | None]) -> list[Tag]:
         seen: list[Tag] = []
         original = drawing.place_tags
         monkeypatch.setattr(
@@ -328,20 +276,55 @@ class TestComparePredictions:
         with pytest.raises(InputError, match="1 labels of ours"):
             compare_predictions(flat(400, 200), self.boxes, {"ours": (["cat"], self.scores)}, ["cat", "cow"])
 
+    def test_a_box_without_truth_is_not_judged(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tags = self.tags(monkeypatch, ["cat", "dog"], ["cat", None])
+        assert [(tag.text, tag.mark) for tag in tags] == [
+            ("cat", None),
+            ("not annotated", None),
+            ("cat", "right"),
+            ("dog", None),
+        ]
+        assert tags[3].colour == TRUTH_COLOUR
 
-class TestContactSheet:
-    @settings(deadline=None, max_examples=20)
-    @given(count=st.integers(1, 12), columns=st.none() | st.integers(1, 5))
-    def test_every_picture_is_there(self, count: int, columns: int | None) -> None:
-        colours = [(20 * i + 10, 255 - 20 * i, 77) for i in range(count)]
-        images = [Image.new("RGB", (30 + 7 * i, 90 - 5 * i), colour) for i, colour in enumerate(colours)]
-        sheet = contact_sheet(images, columns=columns)
-        assert all(has_colour(sheet, colour) for colour in colours)
+    def test_proposals_stand_beside_the_annotated_boxes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[Tag] = []
+        original = drawing.place_tags
+        monkeypatch.setattr(
+            drawing, "place_tags", lambda tags, *rest: (seen.extend(tags), original(tags, *rest))[1]
+        )
+        annotated = boxes_of((10, 10, 90, 90)), ["cow"]
+        compare_predictions(
+            flat(400, 200), self.boxes, {"ours": (["a", "b"], self.scores)}, [None, "b"], annotated
+        )
+        assert [(tag.text, tag.mark) for tag in seen] == [("cow", None), ("a", None), ("b", "right")]
 
-    def test_nothing_is_refused(self) -> None:
-        with pytest.raises(InputError, match="no pictures"):
-            contact_sheet([])
+    def test_without_truth_equal_names_have_equal_colours_in_all_panels(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[Tag] = []
+        original = drawing.place_tags
+        monkeypatch.setattr(
+            drawing, "place_tags", lambda tags, *rest: (seen.extend(tags), original(tags, *rest))[1]
+        )
+        predictions = {"ours": (["a", "b"], self.scores), "other": (["b", "c"], self.scores)}
+        compare_predictions(flat(400, 200), self.boxes, predictions)
+        colours = [(tag.text, tag.colour) for tag in seen]
+        assert len(colours) == 4
+        assert len(set(colours)) == 3
+        assert all(tag.mark is None for tag in seen)
 
-    def test_captions_must_match(self) -> None:
-        with pytest.raises(InputError, match="2 captions"):
-            contact_sheet([Image.new("RGB", (9, 9))], ["a", "b"])
+    def test_nothing_to_compare_is_refused(self) -> None:
+        with pytest.raises(InputError, match="no predictions"):
+            compare_predictions(flat(400, 200), self.boxes, {}, ["cat", "cow"])
+
+
+class TestOutline:
+    def test_a_box_too_small_to_see_is_drawn_larger(self) -> None:
+        canvas = make_canvas(flat(900, 600), 900)
+        outline(canvas, np.array([300.0, 300, 301, 301]), WHITE)
+        white = (np.asarray(canvas.picture) == WHITE).all(axis=-1)
+        rows, columns = np.nonzero(white)
+        assert np.ptp(rows) >= 9
+        assert np.ptp(columns) >= 9
+        assert (rows.min() + rows.max()) / 2 == pytest.approx(300.5, abs=1)
+        assert not white[300, 300]

@@ -1,0 +1,123 @@
+"""The pictures of an evaluation: a few images as every method names them, and where the head looks."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.recognise import Recognition
+from pipeline.report_figures import Names, Seen, figures, patch_attention, pick_images
+from pipeline.settings import EvalSettings
+from regionspot_cache.datasets import ImageRecord
+from regionspot_cache.evaluation.selection import pair_scores
+from regionspot_cache.images import ImageFailure
+from regionspot_cache.proposals import Proposals
+from regionspot_cache.recognition import Recogniser, RegionInputs
+from regionspot_cache.regions import box_iou
+from regionspot_cache.reporting.page import Figure, ReportSection, Text
+
+ATTENTION_OF = 4  # boxes of an image
+PROPOSALS = 8  # of an image
+SAME_OBJECT = 0.5  # IoU
+
+
+def pictures(
+    recognition: Recognition, methods: Sequence[Recogniser], boxes: Proposals, settings: EvalSettings
+) -> list[ReportSection]:
+    """A few images, recognised once more; the first method that has attention shows it.
+
+    Args:
+        boxes: what the methods recognised.
+    """
+    dataset = recognition.dataset
+    shown: list[Figure] = []
+    count = 0
+    attending_first = sorted(methods, key=lambda method: not hasattr(method, "attention"))
+    for i in pick_images(dataset, settings.seed).tolist():
+        if count == settings.pictures:
+            break
+        try:
+            seen = see(recognition, attending_first, dataset[i], boxes)
+        except ImageFailure:  # counted in the pass
+            continue
+        if seen is not None:
+            shown += figures(seen, attention_of=ATTENTION_OF)
+            count += 1
+    return [Text(title="Pictures", body=_explanation(boxes, settings)), *shown] if shown else []
+
+
+def _explanation(boxes: Proposals, settings: EvalSettings) -> str:
+    which = "the annotated boxes"
+    if boxes.scores is not None:
+        which = (
+            f"up to {PROPOSALS} boxes that the first method scores highest, one an object; a name has a tick "
+            f"or a cross where the box meets an annotated one (IoU of {SAME_OBJECT} or more)"
+        )
+    files = ""
+    if settings.result_files:
+        files = " Rows that were read from files name boxes of their own and are in the tables alone."
+    return (
+        f"Images drawn by seed {settings.seed}, with {which}: what each method says; SAM's masks; then the "
+        f"cross-attention of up to {ATTENTION_OF} boxes over the patches of CLIP's map in every layer of the "
+        f"head: the brighter, the more attention.{files}"
+    )
+
+
+def see(
+    recognition: Recognition, methods: Sequence[Recogniser], record: ImageRecord, boxes: Proposals
+) -> Seen | None:
+    """One image as the methods name it; None without boxes."""
+    dataset = recognition.dataset
+    proposed, objectness = boxes[record.image_id]
+    inputs = recognition.inputs(record, proposed, Counter())
+    if not len(inputs.boxes):
+        return None
+    scores = {m.name: _scores(m, inputs, objectness, recognition) for m in methods}
+    kept = np.arange(len(inputs.boxes))
+    if objectness is not None:
+        kept = _distinct(inputs.boxes, next(iter(scores.values())).max(axis=1))
+    names = [dataset.class_names[label] for label in record.labels]
+    attention = patch_attention(methods[0], inputs)
+    return Seen(
+        title=f"Image {record.image_id}",
+        image=inputs.image,
+        boxes=inputs.boxes[kept],
+        named={method: _named(found[kept], dataset.class_names) for method, found in scores.items()},
+        truth=names if objectness is None else _met(inputs.boxes[kept], record.boxes, names),
+        annotated=None if objectness is None else (record.boxes, names),
+        masks=inputs.masks[0][kept] if recognition.masks else None,
+        attention=None if attention is None else attention[:, kept],
+    )
+
+
+def _scores(
+    method: Recogniser, inputs: RegionInputs, objectness: NDArray[np.float32] | None, recognition: Recognition
+) -> NDArray[np.float32]:
+    """The score of every box and class, [N, K], as in the detections."""
+    probabilities = method.logits(inputs, recognition.text).softmax(-1).float().cpu().numpy()
+    return pair_scores(probabilities, objectness, method.score_rule or recognition.score_rule)
+
+
+def _named(scores: NDArray[np.float32], classes: Sequence[str]) -> Names:
+    best = scores.argmax(axis=1)
+    return [classes[int(i)] for i in best], scores[np.arange(len(best)), best]
+
+
+def _distinct(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.intp]:
+    """The best-scored boxes [n] of which no two show the same object, best first."""
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if len(kept) < PROPOSALS and not (box_iou(boxes[[i]], boxes[kept]) >= SAME_OBJECT).any():
+            kept.append(i)
+    return np.array(kept, np.intp)
+
+
+def _met(
+    boxes: NDArray[np.float32], annotated: NDArray[np.float32], names: Sequence[str]
+) -> list[str | None]:
+    """The name of the annotated box that each box meets best, None where it meets none."""
+    if not len(annotated):
+        return [None] * len(boxes)
+    iou = box_iou(boxes, annotated)
+    return [names[int(row.argmax())] if row.max() >= SAME_OBJECT else None for row in iou]
