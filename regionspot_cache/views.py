@@ -41,7 +41,7 @@ class Augmentation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        # uint8 holds the view; from half a side on, the corners of a jittered box could change places.
+        # Ranks among views are uint8; from half a side on, the corners of a jittered box could change places.
         good = (
             0 <= self.crops <= 200 and 0 < self.min_scale <= 1 and 0 <= self.jitter < 0.5 and self.seed >= 0
         )
@@ -128,12 +128,12 @@ class ViewTable:
     """The views of M records; the views of one image share its number.
 
     Attributes:
-        numbers: uint8 [M], the view.
+        numbers: int32 [M], the view.
         origins: int32 [M], number of the image.
         frames: int32 [M, 6].
     """
 
-    numbers: NDArray[np.uint8]
+    numbers: NDArray[np.int32]
     origins: NDArray[np.int32]
     frames: Frames
 

@@ -56,7 +56,7 @@ def with_views(dataset: DetectionDataset, augmentation: Augmentation) -> Detecti
         annotation_ids=dataset.annotation_ids[rows],
         crowd=dataset.crowd[rows],
         dropped=dropped,
-        views=ViewTable(numbers=numbers.astype(np.uint8), origins=images.astype(np.int32), frames=frames),
+        views=ViewTable(numbers=numbers.astype(np.int32), origins=images.astype(np.int32), frames=frames),
         augmentation=augmentation,
     )
 

@@ -271,7 +271,7 @@ def plan_arrays(shape: PlanShape) -> dict[str, StackedArray]:
     [P, B], offsets int32 [P, S+1] (image s owns boxes offsets[s]:offsets[s+1]), sizes int32 [P, S, 2] (width,
     height), text uint8 [P, T] with text_offsets int32 [P, 2S+1]: UTF-8 of image id and file name in turn.
 
-    With extra views also views uint8 [P, S] (0: the picture itself), origins int32 [P, S] (number of the
+    With extra views also views int32 [P, S] (0: the picture itself), origins int32 [P, S] (number of the
     image in the dataset) and frames int32 [P, S, 6] (see `regionspot_cache.views`).
     """
     images, boxes, text = shape.partition_size, max(1, shape.max_boxes), max(1, shape.max_text)
@@ -286,7 +286,7 @@ def plan_arrays(shape: PlanShape) -> dict[str, StackedArray]:
     }
     if shape.views:
         table |= {
-            "views": ("uint8", images, ()),
+            "views": ("int32", images, ()),
             "origins": ("int32", images, ()),
             "frames": ("int32", images, (6,)),
         }

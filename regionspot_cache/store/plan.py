@@ -155,7 +155,7 @@ _HASHED = {
     "labels": "<i4",
     "annotation_ids": "<i8",
 }
-_HASHED_VIEWS = {"numbers": "u1", "origins": "<i4", "frames": "<i4"}
+_HASHED_VIEWS = {"numbers": "<i4", "origins": "<i4", "frames": "<i4"}
 
 
 def id_kind(image_ids: Sequence[int | str]) -> str:

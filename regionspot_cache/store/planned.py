@@ -87,7 +87,7 @@ class PlannedImages:
 
     @cached_property
     def views(self) -> np.ndarray | None:
-        """uint8 [M], the view of each image (0: the picture itself); None without extra views."""
+        """int32 [M], the view of each image (0: the picture itself); None without extra views."""
         return self._plan.load("views", self._image_counts) if self._record.shape.views else None
 
     @cached_property
