@@ -35,6 +35,7 @@ VERBS = {
     "predict": recognition.predict,
     "demo": about.demo,
     "bench": about.bench,
+    "backbones": about.backbones,
     "env": about.env,
 }
 for name, verb in VERBS.items():

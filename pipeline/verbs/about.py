@@ -1,4 +1,4 @@
-"""Verbs about the whole: `demo`, `bench`, `env`."""
+"""Verbs about the whole: `demo`, `bench`, `backbones`, `env`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +46,22 @@ def bench(
 
     settings = load_config(BenchSettings, config, set_ or (), full=full or None, backbone=backbone)
     run(names or (), settings, out=out, as_json=as_json)
+
+
+def backbones(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Presets, YAML files, or names of networks; all that are known when not given."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the frozen networks: operations and stored bytes of each for one image. Needs no weights.
+
+    Example: rs-cache backbones bl configs/backbones/siglip2-so400m.yaml ViT-B-32 sam2.1-hiera-large
+    """
+    from pipeline.backbones import backbones as run
+
+    run(names or [], as_json=as_json)
 
 
 def env(as_json: Json = False) -> None:

@@ -19,9 +19,16 @@ OPTIONS = {
     "eval": "ap backbone checkpoint config dataset images json limit method out proposals set",
     "predict": "backbone boxes checkpoint classes config json out set top",
     "demo": "config out set",
+    "backbones": "json",
     "env": "json",
 }
-ARGUMENTS = {"status": ["cache"], "info": ["cache"], "verify": ["cache"], "predict": ["image"]}
+ARGUMENTS = {
+    "status": ["cache"],
+    "info": ["cache"],
+    "verify": ["cache"],
+    "predict": ["image"],
+    "backbones": ["names"],
+}
 
 
 def parameters(verb: str) -> tuple[set[str], list[str]]:

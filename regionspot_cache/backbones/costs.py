@@ -1,0 +1,110 @@
+"""What frozen networks cost: operations counted on the networks themselves, and the shapes of what they give.
+
+Networks of this package are built without values ("meta" tensors), so no weights are needed and nothing is
+computed. A network of the user's own is loaded and run once.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from regionspot_cache.backbones.clip_encoder import ClipEncoder
+from regionspot_cache.backbones.load import load_clip, load_sam
+from regionspot_cache.backbones.presets import ClipSpec, SamSpec
+from regionspot_cache.backbones.registry import own_network
+from regionspot_cache.backbones.sam_encoder import SamEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamCost:
+    """The SAM side. One multiply-add is two operations; only products of matrices and convolutions count.
+
+    Attributes:
+        image_size: side of the input in pixels.
+        image_gflops: 10^9 operations an image: the encoder, and what the decoder does once an image.
+        box_gflops: 10^9 operations a box of the decoder, without masks.
+        token_dims: width of the token at each position.
+    """
+
+    image_size: int
+    image_gflops: float
+    box_gflops: float
+    token_dims: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipCost:
+    """The CLIP side.
+
+    Attributes:
+        image_size: side of the input in pixels.
+        image_gflops: 10^9 operations of the map of an image.
+        grid: (rows, columns) of patch tokens.
+        prefix_tokens: tokens before them.
+        width: channels of the map.
+        text_width: width of text embeddings.
+    """
+
+    image_size: int
+    image_gflops: float
+    grid: tuple[int, int]
+    prefix_tokens: int
+    width: int
+    text_width: int
+
+
+def sam_cost(spec: SamSpec) -> SamCost:
+    """Counts the SAM side of a spec; errors as of `load_sam`."""
+    if own_network("sam", spec.model):
+        return _count_sam(load_sam(spec))
+    with torch.device("meta"):
+        sam = load_sam(replace(spec, weights="random:0"), "meta")
+    return _count_sam(sam)
+
+
+def clip_cost(spec: ClipSpec) -> ClipCost:
+    """Counts the CLIP side of a spec; errors as of `load_clip`."""
+    if own_network("clip", spec.model):
+        return _count_clip(load_clip(spec))
+    return _count_clip(load_clip(replace(spec, weights="random:0", precision="fp32"), "meta"))
+
+
+def _count_sam(sam: SamEncoder) -> SamCost:
+    side = sam.image_size
+    embedding, encoder = _counted(lambda: sam.embed(torch.zeros(1, 3, side, side, device=sam.device)))
+    boxes = np.array([[0, 0, side // 2, side // 2]] * 2, np.float32)
+    decoder = [_counted(lambda n=n: sam.tokens(embedding, [boxes[:n]], [(side, side)]))[1] for n in (0, 1, 2)]
+    return SamCost(
+        image_size=side,
+        image_gflops=(encoder + decoder[0]) / 1e9,
+        box_gflops=(decoder[2] - decoder[1]) / 1e9,
+        token_dims=dict(sam.token_dims),
+    )
+
+
+def _count_clip(clip: ClipEncoder) -> ClipCost:
+    batch = torch.zeros(1, 3, clip.image_size, clip.image_size, device=clip.device)
+    _, operations = _counted(lambda: clip.encode_map(batch))
+    return ClipCost(
+        image_size=clip.image_size,
+        image_gflops=operations / 1e9,
+        grid=clip.grid,
+        prefix_tokens=clip.prefix_tokens,
+        width=clip.map_shape[1],
+        text_width=clip.encode_image(batch).shape[1],
+    )
+
+
+def _counted(work: Callable[[], Any]) -> tuple[Any, int]:
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused layer of PyTorch
+    try:
+        with FlopCounterMode(display=False) as counter:
+            result = work()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return result, counter.get_total_flops()
