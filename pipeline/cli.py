@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from pipeline import console
-from pipeline.verbs import about, caches, heads, recognition
+from pipeline.verbs import about, caches, heads, recognition, reproduction
 from regionspot_cache.errors import RegionSpotError
 
 INTERRUPTED = 130
@@ -33,6 +33,7 @@ VERBS = {
     "train": heads.train,
     "eval": recognition.evaluate,
     "predict": recognition.predict,
+    "reproduce": reproduction.reproduce,
     "demo": about.demo,
     "bench": about.bench,
     "backbones": about.backbones,

@@ -1,0 +1,1 @@
+"""`rs-cache reproduce`: the tables of the paper as configs, one file a row, and one verb that runs them."""

@@ -1,0 +1,179 @@
+"""What came out: every row's numbers over the seeds, and whether a trend of the paper shows in them."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.reproduce.inputs import extraction_hours, training_sources
+from pipeline.reproduce.plan import Head, Measurement, Plan, Planned
+from pipeline.reproduce.rows import Claim, PaperTable
+from pipeline.reproduce.schedule import Scheduler
+from pipeline.reproduce.units import TRAINED
+
+SPREADS = 2.0  # differences within so many standard deviations say nothing, with three seeds
+Verdict = Literal["reproduced", "not reproduced", "within the spread", "not measured"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Mean and standard deviation (n - 1) of one figure over n runs; no deviation of a single run."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        mean = sum(values) / len(values)
+        if len(values) == 1:
+            return cls(mean=mean, sd=None, n=1)
+        variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        return cls(mean=mean, sd=math.sqrt(variance), n=len(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A row on one kind of boxes: AP and top-1 in percent, or hours, by name."""
+
+    boxes: str
+    figures: Mapping[str, Spread]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOutcome:
+    """A row's numbers, its own boxes first; without any, the reason."""
+
+    planned: Planned
+    measured: tuple[Measured, ...]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trend:
+    """A claim against our numbers on one kind of boxes.
+
+    Attributes:
+        difference: ahead is positive; None when it could not be measured.
+        spread: pooled standard deviation of both rows; None when neither was run more than once.
+    """
+
+    claim: Claim
+    boxes: str
+    verdict: Verdict
+    difference: float | None = None
+    spread: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOutcome:
+    """A finished table."""
+
+    table: PaperTable
+    rows: Mapping[str, RowOutcome]
+    trends: tuple[Trend, ...]
+
+
+def collect(
+    tables: Sequence[PaperTable], plan: Plan, scheduler: Scheduler, failures: Mapping[Path, str]
+) -> list[TableOutcome]:
+    """The tables from the results on disk.
+
+    Args:
+        failures: why a result or a head is not there, by file.
+    """
+    outcomes = []
+    for table in tables:
+        rows = {name: _row(plan[table.name, name], scheduler, failures) for name in table.rows}
+        trends = tuple(trend for claim in table.claims for trend in trends_of(claim, rows))
+        outcomes.append(TableOutcome(table=table, rows=rows, trends=trends))
+    return outcomes
+
+
+def trends_of(claim: Claim, rows: Mapping[str, RowOutcome]) -> list[Trend]:
+    """A claim on the rows' own boxes, and on other boxes that both were measured on."""
+    better, worse = (
+        rows[rows[name].planned.same_as or name].measured for name in (claim.better, claim.worse)
+    )
+    pairs = [(better[0], worse[0])] if better and worse else []
+    pairs += [(b, w) for b in better[1:] for w in worse[1:] if b.boxes == w.boxes]
+    found = [_trend(claim, b, w) for b, w in pairs if claim.metric in b.figures and claim.metric in w.figures]
+    return found or [Trend(claim=claim, boxes="", verdict="not measured")]
+
+
+def _trend(claim: Claim, better: Measured, worse: Measured) -> Trend:
+    ahead, behind = better.figures[claim.metric], worse.figures[claim.metric]
+    difference = ahead.mean - behind.mean
+    if claim.metric == "hours":
+        difference = -difference
+    known = [s.sd**2 for s in (ahead, behind) if s.sd is not None]
+    spread = math.sqrt(sum(known) / len(known)) if known else None
+    verdict: Verdict = "reproduced" if difference > 0 else "not reproduced"
+    if spread is not None and abs(difference) <= SPREADS * spread:
+        verdict = "within the spread"
+    boxes = better.boxes if better.boxes == worse.boxes else f"{better.boxes} against {worse.boxes}"
+    return Trend(claim=claim, boxes=boxes, verdict=verdict, difference=difference, spread=spread)
+
+
+def _row(planned: Planned, scheduler: Scheduler, failures: Mapping[Path, str]) -> RowOutcome:
+    if planned.reason:
+        return RowOutcome(planned=planned, measured=(), reason=planned.reason)
+    wanted = planned.measurements or ((planned.head,) if planned.head else ())
+    measured, reasons = [], []
+    for item in wanted:
+        if blocked := scheduler.blocked(item):
+            reasons.append(blocked)
+            continue
+        if isinstance(item, Head):
+            found, reason = _hours(item, scheduler, failures)
+        else:
+            found, reason = _figures(item, scheduler, failures)
+        reasons.append(reason)
+        if found:
+            measured.append(found)
+    reason = "; ".join(dict.fromkeys(filter(None, reasons)))
+    return RowOutcome(planned=planned, measured=tuple(measured), reason=reason)
+
+
+def _figures(
+    measurement: Measurement, scheduler: Scheduler, failures: Mapping[Path, str]
+) -> tuple[Measured | None, str]:
+    seeds = range(scheduler.settings.seeds if measurement.head else 1)
+    files = [scheduler.result(measurement, seed) for seed in seeds]
+    runs = [
+        _percent(json.loads(path.read_text(encoding="utf-8")), measurement)
+        for path in files
+        if path.is_file()
+    ]
+    if not runs:
+        return None, _failure(files, failures)
+    names = [name for name in runs[0] if all(name in run for run in runs)]
+    figures = {name: Spread.of([run[name] for run in runs]) for name in names}
+    return Measured(boxes=measurement.boxes.called, figures=figures), _failure(files, failures)
+
+
+def _percent(result: Mapping[str, Any], measurement: Measurement) -> dict[str, float]:
+    metrics = result["metrics"]
+    found = {**metrics["mask" if measurement.masks else "box"], **metrics.get("accuracy", {})}
+    return {name: 100 * value for name, value in found.items() if value >= 0}  # -1: nothing to find
+
+
+def _hours(head: Head, scheduler: Scheduler, failures: Mapping[Path, str]) -> tuple[Measured | None, str]:
+    settings = scheduler.settings
+    files = [scheduler.head_folder(head, seed) / TRAINED for seed in range(settings.seeds)]
+    training = [json.loads(path.read_text(encoding="utf-8"))["hours"] for path in files if path.is_file()]
+    extraction = [extraction_hours(source, settings) for source in training_sources(head, settings)]
+    if None in extraction:
+        return None, "the caches were made elsewhere, in unknown time"
+    if not training:
+        return None, _failure(files, failures)
+    hours = [seconds + sum(filter(None, extraction)) for seconds in training]
+    return Measured(boxes="", figures={"hours": Spread.of(hours)}), _failure(files, failures)
+
+
+def _failure(files: Sequence[Path], failures: Mapping[Path, str]) -> str:
+    missing = [path for path in files if not path.is_file()]
+    reasons = dict.fromkeys(failures.get(path, "not run") for path in missing)
+    return "; ".join(f"{len(missing)} of {len(files)} runs: {reason}" for reason in reasons)

@@ -1,0 +1,132 @@
+"""Tables and rows as files: what makes a row of the paper, its published numbers, and what the paper claims.
+
+A table is a folder of `configs/reproduce`: `table.yaml` and one file a row. Rows know roles (`bl`, `first`,
+`detector`), never names of datasets or networks; a world gives the names (`settings.ReproduceSettings`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.places import CONFIGS
+from pipeline.settings import PromptSettings
+from regionspot_cache.backbones.presets import Position
+from regionspot_cache.config import load_config, validate
+from regionspot_cache.errors import UsageError
+from regionspot_cache.head import HeadOptions
+
+Figure = Literal["AP", "APr", "APc", "APf", "hours"]
+DataRole = Literal["first", "second", "third"]
+BackboneRole = Literal["bb", "bl", "bl336"]
+BoxesRole = Literal["gt", "rpn", "detector"]
+METHODS = ("regionspot", "clip-box", "clip-mask")
+RESULTS = "results:"
+
+FOLDER = CONFIGS / "reproduce"
+TABLE_FILE = "table.yaml"
+PAPER = "Recognize Any Regions, arXiv 2311.01373"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        row: its label.
+        paper: published numbers: AP in percent on LVIS val, or GPU hours; none for rows of our own.
+        source: where the numbers come from.
+        paper_data, paper_boxes: what the published numbers were made on.
+        method: "regionspot", "clip-box", "clip-mask", or "results:NAME" for a results file of another system.
+        measure: AP of boxes or of masks, or the hours of extraction and training.
+        data: training data; stage one is on the first of them, stage two on all.
+        stages: 1 stops after stage one.
+        head: fields of `HeadOptions` that differ from the world's head.
+        position: where in SAM the box tokens are taken.
+        proposals: whose boxes are recognised.
+    """
+
+    row: str
+    paper: dict[Figure, float] = field(default_factory=dict)
+    source: str = PAPER
+    paper_data: str = ""
+    paper_boxes: str = ""
+    method: str = "regionspot"
+    measure: Literal["box", "mask", "hours"] = "box"
+    backbone: BackboneRole = "bl"
+    data: tuple[DataRole, ...] = ("first", "second", "third")
+    stages: Literal[1, 2] = 2
+    head: dict[str, Any] = field(default_factory=dict)
+    position: Position = "transformer"
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+    proposals: BoxesRole = "detector"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS and not self.method.startswith(RESULTS):
+            raise UsageError(
+                f"Row {self.row!r}: method {self.method!r}.", f"{', '.join(METHODS)} or {RESULTS}NAME."
+            )
+        if not self.data or len(set(self.data)) < len(self.data):
+            raise UsageError(f"Row {self.row!r}: data {list(self.data)}.", "At least one role, each once.")
+        unknown = set(self.head) - set(HeadOptions.__dataclass_fields__)
+        if unknown:
+            raise UsageError(f"Row {self.row!r}: unknown head option {min(unknown)}.", "Fields of the head.")
+        validate(HeadOptions, self.head, f"row {self.row!r}")
+
+    @property
+    def trained(self) -> bool:
+        """Whether the row needs a trained head."""
+        return self.method == "regionspot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The paper says that row `better` is ahead of row `worse` in `metric`; for hours, smaller is ahead."""
+
+    better: str
+    worse: str
+    metric: Figure = "AP"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFile:
+    """`table.yaml`: what the rows of a folder have in common."""
+
+    title: str
+    note: str = ""
+    claimed_by: Literal["the paper", "this package"] = "the paper"
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperTable:
+    """A table: rows by the names of their files, in order."""
+
+    name: str
+    title: str
+    note: str
+    claimed_by: str
+    claims: tuple[Claim, ...]
+    rows: Mapping[str, Row]
+
+
+def table_names(folder: Path = FOLDER) -> list[str]:
+    """All tables, in order."""
+    return sorted(path.parent.name for path in folder.glob(f"*/{TABLE_FILE}"))
+
+
+def load_table(name: str, folder: Path = FOLDER) -> PaperTable:
+    """One table by name.
+
+    Raises:
+        UsageError: no such table, a row that makes no sense, or a claim about rows that are not there.
+    """
+    if name not in table_names(folder):
+        raise UsageError(f"There is no table {name!r}.", f"One of {', '.join(table_names(folder))}.")
+    file = load_config(TableFile, folder / name / TABLE_FILE)
+    paths = sorted(path for path in (folder / name).glob("*.yaml") if path.name != TABLE_FILE)
+    rows = {path.stem: load_config(Row, path) for path in paths}
+    claimed = {row for claim in file.claims for row in (claim.better, claim.worse)}
+    if unknown := claimed - set(rows):
+        raise UsageError(f"{name}: a claim about {min(unknown)!r}.", f"One of {', '.join(rows)}.")
+    return PaperTable(name=name, rows=rows, **vars(file))

@@ -1,0 +1,91 @@
+"""A world: what the roles of the rows stand for, how long to train, and where everything lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.places import WORKPLACE
+from pipeline.reproduce.rows import BackboneRole, BoxesRole, DataRole
+from regionspot_cache.backbones.presets import Position
+from regionspot_cache.errors import UsageError
+from regionspot_cache.training import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxSource:
+    """Whose boxes a role stands for.
+
+    Attributes:
+        boxes: `gt`, `rpn` or a file of boxes.
+        called: how tables name them.
+        images: a seeded sample of this many evaluation images; all when not given.
+        top_n: boxes of an image that are recognised.
+    """
+
+    boxes: str
+    called: str
+    images: int | None = None
+    top_n: int = 100
+    score_rule: Literal["product", "official", "geometric"] = "product"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """What each role of boxes stands for."""
+
+    rpn: BoxSource
+    detector: BoxSource
+    gt: BoxSource = BoxSource(boxes="gt", called="GT")
+
+    def of(self, role: BoxesRole) -> BoxSource:
+        """The boxes of a role."""
+        return {"gt": self.gt, "rpn": self.rpn, "detector": self.detector}[role]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """`rs-cache reproduce`: a world, and how its rows run.
+
+    Attributes:
+        world: its name.
+        made_on: on what data our numbers were made; printed with every table.
+        backbones: preset or YAML file of each role; rows of a role that is not here are not run.
+        no_backbone: why.
+        training: dataset of each role.
+        evaluation: dataset of every row.
+        ground_truth_too: measure every trained row on ground-truth boxes as well.
+        positions: of the tokens in the caches; table4b compares all three.
+        train: batches, optimiser, head and the two stages; rows choose the sources of each stage.
+        data, caches, results, out: folders of datasets, of caches, of results of other systems, of the run.
+        seeds: trained heads a row; the seed is added to that of `train`.
+        workers: processes that train and evaluate side by side; 0 uses this one.
+    """
+
+    world: str
+    made_on: str
+    backbones: dict[BackboneRole, str]
+    no_backbone: str = "this world has no such backbone"
+    training: dict[DataRole, str]
+    evaluation: str
+    boxes: Boxes
+    ground_truth_too: bool = False
+    train: TrainConfig
+    positions: tuple[Position, ...] = ("transformer", "prompt", "mlp")
+    data: Path = WORKPLACE / "datasets"
+    caches: Path = WORKPLACE / "caches" / "reproduce"
+    results: Path = WORKPLACE / "results"
+    out: Path = WORKPLACE / "reproduce"
+    seeds: int = 3
+    workers: int = 2
+    device: str = "auto"
+    partition_size: int = 512
+    batch_size: int = 8
+    decode_threads: int = 4
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or self.workers < 0:
+            raise UsageError(f"seeds = {self.seeds}, workers = {self.workers}.", "seeds >= 1, workers >= 0.")
+        if len(self.train.stages) != 2:
+            raise UsageError(f"{len(self.train.stages)} stages in world {self.world}.", "Two.")
+        if missing := {"first", "second", "third"} - set(self.training):
+            raise UsageError(f"World {self.world} has no {min(missing)} dataset.", "First, second and third.")
