@@ -85,6 +85,8 @@ class ResultColumns:
         """Compressed run lengths of polygons or plain counts; None where the image's size is not known."""
         if isinstance(mask, dict):
             return annotation_rle(mask, *mask["size"])
+        if not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask):
+            raise ValueError("a polygon of less than three points")
         if self._sizes is None:
             return None
         self._box_polygons += box is not None and _is_box(mask, box)

@@ -1,0 +1,150 @@
+"""Results files of other systems: what is read, what is left out and counted, what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation import Scope, encode_mask, evaluate, read_results, write_results
+from regionspot_cache.evaluation.results_reader import NOT_EVALUATED
+from tests.evaluation.synthetic import HEIGHT, WIDTH, Problem, annotations, detections
+
+SIZE = (8, 10)
+SCOPE = Scope(
+    image_ids=(7, 9),
+    sizes=np.array([SIZE, SIZE], np.int32),
+    category_ids=np.array([1, 2, 5]),
+    others=frozenset({"7", "9", "11"}),
+)
+MASK = np.zeros(SIZE, bool)
+MASK[2:5, 3:7] = True
+
+
+def entry(image_id: int = 7, category: int = 1, **changes: Any) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": category, "bbox": [1, 2, 3, 4], "score": 0.5} | changes
+
+
+def write(folder: Path, content: Any) -> Path:
+    path = folder / "dt.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def rle(mask: np.ndarray) -> dict[str, Any]:
+    code = encode_mask(mask)
+    return {**code, "counts": code["counts"].decode()}
+
+
+def test_glip_dictionary_and_coco_list_hold_the_same(tmp_path: Path) -> None:
+    truth = annotations(np.random.default_rng(0), Problem(masks=False))
+    found = detections(np.random.default_rng(1), Problem(masks=False, classes=6), truth)
+    boxes = found.boxes[found.box_index]
+    columns = {"scores": found.scores, "labels": found.category_ids, "boxes": boxes}
+    glip = {
+        str(image_id): {name: values[found.rows(i)].tolist() for name, values in columns.items()}
+        for i, image_id in enumerate(found.image_ids)
+    }
+    write_results(tmp_path / "coco.json", found)
+    scope = Scope(
+        image_ids=tuple(image["id"] for image in truth["images"]),
+        sizes=np.full((len(truth["images"]), 2), (HEIGHT, WIDTH), np.int32),
+        category_ids=np.array([c["id"] for c in truth["categories"]]),
+        others=frozenset(),
+    )
+    from_glip = read_results(write(tmp_path, glip), scope)
+    from_coco = read_results(tmp_path / "coco.json", scope)
+    assert (from_glip.form, from_coco.form) == ("GLIP dictionary", "COCO results")
+    assert from_glip.dropped == from_coco.dropped == {}
+    expected = evaluate(found, truth, iou_types=["bbox"])["bbox"].metrics
+    for read in (from_glip, from_coco):
+        assert evaluate(read.detections, truth, iou_types=["bbox"])["bbox"].metrics == pytest.approx(
+            expected, abs=1e-12
+        )
+
+
+def test_images_that_are_not_evaluated_are_left_out_and_counted(tmp_path: Path) -> None:
+    entries = [entry(11), entry(9), entry(11), entry(7)]
+    read = read_results(write(tmp_path, entries), SCOPE)
+    assert read.dropped == {NOT_EVALUATED: 2}
+    assert read.detections.image_ids == (7, 9)
+    assert np.diff(read.detections.offsets).tolist() == [1, 1]
+    images = {"11": {"scores": [1, 2], "labels": [1, 1], "boxes": [[1, 2, 3, 4]] * 2}}
+    images["7"] = {"scores": [1], "labels": [5], "boxes": [[1, 2, 3, 4]]}
+    read = read_results(write(tmp_path, images), SCOPE)
+    assert read.dropped == {NOT_EVALUATED: 2}
+    assert read.detections.category_ids.tolist() == [5]
+
+
+def test_an_image_without_detections_and_an_empty_file(tmp_path: Path) -> None:
+    images = {"7": {"scores": [], "labels": [], "boxes": []}}
+    for content in (images, [], {}):
+        assert len(read_results(write(tmp_path, content), SCOPE).detections) == 0
+
+
+def test_ids_as_text_are_the_same_images(tmp_path: Path) -> None:
+    read = read_results(write(tmp_path, [entry("7"), entry(7)]), SCOPE)
+    assert len(read.detections) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (
+            [entry(), entry(12), entry(13), entry(13)],
+            "3 detections of 2 images that the annotation file lacks",
+        ),
+        ([entry(11)], "none of its 1 images is evaluated"),
+        ([entry(), entry(category=0)], "1 of 2 detections .* no category id: 1 labels, such as 0 .*from 0"),
+        ([entry(category=3), entry(category=4)], "2 of 2 detections .* 2 labels, such as 3, 4"),
+        ([entry(segmentation=rle(MASK)), entry()], "1 of 2 entries have masks"),
+        ([entry(segmentation=rle(MASK.T))], "1 of 1 masks are not of their image's size"),
+        ([entry(segmentation=[[1, 2, 3]])], "entry 0 is no detection|without a usable mask"),
+        ([entry(bbox=[1, 2, float("inf"), 4])], "1 of 1 detections have a box that is not finite"),
+        (["detection"], "entry 0 is no detection"),
+        ([entry(image_id=[7])], "entry 0 is no detection"),
+        ({"7": {"scores": [1], "labels": [[1]], "boxes": [[1, 2, 3]]}}, "image '7'"),
+        ({"7": [1]}, "image '7'"),
+        ({"7": {"scores": [1], "labels": [0], "boxes": [[1, 2, 3, 4]]}}, "labels, such as 0"),
+        ("text", r"\[ or {"),
+    ],
+)
+def test_what_is_no_results_file_of_this_dataset(content: Any, found: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=found) as caught:
+        read_results(write(tmp_path, content), SCOPE)
+    assert caught.value.expected
+
+
+def test_masks_in_every_form_of_coco(tmp_path: Path) -> None:
+    corners = [3, 2, 7, 2, 7, 5, 3, 5]  # of MASK; not of the box beside it
+    triangle = [[3, 2, 7, 2, 7, 5]]
+    plain = {
+        "size": list(SIZE),
+        "counts": np.diff(np.flatnonzero(np.diff(np.r_[0, MASK.T.ravel(), 0])), prepend=0),
+    }
+    plain["counts"] = [*plain["counts"].tolist(), SIZE[0] * SIZE[1] - int(plain["counts"].sum())]
+    entries = [entry(segmentation=s) for s in (rle(MASK), plain, [corners], triangle)]
+    masks = read_results(write(tmp_path, entries), SCOPE).detections.masks
+    assert masks.rles(np.arange(3)) == [encode_mask(MASK)] * 3
+    assert 0 < masks.areas(np.array([3]))[0] < MASK.sum()
+    del entries[0]["bbox"]
+    read = read_results(write(tmp_path, entries), SCOPE).detections
+    assert read.boxes[0].tolist() == [3, 2, 7, 5]
+
+
+def test_polygons_that_repeat_their_boxes_are_no_masks(tmp_path: Path) -> None:
+    x, y, w, h = entry()["bbox"]
+    around = [[x, y, x, y + h, x + w, y + h, x + w, y]]  # as pycocotools adds them
+    assert read_results(write(tmp_path, [entry(segmentation=around)] * 2), SCOPE).detections.masks is None
+    both = [entry(segmentation=around), entry(segmentation=rle(MASK))]
+    assert len(read_results(write(tmp_path, both), SCOPE).detections.masks) == 2
+    assert read_results(write(tmp_path, [entry(segmentation=[])]), SCOPE).detections.masks is None
+
+
+def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
+    from regionspot_cache.files import file_sha256
+
+    path = write(tmp_path, [entry()])
+    assert read_results(path, SCOPE).sha256 == file_sha256(path)
