@@ -70,6 +70,7 @@ def _evaluation(settings: DemoSettings, run: Path, proposals: str, **options: An
         proposals=proposals,
         methods=METHODS,
         out=settings.out / f"eval-{proposals}",
+        pictures=0,  # the demo's page has its own
         device=settings.device,
         **options,
     )

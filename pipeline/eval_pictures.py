@@ -44,15 +44,16 @@ def pictures(
         if seen is not None:
             shown += figures(seen, attention_of=ATTENTION_OF)
             count += 1
-    return [Text(title="Pictures", body=_explanation(boxes, settings)), *shown] if shown else []
+    body = _explanation(attending_first[0].name, boxes, settings)
+    return [Text(title="Pictures", body=body), *shown] if shown else []
 
 
-def _explanation(boxes: Proposals, settings: EvalSettings) -> str:
+def _explanation(first: str, boxes: Proposals, settings: EvalSettings) -> str:
     which = "the annotated boxes"
     if boxes.scores is not None:
         which = (
-            f"up to {PROPOSALS} boxes that the first method scores highest, one an object; a name has a tick "
-            f"or a cross where the box meets an annotated one (IoU of {SAME_OBJECT} or more)"
+            f"up to {PROPOSALS} boxes that {first} scores highest, none on top of another; a name has a tick "
+            f"or a cross where its box meets an annotated one (IoU of {SAME_OBJECT} or more)"
         )
     files = ""
     if settings.result_files:

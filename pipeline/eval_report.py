@@ -71,22 +71,25 @@ def _titled(title: str, sections: Sequence[ReportSection]) -> list[ReportSection
 def _hardest(classes: Sequence[ClassResults], dataset: DetectionDataset) -> list[Table]:
     """The classes with the lowest box AP of the first method, with the AP of the others beside it."""
     lead = classes[0]
-    least = min(MIN_BOXES, int(lead.boxes.max(initial=0)))
+    enough = np.sort(lead.boxes)[::-1][:HARDEST].min(initial=MIN_BOXES)  # less in small samples
+    least = max(1, int(enough))
     chosen = hardest(lead, top=HARDEST, min_boxes=least).tolist()
+    given = lead.confusion is not None
     rows: list[list[Cell]] = [
         [
             _class_name(dataset, c),
             int(lead.boxes[c]),
             *(percent(float(one.ap_box[c])) for one in classes),
-            percent(float(lead.top1[c])),
-            _taken(lead, dataset, c),
+            *([percent(float(lead.top1[c])), _taken(lead, dataset, c)] if given else []),
         ]
         for c in chosen
     ]
-    columns = ["class", "boxes", *(f"AP {one.method}" for one in classes), "top-1", "most often taken for"]
+    columns = ["class", "boxes", *(f"AP {one.method}" for one in classes)]
+    columns += ["top-1", "most often taken for"] if given else []
+    others = f"; top-1 and confusion are those of {lead.method}" if given else ""
     note = (
-        f"Percent. The {len(rows)} classes with the lowest box AP of {lead.method}, of those with at least "
-        f"{least} boxes; top-1 and confusion are those of {lead.method}, on given boxes alone."
+        f"Percent. The lowest box AP of {lead.method} among the classes with {least} or more boxes{others}. "
+        f"All classes are in {PER_CLASS_FILE}."
     )
     return (
         [Table(caption=f"Hardest for {lead.method}", columns=columns, rows=rows, note=note)] if rows else []

@@ -23,6 +23,7 @@ from regionspot_cache.reporting.page import Cell, KeyValues, ReportSection, Tabl
 MAX_ATTENTION = 6  # boxes in the attention picture
 PAGE_ATTENTION = 20  # boxes whose attention a page shows
 RUNNERS_UP = 2
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def predict(settings: PredictSettings, *, as_json: bool = False) -> Prediction:
@@ -149,10 +150,10 @@ def _table(seen: Seen, prediction: Prediction) -> Table:
     for i, box in enumerate(seen.boxes):
         others = [f"{prediction.classes[k]} {prediction.probabilities[i, k]:.2f}" for k in ranked[i].tolist()]
         named = [f"{seen.named[m][0][i]} {seen.named[m][1][i]:.2f}" for m in (ours, *baselines)]
-        rows.append([str(i + 1), *named, "; ".join(others), " ".join(f"{v:.0f}" for v in box)])
+        rows.append([str(i + 1), *named, "; ".join(others), NO_BREAK.join(f"{v:.0f}" for v in box)])
     return Table(
         caption=f"{len(rows)} regions",
-        columns=["box", ours, *baselines, f"{ours}'s next", "x0 y0 x1 y1"],
+        columns=["box", ours, *baselines, f"{ours}'s next", NO_BREAK.join(("x0", "y0", "x1", "y1"))],
         rows=rows,
         note="Each name with its probability among the classes asked for. Boxes in pixels.",
     )

@@ -42,12 +42,11 @@ class Seen:
     attention: NDArray[np.float32] | None = None
 
 
-def top_names(logits: Any, classes: Sequence[str], boxes: NDArray[np.intp] | None = None) -> Names:
-    """The most probable class of each box, of logits [N, K], and its probability; of some boxes alone."""
+def top_names(logits: Any, classes: Sequence[str]) -> Names:
+    """The most probable class of each box, of logits [N, K], with its probability."""
     probabilities = logits.softmax(-1).float().cpu().numpy()
-    chosen = probabilities if boxes is None else probabilities[boxes]
-    best = chosen.argmax(1) if len(chosen) else np.zeros(0, np.intp)
-    return [classes[int(i)] for i in best], chosen[np.arange(len(best)), best]
+    best = probabilities.argmax(1) if len(probabilities) else np.zeros(0, np.intp)
+    return [classes[int(i)] for i in best], probabilities[np.arange(len(best)), best]
 
 
 def patch_attention(method: Any, inputs: RegionInputs) -> NDArray[np.float32] | None:

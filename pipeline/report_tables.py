@@ -96,13 +96,13 @@ def recall_table(results: Sequence[Result]) -> list[Table]:
     ]
 
 
-def protocol_sections(results: Sequence[Result]) -> list[ReportSection]:
+def protocol_sections(results: Sequence[Result], title: str = "Protocol") -> list[ReportSection]:
     """What all methods share, one fact a line; where they differ, a table."""
     protocols = [result["protocol"] for result in results]
     same = {key: value for key, value in protocols[0].items() if all(p[key] == value for p in protocols)}
     differing = [key for key in protocols[0] if key not in same]
     sections: list[ReportSection] = [
-        KeyValues(title="Protocol", items={key.replace("_", " "): value for key, value in same.items()})
+        KeyValues(title=title, items={key.replace("_", " "): value for key, value in same.items()})
     ]
     if differing:
         columns = [key.replace("_", " ") for key in differing]
