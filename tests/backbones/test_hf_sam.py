@@ -11,12 +11,13 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from regionspot_cache.backbones import load_sam, sam_base
+from regionspot_cache.backbones import Backbone, BackboneSpec, load_sam, sam_base
 from regionspot_cache.backbones.hf_sam import TransformersSam
 from regionspot_cache.backbones.hf_sam_load import FAMILIES, PUBLISHED
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.errors import InputError, MissingFileError, RegionSpotError, UsageError
-from tests.backbones.small import picture, random_boxes
+from regionspot_cache.recognition.inputs import RegionInputs
+from tests.backbones.small import picture, random_boxes, small_clip
 from tests.backbones.small_hf import CLASSES, CONFIGS, model_folder, small_transformers_sam
 
 SIZES = [(90, 131), (200, 77), (40, 40)]
@@ -111,6 +112,17 @@ def test_tokens_tell_boxes_and_images_apart(sam: TransformersSam) -> None:
     first, second = sam.tokens(sam.embed(batch), [boxes, boxes], [(90, 131)] * 2)["transformer"]
     assert torch.pdist(first).min() > 0.1
     assert (first - second).abs().max() > 1e-3
+
+
+def test_methods_read_it_as_any_sam(sam: TransformersSam) -> None:
+    image, boxes = picture(90, 131), random_boxes(3, 90, 131)
+    inputs = RegionInputs(Backbone(sam, small_clip(), BackboneSpec()), image, boxes)
+    embedding = sam.embed(sam.preprocess(image)[None])
+    [expected] = sam.tokens(embedding, [boxes], [(90, 131)])["transformer"]
+    assert torch.equal(inputs.tokens(), expected)
+    masks, quality = inputs.masks
+    assert masks.shape == (3, 90, 131)
+    assert quality.shape == (3,)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 1 << 26])

@@ -1,0 +1,95 @@
+"""Another SAM for a finished cache: one command, nothing of the other half, and what follows from it."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regionspot_cache.backbones import sam_build
+from regionspot_cache.store import open_cache
+from tests.backbones.small_hf import model_folder
+from tests.backbones.test_mobile_sam import SMALL
+from tests.conftest import BACKBONE
+from tests.running import rs_cache
+
+CACHE = "rs-cache-data/caches/shapes-train-small"
+HEAD = "rs-cache-data/runs/small"
+FAMILIES = {
+    "mobile_sam": "mobile_sam",
+    "sam_hq": "local-dir:sam_hq",
+    "sam2": "local-dir:sam2",
+    "sam3": "local-dir:sam3",
+}
+
+
+@pytest.fixture
+def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `finished` to work in, with a small configuration of every family."""
+    root = shutil.copytree(finished, tmp_path / "place")
+    for family in ("sam_hq", "sam2", "sam3"):
+        model_folder(root / family, family)
+    monkeypatch.setitem(sam_build.PUBLISHED, "mobile_sam", SMALL)
+    monkeypatch.chdir(root)
+    return root
+
+
+def backbone_file(name: str, model: str) -> Path:
+    """As that of `finished`, but for the SAM."""
+    path = Path(f"{name}.yaml")
+    text = BACKBONE.replace("name: small", f"name: {name}")
+    path.write_text(
+        text.replace(
+            'sam: {model: packaged, weights: "random:1"}', f'sam: {{model: "{model}", weights: "random:5"}}'
+        )
+    )
+    return path
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_another_sam_replaces_the_sam_half_only(family: str) -> None:
+    cache = Path(CACHE)
+    before, old = hashes(cache), open_cache(cache)
+    tokens = old.read_tokens(0)
+    own = backbone_file(family, FAMILIES[family])
+
+    refused = rs_cache(
+        "extract", "--backbone", own, "--cache", cache, "--half", "sam", "--set", "partition_size=4"
+    )
+    assert refused.code == 4
+    assert "--half sam --rebuild" in refused.error["next"]
+    assert hashes(cache) == before
+
+    again = ("extract", "--backbone", own, "--cache", cache, "--set", "partition_size=4", "--half", "sam")
+    ran = rs_cache(*again, "--rebuild")
+    assert ran.code == 0, ran.err
+    after = hashes(cache)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert {name for name in changed if not name.startswith(("sam/", "markers/sam/"))} <= {
+        "halves/sam.json",
+        "manifest.json",
+    }
+    assert {name for name in before if name.startswith(("clip/", "plan/", "markers/clip/"))} <= set(after)
+    found = open_cache(cache).read_tokens(0)
+    assert found.shape == (len(tokens), 64)
+    assert np.isfinite(found).all()
+    assert found.shape != tokens.shape or np.abs(found - tokens).max() > 0.01
+    assert rs_cache("verify", cache, "--full").code == 0
+
+    trained = rs_cache("train", "--config", "train.yaml", "--set", f"backbone={own}", "--out", "runs/new")
+    assert trained.code == 0, trained.err
+    evaluated = rs_cache("eval", "--checkpoint", HEAD, "--dataset", "shapes:val", "--backbone", own)
+    assert evaluated.code == 4
+    assert "was trained on sam." in evaluated.error["error"]
+    assert "--backbone" in evaluated.error["next"]
