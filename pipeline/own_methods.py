@@ -15,7 +15,7 @@ from pipeline.partition import resolve_device
 from pipeline.plan import cache_path, counts
 from pipeline.recognise import Recognised, Recognition, Regions, Tally
 from pipeline.scoring import Origin, Scored, Scorer
-from pipeline.settings import EvalSettings, PromptSettings
+from pipeline.settings import WITH_HEAD, EvalSettings, PromptSettings
 from pipeline.train import embed_names
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
 from regionspot_cache.datasets import DetectionDataset
@@ -87,7 +87,7 @@ def load_own_methods(settings: EvalSettings) -> OwnMethods:
         settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
     )
     backbone = load_backbone(spec, device, console.fetching)
-    config = read_model_config(settings.checkpoint) if "regionspot" in settings.methods else {}
+    config = read_model_config(settings.checkpoint) if set(WITH_HEAD) & set(settings.methods) else {}
     return OwnMethods(
         settings=settings,
         device=device,
@@ -178,7 +178,7 @@ def _score(
     prompts: PromptSettings,
 ) -> Scored:
     given = boxes.scores is None
-    head = f" {scorer.settings.checkpoint}" if method.name == "regionspot" else ""
+    head = f" {scorer.settings.checkpoint}" if method.name in WITH_HEAD else ""
     rule = method.score_rule or recognition.score_rule
     origin = Origin(
         method=f"{method.name} on {recognition.backbone.spec.name}{head}",

@@ -41,7 +41,7 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
             sources, settings.training, settings.out, device=device, on_step=lambda step: _show(ticker, step)
         )
     if main:
-        _save_backbone(settings.out, spec)
+        save_backbone(settings.out, spec)
         names = dict.fromkeys(name for source in sources for name in source.class_names)
         (settings.out / CLASSES_FILE).write_text("\n".join(names) + "\n", encoding="utf-8")
         _report(result, as_json=as_json)
@@ -129,7 +129,7 @@ def _show(ticker: console.Ticker, step: StepReport) -> None:
     )
 
 
-def _save_backbone(folder: Path, spec: BackboneSpec) -> None:
+def save_backbone(folder: Path, spec: BackboneSpec) -> None:
     """The model folder says which networks feed it, as a backbone file that `--backbone` reads."""
     (folder / BACKBONE_FILE).write_text(yaml.safe_dump(_plain(asdict(spec)), sort_keys=False))
 

@@ -16,8 +16,12 @@ OPTIONS = {
     "info": "json",
     "verify": "backbone full images json recompute repair",
     "train": "cache config json out set",
+    "import": "backbone json out",
+    "export": "json out",
+    "push": "json metrics private",
     "eval": "ap backbone checkpoint config dataset images json limit method out proposals set",
-    "predict": "backbone boxes checkpoint classes config json out set top",
+    "predict": "backbone boxes checkpoint classes compare config json out report set top",
+    "reproduce": "config dry-run json out seeds set workers world",
     "demo": "config out set",
     "backbones": "json",
     "env": "json",
@@ -27,7 +31,11 @@ ARGUMENTS = {
     "info": ["cache"],
     "verify": ["cache"],
     "predict": ["image"],
+    "reproduce": ["tables"],
     "backbones": ["names"],
+    "import": ["checkpoint"],
+    "export": ["run"],
+    "push": ["run", "repository"],
 }
 
 

@@ -1,0 +1,156 @@
+"""`rs-cache import`, `export` and `push`: model folders from and to elsewhere."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline import console
+from pipeline.places import WORKPLACE
+from pipeline.settings import PromptSettings
+from pipeline.train import save_backbone
+from regionspot_cache.backbones import BackboneSpec, load_backbone, load_preset
+from regionspot_cache.card import model_card
+from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.files import file_sha256, replacing
+from regionspot_cache.head import RegionHead, read_model_config
+from regionspot_cache.hub import BACKBONE_FILE, CARD_FILE, CONFIG_FILE, push_to_hub
+from regionspot_cache.official import export_official, import_official, released_backbone
+from regionspot_cache.training.checkpoint import publish_model
+from regionspot_cache.training.distributed import ProcessGroup
+from regionspot_cache.training.folder import claim_folder
+
+NOT_LOADED = "not at hand when this was imported: only their names and widths are checked"
+
+
+def import_checkpoint(
+    checkpoint: Path, backbone: str, out: Path | None = None, *, as_json: bool = False
+) -> Path:
+    """A released RegionSpot checkpoint as a model folder for `eval`, `predict` and `push`.
+
+    Raises:
+        InputError: the folder holds a model already.
+        MissingFileError, IdentityError, UsageError: as of `import_official`.
+    """
+    out = out or WORKPLACE / "runs" / checkpoint.stem
+    spec = released_backbone(backbone)
+    head = import_official(checkpoint, spec)
+    with claim_folder(out, ProcessGroup()):
+        if (out / CONFIG_FILE).exists():
+            raise InputError(f"{out} holds a model already.", "A new folder.", "--out DIR")
+        networks = _networks(spec)
+        save_backbone(out, spec)
+        publish_model(out, head, _metadata(checkpoint, networks))
+    facts = {"folder": str(out), "tensors": len(head.state_dict()), "networks": networks["networks"]}
+    text = f"Imported {facts['tensors']} tensors into {out}; frozen networks {networks['networks']}."
+    console.result(facts, text, as_json=as_json)
+    return out
+
+
+def export_checkpoint(run: Path, out: Path, *, as_json: bool = False) -> None:
+    """A trained head as a checkpoint that the official code loads.
+
+    Raises:
+        UsageError: a head on other networks than the official code has.
+        IdentityError: as of `export_official`.
+    """
+    head = RegionHead.from_pretrained(run)
+    spec = load_preset(run / BACKBONE_FILE, from_model_folder=True)
+    released_backbone(spec)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    export_official(head, out)
+    if spec.clip.resize != "bilinear-noantialias":
+        console.warn(
+            f"the official code squashes images without antialias; this head has seen them {spec.clip.resize}"
+        )
+    facts = {"file": str(out), "tensors": len(head.state_dict())}
+    console.result(facts, f"Wrote {facts['tensors']} tensors to {out}.", as_json=as_json)
+
+
+def push(
+    run: Path, repo_id: str, *, private: bool = False, metrics: Path | None = None, as_json: bool = False
+) -> str:
+    """A model folder to the hub, after loading it: what others cannot load is not sent.
+
+    Args:
+        metrics: a metrics.json of `rs-cache eval`, for the card.
+
+    Raises:
+        InputError, MissingFileError, IdentityError: a folder that cannot be loaded, or as of `push_to_hub`.
+    """
+    config = read_model_config(run)
+    RegionHead.from_pretrained(run)
+    _warn_of_local_files(run)
+    if metrics or not (run / CARD_FILE).exists():
+        card = model_card(config, _results(metrics) if metrics else ())
+        with replacing(run / CARD_FILE) as staging:
+            staging.write_text(card, encoding="utf-8")
+    address = push_to_hub(run, repo_id, private=private or None)
+    console.result({"address": address}, f"Pushed {run} to {address}.", as_json=as_json)
+    return address
+
+
+def _networks(spec: BackboneSpec) -> dict[str, Any]:
+    """Fingerprints of the frozen networks, or what is certain without their weights."""
+    try:
+        networks = load_backbone(spec, progress=console.fetching)
+    except MissingFileError as error:
+        console.warn(f"{error.found} The head is imported without fingerprints.")
+        return {
+            "networks": NOT_LOADED,
+            "sam": {"half": "sam", "model": spec.sam.model},
+            "clip": {
+                "half": "clip",
+                "model": spec.clip.model,
+                "preprocess": f"squash, {spec.clip.resize}",
+            },
+        }
+    return {
+        "networks": "loaded and recorded",
+        "sam": networks.sam.fingerprint(),
+        "clip": networks.clip.fingerprint(),
+        "encoder": networks.clip.text_fingerprint(),
+    }
+
+
+def _metadata(checkpoint: Path, networks: Mapping[str, Any]) -> dict[str, Any]:
+    text = asdict(PromptSettings(templates="clip80+name", cleaning="raw", average="raw-mean"))
+    if "encoder" in networks:
+        text["encoder"] = networks["encoder"]
+    return {
+        "library_version": version("regionspot-cache"),
+        "imported_from": {"file": checkpoint.name, "sha256": file_sha256(checkpoint)},
+        "networks": networks["networks"],
+        "sam": networks["sam"],
+        "clip": networks["clip"],
+        "token_position": "transformer",
+        "text": text,
+    }
+
+
+def _warn_of_local_files(run: Path) -> None:
+    if not (run / BACKBONE_FILE).is_file():
+        console.warn(f"no {BACKBONE_FILE} in {run}: RegionPredictor will need --backbone")
+        return
+    spec = load_preset(run / BACKBONE_FILE, from_model_folder=True)
+    for name, part in (("sam", spec.sam), ("clip", spec.clip), ("proposer", spec.proposer)):
+        for key, value in (("model", part.model), ("weights", part.weights)):
+            if value.startswith("local-dir:") or Path(value).exists():
+                console.warn(f"{BACKBONE_FILE} names {name}.{key} = {value}, which only this machine has")
+
+
+def _results(path: Path) -> Sequence[Mapping[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingFileError(
+            f"No metrics at {path}.", "What rs-cache eval wrote.", "rs-cache eval"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}", "metrics.json of rs-cache eval.") from None
+    results = content.get("results") if isinstance(content, dict) else None
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        raise InputError(f"{path} has no results.", "metrics.json of rs-cache eval.")
+    return results
