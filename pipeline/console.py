@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -110,6 +110,11 @@ def time_left(elapsed: float, done: int, total: int) -> str:
     if done <= 0:
         return "?"
     return clock(elapsed / done * max(total - done, 0))
+
+
+def counts(values: Mapping[str, int]) -> str:
+    """Counts by reason as one line: `3 crowd, 1 missing`."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(values.items())) or "none"
 
 
 def clock(seconds: float) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from pipeline import console
+from pipeline.console import counts
 from pipeline.eval_pictures import pictures
 from pipeline.eval_report import OwnRows
 from pipeline.methods import make_method
 from pipeline.partition import resolve_device
-from pipeline.plan import cache_path, counts
+from pipeline.plan import cache_path
 from pipeline.recognise import Recognised, Recognition, Regions, Tally
 from pipeline.scoring import Origin, Scored, Scorer
 from pipeline.settings import WITH_HEAD, EvalSettings, PromptSettings
@@ -20,7 +21,7 @@ from pipeline.train import embed_names
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import IdentityError, IncompleteError, MissingFileError, UsageError
-from regionspot_cache.evaluation import write_results
+from regionspot_cache.evaluation import IouType, write_results
 from regionspot_cache.head import read_model_config
 from regionspot_cache.hub import BACKBONE_FILE
 from regionspot_cache.proposals import Proposals, ground_truth_proposals, load_proposals
@@ -188,7 +189,8 @@ def _score(
         score_rule="probability" if given else _rule_text(rule, scorer.settings),
     )
     detections = tally.collector.build()
-    for kind in ("bbox", "segm") if recognition.masks else ("bbox",):
+    kinds: tuple[IouType, ...] = ("bbox", "segm") if recognition.masks else ("bbox",)
+    for kind in kinds if scorer.settings.details else ():
         write_results(scorer.settings.out / f"{method.name}-{kind}.json", detections, kind)
     return scorer.score(
         method.name,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import console
-from pipeline.plan import counts
+from pipeline.console import counts
 from pipeline.scoring import Origin, Scored, Scorer
 from regionspot_cache.evaluation import PER_CATEGORY, Detections, ResultsFile, Scope, read_results
 

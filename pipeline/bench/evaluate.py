@@ -1,4 +1,7 @@
-"""LVIS average precision of random detections: ours and the lvis package, time and peak memory."""
+"""LVIS average precision of random detections: ours and the lvis package, time and peak memory.
+
+At full size also what people run: the verb on a results file of boxes and masks, reading included.
+"""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -6,6 +9,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+from pipeline.bench.evaluate_file import score_file, write_problem
 from pipeline.bench.evaluate_once import EvaluateRun, evaluate_once
 from pipeline.bench.result import OURS, Findings, Goal, Row, against, take_turns
 from pipeline.bench.settings import BenchSettings, EvaluateBench
@@ -38,10 +42,25 @@ def measure(settings: BenchSettings, folder: Path) -> Findings:
         f"{what}, peak memory", "GB", memory, better="lower", goals={PEER: FULL_GIGABYTES} if at_full else {}
     )
     rows.append(_difference(runs[OURS][0].metrics, runs[PEER][0].metrics))
+    if settings.full:
+        rows += _file_rows(work, folder)
     notes = ["Peak memory is that of the whole process: interpreter, annotations and detections included."]
     if not settings.full:
         notes.append(f"The size of LVIS val ({LVIS_VAL} images) is not measured here: --full.")
     return Findings(rows=rows, notes=notes)
+
+
+def _file_rows(work: EvaluateBench, folder: Path) -> list[Row]:
+    truth, results = write_problem(work, folder)
+    rows = []
+    for ap in ("standard", "fixed"):
+        size = results.stat().st_size / 1e9
+        what = f"rs-cache eval of a results file of {size:.1f} GB, {ap} AP of boxes and masks"
+        seconds, gigabytes = score_file(truth, results, folder / ap, "--ap", ap)
+        rows.append(Row(what=what, unit="s", ours=(seconds,), better="lower"))
+        memory = f"{what}, peak memory"
+        rows.append(Row(what=memory, unit="GB", ours=(gigabytes,), better="lower", goal=FULL_GIGABYTES))
+    return rows
 
 
 def _difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Row:

@@ -25,11 +25,11 @@ def evaluate_once(images: int, detections: int, categories: int, *, fast: bool) 
     start = time.perf_counter()
     results = evaluate(found, annotations, iou_types=["bbox"], fast=fast)
     seconds = time.perf_counter() - start
-    return EvaluateRun(seconds=seconds, gigabytes=_peak() / 1e9, metrics=dict(results["bbox"].metrics))
+    return EvaluateRun(seconds=seconds, gigabytes=peak_bytes() / 1e9, metrics=dict(results["bbox"].metrics))
 
 
-def _peak() -> int:
-    """Bytes. Linux counts the parent's memory in ru_maxrss of a process that it starts, but not in VmHWM."""
+def peak_bytes() -> int:
+    """Peak memory of this process, on Linux its VmHWM: ru_maxrss counts the parent's memory too."""
     if kibibytes := proc_field("/proc/self/status", "VmHWM"):
         return int(kibibytes.split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024

@@ -23,7 +23,7 @@ def images_in_folder(file: Path, names: Sequence[str], folder: str) -> list[int]
     if not chosen:
         raise InputError(
             f"{file} has no image in {folder}, for example {names[0]}",
-            f"`coco_url` or `file_name` with {folder}, as in lvis_v1_val.json",
+            f"file names, or `coco_url` without them, with {folder}, as in lvis_v1_val.json",
             "fetch the file again, or put lvis_v1_minival.json beside it",
         )
     return chosen

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.bench import evaluate, extract, read, train, workers
 from pipeline.bench.evaluate_data import random_problem
+from pipeline.bench.evaluate_file import write_problem
 from pipeline.bench.read_streaming import STREAMS
 from pipeline.bench.report import number
 from pipeline.bench.result import OURS, Findings, Goal, Row, against, take_turns
@@ -22,6 +23,8 @@ from pipeline.bench.settings import (
 from pipeline.bench.timed_work import Span, steady_state
 from pipeline.cli import run
 from regionspot_cache.errors import RegionSpotError
+from regionspot_cache.evaluation import evaluate as average_precision
+from regionspot_cache.evaluation import read_results
 
 SMALL = BenchSettings(
     repeats=2,
@@ -119,6 +122,15 @@ def test_the_random_problem_has_detections_of_all_outcomes() -> None:
         present = {a["category_id"] for a in annotations["annotations"] if a["image_id"] == image["id"]}
         assert not present & set(image["neg_category_ids"])
         assert set(image["not_exhaustive_category_ids"]) <= present
+
+
+def test_a_results_file_like_those_of_other_systems(tmp_path: Path) -> None:
+    truth, results = write_problem(SMALL.evaluate, tmp_path)
+    found = read_results(results).detections
+    assert len(found) == len(found.masks) == 3 * 6
+    scored = average_precision(found, truth)
+    assert set(scored) == {"bbox", "segm"}
+    assert 0 < scored["segm"].metrics["AR"] < 1
 
 
 @pytest.mark.slow
