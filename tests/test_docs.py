@@ -10,6 +10,8 @@ import pytest
 import typer
 
 from pipeline.cli import app
+from pipeline.places import shipped
+from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.settings import EvalSettings, ExtractSettings, TrainSettings
 from regionspot_cache.backbones.load import DETECTOR_FILE, SAM_FILES
 from regionspot_cache.backbones.presets import PRESETS
@@ -31,7 +33,12 @@ COMMANDS = sorted(
         )
     }
 )
-SETTINGS = {"extract": ExtractSettings, "train": TrainSettings, "eval": EvalSettings}
+SETTINGS = {
+    "extract": ExtractSettings,
+    "train": TrainSettings,
+    "eval": EvalSettings,
+    "reproduce": ReproduceSettings,
+}
 DATA = "rs-cache-data/datasets/"
 # Images and boxes of the guide's data sets, and tokens x width of the maps of its backbones.
 SIZES = {
@@ -57,7 +64,8 @@ def test_commands_name_real_verbs_options_and_settings(file: str, command: str) 
     known = {option for parameter in verbs[verb].params for option in parameter.opts}
     assert {a.partition("=")[0] for a in arguments if a.startswith("--")} <= known
     if verb in SETTINGS:
-        config = next((ROOT / name for name in options(arguments, "--config")), None)
+        worlds = [shipped(f"reproduce/worlds/{name}.yaml") for name in options(arguments, "--world")]
+        config = next(iter([ROOT / name for name in options(arguments, "--config")] + worlds), None)
         load_config(SETTINGS[verb], config, options(arguments, "--set"))
 
 
