@@ -46,7 +46,7 @@ def predict(settings: PredictSettings, *, as_json: bool = False) -> Prediction:
     }
     if settings.report:
         facts["report"] = str(settings.report)
-    lines = [_line(region) for region in facts["regions"]]
+    lines = [line_of(region) for region in facts["regions"]]
     console.result(facts, "\n".join([*lines, *map(str, written)]), as_json=as_json)
     return prediction
 
@@ -173,7 +173,8 @@ def _region(seen: Seen, i: int) -> dict[str, Any]:
     return {**region, "baselines": baselines} if baselines else region
 
 
-def _line(region: dict[str, Any]) -> str:
+def line_of(region: dict[str, Any]) -> str:
+    """A region of the JSON result, for people."""
     beside = [f"{m}: {one['name']} {one['score']:.2f}" for m, one in region.get("baselines", {}).items()]
     return "  ".join([f"{region['score']:.2f}", f"{region['name']:<32}", str(region["box"]), *beside])
 

@@ -217,10 +217,12 @@ def compare_predictions(
             for label, score, true in zip(labels, scores, known, strict=True)
         ]
         panels.append((_count_right(method, named, known), boxes, named))
-    side = max(MIN_PANEL, SHEET_WIDTH // _columns(len(panels)))
-    font_size = PANEL_FONT if len(boxes) <= FEW_BOXES else SMALL_PANEL_FONT
+    few = len(boxes) <= FEW_BOXES
+    columns = _columns(len(panels)) if few else min(2, len(panels))
+    side = max(MIN_PANEL, SHEET_WIDTH // columns)
+    font_size = PANEL_FONT if few else SMALL_PANEL_FONT
     pictures = [_draw_named(make_canvas(image, side), where, named, font_size) for _, where, named in panels]
-    return make_sheet(pictures, [caption for caption, *_ in panels], _columns(len(panels)))
+    return make_sheet(pictures, [caption for caption, *_ in panels], columns)
 
 
 def _true(

@@ -1,14 +1,16 @@
 """`rs-cache predict`: one image."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.predict import parse_boxes, parse_classes
+from pipeline.predict import line_of, parse_boxes, parse_classes
 from regionspot_cache.errors import MissingFileError, UsageError
+from tests.reporting.test_page import Page
 from tests.running import Ran, rs_cache
 
 RUN = Path("rs-cache-data/runs/small")
@@ -36,6 +38,51 @@ def test_given_boxes_get_names_and_pictures(finished: Path, tmp_path: Path) -> N
     assert str(out) in text.out
 
 
+def test_beside_the_baselines(finished: Path, tmp_path: Path) -> None:
+    out, options = tmp_path / "named.png", ("--boxes", "10,10,60,60; 40,30,90,100", "--classes", "star,dog")
+    ran = predict(finished, *options, "--out", out, "--compare", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["pictures"] == [
+        str(tmp_path / f"named{end}.png") for end in ("", "-attention", "-compare")
+    ]
+    assert "report" not in ran.json
+    for region in ran.json["regions"]:
+        assert list(region["baselines"]) == ["clip-box", "clip-mask"]
+        for named in region["baselines"].values():
+            assert named["name"] in {"star", "dog"}
+            assert 0.5 <= named["score"] <= 1
+    assert np.asarray(Image.open(tmp_path / "named-compare.png")).std() > 1
+    alone = predict(finished, *options, "--out", out, "--json").json["regions"]
+    assert all("baselines" not in region for region in alone)
+    for one, beside in zip(alone, ran.json["regions"], strict=True):
+        assert one == {key: beside[key] for key in one}
+
+
+def test_a_line_for_people_names_the_baselines_too() -> None:
+    region = {"box": [1, 2, 3, 4], "name": "star", "score": 0.5}
+    assert line_of(region).split() == ["0.50", "star", "[1,", "2,", "3,", "4]"]
+    beside = line_of({**region, "baselines": {"clip-box": {"name": "dog", "score": 0.25}}})
+    assert beside.endswith("clip-box: dog 0.25")
+
+
+def test_a_page_with_everything(finished: Path, tmp_path: Path) -> None:
+    report, boxes = tmp_path / "page.html", "10,10,60,60; 40,30,90,100; 0,0,128,128"
+    options = ("--boxes", boxes, "--classes", "star,<b>dog</b>,blue circle", "--out", tmp_path / "a.png")
+    ran = predict(finished, *options, "--report", report, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["report"] == str(report)
+    page = Page(report.read_text(encoding="utf-8"))
+    images = page.all("img")
+    assert len(images) == 2 + 3  # side by side, masks, the attention of every box
+    assert all(str(image["src"]).startswith("data:image/") for image in images)
+    assert not {"script", "link", "b"} & {tag for tag, _ in page.elements}
+    for region in ran.json["regions"]:
+        for named in (region, *region["baselines"].values()):
+            scores = re.findall(re.escape(named["name"]) + r" (\d\.\d\d)", page.text)
+            assert any(float(score) == pytest.approx(named["score"], abs=0.006) for score in scores)
+    assert "256 x 256 pixels" in page.text
+
+
 def test_the_network_proposes_boxes_and_the_head_knows_its_classes(finished: Path, tmp_path: Path) -> None:
     ran = predict(finished, "--top", 5, "--out", tmp_path / "a.jpg", "--json")
     assert ran.code == 0, ran.err
@@ -56,6 +103,7 @@ def test_the_network_proposes_boxes_and_the_head_knows_its_classes(finished: Pat
         (("--boxes", "1,1,9,9", "--classes", " , "), 2, "names nothing"),
         (("--boxes", "1,1,9,9", "--out", "small.yaml/x.png"), 1, "small.yaml/x.png"),
         (("--boxes", "1,1,9,9", "--out", "x.unknown"), 1, "x.unknown"),
+        (("--boxes", "1,1,9,9", "--report", "small.yaml/x.html"), 1, "small.yaml/x.html"),
         (("--checkpoint", "nowhere"), 1, "nowhere"),
         (("--set", "backbone=other.yaml"), 4, "clip.weights_sha256"),
     ],
