@@ -25,7 +25,7 @@ _LICENCE = """\
 The frozen networks are not part of this repository; they and the training data keep their own licences.
 The licence of these weights is for their publisher to state here."""
 _OFFICIAL_LICENCE = """\
-The weights come from a checkpoint released by the authors of RegionSpot and keep its licence; their code is
+The weights come from a RegionSpot checkpoint and keep its licence; the code of RegionSpot's authors is
 CC BY-NC 4.0. The frozen networks are not part of this repository and keep their own licences."""
 
 
@@ -60,7 +60,7 @@ def _summary(config: Mapping[str, Any]) -> str:
         "(Yang et al., *Recognize Any Regions*, NeurIPS 2024)."
     )
     if source := config.get("imported_from"):
-        text += f" Imported from the released file `{source['file']}` (SHA-256 `{source['sha256']}`)."
+        text += f" Imported from the RegionSpot checkpoint `{source['file']}` (SHA-256 `{source['sha256']}`)."
     return text
 
 
