@@ -51,7 +51,7 @@ def read_coco_style(
     columns.check(file)
     if o365 is not None:
         require_o365(columns.format, o365, columns.names_by_id, file)
-        name = columns.format
+        name = name or columns.format
     if columns.format == "o365v2":
         columns.drop_absent_images()
         if correct_spelling:

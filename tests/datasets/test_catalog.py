@@ -45,6 +45,8 @@ def test_both_releases_at_once_need_a_choice(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Both releases of Objects365"):
         load_dataset("o365", data_root=tmp_path)
     assert load_dataset("o365v2", data_root=tmp_path).class_names[3] == "Other Shoes"
+    # The usual cache of `--dataset o365` is the one that configs/train/bl.yaml reads.
+    assert load_dataset("o365", data_root=tmp_path).name == "o365"
 
 
 def test_one_release_under_the_name_of_the_other_is_refused(tmp_path: Path) -> None:
