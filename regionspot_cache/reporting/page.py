@@ -30,6 +30,7 @@ MAX_FIGURE_SIDE = 2400  # pixels; larger pictures are reduced
 WIDE_FIGURE = 1040  # pixels; wider pictures get a row of their own
 SMALL_FIGURE = 560  # pixels; wider pictures scroll on phones, so that their letters stay legible
 JPEG_QUALITY = 88
+FEW_COLOURS = 256
 MISSING = "–"
 LARGE_CHART, SMALL_CHART = (900, 360), (420, 300)  # of screens and phones, CSS pixels
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -246,11 +247,10 @@ def _scrolling(inner: str, label: str) -> str:
 
 
 def data_uri(image: Image.Image) -> str:
-    """An RGB picture as a data URI: PNG where that is the smaller (drawings), else JPEG (photographs)."""
-    png, jpeg = io.BytesIO(), io.BytesIO()
-    image.save(png, "PNG")
-    image.save(jpeg, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    kind, data = min((("png", png), ("jpeg", jpeg)), key=lambda pair: pair[1].tell())
+    """An RGB picture as a data URI: PNG where it has few colours (drawings), else JPEG (photographs)."""
+    data = io.BytesIO()
+    kind = "png" if image.getcolors(FEW_COLOURS) else "jpeg"
+    image.save(data, kind, **({} if kind == "png" else {"quality": JPEG_QUALITY, "subsampling": 0}))
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
 
 

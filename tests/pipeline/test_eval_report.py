@@ -13,6 +13,7 @@ from pipeline.per_class import COLUMNS
 from pipeline.report_figures import FEW, pick_images
 from pipeline.report_tables import metric_table, percent, protocol_sections
 from regionspot_cache.datasets import load_dataset
+from regionspot_cache.reporting.page import KeyValues, Table
 from tests.reporting.test_page import Page
 from tests.running import rs_cache
 
@@ -172,5 +173,7 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert metric_table("t", results, "mask", ("AP",)) == []
     assert percent(float("nan")) is None
     shared, differing = protocol_sections(results)
+    assert isinstance(shared, KeyValues)
+    assert isinstance(differing, Table)
     assert shared.items == {"dataset": "d"}
     assert differing.rows == [["a on b"], ["c"]]
