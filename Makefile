@@ -1,9 +1,9 @@
-# Everything starts here: `make demo`, `make test`. Both build .venv first.
+# Everything starts here: `make demo`, `make reproduce`, `make test`. All build .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo reproduce test lint clean
 
 setup: $(STAMP)
 
@@ -17,6 +17,10 @@ $(STAMP): requirements.txt pyproject.toml
 
 demo: setup
 	$(BIN)/rs-cache demo
+
+# The paper's tables on the built-in world, three seeds.
+reproduce: setup
+	$(BIN)/rs-cache reproduce
 
 test: setup
 	$(BIN)/python -m pytest

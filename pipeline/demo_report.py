@@ -13,13 +13,13 @@ from pipeline.partition import resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.report_figures import Seen, figures, patch_attention, pick_images, top_names
 from pipeline.report_tables import group_tables, overall_tables, protocol_sections
+from pipeline.reproduce.rows import PAPER, load_table
 from pipeline.settings import DemoSettings
 from regionspot_cache.datasets import DetectionDataset, ImageRecord, load_dataset
 from regionspot_cache.images import read_image
 from regionspot_cache.predictor import RegionPredictor
 from regionspot_cache.recognition import ClipCrops
 from regionspot_cache.reporting.page import Curve, Figure, KeyValues, ReportSection, Table, Text, write_report
-from regionspot_cache.reporting.paper import PAPER_SOURCE, PAPER_TABLE1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +78,14 @@ ATTENTION = (
 
 
 def _paper_table() -> Table:
-    rows = [[r.method, r.training_data, r.proposals, r.ap_r, r.ap_c, r.ap_f, r.ap] for r in PAPER_TABLE1]
+    published = [row for row in load_table("table1").rows.values() if row.paper and row.source == PAPER]
+    aps = ("APr", "APc", "APf", "AP")
+    rows = [[r.row, r.paper_data, r.paper_boxes, *(r.paper.get(ap) for ap in aps)] for r in published]
     return Table(
         caption="For comparison of the trend, not of the numbers: the paper's table 1, LVIS val",
-        columns=["method", "training data", "boxes", "APr", "APc", "APf", "AP"],
+        columns=["method", "training data", "boxes", *aps],
         rows=rows,
-        note=f"{PAPER_SOURCE}. Other images, other classes and networks of another size than the demo's.",
+        note=f"{PAPER}. Other images, other classes and networks of another size than the demo's.",
     )
 
 

@@ -47,7 +47,8 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
     rows |= {path.stem: score_results(path, scorer, others) for path in settings.result_files}
     scored = [rows[name] for name in settings.row_names]
     _show([row.result for row in scored], settings.out, as_json=as_json)
-    write_evaluation_report(settings.out, dataset, scored, recognised)
+    if settings.details:
+        write_evaluation_report(settings.out, dataset, scored, recognised)
     return scored
 
 
@@ -79,4 +80,4 @@ def _show(results: list[EvaluationResult], out: Path, *, as_json: bool) -> None:
     values = {"results": [result.to_json() for result in results]}
     (out / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")
     console.result(values, "\n".join(map(str, results)), as_json=as_json)
-    console.say(f"Detections and metrics.json are in {out}.")
+    console.say(f"metrics.json is in {out}.")

@@ -169,7 +169,7 @@ class Recognition:
             i = self.cache.index_of(record.image_id)
         except InputError:  # an image outside the cached sample
             return {}
-        features = {}
+        features: dict[str, Any] = {}
         if self.cache.ok(i, "clip"):
             features["cached_map"] = self.cache.read_map(i)
             used["map"] += 1

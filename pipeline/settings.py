@@ -135,6 +135,8 @@ class EvalSettings:
     out: Path = WORKPLACE / "evaluations"
     pictures: int = 4
     """Images that the report shows, drawn by `seed`; 0 for none."""
+    details: bool = True
+    """Detections, classes and report beside metrics.json; without, the numbers alone, in seconds less."""
     device: str = "auto"
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline import console
 from pipeline.reproduce.inputs import Inputs, cache_folder, cache_identity, sources_of, state
 from pipeline.reproduce.plan import Plan, heads_of, make_plan, measurements_of
-from pipeline.reproduce.rows import PaperTable, load_table, table_names
+from pipeline.reproduce.rows import PaperTable, load_tables
 from pipeline.reproduce.schedule import Scheduler, describe
 from pipeline.reproduce.settings import ReproduceSettings
 from regionspot_cache.errors import RegionSpotError
@@ -15,7 +15,7 @@ from regionspot_cache.errors import RegionSpotError
 
 def dry_run(names: Sequence[str], settings: ReproduceSettings, *, json_out: bool = False) -> None:
     """Prints the rows, what would be extracted, trained and evaluated, and what is missing; does nothing."""
-    tables = [load_table(name) for name in names or table_names()]
+    tables = load_tables(names, settings.tables)
     plan = make_plan(tables, settings)
     states = {source: state(source, settings) for source in sources_of(plan, settings)}
     inputs = Inputs(reasons={s: text for s, text in states.items() if text.startswith("missing")})

@@ -58,7 +58,7 @@ def evaluation_source(backbone: BackboneRole, settings: ReproduceSettings) -> So
 def sources_of(plan: Plan, settings: ReproduceSettings) -> list[Source]:
     """Every cache that the plan reads, each once."""
     needed = [source for head in heads_of(plan) for source in training_sources(head, settings)]
-    needed += [evaluation_source(m.backbone, settings) for m in measurements_of(plan)]
+    needed += [evaluation_source(m.backbone, settings) for m in measurements_of(plan) if not m.given]
     return list(dict.fromkeys(needed))
 
 

@@ -14,6 +14,7 @@ from pipeline.reproduce.schedule import Scheduler
 from pipeline.reproduce.units import TRAINED
 
 SPREADS = 2.0  # differences within so many standard deviations say nothing, with three seeds
+FIGURES = ("AP", "APr", "APc", "APf", "AP novel", "AP base", "top1", "top1 novel", "top1 base")
 Verdict = Literal["reproduced", "not reproduced", "within the spread", "not measured"]
 
 
@@ -157,7 +158,8 @@ def _figures(
 def _percent(result: Mapping[str, Any], measurement: Measurement) -> dict[str, float]:
     metrics = result["metrics"]
     found = {**metrics["mask" if measurement.masks else "box"], **metrics.get("accuracy", {})}
-    return {name: 100 * value for name, value in found.items() if value >= 0}  # -1: nothing to find
+    # -1: nothing to find
+    return {name: 100 * found[name] for name in FIGURES if found.get(name, -1) >= 0}
 
 
 def _hours(head: Head, scheduler: Scheduler, failures: Mapping[Path, str]) -> tuple[Measured | None, str]:

@@ -39,6 +39,11 @@ class Measurement:
     masks: bool
     head: Head | None
 
+    @property
+    def given(self) -> bool:
+        """Whether the detections are those of a file; neither networks nor caches are needed then."""
+        return self.method.startswith(RESULTS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
@@ -103,7 +108,9 @@ def measurements_of(plan: Plan) -> list[Measurement]:
 
 def backbones_of(plan: Plan) -> list[BackboneRole]:
     """The backbones that the plan runs."""
-    used = [m.backbone for m in measurements_of(plan)] + [head.backbone for head in heads_of(plan)]
+    used = [m.backbone for m in measurements_of(plan) if not m.given] + [
+        head.backbone for head in heads_of(plan)
+    ]
     return list(dict.fromkeys(used))
 
 

@@ -4,7 +4,7 @@ A table is a folder of `configs/reproduce`: `table.yaml` and one file a row. Row
 `detector`), never names of datasets or networks; a world gives the names (`settings.ReproduceSettings`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +108,11 @@ class PaperTable:
     claimed_by: str
     claims: tuple[Claim, ...]
     rows: Mapping[str, Row]
+
+
+def load_tables(names: Sequence[str], folder: Path = FOLDER) -> list[PaperTable]:
+    """The named tables, or all of them; errors as of `load_table`."""
+    return [load_table(name, folder) for name in names or table_names(folder)]
 
 
 def table_names(folder: Path = FOLDER) -> list[str]:

@@ -10,7 +10,7 @@ from pipeline.reproduce.inputs import prepare, sources_of, write_backbones
 from pipeline.reproduce.outcome import TableOutcome, collect
 from pipeline.reproduce.plan import make_plan
 from pipeline.reproduce.report import show, write
-from pipeline.reproduce.rows import load_table, table_names
+from pipeline.reproduce.rows import load_tables
 from pipeline.reproduce.schedule import Scheduler
 from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.reproduce.units import TRAINED, Unit, run_unit
@@ -27,7 +27,7 @@ def reproduce(
         IncompleteError: some rows failed; the others are in the tables.
     """
     started = time.monotonic()
-    tables = [load_table(name) for name in names or table_names()]
+    tables = load_tables(names, settings.tables)
     plan = make_plan(tables, settings)
     write_backbones(plan, settings)
     inputs = prepare(sources_of(plan, settings), settings)

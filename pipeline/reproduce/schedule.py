@@ -60,16 +60,16 @@ class Scheduler:
         """Where the result of a measurement lies; methods without a head have no seed."""
         head = measurement.head
         made = str(self.head_folder(head, seed)) if head else ""
-        cache = self.inputs.identities[evaluation_source(measurement.backbone, self.settings)]
+        caches = [self.inputs.identities[source] for source in self._sources(measurement)]
         files = [_stamp(text) for text in (measurement.boxes.boxes, measurement.method)]
         shown = replace(measurement, head=None, boxes=replace(measurement.boxes, called=""))
-        key = digest(VERSION, shown, Path(made).parts[-2:], self.settings.evaluation, cache, files)
+        key = digest(VERSION, shown, Path(made).parts[-2:], self.settings.evaluation, caches, files)
         return self.settings.out / "results" / f"{key}.json"
 
     def _sources(self, wanted: Head | Measurement) -> list[Source]:
         if isinstance(wanted, Head):
             return training_sources(wanted, self.settings)
-        own = [evaluation_source(wanted.backbone, self.settings)]
+        own = [] if wanted.given else [evaluation_source(wanted.backbone, self.settings)]
         return own + (training_sources(wanted.head, self.settings) if wanted.head else [])
 
     def _unit(
@@ -103,15 +103,16 @@ class Scheduler:
         )
 
     def _evaluation(self, measurement: Measurement, training: TrainSettings | None, seed: int) -> Evaluation:
-        settings, boxes = self.settings, measurement.boxes
+        settings, boxes, given = self.settings, measurement.boxes, measurement.given
+        cache = cache_folder(evaluation_source(measurement.backbone, settings), settings)
         result = self.result(measurement, seed)
         return Evaluation(
             settings=EvalSettings(
                 checkpoint=training.out if training else Path("none"),
                 dataset=settings.evaluation,
                 data=settings.data,
-                cache=str(cache_folder(evaluation_source(measurement.backbone, settings), settings)),
-                backbone=str(backbone_file(measurement.backbone, settings)),
+                cache=None if given else str(cache),
+                backbone=None if given else str(backbone_file(measurement.backbone, settings)),
                 proposals=boxes.boxes,
                 top_n=boxes.top_n,
                 methods=(measurement.method,),
@@ -120,6 +121,8 @@ class Scheduler:
                 limit=boxes.images,
                 prompts=measurement.prompts,
                 out=settings.out / "scratch" / result.stem,
+                pictures=0,
+                details=False,
                 device=settings.device,
             ),
             result=result,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.places import WORKPLACE
-from pipeline.reproduce.rows import BackboneRole, BoxesRole, DataRole
+from pipeline.reproduce.rows import FOLDER, BackboneRole, BoxesRole, DataRole
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.errors import UsageError
 from regionspot_cache.training import TrainConfig
@@ -56,6 +56,7 @@ class ReproduceSettings:
         ground_truth_too: measure every trained row on ground-truth boxes as well.
         positions: of the tokens in the caches; table4b compares all three.
         train: batches, optimiser, head and the two stages; rows choose the sources of each stage.
+        tables: folder of the tables.
         data, caches, results, out: folders of datasets, of caches, of results of other systems, of the run.
         seeds: trained heads a row; the seed is added to that of `train`.
         workers: processes that train and evaluate side by side; 0 uses this one.
@@ -71,6 +72,7 @@ class ReproduceSettings:
     ground_truth_too: bool = False
     train: TrainConfig
     positions: tuple[Position, ...] = ("transformer", "prompt", "mlp")
+    tables: Path = FOLDER
     data: Path = WORKPLACE / "datasets"
     caches: Path = WORKPLACE / "caches" / "reproduce"
     results: Path = WORKPLACE / "results"

@@ -67,7 +67,7 @@ def as_json(outcome: TableOutcome) -> dict[str, Any]:
             "source": row.planned.row.source,
             "reason": row.reason,
             "ours": [
-                {"boxes": m.boxes, **{key: asdict(spread) for key, spread in m.figures.items()}}
+                {"boxes": m.boxes, "figures": {key: asdict(spread) for key, spread in m.figures.items()}}
                 for m in row.measured
             ],
         }

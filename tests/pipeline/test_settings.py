@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.places import CONFIGS, shipped
+from pipeline.reproduce.rows import TABLE_FILE, Row, TableFile
+from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.settings import DemoSettings, EvalSettings, ExtractSettings, TrainSettings
 from regionspot_cache.backbones import load_preset
 from regionspot_cache.config import load_config
@@ -26,6 +28,10 @@ def test_every_shipped_file_loads(file: Path) -> None:
     elif folder in KINDS:
         settings = load_config(KINDS[folder], file)
         assert settings != KINDS[folder]() or "shapes" in file.name  # those repeat the defaults
+    elif folder == "worlds":
+        assert load_config(ReproduceSettings, file).world == file.stem
+    elif file.parents[1].name == "reproduce":
+        load_config(TableFile if file.name == TABLE_FILE else Row, file)
     elif file.stem == "demo":
         load_config(DemoSettings, file)
     else:
@@ -39,6 +45,7 @@ def test_every_shipped_file_says_what_it_is(file: Path) -> None:
 
 def test_shipped_files_by_name() -> None:
     assert shipped("train/shapes.yaml").is_file()
+    assert shipped("reproduce/table1/05-regionspot-bl-gt.yaml").is_file()
     with pytest.raises(UsageError, match=r"no/such\.yaml"):
         shipped("no/such.yaml")
 

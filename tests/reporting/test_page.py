@@ -1,4 +1,4 @@
-"""Reports: one self-contained, well-formed, escaped, accessible HTML file; published numbers as published."""
+"""Reports: one self-contained, well-formed, escaped, accessible HTML file."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.reporting import curve, paper
+from regionspot_cache.reporting import curve
 from regionspot_cache.reporting.curve import (
     MAX_POINTS,
     curve_svg,
@@ -38,7 +38,6 @@ from regionspot_cache.reporting.page import (
 )
 
 VOID = {"meta", "img", "line", "path"}
-PAPER = Path(__file__).parents[2].parent / "shared" / "papers" / "regionspot.txt"
 
 
 class Page(HTMLParser):
@@ -276,36 +275,3 @@ class TestWrite:
             write_report(path, "t", "s", one_of_each())
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not at hand")
-class TestPaper:
-    def rows(self) -> set[tuple[str, ...]]:
-        lines = PAPER.read_text(encoding="utf-8").splitlines()
-        return {
-            tuple(cell.strip().replace(" ", "") for cell in line.rstrip("| ").split("|"))
-            for line in lines
-            if "|" in line
-        }
-
-    def test_table_1(self) -> None:
-        found = self.rows()
-        for r in paper.PAPER_TABLE1:
-            cells = (r.method, r.training_data or "-", r.proposals, r.ap_r, r.ap_c, r.ap_f, r.ap)
-            assert tuple(str(cell).replace(" ", "") for cell in cells) in found, r
-
-    @pytest.mark.parametrize("table", [paper.PAPER_TABLE3, paper.PAPER_TABLE5, paper.PAPER_TABLE6])
-    def test_tables_with_four_aps(self, table: tuple[paper.PaperResult, ...]) -> None:
-        numbers = {row[1:] for row in self.rows()}
-        for r in table:
-            aps = tuple("-" if ap is None else str(ap) for ap in (r.ap_r, r.ap_c, r.ap_f, r.ap))
-            assert aps in numbers, r
-
-    def test_table_4(self) -> None:
-        numbers = {row[1] for row in self.rows() if len(row) == 2}
-        ours = {str(r.ap) for r in (*paper.PAPER_TABLE4A, *paper.PAPER_TABLE4B, *paper.PAPER_TABLE4C)}
-        assert ours == numbers - {"AP", "---"}
-
-    def test_table_2(self) -> None:
-        hours = {row[0]: row[3] for row in self.rows() if len(row) == 4 and row[3].endswith("K")}
-        assert {r.method: f"{r.gpu_hours / 1000:.1f}K" for r in paper.PAPER_TABLE2} == hours
