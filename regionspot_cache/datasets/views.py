@@ -14,6 +14,7 @@ from regionspot_cache.views import Augmentation, Frames, ViewTable, image_keys, 
 KEPT_SHARE = 0.4  # of its area that a box must keep in a crop
 CUT_AWAY = "cut away by the crop"
 WITHOUT_BOXES = "image: extra view without boxes"
+_BLOCK = 1 << 15  # images whose boxes are moved at once, so that memory beside the result stays small
 
 
 def with_views(dataset: DetectionDataset, augmentation: Augmentation) -> DetectionDataset:
@@ -37,12 +38,13 @@ def with_views(dataset: DetectionDataset, augmentation: Augmentation) -> Detecti
     sizes = np.stack([dataset.widths, dataset.heights], axis=1)
     keys = image_keys(dataset.image_ids, augmentation.seed)
     source = _Source(dataset=dataset, augmentation=augmentation, sizes=sizes, keys=keys)
-    views = [source.original(), *(source.view(number) for number in range(1, augmentation.num_views))]
+    numbers, starts = range(1, augmentation.num_views), range(0, len(dataset), _BLOCK)
+    views = [source.original(), *(source.view(number, start) for number in numbers for start in starts)]
     dropped = sum((view.dropped for view in views), Counter(dataset.dropped))
     images = np.concatenate([view.images for view in views])
     rows = np.concatenate([view.rows for view in views])
     frames = np.concatenate([view.frames for view in views])
-    numbers = np.repeat(np.arange(len(views)), [len(view.images) for view in views])
+    of_record = np.repeat([view.number for view in views], [len(view.images) for view in views])
     width_height = view_sizes(frames)
     return replace(
         dataset,
@@ -56,7 +58,7 @@ def with_views(dataset: DetectionDataset, augmentation: Augmentation) -> Detecti
         annotation_ids=dataset.annotation_ids[rows],
         crowd=dataset.crowd[rows],
         dropped=dropped,
-        views=ViewTable(numbers=numbers.astype(np.int32), origins=images.astype(np.int32), frames=frames),
+        views=ViewTable(numbers=of_record.astype(np.int32), origins=images.astype(np.int32), frames=frames),
         augmentation=augmentation,
     )
 
@@ -65,6 +67,7 @@ def with_views(dataset: DetectionDataset, augmentation: Augmentation) -> Detecti
 class _View:
     """One view of the images that have boxes in it: images, counts [m]; frames [m, 6]; rows, boxes [n]."""
 
+    number: int
     images: NDArray[np.int64]
     counts: NDArray[np.int64]
     frames: Frames
@@ -85,6 +88,7 @@ class _Source:
     def original(self) -> _View:
         """View 0 holds every image, also without boxes."""
         return _View(
+            number=0,
             images=np.arange(len(self.sizes)),
             counts=np.diff(self.dataset.offsets),
             frames=self.augmentation.frames(0, self.sizes, self.keys),
@@ -93,33 +97,42 @@ class _Source:
             dropped=Counter(),
         )
 
-    def view(self, number: int) -> _View:
-        """One extra view."""
-        offsets, policy = self.dataset.offsets, self.dataset.policy
-        frames = self.augmentation.frames(number, self.sizes, self.keys)
+    def view(self, number: int, start: int) -> _View:
+        """One extra view of a block of images."""
+        offsets = self.dataset.offsets[start : start + _BLOCK + 1]
+        keys, block = self.keys[start : start + _BLOCK], slice(offsets[0], offsets[-1])
+        frames = self.augmentation.frames(number, self.sizes[start : start + _BLOCK], keys)
         image_of_box = np.repeat(np.arange(len(frames)), np.diff(offsets))
-        boxes = to_view(self.dataset.boxes, frames[image_of_box])
-        rows = np.arange(len(boxes))
+        boxes, labels = to_view(self.dataset.boxes[block], frames[image_of_box]), self.dataset.labels[block]
+        rows, sizes = np.arange(len(boxes)), view_sizes(frames)
         dropped: Counter[str] = Counter()
-        sizes = view_sizes(frames)
         if self.augmentation.names[number] != "flip":
-            rows, boxes, dropped = self._cut(boxes, sizes, image_of_box)
-        owner = image_of_box[rows]
+            rows, boxes, dropped = self._cut(boxes, labels, sizes, image_of_box)
+        owner, rows = image_of_box[rows], rows + offsets[0]
         if self.augmentation.jitter:
-            boxes = self.augmentation.jittered(
-                boxes, sizes[owner], self.keys[owner], number, rows - offsets[owner], policy.min_size
-            )
+            places, least = rows - offsets[owner], self.dataset.policy.min_size
+            boxes = self.augmentation.jittered(boxes, sizes[owner], keys[owner], number, places, least)
         counts = np.bincount(owner, minlength=len(frames))
         kept = np.flatnonzero(counts)
         named = Counter({f"view {self.augmentation.names[number]}: {k}": n for k, n in dropped.items()})
         if len(kept) < len(frames):
             named[WITHOUT_BOXES] = len(frames) - len(kept)
         return _View(
-            images=kept, counts=counts[kept], frames=frames[kept], rows=rows, boxes=boxes, dropped=named
+            number=number,
+            images=start + kept,
+            counts=counts[kept],
+            frames=frames[kept],
+            rows=rows,
+            boxes=boxes,
+            dropped=named,
         )
 
     def _cut(
-        self, boxes: Boxes, sizes: NDArray[np.int32], image_of_box: NDArray[np.int64]
+        self,
+        boxes: Boxes,
+        labels: NDArray[np.int32],
+        sizes: NDArray[np.int32],
+        image_of_box: NDArray[np.int64],
     ) -> tuple[NDArray[np.int64], Boxes, Counter[str]]:
         """Rows and boxes that remain when boxes are cut at the border of their view; the rest by reason."""
         inside = np.clip(boxes, 0, np.tile(sizes[image_of_box], 2))
@@ -127,7 +140,7 @@ class _Source:
         owner = image_of_box[rows]
         clean = clean_boxes(
             inside[rows],
-            self.dataset.labels[rows],
+            labels[rows],
             width=sizes[owner, 0],
             height=sizes[owner, 1],
             images=owner,

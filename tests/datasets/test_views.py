@@ -115,6 +115,21 @@ def test_views_do_not_depend_on_the_sample(dataset: DetectionDataset) -> None:
         np.testing.assert_array_equal(part.views.frames[i], whole.views.frames[where[key]])
 
 
+def test_views_do_not_depend_on_how_many_images_are_moved_at_once(
+    dataset: DetectionDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    augmentation = replace(BOTH, jitter=0.1)
+    whole = with_views(dataset, augmentation)
+    monkeypatch.setattr("regionspot_cache.datasets.views._BLOCK", 7)
+    parts = with_views(dataset, augmentation)
+    assert parts.image_ids == whole.image_ids
+    assert parts.dropped == whole.dropped
+    for name in ("offsets", "boxes", "labels", "annotation_ids", "widths", "heights"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    for name in ("numbers", "origins", "frames"):
+        np.testing.assert_array_equal(getattr(parts.views, name), getattr(whole.views, name))
+
+
 def test_jitter_moves_the_boxes_of_extra_views_alone(dataset: DetectionDataset) -> None:
     exact, moved = with_views(dataset, BOTH), with_views(dataset, replace(BOTH, jitter=0.1))
     assert np.array_equal(exact.views.frames, moved.views.frames)
