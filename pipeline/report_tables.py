@@ -27,8 +27,8 @@ def percent(value: float | None) -> float | None:
 
 
 def method_name(result: Result) -> str:
-    """The method without its backbone and checkpoint."""
-    return str(result["protocol"]["method"]).split(" on ")[0]
+    """The method without its backbone and checkpoint, or the file without its digest."""
+    return str(result["protocol"]["method"]).split(" on ")[0].split(", ")[0]
 
 
 def metric_table(

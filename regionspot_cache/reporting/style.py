@@ -71,6 +71,7 @@ figcaption { max-width: 46rem; }
   .wide img { max-width: none; width: 62rem; }
   .medium img { max-width: none; width: 40rem; }
   th, td { padding: 0.35rem 0.55rem; }
+  tr > :first-child { position: sticky; left: 0; background: var(--ground); }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 0.5rem; }
 }

@@ -11,7 +11,7 @@ import pytest
 from pipeline.eval_pictures import _distinct, _met
 from pipeline.per_class import COLUMNS
 from pipeline.report_figures import FEW, pick_images
-from pipeline.report_tables import metric_table, percent, protocol_sections
+from pipeline.report_tables import method_name, metric_table, percent, protocol_sections
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.reporting.page import KeyValues, Table
 from tests.reporting.test_page import Page
@@ -166,7 +166,7 @@ def test_what_was_not_measured_is_left_out() -> None:
     protocol = {"method": "a on b", "dataset": "d"}
     results = [
         {"protocol": protocol, "metrics": {"box": {"AP": 0.5, "APr": -1.0}}},
-        {"protocol": {**protocol, "method": "c"}, "metrics": {}},
+        {"protocol": {**protocol, "method": "c, COCO results c.json"}, "metrics": {}},
     ]
     (table,) = metric_table("t", results, "box", ("AP", "APr", "APx"))
     assert (table.columns, table.rows) == (["method", "AP"], [["a", 50.0]])
@@ -176,4 +176,5 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert isinstance(shared, KeyValues)
     assert isinstance(differing, Table)
     assert shared.items == {"dataset": "d"}
-    assert differing.rows == [["a on b"], ["c"]]
+    assert differing.rows == [["a on b"], ["c, COCO results c.json"]]
+    assert [method_name(result) for result in results] == ["a", "c"]
