@@ -101,7 +101,8 @@ def half_specs(encoders: Encoders, settings: ExtractSettings) -> list[HalfSpec]:
 
 def cache_path(given: str | None, dataset: DetectionDataset, spec: BackboneSpec) -> str:
     """The given cache, or the usual place of the cache of this dataset and backbone."""
-    name = "-".join(part for part in (dataset.name, dataset.split, spec.name) if part)
+    views = "views" if dataset.augmentation else ""
+    name = "-".join(part for part in (dataset.name, dataset.split, spec.name, views) if part)
     return given or str(WORKPLACE / "caches" / name)
 
 

@@ -30,7 +30,8 @@ class ExtractSettings:
     backbone: str = "tiny"
     """A preset or a YAML file."""
     cache: str | None = None
-    """Cache folder or object-store URL; `rs-cache-data/caches/DATASET-SPLIT-BACKBONE` when not given."""
+    """Cache folder or object-store URL; `rs-cache-data/caches/DATASET-SPLIT-BACKBONE` when not given,
+    with `-views` behind it when there are extra views."""
     workers: int = 0
     """Local Dask workers; 0 runs in this process."""
     scheduler: str | None = None

@@ -29,7 +29,9 @@ class OfficialExtraction:
         if encoders.sam is None or encoders.clip is None:
             raise UsageError("One half of a backbone.", "Both.")
         if not isinstance(encoders.sam, SamBackbone):
-            raise UsageError(f"{encoders.sam.spec.model} is no SAM of segment_anything.", "For example vit_b.")
+            raise UsageError(
+                f"{encoders.sam.spec.model} is no SAM of segment_anything.", "For example vit_b."
+            )
         if not isinstance(encoders.clip, ClipBackbone):
             raise UsageError("A CLIP side of your own.", "One of open_clip, for example bb or bl.")
         self.dataset, self.clip = dataset, encoders.clip

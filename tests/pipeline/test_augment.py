@@ -91,6 +91,8 @@ def test_a_dry_run_shows_views_and_their_bytes(augmented: Path) -> None:
     assert "views_an_image" not in plain
     text = rs_cache(*EXTRACT, *EXACT, *VIEWS, "--dry-run", cwd=augmented).out
     assert "without extra views" in text
+    usual = rs_cache("extract", "--backbone", "small.yaml", "--limit", 2, *VIEWS, "--dry-run", cwd=augmented)
+    assert "shapes-train-small-views" in usual.out  # not where the cache without them lies
     assert f"with them {facts['bytes']['total'] / plain['bytes']['total']:.2f} times that" in text
 
 
