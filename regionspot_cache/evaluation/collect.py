@@ -144,7 +144,7 @@ class BestOfCategories:
         """The pairs that stay, by class and falling score; raises what a class must exceed from now on."""
         none = (np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.int64))
         label, scores, rows = map(np.concatenate, zip(none, *self._pairs, strict=True))
-        order = np.lexsort((rows, -scores, label))
+        order = np.lexsort((-scores, label))  # stable: of equal scores the earlier boxes, which came first
         label = label[order]
         rank = np.arange(len(order)) - np.searchsorted(label, label)
         kept = order[rank < self.per_category]
