@@ -1,12 +1,12 @@
 """SAM families of the transformers library by name: their sizes, their weights, and seeded random ones."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from regionspot_cache.backbones.hf_sam import HqSam, Sam2, TransformersSam
 from regionspot_cache.backbones.presets import SamSpec
@@ -141,7 +141,7 @@ def load_transformers_sam(spec: SamSpec, device: torch.device | str = "cpu") -> 
     """
     library = _library(spec.model)
     source = _source(spec.model)
-    with _quiet():
+    with _quiet(library.utils.logging):
         family, config = _family_and_config(library, spec.model, source)
         model_class = getattr(library, family.model)
         network, own = _network(model_class, config, spec, source)
@@ -245,11 +245,15 @@ def random_network(model_class: Any, config: Any, seed: int) -> Any:
     """A network with seeded random weights; tables and layers that would start at zero are random too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: nn.Module = model_class(config)
+        network = model_class(config)
         with torch.no_grad():
             for parameter in network.parameters():
                 if parameter.ndim > 1 and not parameter.is_meta and parameter.abs().max() < 1e-6:
                     parameter.normal_(std=0.02)
+            # Points and grid share one table of frequencies around 1, as in every published network.
+            frequencies = torch.randn_like(network.shared_image_embedding.positional_embedding)
+            for part in (network.shared_image_embedding, network.prompt_encoder.shared_embedding):
+                part.positional_embedding.copy_(frequencies)
     return network
 
 
@@ -262,17 +266,15 @@ def _missing(source: str | None, error: Exception) -> MissingFileError:
     )
 
 
-def _quiet() -> Any:
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
     """transformers draws bars and warns of settings that it ignores while it loads."""
-    from contextlib import ExitStack
-
-    from transformers.utils import logging
-
-    stack = ExitStack()
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    stack.callback(logging.set_verbosity, level)
-    if bars:
-        stack.callback(logging.enable_progress_bar)
-    return stack
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

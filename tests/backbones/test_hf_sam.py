@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import save_file
 
 from regionspot_cache.backbones import Backbone, BackboneSpec, load_sam, sam_base
 from regionspot_cache.backbones.hf_sam import TransformersSam
-from regionspot_cache.backbones.hf_sam_load import FAMILIES, PUBLISHED
+from regionspot_cache.backbones.hf_sam_load import FAMILIES, PUBLISHED, load_transformers_sam
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.errors import InputError, MissingFileError, RegionSpotError, UsageError
 from regionspot_cache.recognition.inputs import RegionInputs
@@ -21,6 +22,7 @@ from tests.backbones.small import picture, random_boxes, small_clip
 from tests.backbones.small_hf import CLASSES, CONFIGS, model_folder, small_transformers_sam
 
 SIZES = [(90, 131), (200, 77), (40, 40)]
+REAL_IMAGES = Path(__file__).parents[2].parent / "shared" / "real-images" / "images"
 TOKEN_INDEX = {"sam_hq": 1, "sam2": 2, "sam3": 2}
 
 
@@ -103,6 +105,23 @@ def test_tokens_of_many_images_equal_the_library_image_by_image(family: str, sam
         torch.testing.assert_close(batch[i], expected["pixels"], rtol=0, atol=0)
         for position in ("transformer", "prompt", "mlp"):
             assert (found[position][i] - expected[position]).abs().max() < 1e-4, position
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not REAL_IMAGES.is_dir(), reason="no real images")
+@pytest.mark.parametrize(("family", "model"), [("sam2", "sam2.1-hiera-tiny"), ("sam_hq", "sam-hq-vit-b")])
+def test_full_size_tokens_and_masks_equal_the_library_on_real_images(family: str, model: str) -> None:
+    sam = load_transformers_sam(SamSpec(model=model, weights="random:0", precision="fp32"))
+    for seed, file in enumerate(sorted(REAL_IMAGES.rglob("*.jpg"))[:2]):
+        image = np.array(Image.open(file).convert("RGB"))
+        size = image.shape[:2]
+        boxes = random_boxes(16, *size, seed=seed)
+        expected = reference(family, sam, image, boxes)
+        embedding = sam.embed(sam.preprocess(image)[None])
+        [tokens] = sam.tokens(embedding, [boxes], [size])["transformer"]
+        assert (tokens - expected["transformer"]).abs().max() < 1e-4
+        assert (sam.masks(embedding, boxes, size)[0] == expected["masks"]).float().mean() > 0.999
 
 
 def test_tokens_tell_boxes_and_images_apart(sam: TransformersSam) -> None:
