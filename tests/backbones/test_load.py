@@ -18,6 +18,7 @@ from regionspot_cache.backbones.presets import (
     SamSpec,
     load_preset,
 )
+from regionspot_cache.backbones.sam import SamBackbone
 from regionspot_cache.backbones.sam_build import random_sam
 from regionspot_cache.errors import InputError, MissingFileError, RegionSpotError, UsageError
 from tests.backbones.small import SAM_CONFIG, small_sam
@@ -122,6 +123,21 @@ def test_sam_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"sam.weights = .*other.pth does not fit"):
         load_sam(SamSpec(weights=str(tmp_path / "other.pth")))
+
+
+def own_sam(spec: SamSpec, device: str) -> SamBackbone:
+    return small_sam(positions=spec.positions)
+
+
+def unfinished_sam(spec: SamSpec, device: str) -> object:
+    return object()
+
+
+def test_a_sam_of_ones_own_goes_by_its_import_path() -> None:
+    sam = load_sam(SamSpec(model=f"{__name__}:own_sam", positions=("mlp",)))
+    assert sam.token_dims == {"mlp": 8}
+    with pytest.raises(UsageError, match="without device, embed, fingerprint"):
+        load_sam(SamSpec(model=f"{__name__}:unfinished_sam"))
 
 
 def test_the_packaged_proposer_needs_its_own_sam() -> None:
