@@ -32,17 +32,13 @@ class Scheduler:
     def units(self, plan: Plan) -> list[Unit]:
         """Everything that can run with the caches at hand, seed by seed."""
         measurements = [m for m in measurements_of(plan) if not self.blocked(m)]
-        units = [self._unit("without a head", None, [m for m in measurements if m.head is None])]
+        heads = [head for head in heads_of(plan) if not self.blocked(head)]
+        units = [self._without_head(m) for m in measurements if m.head is None]
         for seed in range(self.settings.seeds):
-            for head in heads_of(plan):
-                if not self.blocked(head):
-                    mine = [m for m in measurements if m.head == head]
-                    units.append(
-                        self._unit(
-                            f"{describe(head, self.settings.train.head)}, seed {seed}", head, mine, seed
-                        )
-                    )
-        return [unit for unit in units if unit.training or unit.evaluations]
+            units += [
+                self._with_head(head, [m for m in measurements if m.head == head], seed) for head in heads
+            ]
+        return units
 
     def blocked(self, wanted: Head | Measurement) -> str:
         """Why the caches that something needs are not there; "" when they are."""
@@ -72,18 +68,20 @@ class Scheduler:
         own = [] if wanted.given else [evaluation_source(wanted.backbone, self.settings)]
         return own + (training_sources(wanted.head, self.settings) if wanted.head else [])
 
-    def _unit(
-        self, title: str, head: Head | None, measurements: Sequence[Measurement], seed: int = 0
-    ) -> Unit:
-        training = None
-        name = "without-head"
-        if head:
-            folder = self.head_folder(head, seed)
-            training = replace(self._training(head, seed), out=folder)
-            name = "-".join(folder.parts[-2:])
-        evaluations = tuple(self._evaluation(m, training, seed) for m in measurements)
-        log = self.settings.out / "logs" / f"{name}.log"
-        return Unit(title=title, log=log, training=training, evaluations=evaluations)
+    def _without_head(self, measurement: Measurement) -> Unit:
+        evaluation = self._evaluation(measurement, None, 0)
+        log = self.settings.out / "logs" / f"{evaluation.result.stem}.log"
+        return Unit(title=measurement.method, log=log, training=None, evaluations=(evaluation,))
+
+    def _with_head(self, head: Head, measurements: Sequence[Measurement], seed: int) -> Unit:
+        folder = self.head_folder(head, seed)
+        training = replace(self._training(head, seed), out=folder)
+        return Unit(
+            title=f"{describe(head, self.settings.train.head)}, seed {seed}",
+            log=self.settings.out / "logs" / f"{'-'.join(folder.parts[-2:])}.log",
+            training=training,
+            evaluations=tuple(self._evaluation(m, training, seed) for m in measurements),
+        )
 
     def _training(self, head: Head, seed: int) -> TrainSettings:
         settings = self.settings
