@@ -1,7 +1,7 @@
 """Annotations of a COCO- or LVIS-style file in columns, as average precision needs them."""
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +104,16 @@ def is_federated(annotations: Mapping[str, Any]) -> bool:
     """Whether every image names the categories known to be absent, as LVIS does."""
     images = annotations["images"]
     return bool(images) and all("neg_category_ids" in image for image in images)
+
+
+def judged_pairs(annotations: Mapping[str, Any], image_ids: Iterable[int | str]) -> Iterator[tuple[int, int]]:
+    """(place in `image_ids`, category id) of all that federated annotations speak of: found, or absent."""
+    place = {str(image_id): i for i, image_id in enumerate(image_ids)}
+    for annotation in annotations["annotations"]:
+        yield place[str(annotation["image_id"])], annotation["category_id"]
+    for image in annotations["images"]:
+        for category in image["neg_category_ids"]:
+            yield place[str(image["id"])], category
 
 
 def restrict(annotations: Mapping[str, Any], image_ids: Iterable[int | str]) -> dict[str, Any]:

@@ -15,6 +15,11 @@ from regionspot_cache.evaluation.rle import annotation_rle, mask_box
 _OUTSIDE = -1
 
 
+def pair_code(image: int, category_id: int) -> int:
+    """One number for an image, by its place, and a category."""
+    return image << 32 | category_id
+
+
 class ResultColumns:
     """Takes entries in the order of the file.
 
@@ -23,10 +28,14 @@ class ResultColumns:
     """
 
     def __init__(
-        self, path: Path, image_ids: Sequence[int | str] | None = None, sizes: np.ndarray | None = None
+        self,
+        path: Path,
+        image_ids: Sequence[int | str] | None = None,
+        sizes: np.ndarray | None = None,
+        judged: frozenset[int] | None = None,
     ) -> None:
-        """`image_ids` and `sizes` (i32 [M,2], height and width) of the wanted images; None takes all."""
-        self._path, self._sizes = path, sizes
+        """`image_ids`, `sizes` (i32 [M,2], height and width) and `judged` as in `Scope`; None takes all."""
+        self._path, self._sizes, self._judged = path, sizes, judged
         self._image_ids = None if image_ids is None else tuple(image_ids)
         self._wanted = {str(image_id): i for i, image_id in enumerate(image_ids or ())}
         self._place: dict[int | str, int] = {}
@@ -52,7 +61,8 @@ class ResultColumns:
             height, width = mask["size"]
             counts = mask["counts"]
             self._mask_sizes.extend((height, width))
-            self._counts += counts.encode("ascii") if isinstance(counts, str) else counts
+            if self._judged is None or pair_code(place, category) in self._judged:
+                self._counts += counts.encode("ascii") if isinstance(counts, str) else counts
             self._offsets.append(len(self._counts))
         self.images.append(place)
         self.categories.append(category)

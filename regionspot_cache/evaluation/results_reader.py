@@ -28,12 +28,16 @@ class Scope:
         category_ids: i64 [C], of the annotation file.
         others: further images that the file may name, as text; detections of them are left out and counted.
             None: any.
+        judged: `pair_code` of every image and category that the annotations speak of. Masks of other
+            detections are checked but not kept (their run lengths are empty), for nothing depends on them,
+            and they are most of the memory. None: all are kept.
     """
 
     image_ids: tuple[int | str, ...]
     sizes: np.ndarray
     category_ids: np.ndarray
     others: frozenset[str] | None
+    judged: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,9 @@ def read_results(path: Path, scope: Scope | None = None) -> ResultsFile:
         InputError: an entry that is no detection, numbers that are not finite, images or categories that the
             annotation file lacks, masks for some boxes only or of another size than the image.
     """
-    columns = ResultColumns(path, scope.image_ids if scope else None, scope.sizes if scope else None)
+    columns = (
+        ResultColumns(path, scope.image_ids, scope.sizes, scope.judged) if scope else ResultColumns(path)
+    )
     with open_json(path) as window:
         opening = window.peek()
         if opening not in ("[", "{"):

@@ -1,6 +1,7 @@
 """Results files of other systems: what is read, what is left out and counted, what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation import Scope, encode_mask, evaluate, read_results, write_results
+from regionspot_cache.evaluation.ground_truth import judged_pairs
+from regionspot_cache.evaluation.results_columns import pair_code
 from regionspot_cache.evaluation.results_reader import NOT_EVALUATED
 from tests.evaluation.synthetic import HEIGHT, WIDTH, Problem, annotations, detections
 
@@ -132,6 +135,27 @@ def test_masks_in_every_form_of_coco(tmp_path: Path) -> None:
     del entries[0]["bbox"]
     read = read_results(write(tmp_path, entries), SCOPE).detections
     assert read.boxes[0].tolist() == [3, 2, 7, 5]
+
+
+def test_masks_that_nothing_depends_on_are_not_kept(tmp_path: Path) -> None:
+    problem = Problem(classes=6)
+    truth = annotations(np.random.default_rng(0), problem)
+    found = detections(np.random.default_rng(1), Problem(classes=5), truth)
+    write_results(tmp_path / "dt.json", found, "segm")
+    ids = [image["id"] for image in truth["images"]]
+    scope = Scope(
+        image_ids=tuple(ids),
+        sizes=np.full((len(ids), 2), (HEIGHT, WIDTH), np.int32),
+        category_ids=np.array([c["id"] for c in truth["categories"]]),
+        others=frozenset(),
+    )
+    pairs = frozenset(pair_code(*pair) for pair in judged_pairs(truth, ids))
+    whole, part = (read_results(tmp_path / "dt.json", replace(scope, judged=j)) for j in (None, pairs))
+    assert 0 < len(part.detections.masks.data) < 0.9 * len(whole.detections.masks.data)
+    for fast in (True, False):
+        assert evaluate(part.detections, truth, fast=fast)["segm"].metrics == pytest.approx(
+            evaluate(whole.detections, truth, fast=fast)["segm"].metrics
+        )
 
 
 def test_polygons_that_repeat_their_boxes_are_no_masks(tmp_path: Path) -> None:
