@@ -72,6 +72,26 @@ def test_detections_are_the_best_pairs_of_box_and_class(dataset, small_backbone)
     np.testing.assert_allclose(mine, best, rtol=1e-5)
 
 
+def test_a_method_may_bring_its_own_score_rule(dataset, small_backbone) -> None:
+    boxes = [(r.image_id, r.boxes, np.full(len(r.boxes), 0.25, "f4")) for r in dataset]
+    regions = Regions(known=Proposals.from_images("quarter", boxes))
+    scores = {}
+    for rule in (None, "geometric"):
+        method = Fixed()
+        method.score_rule = rule
+        found = recognition(dataset, small_backbone, regions).run([method])
+        scores[rule] = found.tallies["fixed"].collector.build().scores
+    np.testing.assert_allclose(scores["geometric"] ** 2, scores[None], rtol=1e-5)
+
+
+def test_fixed_ap_keeps_every_pair(dataset, small_backbone) -> None:
+    regions = Regions(known=ground_truth_proposals(dataset))
+    found = recognition(dataset, small_backbone, regions, ap="fixed", cap=1).run([Fixed()])
+    detections = found.tallies["fixed"].collector.build()
+    assert len(detections) == dataset.num_boxes * len(dataset.class_names)
+    assert len(detections.boxes) == dataset.num_boxes
+
+
 def test_unreadable_images_are_counted_and_the_rest_goes_on(dataset, small_backbone, tmp_path: Path) -> None:
     class NeedsPixels(Fixed):
         def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
