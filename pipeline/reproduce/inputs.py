@@ -68,10 +68,10 @@ def backbone_file(role: BackboneRole, settings: ReproduceSettings) -> Path:
 
 
 def cache_folder(source: Source, settings: ReproduceSettings) -> Path:
-    """Where the cache of a source lies."""
+    """Where the cache of a source lies; named as `rs-cache extract` names it."""
     path = Path(source.dataset)
     dataset = path.stem if path.suffix else source.dataset.replace(":", "-")
-    return settings.caches / f"{dataset}-{source.backbone}"
+    return settings.caches / f"{dataset}-{Path(settings.backbones[source.backbone]).stem}"
 
 
 def write_backbones(plan: Plan, settings: ReproduceSettings) -> None:

@@ -50,6 +50,12 @@ def test_ground_truth_boxes_by_every_method(place: Path) -> None:
         assert set(masks[0]["segmentation"]) == {"size", "counts"}
 
 
+def test_numbers_alone_without_details(place: Path) -> None:
+    ran = evaluate(place, "--limit", 3, "--set", "details=false")
+    assert [path.name for path in place.iterdir()] == ["metrics.json"]
+    assert ran.json["results"][0]["metrics"]["box"]
+
+
 def test_the_reference_evaluator_says_the_same(place: Path) -> None:
     runs = [
         evaluate(place, "--limit", 3, "--set", "masks=false", "--set", f"reference={reference}")

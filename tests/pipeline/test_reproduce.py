@@ -210,7 +210,7 @@ def test_dry_run_does_nothing_and_says_all(tmp_path: Path, world: Path) -> None:
     found = reproduce(place, "--dry-run")
     assert found.code == 0, found.err
     assert not (place / "out").exists()
-    assert "shapes-s-bl: to draw and extract" in found.out
+    assert "shapes-s-small: to draw and extract" in found.out
     assert "it goes to results/theirs.json" in found.out
     assert "1-two: two datasets: runs, small RPN, GT" in found.out
     facts = reproduce(place, *WHOLE, "--dry-run", "--json").json
