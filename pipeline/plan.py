@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import console
+from pipeline.console import counts
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
 from pipeline.partition import encoders_of, resolve_device
 from pipeline.places import WORKPLACE
@@ -145,8 +146,3 @@ def _text(facts: dict[str, Any]) -> str:
         times = f"with them {sizes['total'] / plain:.2f} times that"
         lines.append(f"{'without extra views':<26} {console.size(plain):>12}   {times}")
     return "\n".join(lines)
-
-
-def counts(values: dict[str, int]) -> str:
-    """Counts by reason as one line: `3 crowd, 1 missing`."""
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(values.items())) or "none"

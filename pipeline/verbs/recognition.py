@@ -18,7 +18,7 @@ def evaluate(
     proposals: Annotated[str | None, typer.Option("--proposals", help="gt, rpn, or a file of boxes.")] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="regionspot, clip-box, clip-mask, results:FILE; repeat."),
+        typer.Option("--method", help="regionspot, official, clip-box, clip-mask, results:FILE; repeat."),
     ] = None,
     ap: Annotated[
         str | None, typer.Option("--ap", help="standard, or fixed: the 10,000 best detections of each class.")
