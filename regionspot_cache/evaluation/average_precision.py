@@ -117,9 +117,8 @@ def _areas(detections: Detections, box_index: np.ndarray, iou_type: IouType) -> 
     if iou_type == "segm" and detections.masks is not None:
         used, inverse = np.unique(box_index, return_inverse=True)
         return detections.masks.areas(used)[inverse]
-    boxes = detections.boxes.astype(np.float64, copy=False)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return (sides[:, 0] * sides[:, 1])[box_index]
+    boxes = detections.boxes[box_index].astype(np.float64, copy=False)
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def _overlap(
