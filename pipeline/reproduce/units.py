@@ -83,8 +83,8 @@ def _run(unit: Unit) -> None:
 
 def _train(settings: TrainSettings) -> None:
     train(settings)
-    shutil.rmtree(settings.out / "checkpoints", ignore_errors=True)  # three times the head, needed no more
     _write(settings.out / TRAINED, {"hours": training_hours(settings.out / "metrics.jsonl")})
+    shutil.rmtree(settings.out / "checkpoints", ignore_errors=True)  # three times the head, needed no more
 
 
 def training_hours(metrics: Path) -> float:
