@@ -53,7 +53,7 @@ def run_on_workers(unit: Unit, items: list[int], *, workers: int) -> Iterator[Ou
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # a free port; None takes 8787 and warns when it is taken
         ) as cluster,
         Client(cluster) as client,
     ):
