@@ -79,7 +79,9 @@ def _report(error: RegionSpotError) -> int:
 def _unexpected(error: Exception) -> int:
     if hasattr(error, "format_message"):  # Typer's own usage errors
         console.say(f"error: {error.format_message()}")
-        console.say("next: rs-cache --help")
+        context = getattr(error, "ctx", None)
+        verb = f"{context.info_name} " if context is not None and context.parent is not None else ""
+        console.say(f"next: rs-cache {verb}--help")
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # an EOFError, which Typer takes for the user's

@@ -117,6 +117,13 @@ def counts(values: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(values.items())) or "none"
 
 
+def rate(per_second: float, unit: str, units: str | None = None) -> str:
+    """`32.1 images/s`, or `8.4 s/image` for work so slow that its rate would read 0.0."""
+    if 0 < per_second < 1:
+        return f"{1 / per_second:.1f} s/{unit}"
+    return f"{per_second:.{0 if per_second >= 100 else 1}f} {units or unit + 's'}/s"
+
+
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss or m:ss."""
     minutes, second = divmod(round(seconds), 60)

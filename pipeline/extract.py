@@ -172,8 +172,8 @@ class Meter:
         """More images are done."""
         self.images, self.boxes = self.images + images, self.boxes + boxes
         elapsed = max(self.ticker.elapsed, 1e-9)
-        note = f"{self.images / elapsed:.1f} images/s  {self.boxes / elapsed:.0f} boxes/s"
-        self.ticker.update(self.images, note)
+        images = console.rate(self.images / elapsed, "image")
+        self.ticker.update(self.images, f"{images}  {console.rate(self.boxes / elapsed, 'box', 'boxes')}")
 
     def finish(self, report: PartitionReport, *, counted: bool) -> None:
         """A partition is done; `counted` when its images were already reported by `add`."""
@@ -226,7 +226,7 @@ def _finish(
         "partitions": writer.num_partitions,
         "failed_images": len(reasons),
         "bytes": stored,
-        "images_per_second": round(rate, 2),
+        "images_per_second": float(f"{rate:.4g}"),
     }
     text = (
         f"{path} is complete: {summary['images']} images, {summary['boxes']} boxes, "

@@ -19,7 +19,14 @@ from regionspot_cache.datasets import DetectionDataset, load_dataset, with_views
 from regionspot_cache.store import CachePlan, HalfSpec, estimate, make_clip_half, make_sam_half
 
 MEASURED_IMAGES = 32
-_APART = ("bytes", "free_bytes", "dropped", "bytes_without_extra_views")  # not lines of their own
+_APART = (
+    "bytes",
+    "free_bytes",
+    "dropped",
+    "bytes_without_extra_views",
+    "images_per_second",
+    "hours",
+)  # not lines of their own
 
 
 def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
@@ -43,7 +50,7 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
         "partitions": plan.num_partitions,
         "bytes": sizes,
         "free_bytes": free_space(path),
-        "images_per_second": rate and round(rate, 2),
+        "images_per_second": rate and float(f"{rate:.4g}"),
         "hours": rate and round(len(dataset) / rate / 3600 / max(1, settings.workers), 3),
     }
     console.result(facts, _text(facts), as_json=as_json)
@@ -139,6 +146,9 @@ def _text(facts: dict[str, Any]) -> str:
     sizes = facts["bytes"]
     lines = [f"{key:<18} {value}" for key, value in facts.items() if key not in _APART]
     lines.insert(4, f"{'dropped':<18} {counts(facts['dropped'])}")
+    if speed := facts["images_per_second"]:
+        lines.append(f"{'measured here':<18} {console.rate(speed, 'image')} in one process")
+        lines.append(f"{'hours':<18} {facts['hours']}")
     lines += [f"  {path:<24} {console.size(value):>12}" for path, value in sizes.items() if path != "total"]
     free = "unknown" if facts["free_bytes"] is None else console.size(facts["free_bytes"])
     lines.append(f"{'total':<26} {console.size(sizes['total']):>12}   free: {free}")

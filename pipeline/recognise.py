@@ -121,10 +121,9 @@ class Recognition:
                     boxes_done += self._image(record, methods, found)
                 except ImageFailure as failure:
                     found.failures[failure.reason] += 1
-                rate = boxes_done / max(ticker.elapsed, 1e-9)
-                ticker.update(
-                    i + 1, f"{(i + 1) / max(ticker.elapsed, 1e-9):.1f} images/s  {rate:.0f} boxes/s"
-                )
+                elapsed = max(ticker.elapsed, 1e-9)
+                images = console.rate((i + 1) / elapsed, "image")
+                ticker.update(i + 1, f"{images}  {console.rate(boxes_done / elapsed, 'box', 'boxes')}")
         return found
 
     def inputs(self, record: ImageRecord, boxes: NDArray[np.float32], used: Counter[str]) -> RegionInputs:

@@ -124,7 +124,8 @@ def _unique(caches: tuple[str, ...]) -> tuple[str, ...]:
 def _show(ticker: console.Ticker, step: StepReport) -> None:
     ticker.update(
         step.step,
-        f"loss {step.loss:.3f}  {step.steps_per_second:.1f} steps/s  {step.samples_per_second:.0f} samples/s"
+        f"loss {step.loss:.3f}  {console.rate(step.steps_per_second, 'step')}"
+        f"  {console.rate(step.samples_per_second, 'image')}"
         f"  lr {step.learning_rate:.1e}  waiting {step.waiting:.0%}",
     )
 

@@ -12,7 +12,7 @@ from regionspot_cache.regions import Boxes, box_area, clean_boxes
 from regionspot_cache.views import Augmentation, Frames, ViewTable, image_keys, to_view, view_sizes
 
 KEPT_SHARE = 0.4  # of its area that a box must keep in a crop
-CUT_AWAY = "cut away by the crop"
+CUT_AWAY = "cut away"
 WITHOUT_BOXES = "image: extra view without boxes"
 _BLOCK = 1 << 15  # images whose boxes are moved at once, so that memory beside the result stays small
 
@@ -22,7 +22,7 @@ def with_views(dataset: DetectionDataset, augmentation: Augmentation) -> Detecti
 
     Views keep the original's boxes as far as they can be seen: a crop drops those that lose more than 60 % of
     their area, and what its policy would not accept. Extra views without boxes are left out. `dropped` counts
-    both, as "view NAME: reason" and `WITHOUT_BOXES`.
+    both, as "REASON in VIEW" and `WITHOUT_BOXES`.
 
     Args:
         dataset: without extra views; returned as it is when the augmentation asks for none.
@@ -114,7 +114,7 @@ class _Source:
             boxes = self.augmentation.jittered(boxes, sizes[owner], keys[owner], number, places, least)
         counts = np.bincount(owner, minlength=len(frames))
         kept = np.flatnonzero(counts)
-        named = Counter({f"view {self.augmentation.names[number]}: {k}": n for k, n in dropped.items()})
+        named = Counter({f"{k} in {self.augmentation.names[number]}": n for k, n in dropped.items()})
         if len(kept) < len(frames):
             named[WITHOUT_BOXES] = len(frames) - len(kept)
         return _View(

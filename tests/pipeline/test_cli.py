@@ -112,6 +112,17 @@ def test_wrong_usage_is_exit_2_and_says_why(
     assert ran.error.get("expected") or ran.error.get("next")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "help_of"),
+    [(("info",), "rs-cache info --help"), (("train", "--steps", "3"), "rs-cache train --help")],
+)
+def test_a_wrong_command_line_points_at_the_help_of_its_verb(
+    arguments: tuple[str, ...], help_of: str
+) -> None:
+    assert rs_cache(*arguments).error["next"] == help_of
+    assert rs_cache("nonsense").error["next"] == "rs-cache --help"
+
+
 def test_an_unknown_key_comes_with_the_near_one(workplace: Path) -> None:
     assert "Did you mean batch_size?" in rs_cache("extract", "--set", "batchsize=3").error["expected"]
     ran = rs_cache("extract", "--set", "policy.min_sise=3")

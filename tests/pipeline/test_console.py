@@ -25,6 +25,20 @@ def test_sizes(value: float, text: str) -> None:
     assert console.size(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0.0 boxes/s"),
+        (0.004, "250.0 s/box"),
+        (1, "1.0 boxes/s"),
+        (13.66, "13.7 boxes/s"),
+        (161.2, "161 boxes/s"),
+    ],
+)
+def test_slow_work_has_a_rate_too(value: float, text: str) -> None:
+    assert console.rate(value, "box", "boxes") == text
+
+
 @pytest.mark.parametrize(("value", "text"), [(0, "0:00"), (59.6, "1:00"), (151, "2:31"), (3849, "1:04:09")])
 def test_clock(value: float, text: str) -> None:
     assert console.clock(value) == text

@@ -42,6 +42,7 @@ def test_a_dry_run_for_people(workplace: Path) -> None:
     assert ran.code == 0
     for word in ("images", "boxes", "partitions", "clip/map", "sam/transformer", "hours", "total", "free:"):
         assert word in ran.out
+    assert "measured here" in ran.out
     assert ran.out.split()[0] == "dataset"
     assert not Path("rs-cache-data/caches").exists()
 
