@@ -10,7 +10,7 @@ import numpy as np
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections, MaskTable
-from regionspot_cache.evaluation.rle import annotation_rle, mask_box
+from regionspot_cache.evaluation.rle import annotation_rle, check_fills, fills, mask_box
 
 _OUTSIDE = -1
 
@@ -51,16 +51,18 @@ class ResultColumns:
         if place == _OUTSIDE:
             self.outside[entry["image_id"]] += 1
             return
-        category, score = int(entry["category_id"]), float(entry["score"])
+        category, score = _category(entry["category_id"]), float(entry["score"])
         mask = entry.get("segmentation") or None
         if mask is not None and not (isinstance(mask, dict) and isinstance(mask["counts"], str)):
             mask = self._run_lengths(mask, place, entry.get("bbox"))
-        x, y, w, h = entry["bbox"] if "bbox" in entry else mask_box(_required(mask))
+        x, y, w, h = entry["bbox"] if "bbox" in entry else _around(mask)
         self.boxes.extend((x, y, x + w, y + h))
         if mask is not None:
             height, width = mask["size"]
             counts = mask["counts"]
             self._mask_sizes.extend((height, width))
+            if not counts:
+                raise ValueError("empty run lengths")
             if self._judged is None or pair_code(place, category) in self._judged:
                 self._counts += counts.encode("ascii") if isinstance(counts, str) else counts
             self._offsets.append(len(self._counts))
@@ -140,7 +142,19 @@ class ResultColumns:
         sizes = np.frombuffer(self._mask_sizes, np.int32).reshape(-1, 2)
         if self._sizes is not None:
             self._check_sizes(sizes, images)
-        return MaskTable(data=self._counts, offsets=np.frombuffer(self._offsets, np.int64), sizes=sizes)
+        offsets = np.frombuffer(self._offsets, np.int64)
+        self._check_filled(offsets, sizes)
+        return MaskTable(data=self._counts, offsets=offsets, sizes=sizes)
+
+    def _check_filled(self, offsets: np.ndarray, sizes: np.ndarray) -> None:
+        """Of the masks that are kept; the others are empty here."""
+        broken = np.count_nonzero(~fills(self._counts, offsets, sizes) & (np.diff(offsets) > 0))
+        if broken:
+            raise InputError(
+                f"{self._path}: {broken} of {len(sizes)} masks have run lengths that do not fill their image",
+                "compressed run lengths as pycocotools.mask.encode writes them",
+                "write the file again, or remove the masks",
+            )
 
     def _check_sizes(self, sizes: np.ndarray, images: np.ndarray) -> None:
         assert self._sizes is not None
@@ -154,10 +168,19 @@ class ResultColumns:
             )
 
 
-def _required(mask: dict[str, Any] | None) -> dict[str, Any]:
+def _category(value: Any) -> int:
+    """An id as 3 or "3"; a name, 3.5 or true is none."""
+    category = int(value)
+    if isinstance(value, bool) or (isinstance(value, float) and value != category):
+        raise ValueError(f"category_id {value} is no integer")
+    return category
+
+
+def _around(mask: dict[str, Any] | None) -> list[float]:
     if mask is None:
         raise KeyError("bbox")
-    return mask
+    check_fills(mask)
+    return mask_box(mask)
 
 
 def _is_box(polygons: Any, box: Sequence[float]) -> bool:

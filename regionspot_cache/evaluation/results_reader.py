@@ -97,18 +97,26 @@ def _coco(window: JsonWindow, path: Path, columns: ResultColumns) -> None:
         try:
             columns.add(entry)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            detail = error.found if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             raise InputError(
-                f"{path}: entry {number} is no detection ({type(error).__name__}: {error})",
+                f"{path}: entry {number} is no detection ({detail})",
                 "image_id, category_id, score and bbox [x, y, w, h] or segmentation",
                 "write the file as a COCO results list",
             ) from None
 
 
 def _glip(window: JsonWindow, path: Path, columns: ResultColumns) -> None:
+    seen: set[str] = set()
     for image_id in window.member_names():
         entry = window.value()
         try:
-            boxes = np.asarray(entry["boxes"], np.float64).reshape(-1, 4)
+            if image_id in seen:
+                raise ValueError("an earlier entry has the same key")
+            seen.add(image_id)
+            boxes = np.asarray(entry["boxes"], np.float64)
+            if boxes.size and boxes.shape[1:] != (4,):
+                raise ValueError(f"boxes of shape {list(boxes.shape)}")
+            boxes = boxes.reshape(-1, 4)
             labels, scores = np.asarray(entry["labels"]), np.asarray(entry["scores"], np.float64)
             if not len(boxes) == len(labels) == len(scores):
                 raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {len(scores)} scores")

@@ -1,5 +1,10 @@
-"""Compressed COCO run lengths {"size": [h, w], "counts": bytes}. All use of pycocotools.mask is here."""
+"""Compressed COCO run lengths {"size": [h, w], "counts": bytes}. All use of pycocotools.mask is here.
 
+pycocotools trusts its input: run lengths that do not fill the image make it read beyond their end or loop for
+ever, and outlines far outside of it take all memory. Whatever comes from a file is checked before.
+"""
+
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +16,8 @@ from regionspot_cache.errors import InputError
 Rle = dict[str, Any]
 
 _mask: Any = mask_utils  # published type stubs do not know lists of run lengths
+_BYTES_AT_ONCE = 1 << 20  # of run lengths that are checked; about a hundred times as much memory
+_MOST_DIGITS = 7  # of a run length; 32 bits
 _MASKS_AT_ONCE = 255  # pycocotools 2.0.11 counts the masks of one call of area in 8 bits
 
 
@@ -27,16 +34,89 @@ def annotation_rle(segmentation: Any, height: int, width: int) -> Rle:
     """
     try:
         if isinstance(segmentation, list):
+            _check_polygons(segmentation, height, width)
             return _mask.merge(_mask.frPyObjects(segmentation, height, width))
         if isinstance(segmentation["counts"], list):
-            return _mask.frPyObjects(segmentation, height, width)
+            return _from_plain_counts(segmentation, height, width)
+        check_fills(segmentation)
         return segmentation
-    except (IndexError, KeyError, TypeError) as error:
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"an annotation without a usable mask ({type(error).__name__})",
-            "polygons or run lengths for every annotation",
+            f"an annotation without a usable mask ({type(error).__name__}: {error})",
+            "polygons near the image, or run lengths that fill it, for every annotation",
             "evaluate boxes only",
         ) from None
+
+
+def check_fills(rle: Rle) -> None:
+    """Raises ValueError for compressed run lengths that do not fill their image exactly."""
+    counts = rle["counts"].encode("ascii") if isinstance(rle["counts"], str) else rle["counts"]
+    sizes = np.array([rle["size"]], np.int64).reshape(1, 2)
+    if not fills(counts, np.array([0, len(counts)]), sizes)[0]:
+        raise ValueError(f"the run lengths do not fill {sizes[0].tolist()}")
+
+
+def fills(data: bytes | bytearray, offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Whether the run lengths of each mask are whole and fill its image exactly, bool [B].
+
+    Args:
+        data: compressed counts of all masks, one after the other; see cocoapi's maskApi.c, rleToString.
+        offsets: i64 [B+1].
+        sizes: int [B,2], height and width.
+    """
+    good = np.diff(offsets) > 0
+    rows = np.flatnonzero(good)  # reduceat knows no empty parts
+    starts, ends = offsets[:-1][rows], offsets[1:][rows]
+    first = 0
+    while first < len(rows):
+        last = max(first + 1, int(np.searchsorted(ends, starts[first] + _BYTES_AT_ONCE, side="right")))
+        part, span = rows[first:last], slice(int(starts[first]), int(ends[last - 1]))
+        pixels = sizes[part].astype(np.int64).prod(axis=1)
+        good[part] = _fill(np.frombuffer(data, np.uint8)[span], ends[first:last] - span.start, pixels)
+        first = last
+    return good
+
+
+def _fill(data: np.ndarray, ends: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """As `fills`, for masks that end at `ends` i64 [b] of `data` u8 [n] and have `pixels` i64 [b]."""
+    digits = data.astype(np.int64) - 48
+    is_last = (digits & 0x20) == 0  # of a number
+    bad_digit = (digits < 0) | (digits > 63)
+    bad_digit[ends - 1] |= ~is_last[ends - 1]  # cut off
+    is_last[ends - 1] = True
+    number_end = np.flatnonzero(is_last)
+    number_start = np.concatenate([[0], number_end[:-1] + 1])
+    length = number_end - number_start + 1
+    place = np.arange(len(data)) - np.repeat(number_start, length)
+    bad_digit |= place >= _MOST_DIGITS
+    values = np.add.reduceat((digits & 0x1F) << (5 * np.minimum(place, _MOST_DIGITS)), number_start)
+    values -= ((digits[number_end] & 0x10) > 0) * (1 << (5 * np.minimum(length, _MOST_DIGITS)))
+    first = np.searchsorted(number_end, np.concatenate([[0], ends[:-1]]))  # number of each mask
+    index = np.arange(len(values)) - np.repeat(first, np.diff(np.append(first, len(values))))
+    for parity in (1, 2):  # from the third on, a number is the difference to the one before the last
+        chain = np.flatnonzero((index >= parity) & ((index - parity) % 2 == 0))
+        sums = np.cumsum(values[chain])
+        heads = index[chain] == parity
+        base = (sums - values[chain])[heads]
+        values[chain] = sums - base[np.cumsum(heads) - 1] if len(base) else sums
+    starts = np.concatenate([[0], ends[:-1]])
+    broken = np.logical_or.reduceat(bad_digit, starts) | np.logical_or.reduceat(values < 0, first)
+    return ~broken & (np.add.reduceat(values, first) == pixels)
+
+
+def _from_plain_counts(segmentation: Any, height: int, width: int) -> Rle:
+    counts = segmentation["counts"]
+    if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != height * width:
+        raise ValueError(f"the run lengths do not fill {[height, width]}")
+    return _mask.frPyObjects(segmentation, height, width)
+
+
+def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
+    """Points may lie outside the image, but no farther than its longer side."""
+    side = max(height, width)
+    for points in polygons:
+        if not (math.isfinite(sum(points)) and min(points) >= -side and max(points) <= 2 * side):
+            raise ValueError(f"a polygon that leaves an image of {height} x {width} far behind")
 
 
 def mask_areas(rles: Sequence[Rle]) -> np.ndarray:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.evaluation import Scope, encode_mask, evaluate, read_results, write_results
+from regionspot_cache.evaluation import MaskTable, Scope, encode_mask, evaluate, read_results, write_results
 from regionspot_cache.evaluation.ground_truth import judged_pairs
 from regionspot_cache.evaluation.results_columns import pair_code
 from regionspot_cache.evaluation.results_reader import NOT_EVALUATED
+from regionspot_cache.evaluation.rle import fills
 from tests.evaluation.synthetic import HEIGHT, WIDTH, Problem, annotations, detections
 
 SIZE = (8, 10)
@@ -107,9 +108,18 @@ def test_ids_as_text_are_the_same_images(tmp_path: Path) -> None:
         ([entry(segmentation=[[1, 2, 3]])], "entry 0 is no detection|without a usable mask"),
         ([entry(bbox=[1, 2, float("inf"), 4])], "1 of 1 detections have a box that is not finite"),
         (["detection"], "entry 0 is no detection"),
+        ([entry(category=1.5)], "entry 0 is no detection .*category_id 1.5 is no integer"),
+        ([entry(category=True)], "entry 0 is no detection .*category_id True"),
+        ([entry(segmentation={"size": SIZE, "counts": ""})], "empty run lengths"),
+        ([entry(segmentation={"size": SIZE, "counts": [5, 7]})], "do not fill"),
+        ([entry(segmentation={"size": SIZE, "counts": [0, 2**31]})], "do not fill"),
+        ([entry(segmentation={"size": SIZE, "counts": [-1, 81]})], "do not fill"),
+        ([entry(), entry(segmentation=[[1, 2, 9, 2, 9, float("nan")]])], "entry 1 .* far behind"),
+        ([entry(segmentation=[[0, 0, 1e9, 0, 1e9, 1e9]])], "far behind"),
         ([entry(image_id=[7])], "entry 0 is no detection"),
         ({"7": {"scores": [1], "labels": [[1]], "boxes": [[1, 2, 3]]}}, "image '7'"),
         ({"7": [1]}, "image '7'"),
+        ({"7": {"scores": [1], "labels": [1], "boxes": [[1, 2], [3, 4]]}}, "boxes of shape"),
         ({"7": {"scores": [1], "labels": [0], "boxes": [[1, 2, 3, 4]]}}, "labels, such as 0"),
         ("text", r"\[ or {"),
     ],
@@ -118,6 +128,43 @@ def test_what_is_no_results_file_of_this_dataset(content: Any, found: str, tmp_p
     with pytest.raises(InputError, match=found) as caught:
         read_results(write(tmp_path, content), SCOPE)
     assert caught.value.expected
+
+
+@pytest.mark.parametrize("with_box", [True, False])
+@pytest.mark.parametrize(
+    "counts", ["P", "b0", "zzz", "Zn0l0", "~~~~", "0" * 40, "P1P1", "c000000000000", "o"]
+)
+def test_run_lengths_that_pycocotools_would_hang_or_crash_on(
+    counts: str, with_box: bool, tmp_path: Path
+) -> None:
+    broken = entry(segmentation={"size": SIZE, "counts": counts})
+    if not with_box:
+        del broken["bbox"]
+    path = write(tmp_path, [entry(segmentation=rle(MASK)), broken, entry(segmentation=rle(~MASK))])
+    with pytest.raises(InputError, match=r"1 of 3 masks|entry 1 is no detection"):
+        read_results(path, SCOPE)
+
+
+def test_run_lengths_of_every_kind_fill_their_images() -> None:
+    rng = np.random.default_rng(0)
+    masks = [
+        rng.random(size) < share for size in ((1, 1), (7, 300), (200, 33)) for share in (0, 0.02, 0.5, 1)
+    ]
+    masks += [np.ones((3000, 2000), bool), np.zeros((3000, 2000), bool)]
+    table = MaskTable.from_rles([encode_mask(mask) for mask in masks] * 3)
+    assert fills(table.data, table.offsets, table.sizes).all()
+    assert not fills(table.data, table.offsets, table.sizes + 1).any()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("regionspot_cache.evaluation.rle._BYTES_AT_ONCE", 50)
+        assert fills(table.data, table.offsets, table.sizes).all()
+
+
+def test_an_image_twice_in_a_dictionary(tmp_path: Path) -> None:
+    once = '"7": {"scores": [1], "labels": [1], "boxes": [[1, 2, 3, 4]]}'
+    path = tmp_path / "twice.json"
+    path.write_text(f"{{{once}, {once}}}")
+    with pytest.raises(InputError, match=r"image '7' .* earlier entry"):
+        read_results(path, SCOPE)
 
 
 def test_masks_in_every_form_of_coco(tmp_path: Path) -> None:
