@@ -57,8 +57,13 @@ def _values(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {key: cfg[key] for key in ("mean", "std", "interpolation") if key in cfg}
 
 
+def is_open_clip(model: str) -> bool:
+    """Whether `ClipSpec.model` names a network of open_clip."""
+    return model.startswith(BRINGS_WEIGHTS) or model in open_clip.list_models()
+
+
 def _check_model(spec: ClipSpec) -> None:
-    if spec.model.startswith(BRINGS_WEIGHTS) or spec.model in open_clip.list_models():
+    if is_open_clip(spec.model):
         return
     raise UsageError(
         f"open_clip has no model {spec.model!r}, and no installed package registers one.",

@@ -71,7 +71,7 @@ def load_backbone(spec: BackboneSpec, device: Device = "cpu", progress: Progress
 
 
 def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = None) -> SamEncoder:
-    """The SAM side; a network of the user's own goes before one of this package.
+    """The SAM side: of this package, of transformers, or the user's own.
 
     Raises:
         MissingFileError: weights that are not here and cannot be fetched.
@@ -103,7 +103,7 @@ def _sam_config(model: str) -> Mapping[str, Any]:
 
 
 def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipEncoder:
-    """The CLIP side; a network of the user's own goes before one of open_clip.
+    """The CLIP side: the packaged one, one of open_clip, or the user's own.
 
     On the device "meta" it has shapes but no values.
 

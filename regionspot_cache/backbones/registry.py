@@ -2,6 +2,7 @@
 
 Naming an import path runs its code. Entry points belong to packages that somebody installed on this machine,
 so any file may name them; an import path counts only in a file that the user himself gave, see `load_preset`.
+A name that this package, transformers or open_clip has already cannot be taken over.
 """
 
 import importlib
@@ -12,7 +13,10 @@ from typing import Any, Literal
 import torch
 
 from regionspot_cache.backbones.clip_encoder import ClipEncoder
+from regionspot_cache.backbones.clip_tags import is_open_clip
+from regionspot_cache.backbones.hf_sam_load import is_transformers
 from regionspot_cache.backbones.presets import ClipSpec, SamSpec, is_import_path
+from regionspot_cache.backbones.sam_build import PUBLISHED
 from regionspot_cache.backbones.sam_encoder import SamEncoder
 from regionspot_cache.errors import UsageError
 
@@ -25,12 +29,19 @@ PROTOCOLS: dict[Kind, type] = {"sam": SamEncoder, "clip": ClipEncoder}
 
 
 def registered(kind: Kind) -> dict[str, EntryPoint]:
-    """Entry points of installed packages for one half, by name."""
-    return {point.name: point for point in sorted(entry_points(group=GROUPS[kind]), key=lambda p: p.name)}
+    """Entry points of installed packages for one half, by name; without names that are taken."""
+    points = sorted(entry_points(group=GROUPS[kind]), key=lambda point: point.name)
+    return {point.name: point for point in points if not _is_built_in(kind, point.name)}
+
+
+def _is_built_in(kind: Kind, model: str) -> bool:
+    if model == "packaged":
+        return True
+    return is_open_clip(model) if kind == "clip" else model in PUBLISHED or is_transformers(model)
 
 
 def own_network(kind: Kind, model: str) -> Factory | None:
-    """What makes the network `model` of a spec, if it is an entry point or an import path; else None.
+    """What makes the network `model` of a spec: an entry point or an import path; None for any other.
 
     Args:
         kind: the half.

@@ -46,6 +46,19 @@ def test_an_entry_point_is_found_by_its_name() -> None:
     assert own_network("sam", "mine") is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [("sam", "packaged"), ("sam", "vit_b"), ("sam", "sam3"), ("clip", "packaged"), ("clip", "ViT-B-16")],
+)
+def test_names_of_networks_that_are_here_cannot_be_taken_over(
+    monkeypatch: pytest.MonkeyPatch, kind: registry.Kind, model: str
+) -> None:
+    points = [EntryPoint(name, f"{HERE}:build", registry.GROUPS[kind]) for name in (model, "mine")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    assert own_network(kind, model) is None
+    assert list(registry.registered(kind)) == ["mine"]
+
+
 def test_names_of_other_kinds_are_no_import_paths() -> None:
     names = ["ViT-B-16", "hf-hub:a/b", "local-dir:/a.b:c", "packaged", "a:", ":b", "a b:c", "a:b-c", "1a:b"]
     assert [name for name in names if is_import_path(name)] == []
