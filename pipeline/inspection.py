@@ -12,6 +12,7 @@ from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
 from pipeline.plan import counts
 from regionspot_cache.backbones import BackboneSpec, load_clip, load_preset, load_sam
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
+from regionspot_cache.identity import require_same
 from regionspot_cache.store import Cache, CacheWriter, Problem, open_cache, open_writer
 from regionspot_cache.store import verify as verify_store
 from regionspot_cache.views import Augmentation
@@ -267,11 +268,10 @@ def _encoders_of(cache: Cache, spec: BackboneSpec) -> Encoders:
 
 
 def _require_same(cache: Cache, half: str, fingerprint: dict[str, Any]) -> None:
-    stored = cache.halves[half].fingerprint
-    for key, value in fingerprint.items():
-        if stored.get(key) != value:
-            raise IdentityError(
-                f"The cache's {half}.{key} is {stored.get(key)}, that of these networks {value}.",
-                "The networks that the cache was made with.",
-                "Name them with --backbone.",
-            )
+    require_same(
+        {half: cache.halves[half].fingerprint},
+        {half: fingerprint},
+        what="the cache",
+        wanted_by="these networks",
+        remedy="Name the networks that it was made with: rs-cache verify CACHE --recompute K --backbone NAME",
+    )

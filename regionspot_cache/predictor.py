@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset
 from regionspot_cache.backbones.presets import Position
-from regionspot_cache.errors import IdentityError, InputError
+from regionspot_cache.errors import InputError
 from regionspot_cache.head import RegionHead, read_model_config
 from regionspot_cache.hub import BACKBONE_FILE, model_folder
+from regionspot_cache.identity import require_same
 from regionspot_cache.images import ImageFailure, read_image
 from regionspot_cache.recognition import RegionInputs, RegionSpot
 from regionspot_cache.vocabulary import text_embeddings
@@ -153,13 +154,14 @@ def require_backbone(config: dict[str, Any], backbone: Backbone, model: str) -> 
     """
     for half, network in (("sam", backbone.sam), ("clip", backbone.clip)):
         found = network.fingerprint()
-        for key, value in config[half].items():
-            if key != "precision" and found.get(key) != value:
-                raise IdentityError(
-                    f"{model} was trained on {half}.{key} = {value}; the backbone has {found.get(key)}.",
-                    "The backbone that the head was trained on.",
-                    f"Give it with --backbone, or leave that out to use {model}/{BACKBONE_FILE}.",
-                )
+        recorded = {key: value for key, value in config[half].items() if key != "precision"}
+        require_same(
+            {half: recorded},
+            {half: {key: found.get(key) for key in recorded}},
+            what=model,
+            wanted_by="this backbone",
+            remedy=f"Give its own with --backbone, or leave that out to use {model}/{BACKBONE_FILE}.",
+        )
 
 
 def _pixels(image: NDArray[np.uint8] | Path | str) -> NDArray[np.uint8]:

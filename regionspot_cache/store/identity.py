@@ -5,14 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from regionspot_cache.errors import DamageError, IdentityError, MissingFileError
+from regionspot_cache.identity import require_same
 from regionspot_cache.store.layout import FORMAT, HalfSpec, PlanShape
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan import CachePlan, id_kind
 from regionspot_cache.store.records import digest, from_record, to_record
-from regionspot_cache.views import Augmentation
 
 CACHE_KEY = "cache.json"
-_SHOWN = 120
 
 
 def half_key(half: str) -> str:
@@ -104,8 +103,7 @@ class HalfRecord:
 def cache_identity(plan: CachePlan) -> dict[str, Any]:
     """The identity of a planned cache, JSON values only."""
     data = plan.dataset
-    augmentation: Augmentation | None = getattr(data, "augmentation", None)
-    views = {"augmentation": augmentation.to_dict()} if augmentation else {}
+    views = {"augmentation": data.augmentation.to_dict()} if data.augmentation else {}
     return {
         "dataset": data.name,
         "split": data.split,
@@ -145,59 +143,32 @@ def require_same_cache(found: Mapping[str, Any], wanted: Mapping[str, Any], url:
     """Refuse to continue a cache that was planned from something else. Raises IdentityError."""
     remedy = f"choose another --cache for this dataset, or delete {url} and run the same command again"
     # First, because other views change nearly every other key too.
-    theirs, ours = ({"augmentation": each.get("augmentation", "none")} for each in (found, wanted))
-    _require_same(theirs, ours, f"the cache at {url}", remedy)
-    _require_same(found, wanted, f"the cache at {url}", remedy)
+    views = ({"augmentation": each.get("augmentation", "none")} for each in (found, wanted))
+    for theirs, ours in (views, (found, wanted)):
+        require_same(
+            theirs,
+            ours,
+            what=f"the cache at {url}",
+            wanted_by="this dataset and these settings",
+            remedy=remedy,
+        )
 
 
 def require_same_half(found: HalfSpec, wanted: HalfSpec, url: str) -> None:
     """Refuse to mix features of two backbones in one half. Raises IdentityError."""
-    _require_same(
-        found.to_dict(),
-        wanted.to_dict(),
-        f"the {found.name} half of {url}",
-        _rebuild_command(found.name, url),
-    )
+    _require_same_half(found.to_dict(), wanted.to_dict(), found.name, url)
 
 
 def require_fingerprint(found: HalfSpec, wanted: Mapping[str, Any], url: str) -> None:
     """Refuse features that were not made by the backbone in use. Raises IdentityError."""
-    _require_same(
-        {"fingerprint": found.fingerprint},
-        {"fingerprint": wanted},
-        f"the {found.name} half of {url}",
-        _rebuild_command(found.name, url),
+    _require_same_half({"fingerprint": found.fingerprint}, {"fingerprint": wanted}, found.name, url)
+
+
+def _require_same_half(found: Mapping[str, Any], wanted: Mapping[str, Any], half: str, url: str) -> None:
+    require_same(
+        found,
+        wanted,
+        what=f"the {half} half of {url}",
+        wanted_by="these networks and settings",
+        remedy=f"rs-cache extract --cache {url} --half {half} --rebuild",
     )
-
-
-def _rebuild_command(half: str, url: str) -> str:
-    return f"rs-cache extract --cache {url} --half {half} --rebuild"
-
-
-def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str, remedy: str) -> None:
-    ours, theirs = flatten(wanted), flatten(found)
-    for key in [*ours, *(key for key in theirs if key not in ours)]:
-        if ours.get(key) != theirs.get(key):
-            raise IdentityError(
-                f"{what} was made with {key} = {_shown(theirs.get(key))}",
-                f"{key} = {_shown(ours.get(key))}",
-                remedy,
-            )
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and short lists of mappings as dotted keys, in order."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= flatten(item, f"{prefix}{key}.")
-        elif isinstance(item, list | tuple) and any(isinstance(part, Mapping) for part in item):
-            flat |= flatten({str(i): part for i, part in enumerate(item)}, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(item) if isinstance(item, tuple) else item
-    return flat
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... (SHA-256 {digest(text.encode())[:12]})"

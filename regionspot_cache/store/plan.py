@@ -90,7 +90,7 @@ class CachePlan:
     @property
     def views(self) -> ViewTable | None:
         """Views of the dataset's records, when it has extra ones."""
-        return getattr(self.dataset, "views", None)
+        return self.dataset.views
 
     @property
     def num_partitions(self) -> int:
@@ -191,9 +191,8 @@ def _check_dataset(dataset: "DetectionDataset", partition_size: int) -> None:
             "one row an image or a box",
             "report the annotation file that led here",
         )
-    views: ViewTable | None = getattr(dataset, "views", None)
-    if views is not None:
-        _check_views(views, images, dataset.name)
+    if dataset.views is not None:
+        _check_views(dataset.views, images, dataset.name)
 
 
 def _check_views(views: ViewTable, images: int, name: str) -> None:

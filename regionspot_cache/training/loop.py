@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from regionspot_cache.errors import InputError, RegionSpotError
+from regionspot_cache.identity import require_same
 from regionspot_cache.losses import region_loss
 from regionspot_cache.training.checkpoint import (
     load_tensors,
@@ -34,7 +35,7 @@ from regionspot_cache.training.metrics import MetricsLog, StepReport
 from regionspot_cache.training.order import slice_of_rank
 from regionspot_cache.training.schedule import learning_rate
 from regionspot_cache.training.setup import RunData, StageData, initial_head, run_identity
-from regionspot_cache.training.sources import TrainingSource, model_metadata, refuse_difference
+from regionspot_cache.training.sources import TrainingSource, model_metadata
 
 OnStep = Callable[[StepReport], None]
 
@@ -130,12 +131,12 @@ class _Run:
         if found is None:
             return 0
         state = read_state(found)
-        refuse_difference(
+        require_same(
             state["identity"],
             self.identity,
-            str(found),
-            "this run",
-            "use the settings of that run, or train into another folder: --out DIR",
+            what=str(found),
+            wanted_by="this run",
+            remedy="use the settings of that run, or train into another folder: --out DIR",
         )
         self.step, self.saved = state["step"], found
         fresh = self.step in self._stage_starts()
@@ -162,7 +163,7 @@ class _Run:
         data = self.data.stage(index, self.device)
         if self.step == start:
             self.optimizer = self._new_optimizer()
-        clock = _Clock(self.step, self.config.batch_size)
+        clock = _Clock(self.step)
         steps = range(self.step - start, stage.steps)
         with self._read_ahead(data, steps) as batches:
             for batch in clock.timed(batches):
@@ -301,7 +302,7 @@ class _Losses:
 class _Clock:
     """Speed and time spent waiting for data since the last lap."""
 
-    def __init__(self, step: int, batch_size: int) -> None:
+    def __init__(self, step: int) -> None:
         self._step, self._since, self._waited = step, time.perf_counter(), 0.0
 
     def timed(self, batches: ReadAhead) -> Iterator[Batch]:

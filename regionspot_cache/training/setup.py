@@ -10,15 +10,11 @@ from torch import Tensor
 
 from regionspot_cache.errors import InputError, UsageError
 from regionspot_cache.head import RegionHead, read_model_config
+from regionspot_cache.identity import require_same
 from regionspot_cache.training.config import Stage, TrainConfig
 from regionspot_cache.training.loader import SourceReader
 from regionspot_cache.training.order import SampleOrder, UsableImages, usable_images, window_partitions
-from regionspot_cache.training.sources import (
-    TrainingSource,
-    build_head_config,
-    model_metadata,
-    refuse_difference,
-)
+from regionspot_cache.training.sources import TrainingSource, build_head_config, model_metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +98,12 @@ def initial_head(sources: Sequence[TrainingSource], config: TrainConfig) -> Regi
     if config.init_from:
         given, own = read_model_config(config.init_from), model_metadata(sources)
         shared = [key for key in ("sam", "clip", "token_position") if key in given]
-        refuse_difference(
+        require_same(
             {key: given[key] for key in shared},
             {key: own[key] for key in shared},
-            config.init_from,
-            "these caches",
+            what=config.init_from,
+            wanted_by="these caches",
+            remedy="extract the caches with the networks of that head: rs-cache extract --backbone",
         )
         start = RegionHead.from_pretrained(config.init_from)
         head.load_checked(start.state_dict(), source=config.init_from)
@@ -115,12 +112,7 @@ def initial_head(sources: Sequence[TrainingSource], config: TrainConfig) -> Regi
 
 def run_identity(sources: Sequence[TrainingSource], config: TrainConfig) -> dict[str, Any]:
     """What a resumed run must have in common with the run it continues."""
-    return {"config": config.identity(), "sources": {source.name: _identity(source) for source in sources}}
-
-
-def _identity(source: TrainingSource) -> dict[str, Any]:
-    augmentation = getattr(source.cache.dataset, "augmentation", None)
-    return {**source.identity(), **({"augmentation": augmentation} if augmentation else {})}
+    return {"config": config.identity(), "sources": {source.name: source.identity() for source in sources}}
 
 
 def _check_names(sources: Sequence[TrainingSource], config: TrainConfig) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot_cache.errors import IdentityError, InputError
+from regionspot_cache.errors import InputError
 from regionspot_cache.head import HeadConfig, HeadOptions
+from regionspot_cache.identity import require_same
 from regionspot_cache.training.order import ImageTable
 
 
@@ -121,6 +122,7 @@ class TrainingSource:
             "clip": self.fingerprint("clip"),
             "token_position": self.token_position,
             "annotations": dataset.annotation_sha256,
+            "augmentation": dataset.augmentation,
             "images": self.cache.num_images,
             "class_names_sha256": digest_names(self.class_names),
             "class_map_sha256": _digest(self.class_map),
@@ -138,7 +140,13 @@ def build_head_config(sources: Sequence[TrainingSource], options: HeadOptions) -
     """
     first = sources[0]
     for other in sources[1:]:
-        refuse_difference(_features(other), _features(first), other.name, first.name)
+        require_same(
+            _features(other),
+            _features(first),
+            what=other.name,
+            wanted_by=first.name,
+            remedy="extract the caches with the same backbone: rs-cache extract",
+        )
     return HeadConfig(**first.head_sizes(), **dataclasses.asdict(options))
 
 
@@ -163,21 +171,6 @@ def model_metadata(sources: Sequence[TrainingSource]) -> dict[str, Any]:
     }
 
 
-def refuse_difference(
-    found: Mapping[str, Any], expected: Mapping[str, Any], found_in: str, expected_by: str, remedy: str = ""
-) -> None:
-    """Raises `IdentityError` with the first key, depth first, whose values differ."""
-    flat_found, flat_expected = _flatten(found), _flatten(expected)
-    for key in sorted(set(flat_found) | set(flat_expected)):
-        here, there = flat_found.get(key, "not set"), flat_expected.get(key, "not set")
-        if here != there:
-            raise IdentityError(
-                f"{found_in}: {key} is {here}",
-                f"{expected_by}: {there}",
-                remedy or "extract the caches with the same backbone: rs-cache extract",
-            )
-
-
 def _features(source: TrainingSource) -> dict[str, Any]:
     halves = {half: source.fingerprint(half) for half in ("sam", "clip")}
     return {**halves, "token_position": source.token_position, **source.head_sizes()}
@@ -190,14 +183,3 @@ def digest_names(names: Sequence[str]) -> str:
 def _digest(array: NDArray[Any]) -> str:
     values = np.ascontiguousarray(array)
     return hashlib.sha256(f"{values.dtype.str}{values.shape}".encode() + values.tobytes()).hexdigest()
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    # A round trip through JSON makes tuples and lists, as well as int and str keys, compare equal.
-    for key, value in json.loads(json.dumps(values, default=str)).items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

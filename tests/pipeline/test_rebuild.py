@@ -91,5 +91,5 @@ def test_another_sam_replaces_the_sam_half_only(family: str) -> None:
     assert trained.code == 0, trained.err
     evaluated = rs_cache("eval", "--checkpoint", HEAD, "--dataset", "shapes:val", "--backbone", own)
     assert evaluated.code == 4
-    assert "was trained on sam." in evaluated.error["error"]
+    assert "was made with sam." in evaluated.error["error"]
     assert "--backbone" in evaluated.error["next"]

@@ -84,7 +84,7 @@ def train_and_recognise(cache: Path) -> None:
     """The old head is refused; a new one has no prefix token, and its attention is drawn."""
     old = rs_cache("eval", "--checkpoint", HEAD, "--dataset", "shapes:val", "--backbone", "siglip.yaml")
     assert old.code == 4
-    assert "was trained on clip." in old.error["error"]
+    assert "was made with clip." in old.error["error"]
     trained = rs_cache("train", "--config", "train.yaml", "--set", "backbone=siglip.yaml", "--out", "new")
     assert trained.code == 0, trained.err
     head = json.loads(Path("new/config.json").read_text())["head"]

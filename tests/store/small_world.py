@@ -59,6 +59,8 @@ def make_dataset(
         dropped=Counter({"crowd": 2}),
         policy=BoxPolicy(),
         exif="ignore",
+        views=None,
+        augmentation=None,
     )
 
 

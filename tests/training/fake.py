@@ -45,7 +45,9 @@ class FakeCache:
         else:
             self.maps, self.scales = random.normal(size=shape).astype(np.float16), None
         names = tuple(f"class {i}" for i in range(self.classes))
-        self.dataset = SimpleNamespace(name="fake", class_names=names, annotation_sha256=f"a{self.seed}")
+        self.dataset = SimpleNamespace(
+            name="fake", class_names=names, annotation_sha256=f"a{self.seed}", augmentation=None
+        )
         kind = "int8" if self.quantised else "float16"
         token = SimpleNamespace(name="transformer", dtype=kind, item_shape=(TOKEN_DIM,), ragged=True)
         feature = SimpleNamespace(name="map", dtype=kind, item_shape=(MAP_TOKENS, MAP_DIM), ragged=False)

@@ -165,7 +165,7 @@ def other_text() -> TrainingSource:
     [
         (make_source(), make_config(weight_decay=0.5), r"config\.weight_decay"),
         (make_source(), make_config(13), r"config\.stages"),
-        (make_source(cache=FakeCache(backbone="bl")), make_config(), r"sources\.fake\.clip\.model"),
+        (make_source(cache=FakeCache(backbone="bl")), make_config(), r"sources\.fake\.sam\.model"),
         (make_source(cache=FakeCache(seed=5)), make_config(), r"sources\.fake\.annotations"),
         (make_source(class_names=("x", "y", "z", "w")), make_config(), r"sources\.fake\.class_names_sha256"),
         (other_text(), make_config(), r"sources\.fake\.text_sha256"),
@@ -189,7 +189,7 @@ def test_settings_of_speed_may_change_on_resume(tmp_path: Path) -> None:
 
 def test_sources_of_different_backbones_do_not_mix(tmp_path: Path) -> None:
     sources = [make_source("a"), make_source("b", FakeCache(backbone="bl"))]
-    with pytest.raises(IdentityError, match=r"b: clip\.model is clip bl"):
+    with pytest.raises(IdentityError, match=r"b was made with sam\.model = 'sam bl'"):
         train(sources, make_config(), tmp_path)
 
 
@@ -208,7 +208,7 @@ def test_weights_of_another_size_or_backbone_are_refused(tmp_path: Path) -> None
     wide = make_config(init_from=start, head=HeadOptions(depth=2, num_heads=2, ffn_dim=32))
     with pytest.raises(IdentityError, match="linear1"):
         train([make_source()], wide, tmp_path / "wide")
-    with pytest.raises(IdentityError, match=r"clip\.model"):
+    with pytest.raises(IdentityError, match=r"sam\.model"):
         train([make_source(cache=FakeCache(backbone="bl"))], make_config(init_from=start), tmp_path / "bl")
 
 

@@ -42,6 +42,8 @@ def make_dataset() -> SimpleNamespace:
         annotation_ids=np.arange(total),
         dropped={},
         policy=SimpleNamespace(to_dict=lambda: {"min_size": 1.0}),
+        views=None,
+        augmentation=None,
         exif="ignore",
     )
 

@@ -1,0 +1,57 @@
+"""Identities compared: what a cache, a run or a head was made from, and what it is asked to work with."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from regionspot_cache.errors import IdentityError
+
+_SHOWN = 120  # characters of a value in a message
+
+
+def require_same(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], *, what: str, wanted_by: str, remedy: str
+) -> None:
+    """Refuses two identities that differ; a key that is not there equals None.
+
+    Args:
+        found: nested values that JSON can hold; what it cannot is compared as text.
+        wanted: of the same kind; its order decides which difference is named.
+        what: whose `found` is, "the cache at DIR".
+        wanted_by: whose `wanted` is, "this run".
+        remedy: the next command.
+
+    Raises:
+        IdentityError: names the first key that differs, as dotted path, and both values.
+    """
+    theirs, ours = _flatten(found), _flatten(wanted)
+    for key in [*ours, *(key for key in theirs if key not in ours)]:
+        if ours.get(key) != theirs.get(key):
+            raise IdentityError(
+                f"{what} was made with {key} = {_shown(theirs.get(key))}",
+                f"{key} = {_shown(ours.get(key))}, that of {wanted_by}",
+                remedy,
+            )
+
+
+def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    # A round trip through JSON makes tuples and lists, as well as int and str keys, compare equal.
+    return _dotted(json.loads(json.dumps(values, default=str)), "")
+
+
+def _dotted(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Nested mappings and lists of mappings as dotted keys, in order."""
+    flat: dict[str, Any] = {}
+    for key, item in values.items():
+        if isinstance(item, list) and any(isinstance(part, dict) for part in item):
+            item = {str(i): part for i, part in enumerate(item)}
+        flat |= _dotted(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return flat
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[:_SHOWN]}... (SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:12]})"
