@@ -108,12 +108,6 @@ def clean_boxes(
     return CleanBoxes(kept=kept, boxes=clipped[kept], labels=labels[kept], dropped=dropped)
 
 
-def xywh_to_xyxy(boxes: ArrayLike) -> Boxes:
-    """[N, 4] left, top, width, height -> float32 [N, 4] xyxy."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    return _as_float32(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1))
-
-
 def xyxy_to_xywh(boxes: ArrayLike) -> Boxes:
     """[N, 4] xyxy -> float32 [N, 4] left, top, width, height."""
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)

@@ -13,7 +13,7 @@ from pipeline.reproduce.settings import ReproduceSettings
 from regionspot_cache.errors import RegionSpotError
 
 
-def dry_run(names: Sequence[str], settings: ReproduceSettings, *, json_out: bool = False) -> None:
+def dry_run(names: Sequence[str], settings: ReproduceSettings, *, as_json: bool = False) -> None:
     """Prints the rows, what would be extracted, trained and evaluated, and what is missing; does nothing."""
     tables = load_tables(names, settings.tables)
     plan = make_plan(tables, settings)
@@ -34,7 +34,7 @@ def dry_run(names: Sequence[str], settings: ReproduceSettings, *, json_out: bool
         "units_to_do": sum(not unit.done for unit in units),
         "tables": {table.name: _row_states(table, plan, scheduler) for table in tables},
     }
-    console.result(facts, _text(facts, plan, settings), as_json=json_out)
+    console.result(facts, _text(facts, plan, settings), as_json=as_json)
 
 
 def _identity_if_ready(path: Path) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from pipeline import console
 from pipeline.reproduce.outcome import SPREADS, TableOutcome
 from pipeline.reproduce.rows import PAPER
 from pipeline.reproduce.settings import ReproduceSettings
-from pipeline.reproduce.tables import SHORT, as_json, markdown, sections
+from pipeline.reproduce.tables import SHORT, markdown, sections, table_facts
 from regionspot_cache.files import replacing
 from regionspot_cache.reporting.page import Text, write_report
 
 
-def show(outcomes: Sequence[TableOutcome], settings: ReproduceSettings, *, as_json_text: bool) -> None:
-    values = {"world": settings.world, "tables": [as_json(outcome) for outcome in outcomes]}
+def show(outcomes: Sequence[TableOutcome], settings: ReproduceSettings, *, as_json: bool) -> None:
+    values = {"world": settings.world, "tables": [table_facts(outcome) for outcome in outcomes]}
     text = "\n\n".join(markdown(outcome, SHORT) for outcome in outcomes)
-    console.result(values, f"{text}\n\nOurs: {settings.made_on}.\n{summary(outcomes)}", as_json=as_json_text)
+    console.result(values, f"{text}\n\nOurs: {settings.made_on}.\n{summary(outcomes)}", as_json=as_json)
 
 
 def summary(outcomes: Sequence[TableOutcome]) -> str:
@@ -34,7 +34,7 @@ def write(outcomes: Sequence[TableOutcome], settings: ReproduceSettings, seconds
     """`tables.md`, `report.html` and `results.json` in the folder of the run."""
     facts, texts = _facts(settings, seconds), _introduction(outcomes, settings)
     made = ", ".join(facts.values()) + "."
-    values = {"world": settings.world, **facts, "tables": [as_json(outcome) for outcome in outcomes]}
+    values = {"world": settings.world, **facts, "tables": [table_facts(outcome) for outcome in outcomes]}
     _replace(settings, "results.json", json.dumps(values, indent=1) + "\n")
     parts = ["# The paper's tables and ours", *texts, made, *map(markdown, outcomes)]
     _replace(settings, "tables.md", "\n\n".join(parts) + "\n")

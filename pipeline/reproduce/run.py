@@ -18,7 +18,7 @@ from regionspot_cache.errors import IncompleteError
 
 
 def reproduce(
-    names: Sequence[str], settings: ReproduceSettings, *, json_out: bool = False
+    names: Sequence[str], settings: ReproduceSettings, *, as_json: bool = False
 ) -> list[TableOutcome]:
     """Runs what the tables lack, then prints and writes them; all tables when none is named.
 
@@ -36,7 +36,7 @@ def reproduce(
     outcomes = collect(tables, plan, scheduler, failures)
     seconds = time.monotonic() - started
     write(outcomes, settings, seconds)
-    show(outcomes, settings, as_json_text=json_out)
+    show(outcomes, settings, as_json=as_json)
     console.say(f"Done in {console.clock(seconds)}. Tables, page and numbers are in {settings.out}.")
     if failures:
         raise IncompleteError(

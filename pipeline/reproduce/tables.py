@@ -58,7 +58,7 @@ def sections(outcome: TableOutcome) -> list[ReportSection]:
     return [Text(title=heading(outcome)), table, Text(body="\n\n".join(_trend_lines(outcome)))]
 
 
-def as_json(outcome: TableOutcome) -> dict[str, Any]:
+def table_facts(outcome: TableOutcome) -> dict[str, Any]:
     """A table for programs."""
     rows = {
         name: {

@@ -39,4 +39,4 @@ def reproduce(
 
     file = config or shipped(f"reproduce/worlds/{world}.yaml")
     settings = load_config(ReproduceSettings, file, set_ or (), seeds=seeds, out=out, workers=workers)
-    (plan if dry_run else run)(tables or (), settings, json_out=as_json)
+    (plan if dry_run else run)(tables or (), settings, as_json=as_json)

@@ -80,14 +80,11 @@ class Confusion:
         boxes[wrong.true[order]] = wrong.count[order]
         return taken_for, boxes
 
-    def near_pairs(
-        self, text: NDArray[np.float32], top: int | None = None, *, neighbours: int = NEIGHBOURS
-    ) -> list[ConfusedPair]:
+    def near_pairs(self, text: NDArray[np.float32], *, neighbours: int = NEIGHBOURS) -> list[ConfusedPair]:
         """Confused pairs of near classes: each is among the other's nearest by cosine. Most boxes first.
 
         Args:
             text: f32 [K,E], text embeddings of the classes.
-            top: how many pairs at most.
             neighbours: how many nearest classes count as near.
 
         Raises:
@@ -99,7 +96,7 @@ class Confusion:
         forth, similarity = _ranks(unit, wrong.true, wrong.predicted)
         back, _ = _ranks(unit, wrong.predicted, wrong.true)
         near = np.flatnonzero((forth < neighbours) & (back < neighbours))
-        near = near[np.argsort(-wrong.count[near], kind="stable")][:top]
+        near = near[np.argsort(-wrong.count[near], kind="stable")]
         return [
             ConfusedPair(
                 true=int(wrong.true[i]),

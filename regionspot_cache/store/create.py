@@ -63,7 +63,7 @@ def create_cache(
                 require_same_half(existing.spec, spec, objects.url)
                 continue
             _clear(objects, record, spec.name)
-            _install(objects, stage, record, spec)
+            _install(stage, record, spec)
     return CacheWriter(objects)
 
 
@@ -83,7 +83,7 @@ def rebuild_half(path: str | Path, spec: HalfSpec) -> CacheWriter:
         # From here on no running extraction can commit to the old half.
         stage.delete(half_key(spec.name))
         _clear(objects, record, spec.name)
-        _install(objects, stage, record, spec)
+        _install(stage, record, spec)
     return CacheWriter(objects)
 
 
@@ -120,7 +120,7 @@ def _clear(objects: Objects, record: CacheRecord, half: str) -> None:
             stage.delete(key)
 
 
-def _install(objects: Objects, stage: Stage, record: CacheRecord, spec: HalfSpec) -> None:
+def _install(stage: Stage, record: CacheRecord, spec: HalfSpec) -> None:
     entries = {}
     for key, data in _metadata(spec, record.shape):
         stage.put(key, data)

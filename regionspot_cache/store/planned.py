@@ -100,10 +100,6 @@ class PlannedImages:
         """int64 [M + 1]: image i owns boxes offsets[i]:offsets[i + 1] of the cache's order."""
         return self._offsets
 
-    def num_boxes_of(self, i: int) -> int:
-        """Number of boxes of image i."""
-        return int(self._offsets[i + 1] - self._offsets[i])
-
     def boxes(self, i: int) -> np.ndarray:
         """float32 [n, 4], xyxy in pixels of image i: of the view, where there are extra ones."""
         return self.all_boxes[self._offsets[i] : self._offsets[i + 1]]

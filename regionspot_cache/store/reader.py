@@ -125,21 +125,13 @@ class Cache(PlannedImages):
         values, scale = self.raw_maps([i])
         return values[0], None if scale is None else scale[0]
 
-    def raw_maps(
-        self,
-        indices: Sequence[int],
-        *,
-        out: np.ndarray | None = None,
-        scale_out: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def raw_maps(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Stored maps of several images: int8 [k, N, C] and float16 scales [k, N]; or float16, None.
 
         Neighbours in the cache are read together, whatever their order in `indices`.
 
         Args:
             indices: k positions.
-            out: array to read into (pinned memory, for example), of the returned dtype and shape.
-            scale_out: the same for the scales.
 
         Raises:
             DamageError: a record is missing or damaged; names image, partition and array.
@@ -150,10 +142,10 @@ class Cache(PlannedImages):
         order = sorted(zip(np.asarray(indices, np.int64).tolist(), range(len(indices)), strict=True))
         places = [divmod(position, self.partition_size) for position, _ in order]
         rows = [row for _, row in order]
-        values = self._read_items("clip/map", places, rows, out)
+        values = self._read_items("clip/map", places, rows)
         if "clip/map" not in self._int8:
             return values, None
-        return values, self._read_items("clip/map_scale", places, rows, scale_out)
+        return values, self._read_items("clip/map_scale", places, rows)
 
     def read_tokens(self, i: int, position: str = "transformer") -> np.ndarray:
         """SAM tokens of the boxes of image i, float32 [n, D]. Errors: see `raw_maps`."""
@@ -176,26 +168,6 @@ class Cache(PlannedImages):
             raise self._damage(error, i) from None
         return values, scale
 
-    def partition_tokens(
-        self, partition: int, position: str = "transformer"
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Stored tokens of all b boxes of a partition, for loading everything into memory.
-
-        As `raw_tokens`, [b, D] and [b]. Rows of failed images hold the fill value (-128, NaN): see `ok_mask`.
-        """
-        start = partition * self.partition_size
-        stop = min(start + self.partition_size, self.num_images)
-        needed = np.repeat(self.ok_mask("sam")[start:stop], np.diff(self._offsets[start : stop + 1]))
-        path = f"sam/{position}"
-        try:
-            values = self._stored(path).read_needed(partition, needed)
-            scale = (
-                self._stored(f"{path}_scale").read_needed(partition, needed) if path in self._int8 else None
-            )
-        except ChunkError as error:
-            raise self._damage(error, self._image_of_row(partition, error)) from None
-        return values, scale
-
     def _stored(self, path: str) -> StoredArray:
         if path not in self._arrays:
             raise InputError(
@@ -205,16 +177,10 @@ class Cache(PlannedImages):
             )
         return self._arrays[path]
 
-    def _read_items(
-        self, path: str, places: list[tuple[int, int]], rows: list[int], out: np.ndarray | None
-    ) -> np.ndarray:
+    def _read_items(self, path: str, places: list[tuple[int, int]], rows: list[int]) -> np.ndarray:
         """Records of an array with one image an inner chunk, [k, *item_shape]; places[i] goes to rows[i]."""
         stored, array = self._stored(path), self._stored(path).array
-        shape = (len(rows), *array.item_shape)
-        if out is None:
-            out = np.empty(shape, array.dtype)
-        elif out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
-            raise InputError(f"out is {out.dtype} {out.shape}", f"contiguous {array.dtype} {shape}", "")
+        out = np.empty((len(rows), *array.item_shape), array.dtype)
         pieces = out.view(np.uint8).reshape(len(rows), array.chunk_bytes)
         try:
             stored.read_chunks(places, [pieces[row] for row in rows])
@@ -250,10 +216,6 @@ class Cache(PlannedImages):
             "the record that was committed",
             f"rs-cache verify {self._objects.url} --full names all damage",
         )
-
-    def _image_of_row(self, partition: int, error: ChunkError) -> int:
-        row = self._offsets[partition * self.partition_size] + error.chunk * error.array.rows
-        return int(np.searchsorted(self._offsets, row, side="right")) - 1
 
 
 def _status_codes(sealed: SealedHalf, num_images: int) -> np.ndarray:

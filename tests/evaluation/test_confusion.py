@@ -76,7 +76,6 @@ def test_near_pairs_equal_a_dense_search(
         assert found == pytest.approx(expected[pair.true, pair.predicted], abs=1e-6)
     counts = [pair.count for pair in pairs]
     assert counts == sorted(counts, reverse=True)
-    assert measured(probabilities, labels).near_pairs(text, 3, neighbours=4) == pairs[:3]
 
 
 def test_near_needs_both_directions() -> None:

@@ -9,7 +9,7 @@ from pipeline.reproduce.outcome import Measured, RowOutcome, Spread, TableOutcom
 from pipeline.reproduce.plan import Planned
 from pipeline.reproduce.report import summary
 from pipeline.reproduce.rows import Claim, PaperTable, Row
-from pipeline.reproduce.tables import SHORT, as_json, markdown, sections
+from pipeline.reproduce.tables import SHORT, markdown, sections, table_facts
 from regionspot_cache.reporting.page import Table, render_report
 
 
@@ -153,7 +153,7 @@ def test_a_table_on_the_page_and_for_programs(table: TableOutcome) -> None:
     found = sections(table)
     assert [len(s.rows) for s in found if isinstance(s, Table)] == [4]
     assert "11.0 ± 1.4" in render_report("t", "s", found)
-    values = json.loads(json.dumps(as_json(table)))
+    values = json.loads(json.dumps(table_facts(table)))
     assert values["rows"]["1-ours"]["ours"][0]["figures"]["AP"] == {
         "mean": 11.0,
         "sd": pytest.approx(2**0.5),

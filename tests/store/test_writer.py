@@ -143,7 +143,6 @@ def test_images_and_partitions_without_boxes(tmp_path: Path) -> None:
     cache = open_cache(tmp_path / "c")
     assert cache.num_boxes == 0
     assert cache.read_tokens(3).shape == (0, 8)
-    assert cache.partition_tokens(0)[0].shape == (0, 8)
     assert cache.read_map(3).shape == (5, 12)
     assert verify(tmp_path / "c", "full") == []
 
