@@ -8,7 +8,7 @@ import typer
 
 from pipeline import console
 from pipeline.verbs import about, caches, heads, recognition, reproduction
-from regionspot_cache.errors import RegionSpotError
+from regionspot_cache.errors import InputError, RegionSpotError, UsageError
 
 INTERRUPTED = 130
 
@@ -70,9 +70,12 @@ def _code(value: Any) -> int:
 def _report(error: RegionSpotError) -> int:
     if os.environ.get("RS_DEBUG"):
         raise error
-    for part, label in ((error.found, "error"), (error.expected, "expected"), (error.remedy, "next")):
-        if part:
-            console.say(f"{label}: {part}")
+    usual = (
+        "rs-cache VERB --help" if isinstance(error, UsageError) else "Repair it and run the command again."
+    )
+    expected = error.expected or "One without this."
+    for part, label in ((error.found, "error"), (expected, "expected"), (error.remedy or usual, "next")):
+        console.say(f"{label}: {part}")
     return error.exit_code
 
 
@@ -87,6 +90,18 @@ def _unexpected(error: Exception) -> int:
         error = error.__cause__  # an EOFError, which Typer takes for the user's
     if os.environ.get("RS_DEBUG"):
         raise error
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return _report(_of_the_system(error))
     console.say(f"error: {type(error).__name__}: {error}")
     console.say("next: set RS_DEBUG=1 for the traceback, and add the output of `rs-cache env` to a report")
     return 1
+
+
+def _of_the_system(error: OSError) -> InputError:
+    """What the file system refuses anywhere: a folder where a file goes, no right to write, a full disk."""
+    place = error.filename2 or error.filename
+    return InputError(
+        f"{f'{place}: ' if place else ''}{error.strerror}.",
+        "Files and folders that can be read and written, and free space.",
+        "Choose another place, or make room, and run the same command again; what is done is kept.",
+    )

@@ -59,7 +59,7 @@ def write_evaluation_report(
     if own:
         sections += [*_titled("Confusion of near classes", _near(classes, dataset, own.text)), *own.pictures]
     protocol = results[0]["protocol"]
-    title = f"Recognition on {protocol['dataset']} {protocol['split']}"
+    title = f"Recognition on {protocol['dataset']} {protocol['split']}".strip()
     write_report(out / REPORT_FILE, title, "", [*sections, *protocol_sections(results)])
     console.say(f"Every class is in {out / PER_CLASS_FILE}, the report in {out / REPORT_FILE}.")
 

@@ -102,7 +102,9 @@ def protocol_sections(results: Sequence[Result], title: str = "Protocol") -> lis
     same = {key: value for key, value in protocols[0].items() if all(p[key] == value for p in protocols)}
     differing = [key for key in protocols[0] if key not in same]
     sections: list[ReportSection] = [
-        KeyValues(title=title, items={key.replace("_", " "): value for key, value in same.items()})
+        KeyValues(
+            title=title, items={key.replace("_", " "): value for key, value in same.items() if value != ""}
+        )
     ]
     if differing:
         columns = [key.replace("_", " ") for key in differing]

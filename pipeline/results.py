@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
@@ -58,9 +59,21 @@ def _say_content(path: Path, found: ResultsFile, scorer: Scorer) -> None:
     console.say(f"{path}: {len(detections)} detections ({kind}) of {images} images, {found.form}")
     if images < len(scorer.dataset):
         console.warn(f"{path}: no detections of {len(scorer.dataset) - images} evaluated images")
+    if scorer.settings.ap == "fixed":
+        _say_scarce(path.stem, detections, scorer.dataset.category_ids)
     dropped = found.dropped + Counter(_beyond(detections, scorer))
     if dropped:
         console.warn(f"{path}: left out {counts(dict(dropped))}")
+
+
+def _say_scarce(name: str, detections: Detections, ids: NDArray[np.int64]) -> None:
+    """Detections that the other system did not write are missed by fixed AP; our own methods write all."""
+    found = np.bincount(np.searchsorted(ids, detections.category_ids), minlength=len(ids))
+    if few := np.count_nonzero(found < PER_CATEGORY):
+        console.warn(
+            f"{name}: {few} of {len(ids)} classes have fewer than {PER_CATEGORY:,} detections; "
+            "their fixed AP is too low where the system left some out"
+        )
 
 
 def _beyond(detections: Detections, scorer: Scorer) -> dict[str, int]:

@@ -4,13 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from pipeline import console
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.evaluation import (
-    PER_CATEGORY,
     AccuracyMeter,
     AveragePrecision,
     Detections,
@@ -100,8 +96,6 @@ class Scorer:
             metrics["accuracy"] = self._accuracy(accuracy)
         if proposals is not None:
             metrics["recall"] = proposal_recall(proposals, self.truth)
-        if self.settings.ap == "fixed":
-            self._say_scarce(name, detections)
         return Scored(
             name=name,
             result=EvaluationResult(protocol=self._protocol(origin), metrics=metrics),
@@ -114,21 +108,12 @@ class Scorer:
         members = {name: [index[c] for c in ids] for name, ids in self.subsets.items()}
         return meter.summary(self.dataset.class_frequency, members)
 
-    def _say_scarce(self, name: str, detections: Detections) -> None:
-        ids = self.dataset.category_ids
-        found = np.bincount(np.searchsorted(ids, detections.category_ids), minlength=len(ids))
-        if few := np.count_nonzero(found < PER_CATEGORY):
-            console.warn(
-                f"{name}: {few} of {len(ids)} classes have fewer than {PER_CATEGORY:,} detections; "
-                "their fixed AP is too low where the system left some out"
-            )
-
     def _protocol(self, origin: Origin) -> Protocol:
         dataset = self.dataset
-        sample = "" if dataset.limit is None else f", {len(dataset)} images drawn by seed {dataset.seed}"
+        sample = "" if dataset.limit is None else f"{len(dataset)} images drawn by seed {dataset.seed}"
         return Protocol(
             dataset=dataset.name,
-            split=(dataset.split or "all") + sample,
+            split=", ".join(filter(None, (dataset.split, sample))),
             metric="LVIS" if is_federated(self.truth) else "COCO",
             ap_type=AP_TYPES[self.settings.ap],
             cap=self.settings.cap if self.settings.ap == "standard" else None,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from regionspot_cache.errors import MissingFileError, UsageError
+from regionspot_cache.errors import MissingFileError, RegionSpotError, UsageError
 
 T = TypeVar("T")
 
@@ -56,6 +56,8 @@ def validate(cls: type[T], values: Mapping[str, Any], source: str) -> T:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(own := first.get("ctx", {}).get("error"), RegionSpotError):
+            raise own from None  # of a dataclass that checks its values itself
         where = ".".join(str(part) for part in first["loc"])
         found = f"{where} = {first['input']!r} in {source}: {first['msg']}."
         raise UsageError(found, f"A valid value for {where}.", "rs-cache VERB --help") from None

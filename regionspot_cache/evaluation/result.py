@@ -40,9 +40,10 @@ class Protocol:
 
     def __str__(self) -> str:
         cap = "no cap" if self.cap is None else f"{self.cap} detections"
+        dataset = f"{self.dataset} {self.split}".strip()
         return (
-            f"{self.dataset} {self.split}, {self.metric} {self.ap_type} AP, {cap} an image; "
-            f"{self.method}; boxes: {self.proposals}; score: {self.score_rule}; "
+            f"{self.method}: {dataset}, {self.metric} {self.ap_type} AP, {cap} an image; "
+            f"boxes: {self.proposals}; score: {self.score_rule}; "
             f"prompts: {self.templates}, names {self.class_names}"
         )
 
@@ -55,18 +56,20 @@ class EvaluationResult:
     metrics: Mapping[str, Mapping[str, float]]
 
     def __str__(self) -> str:
-        """A line per group: percentages, then the protocol."""
-        return "\n".join(self._line(group, values) for group, values in self.metrics.items())
-
-    def _line(self, group: str, values: Mapping[str, float]) -> str:
-        numbers = "  ".join(f"{name} {_percent(value)}" for name, value in values.items() if name != "boxes")
-        return f"{group}: {numbers}  [{self.protocol}]"
+        """The protocol, then a line of percentages per group."""
+        lines = (_line(group, values) for group, values in self.metrics.items())
+        return "\n".join((str(self.protocol), *lines))
 
     def to_json(self) -> dict[str, Any]:
         return {
             "protocol": asdict(self.protocol),
             "metrics": {group: dict(values) for group, values in self.metrics.items()},
         }
+
+
+def _line(group: str, values: Mapping[str, float]) -> str:
+    numbers = "  ".join(f"{name} {_percent(value)}" for name, value in values.items() if name != "boxes")
+    return f"  {group + ':':<9} {numbers}"
 
 
 def _percent(value: float) -> str:

@@ -98,7 +98,7 @@ def test_help_lists_every_verb(monkeypatch: pytest.MonkeyPatch) -> None:
         (("extract", "--set", "policy.min_sise=3"), "policy.min_sise"),
         (("extract", "--set", "dtype=int4"), "dtype"),
         (("eval", "--proposals", "magic", "--method", "clip-box", "--set", "backbone=small.yaml"), "magic"),
-        (("eval", "--method", "clip"), "clip"),
+        (("eval", "--method", "clip"), "--method clip."),
         (("train", "--set", "training.stages=[]"), "steps"),
     ],
 )
@@ -109,6 +109,7 @@ def test_wrong_usage_is_exit_2_and_says_why(
     assert ran.code == 2, ran.err
     assert ran.out == ""
     assert in_error in ran.error["error"]
+    assert "{" not in ran.err  # the wrong value, not all settings
     assert ran.error.get("expected") or ran.error.get("next")
 
 
