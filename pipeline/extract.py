@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import console, executors
+from pipeline.console import counts
 from pipeline.partition import ExtractJob, PartitionReport, encoders_of, extract_partition, resolve_device
-from pipeline.plan import backbone_spec, cache_path, counts, free_space, half_specs, open_dataset
+from pipeline.plan import backbone_spec, cache_path, free_space, half_specs, open_dataset
 from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec
 from regionspot_cache.datasets import DetectionDataset
@@ -172,8 +173,11 @@ class Meter:
         """More images are done."""
         self.images, self.boxes = self.images + images, self.boxes + boxes
         elapsed = max(self.ticker.elapsed, 1e-9)
-        images = console.rate(self.images / elapsed, "image")
-        self.ticker.update(self.images, f"{images}  {console.rate(self.boxes / elapsed, 'box', 'boxes')}")
+        rates = (
+            console.rate(self.images / elapsed, "image"),
+            console.rate(self.boxes / elapsed, "box", "boxes"),
+        )
+        self.ticker.update(self.images, "  ".join(rates))
 
     def finish(self, report: PartitionReport, *, counted: bool) -> None:
         """A partition is done; `counted` when its images were already reported by `add`."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import console
+from pipeline.console import counts
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
-from pipeline.plan import counts
 from regionspot_cache.backbones import BackboneSpec, load_clip, load_preset, load_sam
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.identity import require_same

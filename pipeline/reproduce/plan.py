@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.reproduce.rows import RESULTS, BackboneRole, BoxesRole, DataRole, PaperTable, Row
+from pipeline.reproduce.rows import BackboneRole, BoxesRole, DataRole, PaperTable, Row
 from pipeline.reproduce.settings import BoxSource, ReproduceSettings
-from pipeline.settings import PromptSettings
+from pipeline.settings import RESULTS, PromptSettings
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.head import HeadOptions
 

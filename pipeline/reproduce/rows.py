@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.places import CONFIGS
-from pipeline.settings import PromptSettings
+from pipeline.settings import RESULTS, PromptSettings
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.config import load_config, validate
 from regionspot_cache.errors import UsageError
@@ -21,7 +21,6 @@ DataRole = Literal["first", "second", "third"]
 BackboneRole = Literal["bb", "bl", "bl336"]
 BoxesRole = Literal["gt", "rpn", "detector"]
 METHODS = ("regionspot", "clip-box", "clip-mask")
-RESULTS = "results:"
 
 FOLDER = CONFIGS / "reproduce"
 TABLE_FILE = "table.yaml"

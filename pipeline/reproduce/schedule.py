@@ -16,7 +16,7 @@ from pipeline.reproduce.inputs import (
 from pipeline.reproduce.plan import Head, Measurement, Plan, heads_of, measurements_of
 from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.reproduce.units import Evaluation, Unit, digest
-from pipeline.settings import EvalSettings, TrainSettings
+from pipeline.settings import RESULTS, EvalSettings, TrainSettings
 from regionspot_cache.head import HeadOptions
 
 VERSION = 1  # raise when the same settings would give other numbers
@@ -138,5 +138,5 @@ def describe(head: Head, usual: HeadOptions) -> str:
 
 def _stamp(text: str) -> Any:
     """Size and time of a file of boxes or results, so that a new file gives a new digest."""
-    path = Path(text.removeprefix("results:"))
+    path = Path(text.removeprefix(RESULTS))
     return (path.stat().st_size, path.stat().st_mtime_ns) if path.suffix and path.is_file() else None

@@ -112,7 +112,7 @@ def main() -> None:
     log.info("extracted %d images", len(data.tokens))
     clip = backbone.clip
     config = HeadConfig(
-        token_dim=backbone.sam.token_dim,
+        token_dim=backbone.sam.token_dims["transformer"],
         map_dim=clip.map_shape[1],
         text_dim=text.shape[1],
         grid=clip.grid,

@@ -1,7 +1,6 @@
 """The CLIP side: images to maps of patch tokens and to embeddings, texts to embeddings; all frozen."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from regionspot_cache.backbones.clip_build import ClipParts, portable_name
 from regionspot_cache.backbones.clip_tower import block_index, tower_shape
+from regionspot_cache.backbones.precision import arithmetic, autocast
 from regionspot_cache.backbones.presets import ClipSpec
 from regionspot_cache.backbones.weights import state_sha256
 
@@ -41,8 +41,7 @@ class ClipBackbone:
         self.layer = block_index(spec.layer, self._shape)
         self.device = torch.device(device)
         self.model = parts.model.to(self.device).eval().requires_grad_(False)
-        bf16 = spec.precision == "bf16" or (spec.precision == "auto" and self.device.type == "cuda")
-        self.precision = "bf16" if bf16 else "fp32"
+        self.precision = arithmetic(spec.precision, self.device)
         self.resize = parts.interpolation if spec.resize == "auto" else spec.resize
 
     @cached_property
@@ -160,7 +159,7 @@ class ClipBackbone:
     @torch.inference_mode()
     def encode_image(self, batch: Tensor) -> Tensor:
         """open_clip's image embedding [B,E] of [B,3,R,R], float32, not normalised."""
-        with self._autocast():
+        with autocast(self.precision, self.device):
             features = self.model.encode_image(batch.to(self.device, non_blocking=True))
         return features.float()
 
@@ -178,7 +177,7 @@ class ClipBackbone:
     @torch.inference_mode()
     def _features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens [B,P,C] and prefix tokens [B,0 or more,C] of the chosen layer."""
-        with self._autocast():
+        with autocast(self.precision, self.device):
             found = self.model.visual.forward_intermediates(
                 batch.to(self.device, non_blocking=True),
                 indices=[self.layer],
@@ -191,8 +190,3 @@ class ClipBackbone:
         patches = found["image_intermediates"][-1]
         prefix = found.get("image_intermediates_prefix")
         return patches, prefix[-1] if prefix else patches[:, :0]
-
-    def _autocast(self) -> AbstractContextManager:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)

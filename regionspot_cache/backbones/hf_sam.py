@@ -16,6 +16,7 @@ from segment_anything.modeling import TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regionspot_cache.backbones.precision import autocast
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.sam_base import FrozenSam
 from regionspot_cache.backbones.sam_decode import TokenDecoder
@@ -60,7 +61,7 @@ class TransformersSam(FrozenSam):
         self, network: Any, processor: Any, spec: SamSpec, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(network, spec, device)
-        self.network, self.processor = network, processor
+        self.processor = processor
 
     @property
     def image_size(self) -> int:
@@ -108,9 +109,6 @@ class TransformersSam(FrozenSam):
         sparse, _ = self.network.prompt_encoder(None, None, framed[None], None)
         return sparse[0]
 
-    def _mask_weights(self, tokens: Tensor) -> Tensor:
-        return self.network.mask_decoder.output_hypernetworks_mlps[0](tokens)
-
     @cached_property
     def _decoder(self) -> TokenDecoder:
         decoder = self.network.mask_decoder
@@ -121,11 +119,6 @@ class TransformersSam(FrozenSam):
     @cached_property
     def _position(self) -> Tensor:
         return self.network.get_image_wide_positional_embeddings()
-
-    @cached_property
-    def _dense_prompt(self) -> Tensor:
-        weight = self.network.prompt_encoder.no_mask_embed.weight
-        return weight.reshape(1, -1, 1, 1).expand_as(self._position)
 
 
 class HqSam(TransformersSam):
@@ -158,7 +151,7 @@ class HqSam(TransformersSam):
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> LayeredEmbedding:
         """Embeddings of inputs [B,3,S,S], with the output of the first block of global attention."""
-        with self._autocast():
+        with autocast(self.precision, self.device):
             cells, levels = self.network.get_image_embeddings(batch.to(self.device, non_blocking=True))
         return LayeredEmbedding(cells.float(), (levels[0].float(),))
 
@@ -227,7 +220,7 @@ class Sam2(TransformersSam):
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> LayeredEmbedding:
         """Embeddings of inputs [B,3,S,S], with the levels of high resolution."""
-        with self._autocast():
+        with autocast(self.precision, self.device):
             levels = self.network.get_image_embeddings(batch.to(self.device, non_blocking=True))
         *fine, cells = (level.float() for level in levels)
         return LayeredEmbedding(cells, tuple(fine))

@@ -11,6 +11,7 @@ from segment_anything.modeling import Sam, TwoWayTransformer
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
+from regionspot_cache.backbones.precision import autocast
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.sam_base import FrozenSam
 from regionspot_cache.backbones.sam_decode import TokenDecoder
@@ -32,7 +33,7 @@ class SamBackbone(FrozenSam):
         self, network: Sam, config: Mapping[str, Any], spec: SamSpec, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(network, spec, device)
-        self.network, self.config = network, config
+        self.config = config
 
     @property
     def image_size(self) -> int:
@@ -80,7 +81,7 @@ class SamBackbone(FrozenSam):
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> Tensor:
         """Image embeddings, float32 [B,D,h,w], of inputs [B,3,S,S]."""
-        with self._autocast():
+        with autocast(self.precision, self.device):
             return self.network.image_encoder(batch.to(self.device, non_blocking=True)).float()
 
     def _cells(self, embedding: Tensor) -> Tensor:
@@ -89,9 +90,6 @@ class SamBackbone(FrozenSam):
     def _embed_boxes(self, framed: Tensor) -> Tensor:
         sparse, _ = self.network.prompt_encoder(points=None, boxes=framed, masks=None)
         return sparse
-
-    def _mask_weights(self, tokens: Tensor) -> Tensor:
-        return self.network.mask_decoder.output_hypernetworks_mlps[0](tokens)
 
     def _decode_masks(
         self, embedding: Tensor, prompts: Tensor, size: tuple[int, int]
@@ -117,9 +115,3 @@ class SamBackbone(FrozenSam):
     @cached_property
     def _position(self) -> Tensor:
         return self.network.prompt_encoder.get_dense_pe()  # [1,D,h,w]
-
-    @cached_property
-    def _dense_prompt(self) -> Tensor:
-        side = self.network.prompt_encoder.image_embedding_size
-        weight = self.network.prompt_encoder.no_mask_embed.weight
-        return weight.reshape(1, -1, 1, 1).expand(1, -1, *side)  # [1,D,h,w]

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from regionspot_cache.backbones.precision import arithmetic
 from regionspot_cache.backbones.presets import Position, SamSpec
 from regionspot_cache.backbones.sam_decode import TokenDecoder
 from regionspot_cache.backbones.sam_encoder import Embedding
@@ -33,10 +33,8 @@ class FrozenSam(ABC):
     def __init__(self, network: nn.Module, spec: SamSpec, device: torch.device | str) -> None:
         self.spec = spec
         self.device = torch.device(device)
-        network.to(self.device).eval().requires_grad_(False)
-        self._module = network
-        bf16 = spec.precision == "bf16" or (spec.precision == "auto" and self.device.type == "cuda")
-        self.precision = "bf16" if bf16 else "fp32"
+        self.network: Any = network.to(self.device).eval().requires_grad_(False)
+        self.precision = arithmetic(spec.precision, self.device)
 
     @property
     @abstractmethod
@@ -69,11 +67,6 @@ class FrozenSam(ABC):
     def _position(self) -> Tensor:
         """Dense positional encoding, [1,D,h,w]."""
 
-    @cached_property
-    @abstractmethod
-    def _dense_prompt(self) -> Tensor:
-        """Dense prompt embedding without a mask prompt, [1,D,h,w]."""
-
     @abstractmethod
     def _cells(self, embedding: Embedding) -> Tensor:
         """The part of an embedding that tokens attend to, [B,D,h,w]."""
@@ -83,30 +76,32 @@ class FrozenSam(ABC):
         """Prompt embeddings [N,P,D] of boxes [N,4] in the network's frame; the two corners come first."""
 
     @abstractmethod
-    def _mask_weights(self, tokens: Tensor) -> Tensor:
-        """Hyper-network 0 of mask tokens [N,D], [N,D/8]."""
-
-    @abstractmethod
     def _decode_masks(
         self, embedding: Embedding, prompts: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """Masks bool [n,height,width] and predicted IoU [n] of prompts [n,P,D] of one image."""
 
+    @cached_property
+    def _dense_prompt(self) -> Tensor:
+        """Dense prompt embedding without a mask prompt, [1,D,h,w]."""
+        weight = self.network.prompt_encoder.no_mask_embed.weight
+        return weight.reshape(1, -1, 1, 1).expand_as(self._position)
+
+    def _mask_weights(self, tokens: Tensor) -> Tensor:
+        """Hyper-network 0 of mask tokens [N,D], [N,D/8]."""
+        return self.network.mask_decoder.output_hypernetworks_mlps[0](tokens)
+
     @property
     def token_dims(self) -> dict[str, int]:
         """Width of the token at each position of the spec."""
-        dim = self.token_dim
+        dim = self._decoder.output.shape[1]
         widths = {"transformer": dim, "prompt": 2 * dim, "mlp": dim // 8}
         return {position: widths[position] for position in self.spec.positions}
 
-    @property
-    def token_dim(self) -> int:
-        """Width of the mask token, the one that the head takes by default."""
-        return self._decoder.output.shape[1]
-
     @cached_property
     def weights_sha256(self) -> str:
-        return state_sha256(self._module.state_dict())
+        """SHA-256 over names, shapes and float32 values of the weights."""
+        return state_sha256(self.network.state_dict())
 
     def frame_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Boxes [N,4] xyxy from pixels of the image of `size` (height, width) to the frame, float32."""
@@ -122,17 +117,7 @@ class FrozenSam(ABC):
         sizes: Sequence[tuple[int, int]],
         positions: Sequence[Position] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Tokens of the boxes of many images, decoded as one flat list in chunks of a fixed size.
-
-        Args:
-            embeddings: of `embed`, B images.
-            boxes: per image [n,4] xyxy, pixels of the original image; n may be 0.
-            sizes: per image (height, width) of the original.
-            positions: where to take them; those of the spec by default.
-
-        Returns:
-            position -> per image float32 [n,d], d as in `token_dims`.
-        """
+        """As of `SamEncoder`; boxes of many images are decoded as one flat list in chunks of a fixed size."""
         wanted = tuple(positions or self.spec.positions)
         counts = [len(b) for b in boxes]
         prompts = self._prompts(boxes, sizes)
@@ -146,16 +131,7 @@ class FrozenSam(ABC):
 
     @torch.inference_mode()
     def masks(self, embedding: Embedding, boxes: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The single mask of each box at the original resolution.
-
-        Args:
-            embedding: of `embed`, one image.
-            boxes: [n,4] xyxy, pixels of the original image.
-            size: (height, width) of the original.
-
-        Returns:
-            masks bool [n,height,width] and predicted IoU float32 [n].
-        """
+        """As of `SamEncoder`: the single mask of each box."""
         masks = torch.zeros(len(boxes), *size, dtype=torch.bool, device=self.device)
         quality = torch.zeros(len(boxes), device=self.device)
         pixels = max(size[0] * size[1], self.image_size**2)
@@ -175,8 +151,3 @@ class FrozenSam(ABC):
     @property
     def _chunk_bytes(self) -> int:
         return CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cpu"])
-
-    def _autocast(self) -> AbstractContextManager:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)

@@ -35,18 +35,8 @@ class SamEncoder(Protocol):
         ...
 
     @property
-    def token_dim(self) -> int:
-        """Width of the token that the head takes by default."""
-        ...
-
-    @property
     def token_dims(self) -> Mapping[str, int]:
         """Width of the token at each position of the spec."""
-        ...
-
-    @property
-    def weights_sha256(self) -> str:
-        """SHA-256 over names, shapes and float32 values of the weights."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:

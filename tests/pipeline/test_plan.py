@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.plan import counts, free_space
+from pipeline.console import counts
+from pipeline.plan import free_space
 from tests.running import rs_cache
 
 
