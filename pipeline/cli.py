@@ -56,7 +56,7 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         return _code(app(args=arguments, standalone_mode=False))
     except RegionSpotError as error:
-        return _report(error)
+        return _report(error, _verb(sys.argv[1:] if arguments is None else arguments))
     except Exception as error:
         return _unexpected(error)
 
@@ -67,7 +67,12 @@ def _code(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _report(error: RegionSpotError) -> int:
+def _verb(arguments: list[str]) -> str:
+    """What the command line asks for."""
+    return next((argument for argument in arguments if argument in VERBS), "VERB")
+
+
+def _report(error: RegionSpotError, verb: str = "VERB") -> int:
     if os.environ.get("RS_DEBUG"):
         raise error
     usual = (
@@ -75,7 +80,7 @@ def _report(error: RegionSpotError) -> int:
     )
     expected = error.expected or "One without this."
     for part, label in ((error.found, "error"), (expected, "expected"), (error.remedy or usual, "next")):
-        console.say(f"{label}: {part}")
+        console.say(f"{label}: {part.replace('rs-cache VERB', f'rs-cache {verb}')}")
     return error.exit_code
 
 

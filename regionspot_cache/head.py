@@ -9,6 +9,7 @@ every layer is initialised on its own.
 
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +17,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regionspot_cache.card import model_card
+from regionspot_cache.config import validate
 from regionspot_cache.decoder import Decoder, DecoderLayer
-from regionspot_cache.errors import IdentityError, InputError, MissingFileError
+from regionspot_cache.errors import IdentityError, InputError, UsageError
 from regionspot_cache.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_folder, push_to_hub
+from regionspot_cache.model_files import read_model_config, read_weights
+
+_LARGEST, _DEEPEST = 1 << 16, 256  # sizes and layers beyond which a config makes no sense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,7 @@ class HeadConfig(HeadOptions):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))  # JSON and YAML give lists
+        self._check_ranges()
         if self.map_dim % self.num_heads:
             raise InputError(
                 f"map_dim {self.map_dim} cannot be split over {self.num_heads} heads",
@@ -91,12 +96,37 @@ class HeadConfig(HeadOptions):
                 remedy="--set training.head.map_positions=0",
             )
 
+    def _check_ranges(self) -> None:
+        """Config files come from elsewhere too: a wrong one must be no crash and no endless allocation."""
+        sizes = (self.num_heads, self.ffn_dim, self.token_dim, self.map_dim, self.text_dim, *self.grid)
+        good = (
+            len(self.grid) == 2
+            and all(1 <= size <= _LARGEST for size in sizes)
+            and 1 <= self.depth <= _DEEPEST
+            and 0 <= self.prefix_tokens <= _LARGEST
+            and 0 <= self.dropout < 1
+            and 0 < self.logit_scale < math.inf
+            and 0 <= abs(self.map_positions) < math.inf
+        )
+        if not good:
+            raise InputError(
+                f"no head has {', '.join(f'{key}={value}' for key, value in vars(self).items())}",
+                f"sizes up to {_LARGEST}, a grid of two, depth up to {_DEEPEST}, prefix_tokens from 0, "
+                "0 <= dropout < 1, 0 < logit_scale",
+                "set training.head, or use a config.json as training wrote it",
+            )
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"grid": list(self.grid)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Raises `IdentityError` for keys that this version does not know or that are missing."""
+        """The config in a file.
+
+        Raises:
+            IdentityError: keys that this version does not know or that are missing.
+            InputError: values of other types, or sizes out of range.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
         if wrong := sorted((set(values) - known) | (needed - set(values))):
@@ -105,7 +135,12 @@ class HeadConfig(HeadOptions):
                 f"the keys {', '.join(sorted(known))}",
                 "use the version of regionspot-cache that wrote it",
             )
-        return cls(**values)
+        try:
+            return validate(cls, values, CONFIG_FILE)
+        except UsageError as error:
+            raise InputError(
+                error.found, "values as training writes them", "train again or restore the file"
+            ) from None
 
 
 def sine_positions(grid: tuple[int, int], dim: int) -> Tensor:
@@ -217,12 +252,21 @@ class RegionHead(nn.Module):
             InputError: a file cannot be parsed.
         """
         folder = model_folder(folder)
-        head = cls(HeadConfig.from_dict(read_model_config(folder)["head"]))
-        head.load_checked(_read_weights(Path(folder) / WEIGHTS_FILE), source=str(folder))
+        config = HeadConfig.from_dict(read_model_config(folder)["head"])
+        tensors = read_weights(folder)
+        with torch.device("meta"):  # sizes that the tensors do not have are never allocated
+            cls(config).check_shapes(tensors, source=str(folder))
+        head = cls(config)
+        head.load_checked(tensors, source=str(folder))
         return head.to(device).eval()
 
     def load_checked(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
-        """Copy `tensors` in; `IdentityError` names the first tensor whose name or shape does not match."""
+        """Copy `tensors` in; errors as of `check_shapes`."""
+        self.check_shapes(tensors, source=source)
+        self.load_state_dict(dict(tensors))
+
+    def check_shapes(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
+        """`IdentityError` names the first tensor whose name or shape does not match."""
         own = self.state_dict()
         for name in sorted(set(own) | set(tensors)):
             found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
@@ -233,7 +277,6 @@ class RegionHead(nn.Module):
                     f"{expected} for a head with {self.config}",
                     "use a checkpoint trained with this head config and these caches",
                 )
-        self.load_state_dict(dict(tensors))
 
     def _layer(self) -> DecoderLayer:
         config = self.config
@@ -269,37 +312,3 @@ class RegionHead(nn.Module):
                 f"tokens [B, N, {self.config.token_dim}] with a map [B, {map_shape[0]}, {map_shape[1]}]",
                 "use features of the backbone that this head was trained on",
             )
-
-
-def read_model_config(folder: Path | str) -> dict[str, Any]:
-    """The `config.json` of a model folder: key "head" and what was saved beside it.
-
-    Raises:
-        MissingFileError: there is no such file.
-        InputError: it is not a model's config.
-    """
-    path = Path(folder) / CONFIG_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingFileError(
-            f"no {CONFIG_FILE} in {folder}", "the folder of a trained head", "rs-cache train --out DIR"
-        ) from None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}", remedy="train again or restore the file") from error
-    if not isinstance(values, dict) or "head" not in values:
-        raise InputError(
-            f'{path} has no key "head"', "the config of a trained head", "rs-cache train --out DIR"
-        )
-    return values
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise MissingFileError(
-            f"no {path.name} in {path.parent}", "the folder of a trained head", "rs-cache train --out DIR"
-        ) from None
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a whole safetensors file: {error}", remedy="train again") from error

@@ -189,7 +189,8 @@ def _head_tensors(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             continue
         if name in found:
             raise IdentityError(f"{path}: {name} is there twice", f"with the prefix {PREFIX} or without")
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        plain = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+        if not plain or not value.is_floating_point():
             raise IdentityError(f"{path}: unknown entry {key}", "floating-point tensors of a RegionSpot head")
         found[name] = value
     return found
@@ -203,13 +204,16 @@ def _check_shapes(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise _mismatch(path, name, tuple(shape) or "missing", "two-dimensional")
         sizes[name] = shape
     map_dim, token_dim = sizes["to_clip.weight"]
-    config = HeadConfig(
-        token_dim=token_dim,
-        map_dim=map_dim,
-        text_dim=sizes["projector.weight"][0],
-        grid=(1, 1),
-        depth=_depth(tensors),
-    )
+    try:
+        config = HeadConfig(
+            token_dim=token_dim,
+            map_dim=map_dim,
+            text_dim=sizes["projector.weight"][0],
+            grid=(1, 1),
+            depth=_depth(tensors),
+        )
+    except InputError as error:
+        raise _mismatch(path, "to_clip.weight", f"{(map_dim, token_dim)}: {error.found}", "other") from None
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in RegionHead(config).state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}

@@ -130,6 +130,7 @@ def test_safetensors_and_half_precision(small: dict[str, Tensor], tmp_path: Path
 NORM, INNER = "decoder.layers.1.norm1.weight", "decoder.layers.0.linear1.weight"
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -144,6 +145,11 @@ NORM, INNER = "decoder.layers.1.norm1.weight", "decoder.layers.0.linear1.weight"
         ({INNER: torch.zeros(1024, 16)}, INNER),
         ({NORM: torch.zeros(16, dtype=torch.int64)}, NORM),
         ({NORM: "text"}, NORM),
+        ({NORM: torch.zeros(16).to_sparse()}, NORM),
+        ({NORM: torch.empty(16, device="meta")}, NORM),
+        ({"to_clip.weight": torch.zeros(0, 6)}, "to_clip.weight"),
+        ({"to_clip.weight": torch.zeros(15, 6)}, "to_clip.weight"),
+        ({"to_clip.weight": torch.zeros(1, 6).expand(10**9, 6)}, "to_clip.weight"),
         ({"model.to_clip.bias": torch.zeros(16)}, "to_clip.bias"),
     ],
 )

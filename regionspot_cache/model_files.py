@@ -1,0 +1,68 @@
+"""The files of a model folder, read with everything checked: others may have written them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.hub import CONFIG_FILE, WEIGHTS_FILE
+
+
+def read_model_config(folder: Path | str) -> dict[str, Any]:
+    """The `config.json` of a model folder: key "head" and what was saved beside it.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it is not a model's config.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise MissingFileError(
+            f"no {CONFIG_FILE} in {folder}", "the folder of a trained head", "rs-cache train --out DIR"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not JSON: {error}", "the config of a trained head", "train again or restore the file"
+        ) from error
+    if not isinstance(values, dict) or not isinstance(values.get("head"), dict):
+        raise InputError(
+            f'{path} has no key "head"', "the config of a trained head", "rs-cache train --out DIR"
+        )
+    return values
+
+
+def read_weights(folder: Path | str) -> dict[str, Tensor]:
+    """The tensors of a model folder, all finite.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it is not whole, or holds something else than finite floating-point numbers.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        raise MissingFileError(
+            f"no {path.name} in {path.parent}", "the folder of a trained head", "rs-cache train --out DIR"
+        )
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file: {error}",
+            "the weights of a trained head",
+            "train again or restore the file",
+        ) from error
+    for name, value in tensors.items():
+        if not (value.is_floating_point() and torch.isfinite(value).all()):
+            raise InputError(
+                f"{path}: {name} has values that are not finite floating-point numbers",
+                "the weights of a trained head",
+                "train again or restore the file",
+            )
+    return tensors
