@@ -1,7 +1,5 @@
 """Detections of a dataset, collected image by image from the class probabilities of its boxes."""
 
-from typing import Protocol
-
 import numpy as np
 
 from regionspot_cache.evaluation.detections import (
@@ -10,35 +8,9 @@ from regionspot_cache.evaluation.detections import (
     DetectionsBuilder,
     MaskSource,
     MaskTable,
+    best_of_groups,
 )
 from regionspot_cache.evaluation.selection import ScoreRule, pair_scores, select_top_k
-
-
-class Collector(Protocol):
-    """What takes the probabilities of one image after the other."""
-
-    def add(
-        self,
-        image_id: int | str,
-        boxes: np.ndarray,
-        probabilities: np.ndarray,
-        box_scores: np.ndarray | None,
-        rule: ScoreRule,
-        masks: MaskSource | None = None,
-    ) -> None:
-        """Adds one image.
-
-        Args:
-            boxes: f32 [N,4] xyxy, pixels of the original image.
-            probabilities: [N,C].
-            box_scores: [N] objectness, or None for ground-truth boxes.
-            masks: run lengths by box; only those of boxes that are kept are asked for.
-        """
-        ...
-
-    def build(self) -> Detections:
-        """All images in the order they came."""
-        ...
 
 
 class BestOfImages:
@@ -57,6 +29,14 @@ class BestOfImages:
         rule: ScoreRule,
         masks: MaskSource | None = None,
     ) -> None:
+        """Adds one image.
+
+        Args:
+            boxes: f32 [N,4] xyxy, pixels of the original image.
+            probabilities: [N,C].
+            box_scores: [N] objectness, or None for ground-truth boxes.
+            masks: run lengths by box; only those of boxes that are kept are asked for.
+        """
         chosen = select_top_k(probabilities, box_scores, rule, k=self.cap)
         self._builder.add(
             image_id,
@@ -68,6 +48,7 @@ class BestOfImages:
         )
 
     def build(self) -> Detections:
+        """All images in the order they came."""
         return self._builder.build()
 
 
@@ -98,6 +79,7 @@ class BestOfCategories:
         rule: ScoreRule,
         masks: MaskSource | None = None,
     ) -> None:
+        """As of `BestOfImages`."""
         scores = pair_scores(probabilities, box_scores, rule)
         box, label = np.nonzero(scores > self._lowest)
         used, rows = np.unique(box, return_inverse=True)
@@ -113,6 +95,7 @@ class BestOfCategories:
             self._compact()
 
     def build(self) -> Detections:
+        """All images in the order they came."""
         self._compact()
         label, scores, rows = self._pairs[0]
         boxes, images = self._boxes[0], self._images[0]
@@ -144,11 +127,12 @@ class BestOfCategories:
         """The pairs that stay, by class and falling score; raises what a class must exceed from now on."""
         none = (np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.int64))
         label, scores, rows = map(np.concatenate, zip(none, *self._pairs, strict=True))
-        order = np.lexsort((-scores, label))  # stable: of equal scores the earlier boxes, which came first
-        label = label[order]
-        rank = np.arange(len(order)) - np.searchsorted(label, label)
-        kept = order[rank < self.per_category]
-        last = order[rank == self.per_category - 1]
-        full = label[rank == self.per_category - 1]
-        self._lowest[full] = scores[last]
-        return label[rank < self.per_category], scores[kept], rows[kept]
+        kept = best_of_groups(label, scores, self.per_category)  # of equal scores the earlier boxes
+        names, counts = np.unique(label[kept], return_counts=True)
+        worst = scores[kept[np.cumsum(counts) - 1]]
+        full = counts == self.per_category
+        self._lowest[names[full]] = worst[full]
+        return label[kept], scores[kept], rows[kept]
+
+
+Collector = BestOfImages | BestOfCategories

@@ -135,21 +135,22 @@ class Detections:
         counts = np.diff(self.offsets)
         if not counts.size or counts.max() <= per_image:
             return self
-        order = np.lexsort((-self.scores, self.image_of_row))  # stable, images stay in place
-        rank = np.arange(len(self)) - np.repeat(self.offsets[:-1], counts)
-        return self.take(np.sort(order[rank < per_image]))
+        return self.take(np.sort(best_of_groups(self.image_of_row, self.scores, per_image)))
 
     def best_of_categories(self, per_category: int = PER_CATEGORY) -> Self:
         """The best detections of each category over all images, however many of them are of one image.
 
         Of equal scores the earlier rows stay. This is what fixed AP counts, in place of `capped`.
         """
-        order = np.lexsort((-self.scores, self.category_ids))  # stable
-        categories = self.category_ids[order]
-        rank = np.arange(len(order)) - np.searchsorted(categories, categories)
-        if not (rank >= per_category).any():
-            return self
-        return self.take(np.sort(order[rank < per_category]))
+        best = best_of_groups(self.category_ids, self.scores, per_category)
+        return self if len(best) == len(self) else self.take(np.sort(best))
+
+
+def best_of_groups(groups: np.ndarray, scores: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most `most` of each group [n], group by group by falling score; ties to the earlier."""
+    order = np.lexsort((-scores, groups))  # stable
+    ordered = groups[order]
+    return order[np.arange(len(order)) - np.searchsorted(ordered, ordered) < most]
 
 
 class MaskSource(Protocol):
