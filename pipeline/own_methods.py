@@ -164,7 +164,9 @@ def _recognised(recognition: Recognition, found: Recognised, out: Path) -> Propo
         return regions.known
     assert regions.proposer is not None
     identity = regions.proposer.identity()
-    text = ", ".join(f"{key} {str(value)[:12]}" for key, value in identity.items())
+    text = ", ".join(
+        f"{key} {str(value)[:12] if key.endswith('sha256') else value}" for key, value in identity.items()
+    )
     proposals = Proposals.from_images(f"RPN, top {regions.top_n} ({text})", found.regions)
     proposals.save(out / "proposals.npz")
     return proposals

@@ -10,9 +10,9 @@ import numpy as np
 import yaml
 
 from pipeline import console
+from pipeline.console import counts
 from pipeline.partition import resolve_device
 from pipeline.places import WORKPLACE
-from pipeline.plan import counts
 from pipeline.settings import PromptSettings, TrainSettings
 from regionspot_cache.backbones import BackboneSpec, ClipEncoder, load_clip, load_preset
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
@@ -150,8 +150,12 @@ def _report(result: TrainResult, *, as_json: bool) -> None:
         "left_out": {name: dict(reasons) for name, reasons in result.left_out.items()},
     }
     left_out = "; ".join(f"{name}: {counts(dict(reasons))}" for name, reasons in result.left_out.items())
-    text = (
-        f"Trained head in {result.folder} ({result.steps} steps, {console.clock(result.seconds)}; "
-        f"images left out: {left_out})."
-    )
+    if result.resumed_from == result.steps:
+        text = f"The head in {result.folder} was trained already ({result.steps} steps)."
+    else:
+        since = f" from step {result.resumed_from}" if result.resumed_from else ""
+        text = (
+            f"Trained head in {result.folder} ({result.steps} steps{since}, {console.clock(result.seconds)}; "
+            f"images left out: {left_out})."
+        )
     console.result(facts, text, as_json=as_json)

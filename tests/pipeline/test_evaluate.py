@@ -85,7 +85,7 @@ def test_proposals_of_the_network(place: Path) -> None:
     ran = evaluate(place, "--proposals", "rpn", "--limit", 3, "--set", "top_n=10", *EVERY)
     assert "3 of 3 maps and the tokens of 0 images came from the cache" in ran.err
     for result in ran.json["results"]:
-        assert "RPN, top 10" in result["protocol"]["proposals"]
+        assert "RPN, top 10 (proposals small RPN on SAM embeddings, " in result["protocol"]["proposals"]
         assert {"AR@100", "AR@300", "AR@1000"} <= set(result["metrics"]["recall"])
         assert "accuracy" not in result["metrics"]
     again = evaluate(
