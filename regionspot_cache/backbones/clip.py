@@ -133,13 +133,17 @@ class ClipBackbone:
         Returns:
             float32 [3,R,R] on the CPU.
         """
+        return self.squash(image, self.resize)
+
+    def squash(self, image: np.ndarray, resize: str) -> Tensor:
+        """As `preprocess`, by another way of resizing than that of the spec; see `ClipSpec`."""
         side = (self.image_size, self.image_size)
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.parts.mean, self.parts.std))
-        if self.resize == "bilinear-noantialias":
+        if resize == "bilinear-noantialias":
             pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
             squashed = F.interpolate(pixels, side, mode="bilinear", align_corners=False)[0]
         else:
-            squashed = Image.fromarray(image).resize(side, PIL_FILTERS[self.resize])
+            squashed = Image.fromarray(image).resize(side, PIL_FILTERS[resize])
             squashed = torch.from_numpy(np.array(squashed)).permute(2, 0, 1).float()
         return (squashed / 255 - mean) / std
 

@@ -51,15 +51,13 @@ class RegionSpot:
         if len(inputs.boxes) == 0:
             return text.new_zeros(0, len(text))
         tokens, image_map = inputs.tokens(self.position)[None], inputs.map[None]
-        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return self.head.logits(self.head(tokens, image_map, mask), text)[0]
+        return self.head.logits(self.head(tokens, image_map), text)[0]
 
     @torch.inference_mode()
     def attention(self, inputs: RegionInputs) -> NDArray[np.float32]:
         """Cross-attention weights of every layer and box over the map tokens, float32 [L, N, M]."""
         tokens, image_map = inputs.tokens(self.position)[None], inputs.map[None]
-        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        _, weights = self.head(tokens, image_map, mask, return_attention=True)
+        _, weights = self.head(tokens, image_map, return_attention=True)
         return torch.stack([layer[0] for layer in weights]).float().cpu().numpy()
 
 

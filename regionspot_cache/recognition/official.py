@@ -12,7 +12,6 @@ keep the endings `-other`, `-merged` and `-stuff`.
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -50,7 +49,7 @@ class OfficialRegionSpot:
             raise UsageError("The official path with a CLIP of your own.", "A CLIP of open_clip.")
         image = resize_short_side(inputs.image)
         tokens = self._tokens(inputs, image)
-        image_map = clip.encode_map(squash(image, clip)[None])
+        image_map = clip.encode_map(clip.squash(image, "bilinear-noantialias")[None])
         return self.head.logits(self.head(tokens[None], image_map.float()), text)[0]
 
     def _tokens(self, inputs: RegionInputs, image: NDArray[np.uint8]) -> torch.Tensor:
@@ -71,12 +70,3 @@ def resize_short_side(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] to its `resized_size`, by Pillow's bilinear filter."""
     height, width = resized_size(*image.shape[:2])
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def squash(image: NDArray[np.uint8], clip: ClipBackbone) -> torch.Tensor:
-    """uint8 [H, W, 3] to CLIP's square, bilinear without antialias, normalised: float32 [3, R, R]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
-    side = (clip.image_size, clip.image_size)
-    small = F.interpolate(pixels, side, mode="bilinear", align_corners=False)[0]
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (clip.parts.mean, clip.parts.std))
-    return (small - mean) / std
