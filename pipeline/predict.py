@@ -193,12 +193,12 @@ def parse_boxes(text: str) -> NDArray[np.float32]:
             else [[float(number) for number in box.split(",")] for box in text.split(";") if box.strip()]
         )
         boxes = np.array(rows, np.float32)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(
-            f"--boxes {text!r}: {error}.", 'Boxes such as "10,20,200,180;30,40,90,120", or a JSON file.'
+            f"--boxes {text[:80]!r}: {error}.", 'Boxes such as "10,20,200,180;30,40,90,120", or a JSON file.'
         ) from None
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise UsageError(f"--boxes {text!r} is an array {list(boxes.shape)}.", "Fours: x0,y0,x1,y1;...")
+        raise UsageError(f"--boxes {text[:80]!r} is an array {list(boxes.shape)}.", "Fours: x0,y0,x1,y1;...")
     return boxes
 
 
@@ -210,9 +210,17 @@ def parse_classes(text: str | None, checkpoint: Path) -> list[str]:
             raise MissingFileError(
                 f"No {CLASSES_FILE} in {checkpoint}.", "Class names.", '--classes "cat,dog"'
             )
-    else:
-        path = Path(text)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else (text or "").split(",")
+        text = str(path)
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{text} is not UTF-8 text: {error}.", "Class names, one a line.") from None
+    except (OSError, ValueError):  # no file: these are the names, which may be longer than a path can be
+        if text.endswith(".txt"):
+            raise MissingFileError(
+                f"No file {text}.", "Class names, one a line.", "Check the path."
+            ) from None
+        lines = text.split(",")
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise UsageError(f"--classes {text!r} names nothing.", "Names separated by commas, or a file.")

@@ -1,6 +1,7 @@
 """Makes open_clip models from a spec: names, tags, files, random weights, and the packaged small one."""
 
 import logging
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -172,9 +173,18 @@ def _cache_folder() -> str:
 def _described_errors(spec: ClipSpec) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, OSError, ValueError) as error:
+    except (
+        RuntimeError,
+        OSError,
+        ValueError,
+        TypeError,  # and the next two: a config that is none
+        KeyError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
         detail = " ".join(str(error).split())[:200]
-        if random_seed(spec.weights) is None and not Path(spec.weights).is_file():
+        local = spec.model.startswith("local-dir:") or Path(spec.weights).is_file()
+        if random_seed(spec.weights) is None and not local:
             raise MissingFileError(
                 f"The weights of {spec.model} ({spec.weights}) could not be fetched: {detail}",
                 f"A network, or open_clip's copy under {_cache_folder()}.",

@@ -182,11 +182,19 @@ def _family_and_config(library: Any, model: str, source: str) -> tuple[Family, A
         found, _ = library.PreTrainedConfig.get_config_dict(source)
     except (OSError, ValueError) as error:
         raise _missing(source, error) from None
-    kind = found.get("model_type")
-    if kind not in FAMILIES:
+    kind = found.get("model_type") if isinstance(found, dict) else None
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(f"{source} holds a model of type {kind}.", f"One of {', '.join(FAMILIES)}.")
     family = FAMILIES[kind]
-    return family, getattr(library, family.config).from_pretrained(source)
+    try:
+        return family, getattr(library, family.config).from_pretrained(source)
+    except Exception as error:  # every version of transformers refuses wrong values in its own way
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"The config.json of {source} is none of a {kind}: {detail}",
+            "The file as it was published.",
+            "Fetch it again.",
+        ) from None
 
 
 def _network(model_class: Any, config: Any, spec: SamSpec, source: str) -> tuple[Any, bool]:

@@ -77,14 +77,14 @@ def read_hierarchy(file: Path) -> tuple[Edges, dict[str, str]]:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise MissingFileError(f"There is no class tree {file}.", OFFICIAL, "Fetch it.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{file} is not JSON: {error}.", OFFICIAL, "Fetch it again.") from None
     try:
         if "father2child" in tree:
             return _v3det(tree)
         edges: Edges = defaultdict(set)
         labels = dict.fromkeys(_walk(tree, edges))
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} is not a class tree: {error!r}.", OFFICIAL, "Fetch it again.") from None
     described = _descriptions(file.parent)
     return edges, {label: described.get(label, label) for label in labels}
