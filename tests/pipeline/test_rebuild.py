@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from tests.running import rs_cache
 CACHE = "rs-cache-data/caches/shapes-train-small"
 HEAD = "rs-cache-data/runs/small"
 FAMILIES = {
+    "vit_l": "vit_l",
+    "vit_h": "vit_h",
     "mobile_sam": "mobile_sam",
     "sam_hq": "local-dir:sam_hq",
     "sam2": "local-dir:sam2",
@@ -31,8 +34,27 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     for family in ("sam_hq", "sam2", "sam3"):
         model_folder(root / family, family)
     monkeypatch.setitem(sam_build.PUBLISHED, "mobile_sam", SMALL)
+    for model in ("vit_l", "vit_h"):
+        monkeypatch.setitem(sam_build.PUBLISHED, model, shrunk(sam_build.PUBLISHED[model]))
     monkeypatch.chdir(root)
     return root
+
+
+def shrunk(config: dict[str, Any]) -> dict[str, Any]:
+    """A published SAM with its own depth and global blocks, but few channels on a small frame."""
+    encoder = config["image_encoder"] | {"img_size": 64, "embed_dim": 16, "num_heads": 2, "out_chans": 64}
+    prompt = {
+        "embed_dim": 64,
+        "image_embedding_size": [4, 4],
+        "input_image_size": [64, 64],
+        "mask_in_chans": 4,
+    }
+    return config | {
+        "image_encoder": encoder,
+        "prompt_encoder": prompt,
+        "transformer": {"depth": 2, "embedding_dim": 64, "mlp_dim": 64, "num_heads": 2},
+        "mask_decoder": config["mask_decoder"] | {"transformer_dim": 64, "iou_head_hidden_dim": 16},
+    }
 
 
 def backbone_file(name: str, model: str) -> Path:
