@@ -117,7 +117,10 @@ def test_minival_takes_its_part_of_the_results_of_val(place: Path) -> None:
 def test_beside_our_own_methods(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What this package wrote scores the same when it is read; rows stay in the order asked for."""
     monkeypatch.chdir(finished)
-    options = ("eval", "--checkpoint", "rs-cache-data/runs/small", "--json", "--limit", 3)
+    options = (
+        *("eval", "--checkpoint", "rs-cache-data/runs/small", "--json", "--limit", 3),
+        *("--set", "pictures=0"),
+    )
     first = rs_cache(*options, "--out", tmp_path, "--ap", "standard")
     assert first.code == 0, first.err
     (tmp_path / "regionspot-segm.json").rename(tmp_path / "again.json")

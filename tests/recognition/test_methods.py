@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from regionspot_cache.backbones import Backbone
-from regionspot_cache.head import HeadConfig, RegionHead
+from regionspot_cache.head import RegionHead
 from regionspot_cache.recognition import ClipCrops, RegionInputs, RegionSpot
 from regionspot_cache.recognition.methods import BOX_CONTEXT, MASK_CONTEXT, crop_window
 from tests.backbones.small import picture, random_boxes, small_clip, small_sam
@@ -21,16 +21,6 @@ TEXT = normalize(torch.randn(7, 24, generator=torch.Generator().manual_seed(0)),
 @pytest.fixture(scope="module")
 def backbone(small_backbone: Backbone) -> Backbone:
     return Backbone(small_sam(), small_clip(), small_backbone.spec)
-
-
-@pytest.fixture(scope="module")
-def head() -> RegionHead:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = HeadConfig(
-            token_dim=64, map_dim=32, text_dim=24, grid=(3, 3), depth=2, num_heads=2, ffn_dim=16
-        )
-        return RegionHead(config)
 
 
 def inputs_of(backbone: Backbone, boxes: np.ndarray = BOXES) -> RegionInputs:

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from regionspot_cache.backbones import PRESETS, Backbone, ClipBackbone
 from regionspot_cache.errors import UsageError
-from regionspot_cache.head import HeadConfig, RegionHead
+from regionspot_cache.head import RegionHead
 from regionspot_cache.recognition import OfficialRegionSpot, RegionInputs, RegionSpot
 from regionspot_cache.recognition.official import resize_short_side, resized_size
 from tests.backbones.small import picture, small_clip, small_sam
@@ -23,16 +23,6 @@ TEXT = normalize(torch.randn(7, 24, generator=torch.Generator().manual_seed(0)),
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
     return Backbone(small_sam(), small_clip(), PRESETS["tiny"])
-
-
-@pytest.fixture(scope="module")
-def head() -> RegionHead:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = HeadConfig(
-            token_dim=64, map_dim=32, text_dim=24, grid=(3, 3), depth=2, num_heads=2, ffn_dim=16
-        )
-        return RegionHead(config)
 
 
 def short_side(height: int, width: int, size: int = 800, limit: int = 1333) -> tuple[int, int]:
