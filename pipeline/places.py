@@ -12,5 +12,6 @@ def shipped(name: str) -> Path:
     """The shipped config `name`, such as `train/shapes.yaml`."""
     path = CONFIGS / name
     if not path.is_file():
-        raise UsageError(f"No shipped config {name}.", f"One of the files under {CONFIGS}.")
+        names = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise UsageError(f"No shipped config {name}.", f"One of {names or CONFIGS}.")
     return path

@@ -58,7 +58,7 @@ def overall_tables(results: Sequence[Result]) -> list[ReportSection]:
     """AP of boxes and masks, accuracy of given boxes, recall of proposals."""
     sections: list[ReportSection] = []
     for group, title in KINDS.items():
-        sections += metric_table(title, results, group, OVERALL)
+        sections += metric_table(title + _ap_type(results), results, group, OVERALL)
     sections += metric_table("Accuracy of the given boxes", results, "accuracy", ACCURACY)
     return [*sections, *recall_table(results)]
 
@@ -68,11 +68,18 @@ def group_tables(results: Sequence[Result]) -> list[ReportSection]:
     sections: list[ReportSection] = []
     for group, title in KINDS.items():
         if any(_has_groups(result["metrics"].get(group, {})) for result in results):
-            sections += metric_table(f"{title} by group of classes", results, group, GROUPS, GROUP_NOTE)
+            caption = f"{title}{_ap_type(results)} by group of classes"
+            sections += metric_table(caption, results, group, GROUPS, GROUP_NOTE)
     return [
         *sections,
         *metric_table("Top-1 by group of classes", results, "accuracy", ACCURACY_GROUPS, GROUP_NOTE),
     ]
+
+
+def _ap_type(results: Sequence[Result]) -> str:
+    """Named where it is not the usual one: numbers of two kinds of AP are never compared."""
+    kind = results[0]["protocol"].get("ap_type", "standard")
+    return "" if kind == "standard" else f", {kind}"
 
 
 def _has_groups(metrics: Mapping[str, float]) -> bool:

@@ -16,7 +16,7 @@ from pipeline.places import WORKPLACE
 from pipeline.settings import PromptSettings, TrainSettings
 from regionspot_cache.backbones import BackboneSpec, ClipEncoder, load_clip, load_preset
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
-from regionspot_cache.errors import UsageError
+from regionspot_cache.errors import IdentityError, UsageError
 from regionspot_cache.hub import BACKBONE_FILE, CLASSES_FILE
 from regionspot_cache.store import open_cache
 from regionspot_cache.training import StepReport, TrainingSource, TrainResult
@@ -58,7 +58,11 @@ def training_source(path: str, clip: ClipEncoder, settings: TrainSettings) -> Tr
         IdentityError: the cache's maps come from another CLIP than the backbone of the settings.
         InputError: the class tree of this cache does not know its classes.
     """
-    cache = open_cache(path, expect={"clip": clip.fingerprint()})
+    try:
+        cache = open_cache(path, expect={"clip": clip.fingerprint()})
+    except IdentityError as error:
+        other = f"--set backbone=FILE of the networks that made the cache, or {error.remedy}"
+        raise IdentityError(error.found, error.expected, other) from None
     boxed = np.unique(cache.all_labels)
     names, rows = unique_classes([cache.dataset.class_names[label] for label in boxed])
     class_map = np.zeros(len(cache.dataset.class_names), np.int64)

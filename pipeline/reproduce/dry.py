@@ -18,14 +18,19 @@ def dry_run(names: Sequence[str], settings: ReproduceSettings, *, as_json: bool 
     tables = load_tables(names, settings.tables)
     plan = make_plan(tables, settings)
     states = {source: state(source, settings) for source in sources_of(plan, settings)}
-    inputs = Inputs(reasons={s: text for s, text in states.items() if text.startswith("missing")})
+    errors = {source: error for source, error in states.items() if isinstance(error, RegionSpotError)}
+    inputs = Inputs(reasons={source: error.found for source, error in errors.items()})
     for source in states:
         inputs.identities[source] = _identity_if_ready(cache_folder(source, settings))
     scheduler = Scheduler(settings=settings, inputs=inputs)
     units = scheduler.units(plan)
     facts = {
         "world": settings.world,
-        "caches": {str(cache_folder(source, settings)): text for source, text in states.items()},
+        "roles": {**settings.training, **settings.backbones},
+        "caches": {
+            str(cache_folder(s, settings)): getattr(text, "found", text) for s, text in states.items()
+        },
+        "missing": {source.dataset: error.expected for source, error in errors.items() if error.expected},
         "heads": len(heads_of(plan)),
         "seeds": settings.seeds,
         "steps": sum(u.training.training.total_steps for u in units if u.training),
@@ -56,9 +61,12 @@ def _row_states(table: PaperTable, plan: Plan, scheduler: Scheduler) -> dict[str
 
 
 def _text(facts: dict[str, Any], plan: Plan, settings: ReproduceSettings) -> str:
-    lines = [f"World {facts['world']}", "", "Caches:"]
-    lines += [f"  {path}: {text}" for path, text in facts["caches"].items()]
-    lines += ["", f"Heads, each with {facts['seeds']} seeds ({facts['steps']:,} steps in all):"]
+    roles = ", ".join(f"{role} is {name}" for role, name in facts["roles"].items() if role != name)
+    lines = [f"World {facts['world']}; {roles}"]
+    lines += ["", "Caches:", *(f"  {path}: {text}" for path, text in facts["caches"].items())]
+    if facts["missing"]:
+        lines += ["", "Missing:", *(f"  {name}: {where}" for name, where in facts["missing"].items())]
+    lines += ["", f"Heads (seeds: {facts['seeds']}; steps in all: {facts['steps']:,}):"]
     lines += [f"  {describe(head, settings.train.head)}" for head in heads_of(plan)]
     lines += ["", f"Units of work: {facts['units_to_do']} to do of {facts['units']}."]
     for table, rows in facts["tables"].items():

@@ -15,6 +15,7 @@ from pipeline.extract import extract
 from pipeline.reproduce.plan import Head, Plan, backbones_of, heads_of, measurements_of
 from pipeline.reproduce.rows import BackboneRole
 from pipeline.reproduce.settings import ReproduceSettings
+from pipeline.reproduce.units import read_record, write_record
 from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import load_preset
 from regionspot_cache.datasets import load_dataset
@@ -94,8 +95,8 @@ def prepare(sources: Iterable[Source], settings: ReproduceSettings) -> Inputs:
             _extract(source, settings)
             inputs.identities[source] = cache_identity(cache_folder(source, settings))
         except RegionSpotError as error:
-            inputs.reasons[source] = f"{error.found} {error.expected}".strip()
-            console.warn(f"{source.dataset}: {inputs.reasons[source]}")
+            inputs.reasons[source] = error.found
+            console.warn(f"{source.dataset}: {error.found} {error.expected}".strip())
     return inputs
 
 
@@ -118,15 +119,13 @@ def _extract(source: Source, settings: ReproduceSettings) -> None:
     if summary["images_per_second"]:
         processes = max(1, settings.workers)
         hours = summary["images"] / summary["images_per_second"] * processes / 3600
-        record = _hours_file(source, settings)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"hours": hours}), encoding="utf-8")
+        write_record(_hours_file(source, settings), {"hours": hours})
 
 
 def extraction_hours(source: Source, settings: ReproduceSettings) -> float | None:
     """Hours of one process that the cache took; None when it was made elsewhere."""
     path = _hours_file(source, settings)
-    return json.loads(path.read_text(encoding="utf-8"))["hours"] if path.is_file() else None
+    return read_record(path, lambda values: float(values["hours"])) if path.is_file() else None
 
 
 def _hours_file(source: Source, settings: ReproduceSettings) -> Path:
@@ -140,8 +139,8 @@ def cache_identity(path: Path) -> dict[str, Any]:
     return {"images": cache.num_images, "annotations": cache.dataset.annotation_sha256, **halves}
 
 
-def state(source: Source, settings: ReproduceSettings) -> str:
-    """For a dry run: whether the cache is there, can be made, or what is missing."""
+def state(source: Source, settings: ReproduceSettings) -> str | RegionSpotError:
+    """For a dry run: whether the cache is there or can be made, or why it cannot."""
     try:
         return f"ready, {cache_identity(cache_folder(source, settings))['images']} images"
     except RegionSpotError:
@@ -151,5 +150,5 @@ def state(source: Source, settings: ReproduceSettings) -> str:
     try:
         dataset = load_dataset(source.dataset, data_root=settings.data)
     except RegionSpotError as error:
-        return f"missing: {error.found} {error.expected}"
+        return error
     return f"to extract, {len(dataset)} images"

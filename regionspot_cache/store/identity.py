@@ -170,5 +170,5 @@ def _require_same_half(found: Mapping[str, Any], wanted: Mapping[str, Any], half
         wanted,
         what=f"the {half} half of {url}",
         wanted_by="these networks and settings",
-        remedy=f"rs-cache extract --cache {url} --half {half} --rebuild",
+        remedy=f"rs-cache extract --cache {url} --half {half} --rebuild with its --dataset and --backbone",
     )

@@ -115,7 +115,11 @@ def test_wrong_usage_is_exit_2_and_says_why(
 
 @pytest.mark.parametrize(
     ("arguments", "help_of"),
-    [(("info",), "rs-cache info --help"), (("train", "--steps", "3"), "rs-cache train --help")],
+    [
+        (("info",), "rs-cache info --help"),
+        (("train", "--steps", "3"), "rs-cache train --help"),
+        (("train", "--set", "training.seed=many"), "rs-cache train --help"),
+    ],
 )
 def test_a_wrong_command_line_points_at_the_help_of_its_verb(
     arguments: tuple[str, ...], help_of: str

@@ -11,7 +11,14 @@ import pytest
 from pipeline.eval_pictures import _distinct, _met
 from pipeline.per_class import COLUMNS
 from pipeline.report_figures import FEW, pick_images
-from pipeline.report_tables import method_name, metric_table, percent, protocol_sections
+from pipeline.report_tables import (
+    group_tables,
+    method_name,
+    metric_table,
+    overall_tables,
+    percent,
+    protocol_sections,
+)
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.reporting.page import KeyValues, Table
 from tests.reporting.test_page import Page
@@ -178,3 +185,10 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert shared.items == {"dataset": "d"}
     assert differing.rows == [["a on b"], ["c, COCO results c.json"]]
     assert [method_name(result) for result in results] == ["a", "c"]
+
+
+def test_another_kind_of_ap_is_named_above_its_numbers() -> None:
+    result = {"protocol": {"method": "own", "ap_type": "fixed (3 a class)"}, "metrics": {"box": {"APr": 0.5}}}
+    sections = [*overall_tables([result | {"metrics": {"box": {"AP": 0.5}}}]), *group_tables([result])]
+    captions = [section.caption for section in sections if isinstance(section, Table)]
+    assert captions == ["Box AP, fixed (3 a class)", "Box AP, fixed (3 a class) by group of classes"]

@@ -13,6 +13,7 @@ from pipeline.settings import PromptSettings
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError
 from regionspot_cache.vocabulary import CLEANING, TEMPLATES
+from tests.running import rs_cache
 
 TABLES = ["table1", "table2", "table3", "table3b", "table4a", "table4b", "table4c", "table4d"]
 TABLES += ["table5", "table5b", "table6"]
@@ -181,6 +182,15 @@ def test_the_papers_world_says_which_files_are_missing(
         == "results:rs-cache-data/results/x-decoder.json"
     )
     assert plan["table1", "17-regionspot-bl-detector"].measurements[0].boxes.called == "GLIP-T"
+
+
+def test_a_dry_run_says_once_where_missing_data_goes(workplace: Path) -> None:
+    ran = rs_cache("reproduce", "table1", "--world", "paper", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert "first is o365:train" in ran.out
+    assert ran.out.count("objects365_train.json") == 1
+    assert ran.out.count("o365 (train) is not in ") == 3
+    assert rs_cache("reproduce", "--world", "mars").error["expected"] == "One of paper, shapes."
 
 
 def test_positions_that_the_caches_leave_out() -> None:

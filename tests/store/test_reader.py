@@ -200,7 +200,10 @@ def test_fingerprints_are_compared(sealed: Path) -> None:
         caught.value.found == f"the clip half of {sealed} was made with fingerprint.model.name = 'ViT-L-14'"
     )
     assert caught.value.expected == "fingerprint.model.name = 'ViT-B-16', that of these networks and settings"
-    assert caught.value.remedy == f"rs-cache extract --cache {sealed} --half clip --rebuild"
+    assert (
+        caught.value.remedy
+        == f"rs-cache extract --cache {sealed} --half clip --rebuild with its --dataset and --backbone"
+    )
 
 
 @pytest.fixture

@@ -306,7 +306,10 @@ def test_another_backbone_is_refused_with_the_command_that_repairs(
         IdentityError, match=rf"the {half.name} half of {url} was made with {key} = "
     ) as caught:
         reopen(Path(url), make_dataset(), halves=[half])
-    assert caught.value.remedy == f"rs-cache extract --cache {url} --half {half.name} --rebuild"
+    assert (
+        caught.value.remedy
+        == f"rs-cache extract --cache {url} --half {half.name} --rebuild with its --dataset and --backbone"
+    )
     assert file_hashes(Path(url)) == before
 
 
