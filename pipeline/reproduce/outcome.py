@@ -1,9 +1,9 @@
 """What came out: every row's numbers over the seeds, and whether a trend of the paper shows in them."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from pipeline.reproduce.inputs import extraction_hours, training_sources
 from pipeline.reproduce.plan import Head, Measurement, Plan, Planned
 from pipeline.reproduce.rows import Claim, PaperTable
 from pipeline.reproduce.schedule import Scheduler
-from pipeline.reproduce.units import TRAINED
+from pipeline.reproduce.units import TRAINED, read_record
 
 SPREADS = 2.0  # differences within so many standard deviations say nothing, with three seeds
 FIGURES = ("AP", "APr", "APc", "APf", "AP novel", "AP base", "top1", "top1 novel", "top1 base")
@@ -143,11 +143,7 @@ def _figures(
 ) -> tuple[Measured | None, str]:
     seeds = range(scheduler.settings.seeds if measurement.head else 1)
     files = [scheduler.result(measurement, seed) for seed in seeds]
-    runs = [
-        _percent(json.loads(path.read_text(encoding="utf-8")), measurement)
-        for path in files
-        if path.is_file()
-    ]
+    runs = [read_record(path, partial(_percent, measurement)) for path in files if path.is_file()]
     if not runs:
         return None, _failure(files, failures)
     names = [name for name in runs[0] if all(name in run for run in runs)]
@@ -155,7 +151,7 @@ def _figures(
     return Measured(boxes=measurement.boxes.called, figures=figures), _failure(files, failures)
 
 
-def _percent(result: Mapping[str, Any], measurement: Measurement) -> dict[str, float]:
+def _percent(measurement: Measurement, result: Mapping[str, Any]) -> dict[str, float]:
     metrics = result["metrics"]
     found = {**metrics["mask" if measurement.masks else "box"], **metrics.get("accuracy", {})}
     # -1: nothing to find
@@ -165,7 +161,7 @@ def _percent(result: Mapping[str, Any], measurement: Measurement) -> dict[str, f
 def _hours(head: Head, scheduler: Scheduler, failures: Mapping[Path, str]) -> tuple[Measured | None, str]:
     settings = scheduler.settings
     files = [scheduler.head_folder(head, seed) / TRAINED for seed in range(settings.seeds)]
-    training = [json.loads(path.read_text(encoding="utf-8"))["hours"] for path in files if path.is_file()]
+    training = [read_record(path, lambda values: float(values["hours"])) for path in files if path.is_file()]
     extraction = [extraction_hours(source, settings) for source in training_sources(head, settings)]
     if None in extraction:
         return None, "the caches were made elsewhere, in unknown time"

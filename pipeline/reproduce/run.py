@@ -13,8 +13,10 @@ from pipeline.reproduce.report import show, write
 from pipeline.reproduce.rows import load_tables
 from pipeline.reproduce.schedule import Scheduler
 from pipeline.reproduce.settings import ReproduceSettings
-from pipeline.reproduce.units import TRAINED, Unit, run_unit
+from pipeline.reproduce.units import TRAINED, Unit, is_record, run_unit
 from regionspot_cache.errors import IncompleteError
+from regionspot_cache.training.distributed import ProcessGroup
+from regionspot_cache.training.folder import claim_folder
 
 
 def reproduce(
@@ -24,8 +26,15 @@ def reproduce(
 
     Raises:
         UsageError: no such table.
+        InputError: another run holds the folder.
+        DamageError: a record of an earlier run cannot be read.
         IncompleteError: some rows failed; the others are in the tables.
     """
+    with claim_folder(settings.out, ProcessGroup()):
+        return _reproduce(names, settings, as_json=as_json)
+
+
+def _reproduce(names: Sequence[str], settings: ReproduceSettings, *, as_json: bool) -> list[TableOutcome]:
     started = time.monotonic()
     tables = load_tables(names, settings.tables)
     plan = make_plan(tables, settings)
@@ -65,7 +74,7 @@ def run_units(units: Sequence[Unit], settings: ReproduceSettings) -> dict[Path, 
                 console.warn(f"{units[i].title}: {error} (log: {units[i].log})")
                 failures |= dict.fromkeys(_files(units[i]), error)
             ticker.update(done, units[i].title)
-    return {path: error for path, error in failures.items() if not path.is_file()}
+    return {path: error for path, error in failures.items() if not is_record(path)}
 
 
 def _files(unit: Unit) -> list[Path]:

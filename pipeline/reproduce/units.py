@@ -10,18 +10,19 @@ import json
 import shutil
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.evaluate import evaluate
 from pipeline.settings import EvalSettings, TrainSettings
 from pipeline.train import train
-from regionspot_cache.errors import RegionSpotError
+from regionspot_cache.errors import DamageError, RegionSpotError
 from regionspot_cache.files import replacing
 
 TRAINED = "trained.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,8 @@ class Unit:
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        trained = self.training is None or (self.training.out / TRAINED).is_file()
-        return trained and all(e.result.is_file() for e in self.evaluations)
+        trained = self.training is None or is_record(self.training.out / TRAINED)
+        return trained and all(is_record(e.result) for e in self.evaluations)
 
 
 def run_unit(units: Sequence[Unit], index: int) -> str:
@@ -74,16 +75,16 @@ def run_unit(units: Sequence[Unit], index: int) -> str:
 
 
 def _run(unit: Unit) -> None:
-    if unit.training and not (unit.training.out / TRAINED).is_file():
+    if unit.training and not is_record(unit.training.out / TRAINED):
         _train(unit.training)
     for evaluation in unit.evaluations:
-        if not evaluation.result.is_file():
+        if not is_record(evaluation.result):
             _evaluate(evaluation)
 
 
 def _train(settings: TrainSettings) -> None:
     train(settings)
-    _write(settings.out / TRAINED, {"hours": training_hours(settings.out / "metrics.jsonl")})
+    write_record(settings.out / TRAINED, {"hours": training_hours(settings.out / "metrics.jsonl")})
     shutil.rmtree(settings.out / "checkpoints", ignore_errors=True)  # three times the head, needed no more
 
 
@@ -102,11 +103,36 @@ def _evaluate(evaluation: Evaluation) -> None:
     (scored,) = evaluate(evaluation.settings)
     found = scored.result
     record = {**found.to_json(), "seconds": round(time.monotonic() - started, 1)}
-    _write(evaluation.result, record)
+    write_record(evaluation.result, record)
     shutil.rmtree(evaluation.settings.out, ignore_errors=True)
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
+def is_record(path: Path) -> bool:
+    """Whether a file holds what `write_record` wrote; one that a crash cut off is made again."""
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def read_record(path: Path, part: Callable[[Any], T]) -> T:
+    """What `part` takes from a record.
+
+    Raises:
+        DamageError: it cannot be read or lacks the part.
+    """
+    try:
+        return part(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise DamageError(
+            f"{path} is damaged ({type(error).__name__}: {error}).",
+            "The record that an earlier run wrote.",
+            f"rm -r {path}   and run the same command again",
+        ) from None
+
+
+def write_record(path: Path, values: dict[str, Any]) -> None:
+    """Writes values as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as staging:
         staging.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -41,5 +41,5 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(
-            f"another run is training into {folder}", "one run per folder", "wait for it, or use --out DIR"
+            f"another run is writing into {folder}", "one run per folder", "wait for it, or use --out DIR"
         ) from None

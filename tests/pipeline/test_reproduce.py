@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from regionspot_cache.training.distributed import ProcessGroup
+from regionspot_cache.training.folder import claim_folder
 from tests.conftest import fill_workplace
 from tests.running import Ran, rs_cache
 
@@ -165,6 +167,36 @@ def test_a_lost_result_is_made_again_alone(copied: Path) -> None:
     after = files(copied, "results/*.json")
     assert [path for path in before if before[path] != after[path]] == [lost]
     assert json.loads(lost.read_text())["metrics"] == content["metrics"]
+
+
+def test_records_that_a_crash_cut_off_are_made_again(copied: Path) -> None:
+    for pattern in ("results/*.json", "heads/*/*/trained.json"):
+        for content in ("", '{"metr'):
+            lost = next(iter(files(copied, pattern)))
+            whole = json.loads(lost.read_text())
+            lost.write_text(content)
+            again = reproduce(copied, *WHOLE)
+            assert again.code == 0, again.err
+            assert json.loads(lost.read_text()).keys() == whole.keys()
+
+
+@pytest.mark.parametrize("pattern", ["results/*.json", "heads/*/*/trained.json", "extraction/*.json"])
+@pytest.mark.parametrize("content", ["{}", '{"metrics": {"box": 3, "mask": 3}, "hours": "x"}'])
+def test_records_of_something_else_are_damage(pattern: str, content: str, copied: Path) -> None:
+    for path in files(copied, pattern):
+        path.write_text(content)
+    again = reproduce(copied, *WHOLE)
+    assert again.code == 4
+    assert "is damaged" in again.error["error"]
+    assert again.error["next"].startswith("rm -r out/")
+
+
+def test_two_runs_in_one_folder(copied: Path) -> None:
+    with claim_folder(copied / "out", ProcessGroup()):
+        found = reproduce(copied, *WHOLE)
+    assert found.code == 1
+    assert "another run is writing into out" in found.error["error"]
+    assert reproduce(copied, *WHOLE).code == 0
 
 
 def test_other_steps_are_other_heads(copied: Path) -> None:
