@@ -81,7 +81,9 @@ class PromptSettings:
     templates: str = "clip80+name"
     """A named template set, the official one by default."""
     cleaning: str = "raw"
+    """Rule by which names of a file become words; the rules are the names of `vocabulary.CLEANING`."""
     average: str = "raw-mean"
+    """`raw-mean` of the embeddings over the templates, or `unit-mean`: of each at unit length first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,7 @@ class EvalSettings:
     methods: tuple[str, ...] = ("regionspot",)
     """Any of `RECOGNISERS`, and `results:FILE` for the detections of another system."""
     score_rule: Literal["product", "official", "geometric"] = "product"
+    """How class probability and objectness become the score; see `evaluation.select_top_k`."""
     masks: bool = True
     """Mask AP too, where the ground truth has masks."""
     ap: Literal["standard", "fixed"] = "standard"

@@ -38,10 +38,12 @@ class Row:
         paper_data, paper_boxes: what the published numbers were made on.
         method: "regionspot", "clip-box", "clip-mask", or "results:NAME" for a results file of another system.
         measure: AP of boxes or of masks, or the hours of extraction and training.
+        backbone: role of the frozen networks.
         data: training data; stage one is on the first of them, stage two on all.
         stages: 1 stops after stage one.
         head: fields of `HeadOptions` that differ from the world's head.
         position: where in SAM the box tokens are taken.
+        prompts: how class names become text embeddings.
         proposals: whose boxes are recognised.
     """
 
@@ -89,7 +91,14 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class TableFile:
-    """`table.yaml`: what the rows of a folder have in common."""
+    """`table.yaml`: what the rows of a folder have in common.
+
+    Attributes:
+        title: what the table compares.
+        note: printed below it.
+        claimed_by: whose the claims are.
+        claims: trends that our numbers may show, by names of rows.
+    """
 
     title: str
     note: str = ""
@@ -98,14 +107,10 @@ class TableFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperTable:
+class PaperTable(TableFile):
     """A table: rows by the names of their files, in order."""
 
     name: str
-    title: str
-    note: str
-    claimed_by: str
-    claims: tuple[Claim, ...]
     rows: Mapping[str, Row]
 
 

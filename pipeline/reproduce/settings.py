@@ -20,6 +20,7 @@ class BoxSource:
         called: how tables name them.
         images: a seeded sample of this many evaluation images; all when not given.
         top_n: boxes of an image that are recognised.
+        score_rule: how probability and objectness become the score, see `evaluation.select_top_k`.
     """
 
     boxes: str
@@ -60,6 +61,7 @@ class ReproduceSettings:
         data, caches, results, out: folders of datasets, of caches, of results of other systems, of the run.
         seeds: trained heads a row; the seed is added to that of `train`.
         workers: processes that train and evaluate side by side; 0 uses this one.
+        device, partition_size, batch_size, decode_threads: of extraction, as in `ExtractSettings`.
     """
 
     world: str
