@@ -148,9 +148,16 @@ def _results(path: Path) -> Sequence[Mapping[str, Any]]:
         raise MissingFileError(
             f"No metrics at {path}.", "What rs-cache eval wrote.", "rs-cache eval"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}", "metrics.json of rs-cache eval.") from None
     results = content.get("results") if isinstance(content, dict) else None
-    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+    if not isinstance(results, list) or not all(map(_is_result, results)):
         raise InputError(f"{path} has no results.", "metrics.json of rs-cache eval.")
     return results
+
+
+def _is_result(result: Any) -> bool:
+    if not isinstance(result, dict) or not isinstance(result.get("protocol"), dict):
+        return False
+    metrics = result.get("metrics")
+    return isinstance(metrics, dict) and all(isinstance(group, dict) for group in metrics.values())

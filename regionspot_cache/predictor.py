@@ -1,9 +1,9 @@
 """Names for the boxes of one image: pay once in `set_image`, then ask `predict` as often as you like."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from regionspot_cache.backbones import Backbone, load_backbone, load_preset
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.errors import InputError
 from regionspot_cache.head import RegionHead, read_model_config
-from regionspot_cache.hub import BACKBONE_FILE, model_folder
+from regionspot_cache.hub import BACKBONE_FILE, CONFIG_FILE, model_folder
 from regionspot_cache.identity import require_same
 from regionspot_cache.images import ImageFailure, read_image
 from regionspot_cache.recognition import RegionInputs, RegionSpot
@@ -150,8 +150,10 @@ def require_backbone(config: dict[str, Any], backbone: Backbone, model: str) -> 
     """Refuses a head with frozen networks that it was not trained on. Precision may differ.
 
     Raises:
+        InputError: its config does not say on which.
         IdentityError: names the first key that differs.
     """
+    check_origin(config, model)
     for half, network in (("sam", backbone.sam), ("clip", backbone.clip)):
         found = network.fingerprint()
         recorded = {key: value for key, value in config[half].items() if key != "precision"}
@@ -162,6 +164,37 @@ def require_backbone(config: dict[str, Any], backbone: Backbone, model: str) -> 
             wanted_by="this backbone",
             remedy=f"Give its own with --backbone, or leave that out to use {model}/{BACKBONE_FILE}.",
         )
+
+
+def check_origin(config: Mapping[str, Any], model: str) -> None:
+    """That a model's config says what its head was trained on.
+
+    Raises:
+        InputError: networks, token position or prompts are missing or of another kind.
+    """
+    good = {
+        "sam": isinstance(config.get("sam"), dict),
+        "clip": isinstance(config.get("clip"), dict),
+        "token_position": config.get("token_position") in get_args(Position),
+        "text": _are_prompts(config.get("text")),
+    }
+    wrong = [key for key, fits in good.items() if not fits]
+    if wrong:
+        raise InputError(
+            f"{model}/{CONFIG_FILE} does not say what the head was trained on: {', '.join(wrong)}",
+            "sam, clip, token_position and text as training writes them",
+            "train again or restore the file",
+        )
+
+
+def _are_prompts(text: Any) -> bool:
+    if not isinstance(text, dict):
+        return False
+    templates = text.get("templates")
+    several = isinstance(templates, list) and all(isinstance(template, str) for template in templates)
+    return (several or isinstance(templates, str)) and all(
+        isinstance(text.get(name), str) for name in ("cleaning", "average")
+    )
 
 
 def _pixels(image: NDArray[np.uint8] | Path | str) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from regionspot_cache.errors import IdentityError, InputError, MissingFileError
 from regionspot_cache.head import HeadConfig, RegionHead
 from regionspot_cache.model_files import read_model_config
+from regionspot_cache.predictor import check_origin
 
 CONFIG = HeadConfig(token_dim=6, map_dim=8, text_dim=5, grid=(2, 2), depth=1, num_heads=2, ffn_dim=4)
 
@@ -87,3 +88,30 @@ def test_weights_that_are_not_whole(model: Path) -> None:
     with pytest.raises(InputError, match="not a whole safetensors file") as caught:
         RegionHead.from_pretrained(model)
     assert caught.value.expected
+
+
+ORIGIN: dict[str, Any] = {
+    "sam": {},
+    "clip": {},
+    "token_position": "mlp",
+    "text": {"templates": "single", "cleaning": "raw", "average": "raw-mean"},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sam", None),
+        ("clip", [1]),
+        ("token_position", 5),
+        ("token_position", "elsewhere"),
+        ("text", [1]),
+        ("text", {"templates": [1], "cleaning": "raw", "average": "raw-mean"}),
+        ("text", {"templates": "single"}),
+    ],
+)
+def test_a_config_that_does_not_say_what_the_head_was_trained_on(key: str, value: Any) -> None:
+    check_origin(ORIGIN, "model")
+    check_origin(ORIGIN | {"text": ORIGIN["text"] | {"templates": ["a {}.", "{}."]}}, "model")
+    with pytest.raises(InputError, match=f"trained on: {key}\n"):
+        check_origin({name: v for name, v in (ORIGIN | {key: value}).items() if v is not None}, "model")

@@ -10,6 +10,7 @@ from pipeline.predict import parse_boxes, parse_classes
 from regionspot_cache.backbones.weights import read_state
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
+from regionspot_cache.head import HeadConfig, RegionHead
 from regionspot_cache.official import read_official
 from tests.running import rs_cache
 
@@ -127,3 +128,12 @@ def test_class_trees_that_are_none(content: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         hierarchy_ignore(path, ["cat"])
     assert caught.value.expected
+
+
+@pytest.mark.parametrize("results", [3, [1], [{}], [{"protocol": 1, "metrics": 2}]])
+def test_metrics_for_a_card_that_are_none(results: object, tmp_path: Path) -> None:
+    head = RegionHead(HeadConfig(token_dim=4, map_dim=8, text_dim=4, grid=(2, 2), depth=1))
+    head.save_pretrained(tmp_path)
+    (tmp_path / "metrics.json").write_text(json.dumps({"results": results}))
+    error = refused("push", tmp_path, "a/b", "--metrics", tmp_path / "metrics.json")
+    assert "has no results" in error["error"]
