@@ -10,8 +10,7 @@ from typing import Any
 from pipeline import console
 from pipeline.places import WORKPLACE
 from pipeline.settings import PromptSettings
-from pipeline.train import save_backbone
-from regionspot_cache.backbones import BackboneSpec, load_backbone, load_preset
+from regionspot_cache.backbones import BackboneSpec, load_backbone, load_preset, save_preset
 from regionspot_cache.card import model_card
 from regionspot_cache.errors import InputError, MissingFileError
 from regionspot_cache.files import file_sha256, replacing
@@ -41,7 +40,7 @@ def import_checkpoint(
         if (out / CONFIG_FILE).exists():
             raise InputError(f"{out} holds a model already.", "A new folder.", "--out DIR")
         networks = _networks(spec)
-        save_backbone(out, spec)
+        save_preset(spec, out / BACKBONE_FILE)
         publish_model(out, head, _metadata(checkpoint, networks))
     facts = {"folder": str(out), "tensors": len(head.state_dict()), "networks": networks["networks"]}
     text = f"Imported {facts['tensors']} tensors into {out}; frozen networks {networks['networks']}."

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from pipeline import console
 from pipeline.console import counts
 from pipeline.partition import resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.settings import PromptSettings, TrainSettings
-from regionspot_cache.backbones import BackboneSpec, ClipEncoder, load_clip, load_preset
+from regionspot_cache.backbones import ClipEncoder, load_clip, load_preset, save_preset
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
 from regionspot_cache.errors import IdentityError, UsageError
 from regionspot_cache.hub import BACKBONE_FILE, CLASSES_FILE
@@ -41,7 +40,7 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
             sources, settings.training, settings.out, device=device, on_step=lambda step: _show(ticker, step)
         )
     if main:
-        save_backbone(settings.out, spec)
+        save_preset(spec, settings.out / BACKBONE_FILE)
         names = dict.fromkeys(name for source in sources for name in source.class_names)
         (settings.out / CLASSES_FILE).write_text("\n".join(names) + "\n", encoding="utf-8")
         _report(result, as_json=as_json)
@@ -132,17 +131,6 @@ def _show(ticker: console.Ticker, step: StepReport) -> None:
         f"  {console.rate(step.samples_per_second, 'image')}"
         f"  lr {step.learning_rate:.1e}  waiting {step.waiting:.0%}",
     )
-
-
-def save_backbone(folder: Path, spec: BackboneSpec) -> None:
-    """The model folder says which networks feed it, as a backbone file that `--backbone` reads."""
-    (folder / BACKBONE_FILE).write_text(yaml.safe_dump(_plain(asdict(spec)), sort_keys=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _report(result: TrainResult, *, as_json: bool) -> None:

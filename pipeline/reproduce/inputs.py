@@ -1,14 +1,11 @@
 """What the rows read: the networks with every token position, and the caches of the world's datasets."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from pipeline import console
 from pipeline.extract import extract
@@ -17,10 +14,9 @@ from pipeline.reproduce.rows import BackboneRole
 from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.reproduce.units import read_record, write_record
 from pipeline.settings import ExtractSettings
-from regionspot_cache.backbones import load_preset
+from regionspot_cache.backbones import load_preset, save_preset
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.errors import RegionSpotError
-from regionspot_cache.files import replacing
 from regionspot_cache.store import open_cache
 
 
@@ -80,11 +76,7 @@ def write_backbones(plan: Plan, settings: ReproduceSettings) -> None:
     for role in backbones_of(plan):
         spec = load_preset(settings.backbones[role])
         spec = replace(spec, sam=replace(spec.sam, positions=settings.positions))
-        path = backbone_file(role, settings)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plain = json.loads(json.dumps(asdict(spec), default=str))  # YAML knows no tuples
-        with replacing(path) as staging:
-            staging.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+        save_preset(spec, backbone_file(role, settings))
 
 
 def prepare(sources: Iterable[Source], settings: ReproduceSettings) -> Inputs:

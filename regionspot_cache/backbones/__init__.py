@@ -23,6 +23,7 @@ from regionspot_cache.backbones.presets import (  # noqa: E402
     ProposerSpec,
     SamSpec,
     load_preset,
+    save_preset,
 )
 from regionspot_cache.backbones.proposer import RegionProposer  # noqa: E402
 from regionspot_cache.backbones.sam import SamBackbone  # noqa: E402
@@ -47,5 +48,6 @@ __all__ = [
     "load_preset",
     "load_proposer",
     "load_sam",
+    "save_preset",
     "weights_home",
 ]

@@ -7,13 +7,17 @@ A preset file is a YAML map of the fields of `BackboneSpec`. Every field has a d
     clip: {model: ViT-B-32-quickgelu, weights: openai, layer: -1}
 """
 
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError
+from regionspot_cache.files import replacing
 
 Precision = Literal["fp32", "bf16", "auto"]
 """Arithmetic of the encoders; "auto" is bf16 on CUDA and fp32 elsewhere. Weights stay float32."""
@@ -135,6 +139,14 @@ def load_preset(name_or_yaml: str | Path, *, from_model_folder: bool = False) ->
     if from_model_folder:
         _refuse_import_paths(spec, text)
     return spec
+
+
+def save_preset(spec: BackboneSpec, file: Path) -> None:
+    """Writes a YAML file that `load_preset` reads, whole or not at all."""
+    plain = json.loads(json.dumps(asdict(spec)))  # lists for tuples, which YAML does not know
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as staging:
+        staging.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
 
 
 def is_import_path(model: str) -> bool:
