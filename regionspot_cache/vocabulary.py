@@ -1,6 +1,7 @@
 """Class names to unit text embeddings: prompt templates, cleaning, averaging, and a cache on disk."""
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -201,5 +202,7 @@ def _read(path: Path, rows: int) -> np.ndarray | None:
 
 def _write(path: Path, embeddings: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as staging, staging.open("wb") as file:
-        np.save(file, embeddings)
+    buffer = io.BytesIO()  # numpy says of a full disk how many bytes are missing, but not where
+    np.save(buffer, embeddings)
+    with replacing(path) as staging:
+        staging.write_bytes(buffer.getbuffer())

@@ -1,6 +1,7 @@
 """Class names to text embeddings."""
 
 import hashlib
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +175,15 @@ def test_mistakes_are_explained() -> None:
     with pytest.raises(UsageError, match="No prompt templates"):
         template_set([])
     assert encoder.texts == []
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            text_embeddings(CountingEncoder(), [str(n) for n in range(2000)], "single", cache_dir=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno
+    assert not list(tmp_path.rglob("*.npy"))
