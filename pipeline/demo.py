@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import console
 from pipeline.demo_report import DemoFacts, write_demo_report
-from pipeline.evaluate import evaluate
+from pipeline.evaluate.run import evaluate
 from pipeline.extract import extract
 from pipeline.inspection import verify
 from pipeline.places import shipped

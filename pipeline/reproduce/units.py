@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.evaluate import evaluate
+from pipeline.evaluate.run import evaluate
 from pipeline.settings import EvalSettings, TrainSettings
 from pipeline.train import train
 from regionspot_cache.errors import DamageError, RegionSpotError

@@ -37,7 +37,7 @@ def evaluate(
 
     Example: rs-cache eval --dataset lvis:minival --method results:glip.json --ap fixed
     """
-    from pipeline.evaluate import evaluate as run
+    from pipeline.evaluate.run import evaluate as run
     from pipeline.settings import EvalSettings
     from regionspot_cache.config import load_config
 

@@ -94,10 +94,10 @@ class Launcher:
 def serve(requests: IO[str]) -> None:
     """Forks a child for every line."""
     import pipeline.cli
-    import pipeline.evaluate
+    import pipeline.evaluate.own_methods
+    import pipeline.evaluate.run
     import pipeline.extract
     import pipeline.inspection
-    import pipeline.own_methods
     import pipeline.predict
     import pipeline.train  # noqa: F401
 

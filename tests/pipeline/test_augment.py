@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.recognise import Regions
+from pipeline.evaluate.recognise import Regions
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.proposals import ground_truth_proposals
 from regionspot_cache.store import Cache, open_cache

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.eval_pictures import _distinct, _met
-from pipeline.per_class import COLUMNS
+from pipeline.evaluate.per_class import COLUMNS
+from pipeline.evaluate.pictures import _distinct, _met
 from pipeline.report_figures import FEW, pick_images
 from pipeline.report_tables import (
     group_tables,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.recognise import MaskCodes, Recognition, Regions
+from pipeline.evaluate.recognise import MaskCodes, Recognition, Regions
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.evaluation.rle import mask_areas
 from regionspot_cache.proposals import Proposals, ground_truth_proposals

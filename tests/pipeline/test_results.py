@@ -66,7 +66,8 @@ def test_no_network_is_loaded(place: Path) -> None:
     code = (
         "import sys; from pipeline.cli import run; "
         "code = run(['eval', '--dataset', 'truth.json', '--method', 'results:glip.json', '--out', 'out']); "
-        "print({'segment_anything', 'open_clip', 'pipeline.own_methods'} & set(sys.modules)); sys.exit(code)"
+        "heavy = {'segment_anything', 'open_clip', 'pipeline.evaluate.own_methods'}; "
+        "print(heavy & set(sys.modules)); sys.exit(code)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.endswith("set()\n")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.scoring import Origin, Scored, Scorer
+from pipeline.evaluate.scoring import Origin, Scored, Scorer
 from regionspot_cache.evaluation import PER_CATEGORY, Detections, ResultsFile, Scope, read_results
 from regionspot_cache.evaluation.ground_truth import is_federated, judged_pairs
 from regionspot_cache.evaluation.results_columns import pair_code

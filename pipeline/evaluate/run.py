@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import console
-from pipeline.eval_report import write_evaluation_report
-from pipeline.results import score_results
-from pipeline.scoring import Scored, Scorer
+from pipeline.evaluate.report import write_evaluation_report
+from pipeline.evaluate.results import score_results
+from pipeline.evaluate.scoring import Scored, Scorer
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import DATASET_NAMES, DetectionDataset, load_dataset, to_coco_dict
 from regionspot_cache.datasets.minival import holds_minival_only
@@ -16,7 +16,7 @@ from regionspot_cache.evaluation import EvaluationResult
 from regionspot_cache.evaluation.ground_truth import load_annotations, restrict
 
 if TYPE_CHECKING:
-    from pipeline.own_methods import OwnMethods
+    from pipeline.evaluate.own_methods import OwnMethods
 
 
 def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
@@ -56,7 +56,7 @@ def _own(settings: EvalSettings) -> "OwnMethods | None":
     """Networks and methods, before the dataset: a wrong checkpoint is said at once. None without any."""
     if not settings.recognisers:
         return None
-    from pipeline.own_methods import load_own_methods
+    from pipeline.evaluate.own_methods import load_own_methods
 
     return load_own_methods(settings)
 

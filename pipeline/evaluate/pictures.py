@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.recognise import Recognition
+from pipeline.evaluate.recognise import Recognition
 from pipeline.report_figures import Names, Seen, figures, patch_attention, pick_images
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import ImageRecord

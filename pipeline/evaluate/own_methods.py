@@ -9,13 +9,13 @@ import torch
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.eval_pictures import pictures
-from pipeline.eval_report import OwnRows
-from pipeline.methods import make_method
+from pipeline.evaluate.methods import make_method
+from pipeline.evaluate.pictures import pictures
+from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally
+from pipeline.evaluate.report import OwnRows
+from pipeline.evaluate.scoring import Origin, Scored, Scorer
 from pipeline.partition import resolve_device
 from pipeline.plan import cache_path
-from pipeline.recognise import Recognised, Recognition, Regions, Tally
-from pipeline.scoring import Origin, Scored, Scorer
 from pipeline.settings import WITH_HEAD, EvalSettings, PromptSettings
 from pipeline.train import embed_names
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.scoring import Scored
+from pipeline.evaluate.scoring import Scored
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.evaluation import IouType
 from regionspot_cache.evaluation.confusion import Confusion

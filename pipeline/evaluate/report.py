@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import console
-from pipeline.per_class import ClassResults, class_results, hardest, write_per_class
+from pipeline.evaluate.per_class import ClassResults, class_results, hardest, write_per_class
+from pipeline.evaluate.scoring import Scored
 from pipeline.report_tables import group_tables, overall_tables, percent, protocol_sections
-from pipeline.scoring import Scored
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.evaluation.confusion import NEIGHBOURS, ConfusedPair, Confusion
 from regionspot_cache.reporting.page import Cell, ReportSection, Table, Text, write_report

@@ -1,0 +1,1 @@
+"""`rs-cache eval`: methods and results files of one dataset, scored by one protocol."""
