@@ -203,5 +203,5 @@ def test_a_local_model_without_weights_is_not_left_random(tmp_path) -> None:
         }
     }
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises((MissingFileError, InputError), match="could not be fetched"):
+    with pytest.raises((MissingFileError, InputError), match="could not be loaded"):
         build_clip(ClipSpec(model=f"local-dir:{tmp_path}", weights="included"))
