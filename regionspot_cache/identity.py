@@ -29,10 +29,16 @@ def require_same(
     for key in [*ours, *(key for key in theirs if key not in ours)]:
         if ours.get(key) != theirs.get(key):
             raise IdentityError(
-                f"{what} was made with {key} = {_shown(theirs.get(key))}",
-                f"{key} = {_shown(ours.get(key))}, that of {wanted_by}",
+                f"{what} was made with {key} = {_shown(_at(theirs, key))}",
+                f"{key} = {_shown(_at(ours, key))}, that of {wanted_by}",
                 remedy,
             )
+
+
+def _at(flat: dict[str, Any], key: str) -> Any:
+    """The value of a key; of one that holds others, these."""
+    below = {name.removeprefix(f"{key}."): item for name, item in flat.items() if name.startswith(f"{key}.")}
+    return below or flat.get(key)
 
 
 def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:

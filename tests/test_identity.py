@@ -28,6 +28,7 @@ def test_tuples_order_and_keys_without_a_value_make_no_difference() -> None:
             "clip.layers.1.name = 'b'",
         ),
         (WANTED | {"more": 5}, "more = 5", "more = None"),
+        (WANTED | {"seed": {"a": {"b": 1}, "c": 2}}, "seed = {'a.b': 1, 'c': 2}", "seed = 1"),
         (WANTED | {"seed": "x" * 500}, f"seed = '{'x' * 119}... (SHA-256 ", "seed = 1"),
     ],
 )
