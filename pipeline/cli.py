@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Open-vocabulary region recognition from cached SAM tokens and CLIP maps. "
     "Two phases: **extract** runs the frozen networks once; **train** and **eval** read the cache. "
-    "Every verb works without arguments on the built-in world. "
+    "On the built-in world **extract**, **train**, **eval**, **demo** and **reproduce** need no arguments. "
     "Exit codes: 0 done, 1 error, 2 usage, 3 incomplete (run it again), "
     "4 identity mismatch or damage, 130 interrupted.",
 )

@@ -57,7 +57,7 @@ def extract(
 
 
 def status(cache: CacheDir, as_json: Json = False) -> None:
-    """Progress of an extraction: partitions, failures by reason, rates, time spent in each step."""
+    """Progress of an extraction: partitions, failures by reason, time spent in each step."""
     from pipeline.inspection import status as run
 
     run(cache, as_json=as_json)

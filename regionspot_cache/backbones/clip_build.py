@@ -98,7 +98,7 @@ class _LazyTokenizer:
             raise UsageError(
                 f"The tokenizer of {self.spec.model} needs another package: {error}.",
                 "The transformers library.",
-                'pip install "regionspot-cache[transformers]"',
+                "uv pip install transformers",
             ) from None
         except (RuntimeError, OSError, ValueError) as error:
             detail = " ".join(str(error).split())[:200]

@@ -156,7 +156,7 @@ def _library(model: str) -> Any:
     except ImportError:
         raise UsageError(
             f"sam.model = {model} needs the transformers library.",
-            "The extra: regionspot-cache[transformers].",
+            "transformers 5 or newer.",
             "uv pip install transformers",
         ) from None
     return transformers
