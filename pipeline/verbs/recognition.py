@@ -73,7 +73,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", help="Picture to write; default IMAGE-regions.png.")
     ] = None,
-    top: Annotated[int, typer.Option("--top", help="Boxes that the RPN proposes.")] = 20,
+    top: Annotated[int, typer.Option("--top", min=1, help="Boxes that the RPN proposes.")] = 20,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also clip-box and clip-mask, and a picture of all.")
     ] = False,
