@@ -198,5 +198,5 @@ def test_a_tokenizer_is_fetched_at_the_first_text_only(
     with pytest.raises(MissingFileError, match="no route to host"):
         parts.tokenizer(["a"])
     monkeypatch.setattr(open_clip, "get_tokenizer", without_transformers)
-    with pytest.raises(UsageError, match=r"regionspot-cache\[transformers\]"):
+    with pytest.raises(UsageError, match="uv pip install transformers"):
         parts.tokenizer(["a"])
