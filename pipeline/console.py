@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from regionspot_cache.arithmetic import Choice, slowdown
+
 PLAIN_EVERY_SECONDS = 5.0
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -25,6 +27,16 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """A warning that does not stop the work."""
     err.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def arithmetic(what: str, choice: Choice, device: str) -> None:
+    """Says in which arithmetic something runs and why; warns of one that is slow here."""
+    say(f"{what} in {choice.reason}")
+    if choice.slow:
+        warn(
+            f"bfloat16 is emulated here: a product takes {slowdown(device):.0f} times as long as in float32; "
+            "without the setting `precision` the faster one is chosen"
+        )
 
 
 def result(value: dict[str, Any], text: str | None = None, *, as_json: bool = False) -> None:

@@ -10,8 +10,8 @@ from tests.running import rs_cache
 
 BACKBONE = """\
 name: small
-sam: {model: packaged, weights: "random:1"}
-clip: {model: packaged, weights: "random:2"}
+sam: {model: packaged, weights: "random:1", precision: fp32}
+clip: {model: packaged, weights: "random:2", precision: fp32}
 proposer: {model: packaged, weights: "random:3", top_n: 20}
 """
 OTHER_CLIP = BACKBONE.replace("small", "other").replace("random:2", "random:9")

@@ -13,6 +13,7 @@ from pipeline.bench.extracting import Extraction, extraction
 from pipeline.bench.official import OfficialExtraction
 from pipeline.bench.result import OURS, Findings, Goal, Row, against, take_turns
 from pipeline.bench.settings import BenchSettings
+from pipeline.features import Encoders
 from pipeline.partition import ExtractJob, encoders_of, extract_partition
 from pipeline.settings import HALVES
 from regionspot_cache.errors import RegionSpotError
@@ -28,7 +29,8 @@ def measure(settings: BenchSettings, folder: Path) -> Findings:
     work = extraction(
         settings, folder, images=settings.extract.images, partition_size=settings.extract.images
     )
-    official = OfficialExtraction(work.dataset, encoders_of(work.spec, HALVES, work.device))
+    encoders = encoders_of(work.spec, HALVES, work.device)
+    official = OfficialExtraction(work.dataset, encoders)
     number = count()
     contenders = {
         OURS: lambda: _ours(work, folder / f"cache-{next(number)}"),
@@ -50,15 +52,15 @@ def measure(settings: BenchSettings, folder: Path) -> Findings:
         )
         for name, value in distances.items()
     ]
-    found.notes += _notes(settings, cuda)
+    found.notes += _notes(settings, encoders, cuda)
     return found
 
 
-def _notes(settings: BenchSettings, cuda: bool) -> list[str]:
+def _notes(settings: BenchSettings, encoders: Encoders, cuda: bool) -> list[str]:
     notes = ["Both decode the same files and run the same networks; loading these is not counted."]
-    if cuda:
-        notes.append("Ours runs the encoders in bfloat16 (the default on CUDA), the peer in float32.")
-    else:
+    ran = ", ".join(f"{half} in {encoder.precision}" for half, encoder in vars(encoders).items())
+    notes.append(f"Ours ran {ran}; the peer both in float32.")
+    if not cuda:
         notes.append("GPU: none used, not measured.")
     if settings.random_weights:
         notes.append("Random weights: speeds hold, distances are those of random features.")

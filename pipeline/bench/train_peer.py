@@ -1,7 +1,6 @@
 """The head as torch has it: `nn.TransformerDecoder`, AdamW, and the same loss on ready batches."""
 
 import time
-from functools import partial
 from itertools import cycle, islice
 from statistics import median
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from regionspot_cache.arithmetic import autocast, choose
 from regionspot_cache.head import HeadConfig
 from regionspot_cache.losses import region_loss
 from regionspot_cache.training import TrainConfig, TrainingSource
@@ -52,13 +52,12 @@ def peer_steps_per_second(source: TrainingSource, config: TrainConfig, device: t
         head.parameters(), lr=1e-5, weight_decay=config.weight_decay, betas=config.betas, fused=True
     )
     text = torch.from_numpy(source.text_embeddings).to(device)
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=bf16)
+    arithmetic = choose(config.precision, device).arithmetic
     batches = cycle([batch.to(device) for batch in _batches(source, config.batch_size)])
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
-        with autocast():
+        with autocast(arithmetic, device):
             embeddings = head(batch.tokens, batch.feature_map(), batch.real)
         real = embeddings.flatten(0, 1)[batch.places]
         loss = region_loss(head.logits(real, text), batch.labels, batch.weights)

@@ -24,6 +24,7 @@ from pipeline.tiny.common import (
     Run,
     Schedule,
     Stage,
+    fast_autocast,
     log,
     parser,
     record,
@@ -137,7 +138,7 @@ class Trainer(nn.Module):
         self, batch: data.Batch, ids: Tensor, offset: tuple[int, int], keep: Tensor | None
     ) -> dict[str, Tensor]:
         clip, visual = self.clip, vision_tower(self.clip)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             texts = text_embeddings(clip, ids[batch.classes])
             tokens = image_tokens(visual, batch.images, offset, keep)
             normal = visual.ln_post(tokens)

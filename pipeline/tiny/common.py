@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import regionspot_cache
+from regionspot_cache.arithmetic import autocast, choose
 
 ASSETS = Path(regionspot_cache.__file__).parent / "assets" / "tiny"
 # First entry of the generator keys here; those of the dataset `shapes` begin with its seed, 0.
 SAM_SCENES, CLIP_SCENES, CLIP_SINGLES = 101, 102, 103
 
 log = logging.getLogger("pipeline.tiny")
+
+
+def fast_autocast() -> AbstractContextManager:
+    """bfloat16 where this CPU multiplies it fast, else float32."""
+    return autocast(choose("auto", "cpu").arithmetic, torch.device("cpu"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from pipeline.tiny.common import (
     Run,
     Schedule,
     Stage,
+    fast_autocast,
     load_half,
     log,
     parser,
@@ -130,7 +131,7 @@ class Trainer(nn.Module):
 
     def forward(self, batch: Batch, *, fine: bool) -> Tensor:
         """Loss of the boxes; `fine` divides the error of the pixels by the box's area, not the image's."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             embeddings = self.sam.image_encoder(batch.images)
             logits, quality, token = decode(self.sam, embeddings, batch.boxes, batch.image_of)
         side = 2 * logits.shape[-1]

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from regionspot_cache.arithmetic import autocast, choose
 from regionspot_cache.backbones.clip_build import ClipParts, portable_name
 from regionspot_cache.backbones.clip_tower import block_index, tower_shape
-from regionspot_cache.backbones.precision import arithmetic, autocast
 from regionspot_cache.backbones.presets import ClipSpec
 from regionspot_cache.backbones.weights import state_sha256
 
@@ -41,7 +41,7 @@ class ClipBackbone:
         self.layer = block_index(spec.layer, self._shape)
         self.device = torch.device(device)
         self.model = parts.model.to(self.device).eval().requires_grad_(False)
-        self.precision = arithmetic(spec.precision, self.device)
+        self.precision = choose(spec.precision, self.device).arithmetic
         self.resize = parts.interpolation if spec.resize == "auto" else spec.resize
 
     @cached_property

@@ -15,12 +15,10 @@ from typing import Literal
 
 import yaml
 
+from regionspot_cache.arithmetic import Precision
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError
 from regionspot_cache.files import replacing
-
-Precision = Literal["fp32", "bf16", "auto"]
-"""Arithmetic of the encoders; "auto" is bf16 on CUDA and fp32 elsewhere. Weights stay float32."""
 
 Position = Literal["transformer", "prompt", "mlp"]
 """Where a SAM token is taken: mask token 0 after the two-way transformer, the two corner embeddings of the
@@ -106,10 +104,11 @@ class BackboneSpec:
 
 
 PRESETS = {
+    # Products this small gain nothing from bfloat16, and so the features are those of every machine.
     "tiny": BackboneSpec(
         name="tiny",
-        sam=SamSpec(model="packaged", weights="packaged"),
-        clip=ClipSpec(model="packaged", weights="included"),
+        sam=SamSpec(model="packaged", weights="packaged", precision="fp32"),
+        clip=ClipSpec(model="packaged", weights="included", precision="fp32"),
         proposer=ProposerSpec(model="packaged", weights="packaged", top_n=300),
     ),
     "bb": BackboneSpec(name="bb", clip=ClipSpec(model="ViT-B-16-quickgelu")),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regionspot_cache.backbones.precision import arithmetic
+from regionspot_cache.arithmetic import choose
 from regionspot_cache.backbones.presets import Position, SamSpec
 from regionspot_cache.backbones.sam_decode import TokenDecoder
 from regionspot_cache.backbones.sam_encoder import Embedding
@@ -34,7 +34,7 @@ class FrozenSam(ABC):
         self.spec = spec
         self.device = torch.device(device)
         self.network: Any = network.to(self.device).eval().requires_grad_(False)
-        self.precision = arithmetic(spec.precision, self.device)
+        self.precision = choose(spec.precision, self.device).arithmetic
 
     @property
     @abstractmethod

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from regionspot_cache.arithmetic import Precision
 from regionspot_cache.errors import UsageError
 from regionspot_cache.head import HeadOptions
 
@@ -20,7 +21,9 @@ class Stage:
     Attributes:
         sources: names of the training sources, each equally likely; empty means all.
         schedule: "multistep" multiplies the rate by 0.1 at each milestone, "cosine" ends at 0.
-        warmup_steps: the rate rises linearly from `warmup_factor` of its value.
+        milestones: of "multistep"; after 7/9 and 14/15 of the steps when not given, as in the paper.
+        warmup_steps: the rate rises linearly from `warmup_factor` of its value; when not given the paper's
+            1,000, but at most a twentieth of the steps.
     """
 
     name: str = "stage1"
@@ -28,9 +31,30 @@ class Stage:
     steps: int = 450_000
     learning_rate: float = 2.5e-5
     schedule: Literal["multistep", "cosine", "constant"] = "multistep"
-    milestones: tuple[int, ...] = (350_000, 420_000)
-    warmup_steps: int = 1000
+    milestones: tuple[int, ...] | None = None
+    warmup_steps: int | None = None
     warmup_factor: float = 0.01
+
+    def __post_init__(self) -> None:
+        late = [step for step in (self.warmup, *self.drops) if step >= max(self.steps, 1)]
+        if late and self.steps >= 1:
+            raise UsageError(
+                f"stage {self.name} ends after {self.steps} steps, before step {late[0]} of its schedule",
+                "warmup_steps and milestones below steps",
+                "leave them out: they then follow the number of steps",
+            )
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up."""
+        return min(1000, self.steps // 20) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """Steps at which the rate falls to a tenth."""
+        if self.schedule != "multistep":
+            return ()
+        return (self.steps * 7 // 9, self.steps * 14 // 15) if self.milestones is None else self.milestones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +69,7 @@ class TrainConfig:
         window_bytes: size of such a window of maps; part of the order, so never changed on resume.
         views: of caches with extra views, "sample" shows one view of every image an epoch, "original" only
             the images as they are.
-        precision: "auto" is bfloat16 autocast on CUDA devices that have it and float32 elsewhere.
+        precision: "auto" is bfloat16 autocast where the hardware multiplies bfloat16 matrices, else float32.
         checkpoint_seconds: time between checkpoints; also the most work that a crash can cost.
         memory_bytes: caches whose maps together fit are read once and kept in memory.
         batches_ahead: batches read in advance.
@@ -64,7 +88,7 @@ class TrainConfig:
     shuffle: Literal["window", "global"] = "window"
     window_bytes: int = 2 * 2**30
     views: Literal["sample", "original"] = "sample"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     log_every: int = 20
     checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 2

@@ -7,15 +7,14 @@ and moments, so a resumed run equals an undisturbed one bit for bit on the same 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from regionspot_cache.arithmetic import Arithmetic, autocast, choose
 from regionspot_cache.errors import InputError, RegionSpotError
 from regionspot_cache.identity import require_same
 from regionspot_cache.losses import region_loss
@@ -30,6 +29,7 @@ from regionspot_cache.training.config import Stage, TrainConfig
 from regionspot_cache.training.distributed import ProcessGroup, join_processes, local_device
 from regionspot_cache.training.folder import claim_folder
 from regionspot_cache.training.gradients import FlatGradients
+from regionspot_cache.training.interrupt import Interruptible
 from regionspot_cache.training.loader import Batch, ReadAhead, make_batch
 from regionspot_cache.training.metrics import MetricsLog, StepReport
 from regionspot_cache.training.order import slice_of_rank
@@ -74,6 +74,8 @@ def train(
     Args:
         on_step: called by the main process with a report every `config.log_every` steps.
 
+    The first Ctrl-C or SIGTERM ends the run after its step, with a checkpoint, in a KeyboardInterrupt.
+
     Raises:
         InputError: unusable sources, config or folder.
         IdentityError: `out_dir` holds a run with another config, other caches or another label space, or
@@ -82,13 +84,16 @@ def train(
     """
     started = time.monotonic()
     device = local_device(device)
+    arithmetic = choose(config.precision, device).arithmetic
+    config = replace(config, precision=arithmetic)  # what is done here, not "auto", is the run's identity
     folder = Path(out_dir)
     cuda = [device] if device.type == "cuda" else []
     with join_processes(device) as group, claim_folder(folder, group), torch.random.fork_rng(devices=cuda):
         data = RunData.prepare(sources, config)
-        run = _Run(data, config, folder, device, group, on_step)
+        run = _Run(data, config, arithmetic, folder, device, group, on_step)
         resumed_from = run.resume()
-        run.finish_all_stages()
+        with run.interruptible:
+            run.finish_all_stages()
         group.barrier(device)
     return TrainResult(
         folder=folder,
@@ -106,23 +111,24 @@ class _Run:
         self,
         data: RunData,
         config: TrainConfig,
+        arithmetic: Arithmetic,
         folder: Path,
         device: torch.device,
         group: ProcessGroup,
         on_step: OnStep | None,
     ) -> None:
-        self.data, self.config, self.folder = data, config, folder
+        self.data, self.config, self.arithmetic, self.folder = data, config, arithmetic, folder
         self.device, self.group, self.on_step = device, group, on_step
         self.identity = run_identity(data.sources, config)
-        self.metadata = model_metadata(data.sources)
+        self.metadata = {**model_metadata(data.sources), "precision": config.precision}
         self.head = initial_head(data.sources, config).to(device).train()
         self.gradients = FlatGradients(self.head.parameters())
         self.optimizer = self._new_optimizer()
         self.step = 0
         self.losses = _Losses()
-        self.autocast = _autocast(config.precision, device)
         self.saved_at = time.monotonic()
         self.saved: Path | None = None
+        self.interruptible = Interruptible()
 
     def resume(self) -> int:
         """Load the newest checkpoint, if any; returns the steps done."""
@@ -171,7 +177,10 @@ class _Run:
                 last = self.step == start + stage.steps
                 if self.step % self.config.log_every == 0 or last:
                     self._report(stage, data, batch.step, clock, log)
-                self._save_if_due(force=last)
+                asked = self.interruptible.asked
+                self._save_if_due(force=last or asked)
+                if asked:
+                    raise KeyboardInterrupt
 
     def _read_ahead(self, data: StageData, steps: range) -> ReadAhead:
         def make(step: int) -> Batch:
@@ -197,7 +206,7 @@ class _Run:
         self.step += 1
 
     def _loss(self, batch: Batch, data: StageData) -> Tensor:
-        with self.autocast():
+        with autocast(self.arithmetic, self.device):
             embeddings = self.head(batch.tokens, batch.feature_map(), batch.real)  # [B, N, E]
         real = embeddings.flatten(0, 1)[batch.places]  # [T, E]
         ignore = data.ignore[batch.source]
@@ -322,9 +331,3 @@ class _Clock:
         result = (step - self._step) / seconds, self._waited / seconds
         self._step, self._since, self._waited = step, now, 0.0
         return result
-
-
-def _autocast(precision: str, device: torch.device) -> Callable[[], Any]:
-    automatic = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    enabled = precision == "bf16" or (precision == "auto" and automatic)
-    return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -42,7 +42,9 @@ def tokenizer() -> open_clip.SimpleTokenizer:
 
 def small_sam(seed: int = 0, **spec: object) -> SamBackbone:
     """A SAM of 128 pixels with windows, relative positions and random position tables."""
-    return SamBackbone(random_sam(SAM_CONFIG, seed), SAM_CONFIG, replace(SamSpec(model="packaged"), **spec))
+    return SamBackbone(
+        random_sam(SAM_CONFIG, seed), SAM_CONFIG, replace(SamSpec(model="packaged", precision="fp32"), **spec)
+    )
 
 
 def small_clip(seed: int = 0, vision: dict | None = None, **spec: object) -> ClipBackbone:
@@ -60,7 +62,7 @@ def small_clip(seed: int = 0, vision: dict | None = None, **spec: object) -> Cli
         interpolation="bicubic",
         quick_gelu=False,
     )
-    return ClipBackbone(parts, replace(ClipSpec(model="small"), **spec))
+    return ClipBackbone(parts, replace(ClipSpec(model="small", precision="fp32"), **spec))
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

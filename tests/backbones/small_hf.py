@@ -89,4 +89,5 @@ def model_folder(folder: Path, family: str) -> Path:
 @lru_cache
 def small_transformers_sam(folder: Path, seed: int = 0, **spec: Any) -> TransformersSam:
     """The network of a folder of `model_folder` with seeded random weights."""
+    spec = {"precision": "fp32", **spec}
     return load_transformers_sam(SamSpec(model=f"local-dir:{folder}", weights=f"random:{seed}", **spec))

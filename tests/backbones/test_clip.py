@@ -186,7 +186,7 @@ def test_a_local_model_is_loaded_and_named_without_its_folder(tmp_path, clip: Cl
     config = {"model_cfg": {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": text}, "preprocess_cfg": {}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     torch.save(clip.model.state_dict(), folder / "open_clip_pytorch_model.bin")
-    spec = ClipSpec(model=f"local-dir:{folder}", weights="included")
+    spec = ClipSpec(model=f"local-dir:{folder}", weights="included", precision="fp32")
     local = ClipBackbone(build_clip(spec), spec)
     batch = torch.randn(1, 3, 48, 48)
     torch.testing.assert_close(local.encode_map(batch), clip.encode_map(batch))

@@ -56,7 +56,7 @@ SMALL = {
 
 def outline(family: Family, weights: str, **more: object) -> ClipBackbone:
     """The full-size network without values."""
-    spec = ClipSpec(model=family.model, weights=weights, **more)
+    spec = ClipSpec(model=family.model, weights=weights, precision="fp32", **more)
     return ClipBackbone(build_clip(spec, "meta"), spec, "meta")
 
 
@@ -119,7 +119,7 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ClipBackbone]:
     monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2))
 
     def make(name: str, **spec: object) -> ClipBackbone:
-        whole = ClipSpec(model=SMALL[name], weights="random:0", **spec)
+        whole = ClipSpec(model=SMALL[name], weights="random:0", precision="fp32", **spec)
         parts = build_clip(whole)
         if name == "siglip2":  # its own would be fetched
             parts = replace(parts, tokenizer=partial(tokenizer(), context_length=64))

@@ -108,7 +108,7 @@ def test_the_grid_is_that_of_sam() -> None:
 def test_tokens_and_masks_equal_the_predictor() -> None:
     """segment_anything's own path, which asks nothing of an encoder but its size and its output."""
     network = random_sam(SMALL, 0)
-    sam = SamBackbone(network, SMALL, SamSpec(model="mobile_sam", weights="random:0"))
+    sam = SamBackbone(network, SMALL, SamSpec(model="mobile_sam", weights="random:0", precision="fp32"))
     image, boxes = picture(90, 131), random_boxes(5, 90, 131)
     predictor = SamPredictor(network)
     predictor.set_image(image)

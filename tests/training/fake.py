@@ -95,7 +95,8 @@ def make_source(name: str = "fake", cache: FakeCache | None = None, **changes: o
 
 
 def make_config(steps: int = 12, **changes: object) -> TrainConfig:
-    stage = Stage(steps=steps, learning_rate=3e-3, warmup_steps=3, milestones=(8,))
+    milestones = (8,) if steps > 8 else ()
+    stage = Stage(steps=steps, learning_rate=3e-3, warmup_steps=min(3, steps - 1), milestones=milestones)
     head = HeadOptions(depth=2, num_heads=2, ffn_dim=16, dropout=0.2)
     values = {"head": head, "stages": (stage,), "batch_size": 4, "log_every": 5, "reader_threads": 2}
-    return TrainConfig(**(values | changes))
+    return TrainConfig(**(values | {"precision": "fp32"} | changes))

@@ -328,3 +328,18 @@ def test_stages_name_known_sources(tmp_path: Path) -> None:
         train([make_source(), make_source()], make_config(), tmp_path)
     with pytest.raises(InputError, match="no cache to train on"):
         train([], make_config(), tmp_path)
+
+
+def test_the_arithmetic_that_was_chosen_is_the_runs_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of "auto" on a processor without bfloat16 goes on as float32 where "auto" would be bfloat16."""
+    config = make_config(precision="auto", checkpoint_seconds=0.0)
+    monkeypatch.setattr("regionspot_cache.arithmetic._cpu_multiplies_bf16", lambda: False)
+    with pytest.raises(InterruptedRunError):
+        train([make_source()], config, tmp_path, on_step=interrupt_at(5))
+    monkeypatch.setattr("regionspot_cache.arithmetic._cpu_multiplies_bf16", lambda: True)
+    with pytest.raises(IdentityError, match=r"config\.precision = 'fp32'"):
+        train([make_source()], config, tmp_path)
+    train([make_source()], make_config(precision="fp32"), tmp_path)
+    assert read_model_config(tmp_path)["precision"] == "fp32"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from regionspot_cache.errors import UsageError
 from regionspot_cache.training.config import Stage
 from regionspot_cache.training.schedule import learning_rate
 
@@ -33,3 +34,16 @@ def test_cosine_falls_from_the_full_rate_to_zero() -> None:
 def test_constant_stays() -> None:
     stage = Stage(schedule="constant", warmup_steps=2, learning_rate=1.0)
     assert [learning_rate(stage, step) for step in (1, 2, 449_999)] == [pytest.approx(0.505), 1.0, 1.0]
+
+
+def test_a_short_stage_warms_up_and_falls_within_its_steps() -> None:
+    stage = Stage(steps=90)
+    assert (stage.warmup, stage.drops) == (4, (70, 84))
+    assert learning_rate(stage, 4) == stage.learning_rate
+    assert (Stage().warmup, Stage().drops) == (1000, (350_000, 420_000))
+
+
+@pytest.mark.parametrize("late", [{"warmup_steps": 1000}, {"milestones": (10, 100)}])
+def test_a_schedule_that_outlasts_its_stage_is_refused(late: dict) -> None:
+    with pytest.raises(UsageError, match=r"ends after 100 steps, before step 100"):
+        Stage(steps=100, **late)
