@@ -186,7 +186,7 @@ def _read(target: Target, place: Path, outcome: Outcome, *, seed: int, number: i
 
 
 def _unprintable(message: str) -> str:
-    bad = next((line for line in message.splitlines() if printable(line) != line), None)
+    bad = next((line for line in message.split("\n") if printable(line) != line), None)
     return "" if bad is None else f"a message that cannot be printed: {bad[:120]!a}"
 
 
