@@ -12,7 +12,7 @@ import numpy as np
 
 from regionspot_cache.backbones.templates import CLIP7, CLIP80, VILD63
 from regionspot_cache.errors import InputError, UsageError
-from regionspot_cache.files import read_text, replacing
+from regionspot_cache.files import open_file, read_text, replacing
 
 PROMPTS_AT_ONCE = 4096
 
@@ -208,7 +208,8 @@ def _digest(value: Any) -> str:
 def _read(path: Path, rows: int) -> np.ndarray | None:
     """The cached embeddings, or None where they are missing or unreadable; those are computed again."""
     try:
-        cached = np.load(path, allow_pickle=False)
+        with open_file(path, "") as file:
+            cached = np.load(file, allow_pickle=False)
         good = cached.dtype == np.float32 and cached.shape[:-1] == (rows,) and np.isfinite(cached).all()
     except Exception:  # a broken header makes nearly anything of numpy
         return None
