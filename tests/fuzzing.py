@@ -239,6 +239,11 @@ def discover() -> dict[str, Target]:
     return targets
 
 
+def _without_stderr() -> None:
+    """libtiff writes what it thinks of a file to the terminal."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def _task(name: str, count: int, seed: int, start: int) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="rs-fuzz-") as folder:
         return attack(discover()[name], count, seed, Path(folder), start)
@@ -252,7 +257,8 @@ def run_all(targets: Sequence[Target], count: int, seed: int, processes: int) ->
         size = -int(-count * target.share // whole)
         tasks += [(target.name, min(CHUNK, size - at), seed, at) for at in range(0, size, CHUNK)]
     outcomes = {target.name: Outcome() for target in targets}
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_without_stderr) as pool:
         for (name, *_), outcome in zip(tasks, pool.map(_task, *zip(*tasks, strict=True)), strict=True):
             outcomes[name].add(outcome)
     return outcomes

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from regionspot_cache.backbones.hf_sam import HqSam, Sam2, TransformersSam
+from regionspot_cache.backbones.hf_sam import HqSam, PlainSam, Sam2, TransformersSam
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.weights import random_seed, read_state
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
@@ -47,6 +47,9 @@ class Published:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+SAM = Family(
+    config="SamConfig", model="SamModel", processor="SamImageProcessor", build=PlainSam, longest_side=True
+)
 HQ = Family(
     config="SamHQConfig", model="SamHQModel", processor="SamImageProcessor", build=HqSam, longest_side=True
 )
@@ -56,6 +59,7 @@ SAM3 = Family(
 )
 # By the "model_type" of a config.json; the hub keeps SAM 2.1 and 3 as video models that hold those of images.
 FAMILIES = {
+    "sam": SAM,
     "sam_hq": HQ,
     "sam2": SAM2,
     "sam2_video": SAM2,

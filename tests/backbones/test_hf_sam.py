@@ -23,7 +23,8 @@ from tests.backbones.small_hf import CLASSES, CONFIGS, model_folder, small_trans
 
 SIZES = [(90, 131), (200, 77), (40, 40)]
 REAL_IMAGES = Path(__file__).parents[2].parent / "shared" / "real-images" / "images"
-TOKEN_INDEX = {"sam_hq": 1, "sam2": 2, "sam3": 2}
+LONGEST_SIDE = ("sam", "sam_hq")
+TOKEN_INDEX = {"sam": 1, "sam_hq": 1, "sam2": 2, "sam3": 2}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def sam(folders: dict[str, Path], family: str) -> TransformersSam:
 def processor_of(family: str, side: int) -> Any:
     """The library's processor of images and boxes, for a small network."""
     _, processor, images = CLASSES[family]
-    if family == "sam_hq":
+    if family in LONGEST_SIDE:
         return processor(images(size={"longest_edge": side}, pad_size={"height": side, "width": side}))
     return processor(images(size={"height": side, "width": side}))
 
@@ -70,7 +71,7 @@ def reference(family: str, sam: TransformersSam, image: np.ndarray, boxes: np.nd
     for hook in hooks:
         hook.remove()
     sizes = [inputs["original_sizes"]]
-    if family == "sam_hq":
+    if family in LONGEST_SIDE:
         side = {"height": sam.image_size, "width": sam.image_size}
         [masks] = processor.post_process_masks(
             output.pred_masks, *sizes, inputs["reshaped_input_sizes"], pad_size=side
@@ -187,7 +188,7 @@ def test_fingerprint_follows_what_decides_the_values(folders: dict[str, Path], f
     assert json.loads(json.dumps(base)) == base
     assert str(folder) not in json.dumps(base)
     assert f"(index {TOKEN_INDEX[family]}" in base["token"]
-    assert ("longest side 128" if family == "sam_hq" else "squash to") in base["preprocess"]
+    assert ("longest side 128" if family in LONGEST_SIDE else "squash to") in base["preprocess"]
     for other in ({"seed": 1}, {"positions": ("mlp",)}, {"precision": "bf16"}):
         assert small_transformers_sam(folder, **other).fingerprint() != base
 
