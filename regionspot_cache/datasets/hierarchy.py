@@ -86,30 +86,29 @@ def read_hierarchy(file: Path) -> tuple[Edges, dict[str, str]]:
 
 
 def _v3det(tree: Mapping[str, Any]) -> tuple[Edges, dict[str, str]]:
-    edges = {node: set(_children(tree["father2child"], node)) for node in tree["father2child"]}
-    return edges, {node: _label(tree["id2name"], node).strip() for node in tree["id2name"]}
+    edges = {node: _children(node, kinds) for node, kinds in tree["father2child"].items()}
+    return edges, {node: _text(name, node).strip() for node, name in tree["id2name"].items()}
 
 
-def _children(kinds_of: Mapping[str, Any], node: str) -> list[str]:
+def _children(node: str, kinds: Any) -> set[str]:
     """Ids, which V3Det writes as text."""
-    children = kinds_of[node]
-    if not isinstance(children, list) or not all(isinstance(child, str | int) for child in children):
-        raise TypeError(f"the children of {node} are no list of ids")
-    return [str(child) for child in children]
+    if not isinstance(kinds, list) or not all(isinstance(kind, str | int) for kind in kinds):
+        raise TypeError(f"the kinds of {node!r} are no list of ids")
+    return set(map(str, kinds))
 
 
-def _label(node: Mapping[str, Any], key: str) -> str:
-    if not isinstance(label := node[key], str):
-        raise TypeError(f"{key} is {label!r}, no text")
-    return label
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{where} is {value!r}, no text")
+    return value
 
 
 def _walk(node: Mapping[str, Any], edges: Edges) -> Iterator[str]:
     """Labels of a node and all below it; notes the direct kinds of each."""
-    label = _label(node, "LabelName")
+    label = _text(node["LabelName"], "LabelName")
     yield label
     for kind in node.get("Subcategory", ()):
-        edges[label].add(_label(kind, "LabelName"))
+        edges[label].add(_text(kind["LabelName"], "LabelName"))
         yield from _walk(kind, edges)
     for part in node.get("Part", ()):
         yield from _walk(part, edges)

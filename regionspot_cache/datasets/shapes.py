@@ -17,8 +17,8 @@ from regionspot_cache.datasets.shapes_annotations import count_images, dataset_j
 from regionspot_cache.datasets.shapes_classes import class_probabilities
 from regionspot_cache.datasets.shapes_scene import Scene, draw_scene, image_rng
 from regionspot_cache.datasets.shapes_spaces import SPACES, restrict, space_file
-from regionspot_cache.errors import DamageError, InputError
-from regionspot_cache.files import file_sha256, replacing
+from regionspot_cache.errors import DamageError, InputError, MissingFileError
+from regionspot_cache.files import file_sha256, read_json, replacing
 
 FORMAT = 1  # raise when the same parameters would give other images or annotations
 SPLITS = ("train", "val")
@@ -105,7 +105,8 @@ def _train_annotations(root: Path) -> Any:
     path = root / "train.json"
     marker = _read_json(root / "COMPLETE")
     digests = marker.get("sha256") if isinstance(marker, dict) else None
-    if not isinstance(digests, dict) or digests.get(path.name) != file_sha256(path):
+    whole = path.is_file() and isinstance(digests, dict) and digests.get(path.name) == file_sha256(path)
+    if not whole:
         raise DamageError(
             f"{path} is not the file that was written with the world.",
             "SHA-256 as in COMPLETE.",
@@ -234,6 +235,6 @@ def _write_json(path: Path, value: Any) -> None:
 def _read_json(path: Path) -> Any:
     """The content of a JSON file, None when it is missing or torn."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        return read_json(path, "")
+    except (MissingFileError, InputError):
         return None

@@ -152,5 +152,5 @@ TARGETS = [
     ),
     Target(name="openimages tree", sample=_openimages_tree, read=lambda folder: _tree(folder / "tree.json")),
     Target(name="v3det tree", sample=_json(V3DET_TREE), suffix=".json", read=_tree),
-    Target(name="shapes", sample=_world, files="*[!g]", read=_read_world, share=0.1),
+    Target(name="shapes", sample=_world, files="[!.]*", read=_read_world, share=0.1),
 ]
