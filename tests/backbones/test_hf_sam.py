@@ -248,7 +248,7 @@ def test_weights_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path:
 @pytest.mark.parametrize(
     ("model", "weights", "error", "text"),
     [
-        ("local-dir:nowhere", "included", MissingFileError, "No config.json in nowhere"),
+        ("local-dir:nowhere", "included", MissingFileError, "There is no file nowhere/config.json"),
         ("sam2.1-hiera-tiny", "included", UsageError, "weights: official"),
         ("sam2.1-hiera-tiny", "none.safetensors", MissingFileError, "none.safetensors"),
         ("sam2.1-hiera-tiny", "official", MissingFileError, "hf download facebook/sam2.1-hiera-tiny"),
@@ -268,6 +268,30 @@ def test_folders_of_other_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(InputError, match=r"type bert.[\s\S]*sam_hq"):
         load_sam(SamSpec(model=f"local-dir:{tmp_path}", weights="random:0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("config.json", b"[" * 100_000, "is not JSON"),
+        ("config.json", b'{"model_type": "sam", "vision_config": {"image_size": "x"}}', "cannot be used"),
+        (
+            "config.json",
+            b'{"model_type": "sam", "vision_config": {"num_hidden_layers": 2147483648}}',
+            "a size of",
+        ),
+        ("model.safetensors", (2).to_bytes(8, "little") + b"[]", "cannot be used: SafetensorError"),
+        ("preprocessor_config.json", b'{"image_mean": "x"}', "image processor of .* cannot be used"),
+        ("preprocessor_config.json", b"\xff", "image processor of .* cannot be used"),
+    ],
+)
+def test_broken_folders_are_refused(
+    folders: dict[str, Path], tmp_path: Path, name: str, content: bytes, text: str
+) -> None:
+    small_transformers_sam(folders["sam"]).network.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=text):
+        load_sam(SamSpec(model=f"local-dir:{tmp_path}", weights="included"))
 
 
 def test_without_transformers_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
