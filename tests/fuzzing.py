@@ -33,7 +33,7 @@ FOLDER = Path(__file__).parent
 CHUNK = 500  # mutants of a target in one task
 LONGEST = 10.0  # seconds that a reader may take over one mutant
 MEMORY = 4 << 30  # bytes of address space that a reader may add
-FAST = 150  # mutants of a target in the ordinary suite, times its share
+FAST = 80  # mutants of a target in the ordinary suite, times its share
 _OURS = ("/regionspot_cache/", "/pipeline/")
 _PLACES = 0.04  # share of mutants that are no file, or another kind of file
 
