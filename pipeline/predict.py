@@ -1,6 +1,7 @@
 """`rs-cache predict`: names for the regions of one image, as text or JSON, as pictures and as a page."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from pipeline.partition import resolve_device
 from pipeline.report_figures import Names, Seen, figures, patch_attention, top_names
 from pipeline.settings import PredictSettings
 from regionspot_cache.backbones import load_proposer
-from regionspot_cache.errors import InputError, MissingFileError, UsageError
+from regionspot_cache.errors import InputError, UsageError
 from regionspot_cache.hub import CLASSES_FILE
 from regionspot_cache.predictor import Prediction, RegionPredictor
 from regionspot_cache.recognition import ClipCrops
 from regionspot_cache.reporting.drawing import attention_sheet, compare_predictions, draw_regions
 from regionspot_cache.reporting.page import Cell, KeyValues, ReportSection, Table, Text, write_report
+from regionspot_cache.vocabulary import read_class_names
 
 MAX_ATTENTION = 6  # boxes in the attention picture
 PAGE_ATTENTION = 20  # boxes whose attention a page shows
@@ -205,23 +207,10 @@ def parse_boxes(text: str) -> NDArray[np.float32]:
 def parse_classes(text: str | None, checkpoint: Path) -> list[str]:
     """Class names from `a,b,c`, from a file with one a line, or those that the head was trained on."""
     if text is None:
-        path = checkpoint / CLASSES_FILE
-        if not path.is_file():
-            raise MissingFileError(
-                f"No {CLASSES_FILE} in {checkpoint}.", "Class names.", '--classes "cat,dog"'
-            )
-        text = str(path)
-    try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{text} is not UTF-8 text: {error}.", "Class names, one a line.") from None
-    except (OSError, ValueError):  # no file: these are the names, which may be longer than a path can be
-        if text.endswith(".txt"):
-            raise MissingFileError(
-                f"No file {text}.", "Class names, one a line.", "Check the path."
-            ) from None
-        lines = text.split(",")
-    names = [line.strip() for line in lines if line.strip()]
+        return read_class_names(checkpoint / CLASSES_FILE)
+    if text.endswith(".txt") or os.path.isfile(text):  # names may be longer than a path can be
+        return read_class_names(Path(text))
+    names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UsageError(f"--classes {text!r} names nothing.", "Names separated by commas, or a file.")
     return names

@@ -3,9 +3,33 @@
 Only the command line turns these into text and an exit code; the library raises them.
 """
 
+import unicodedata
+
+_LONGEST = 2000  # characters of one part of a message
+
+
+def printable(text: str) -> str:
+    """`text` with all escaped that a terminal would obey, not show, or fail on: names come from files.
+
+    Control and formatting characters and lone surrogates become \\x1b, \\u202e, \\ud800; line ends and spaces
+    stay. What is longer than 2,000 characters loses its middle.
+    """
+    text = _shortened(text)
+    return text if text.isprintable() else _shortened("".join(map(_shown, text)))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or character == "\n" or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
 
 class RegionSpotError(Exception):
-    """Base of every error that a user can cause or repair.
+    """Base of every error that a user can cause or repair. Its parts are `printable`.
 
     Args:
         found: what is wrong, naming the file, key or value.
@@ -16,8 +40,8 @@ class RegionSpotError(Exception):
     exit_code = 1
 
     def __init__(self, found: str, expected: str = "", remedy: str = "") -> None:
-        self.found, self.expected, self.remedy = found, expected, remedy
-        super().__init__("\n".join(part for part in (found, expected, remedy) if part))
+        parts = self.found, self.expected, self.remedy = tuple(map(printable, (found, expected, remedy)))
+        super().__init__("\n".join(filter(None, parts)))
 
     def __reduce__(self) -> tuple:
         # Exceptions travel between Dask workers; keep the three parts apart.

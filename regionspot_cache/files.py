@@ -1,10 +1,55 @@
-"""Files that appear whole or not at all, and their checksums."""
+"""Files that are read with every way of being no such file told apart, that appear whole or not at all, and
+their checksums."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from regionspot_cache.errors import InputError, MissingFileError
+
+
+def open_file(path: Path, expected: str, remedy: str = "Check the path.") -> BinaryIO:
+    """A file opened to be read; a folder, a named pipe, a device or a loop of links is none.
+
+    Args:
+        path: of the file.
+        expected: what should be there, and `remedy` what to do, for the error.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it may not be read.
+    """
+    if not os.path.isfile(path):  # Path.is_file raises for names that are too long
+        raise MissingFileError(f"There is no file {path}.", expected, remedy)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.", expected, remedy) from None
+
+
+def read_text(path: Path, expected: str, remedy: str = "Check the path.") -> str:
+    """The UTF-8 text of a file. Raises as `open_file`; InputError also for other bytes."""
+    with open_file(path, expected, remedy) as file:
+        data = file.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"{path} is not UTF-8 text: byte {error.start} is {data[error.start]:#04x}."
+        raise InputError(found, expected, remedy) from None
+
+
+def read_json(path: Path, expected: str, remedy: str = "Check the path.") -> Any:
+    """The value in a JSON file of ordinary size. Raises as `read_text`; InputError also for other text."""
+    try:
+        return json.loads(read_text(path, expected, remedy))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits, and deep nesting
+        raise InputError(f"{path} is not JSON: {error}.", expected, remedy) from None
 
 
 @contextmanager

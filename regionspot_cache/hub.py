@@ -4,6 +4,7 @@ A hub id is "ORG/NAME" or "ORG/NAME@REVISION". Only the files named here are eve
 them is a pickle.
 """
 
+import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def model_folder(name: Path | str) -> Path:
         MissingFileError: neither a folder nor a repository that can be fetched.
     """
     hub_id = _HUB_ID.fullmatch(name) if isinstance(name, str) else None
-    if hub_id is None or Path(name).exists():
+    if hub_id is None or os.path.exists(name):  # Path.exists raises for names that are too long
         return Path(name)
     import huggingface_hub  # costs a second, and only hub users need it
 
@@ -102,7 +103,7 @@ def _check_upload(folder: Path, repo_id: str) -> None:
     if hub_id is None or hub_id["revision"]:
         raise UsageError(f"{repo_id!r} is no repository of the hub.", "ORG/NAME, for example me/street-head.")
     for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):
             raise MissingFileError(
                 f"no {name} in {folder}", "the folder of a trained head", "rs-cache train --out DIR"
             )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from regionspot_cache.errors import InputError
+from regionspot_cache.errors import InputError, printable
 
 ExifRule = Literal["ignore", "apply"]
 
@@ -27,6 +27,7 @@ TOO_LARGE = "too large"
 
 # Twice Pillow's warning threshold, at which Pillow itself refuses: 537 MB of RGB.
 MAX_PIXELS = 178_956_970
+_MAX_BYTES = 8 * MAX_PIXELS  # of a file: four 16-bit channels, not compressed
 
 _ORIENTATION_TAG = 0x0112
 _Turn = Image.Transpose
@@ -52,7 +53,7 @@ class ImageFailure(Exception):  # noqa: N818 - a counted outcome of reading, not
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, (detail := printable(detail))
         super().__init__(reason, detail)
 
     def __str__(self) -> str:
@@ -66,7 +67,7 @@ def safe_file_name(file_name: str) -> str | None:
     """
     parts = [part for part in file_name.replace("\\", "/").split("/") if part not in ("", ".")]
     absolute = file_name.startswith(("/", "\\")) or file_name[1:2] == ":"
-    if absolute or not parts or ".." in parts or "\0" in file_name or not _is_utf8(file_name):
+    if absolute or not parts or ".." in parts or "\0" in file_name or not is_utf8(file_name):
         return None
     return "/".join(parts)
 
@@ -120,13 +121,16 @@ def read_file(path: Path) -> bytes:
     """The bytes of an image file.
 
     Raises:
-        ImageFailure: the file is missing or cannot be read.
+        ImageFailure: the file is missing, cannot be read, or is too large for an image.
     """
-    if not path.is_file():  # also keeps a named pipe from blocking the reader
-        raise ImageFailure(MISSING, f"{path}: not a file")
     try:
-        return path.read_bytes()
-    except OSError as error:
+        with _open_file(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > _MAX_BYTES:
+                raise ImageFailure(TOO_LARGE, f"{size} bytes; at most {_MAX_BYTES} are read")
+            return file.read()
+    except ImageFailure as failure:
+        raise ImageFailure(failure.reason, f"{path}: {failure.detail}") from None
+    except (OSError, MemoryError) as error:
         raise _failure(path, error) from error
 
 
@@ -181,7 +185,8 @@ def image_size(path: Path, *, exif: ExifRule = "ignore") -> tuple[int, int]:
         raise _failure(path, error) from error
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether text can be written to a file: it has no lone surrogates."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate
@@ -198,7 +203,7 @@ def _outside(root: Path, file_name: str) -> InputError:
 
 
 def _open_file(path: Path) -> BinaryIO:
-    if not path.is_file():  # also keeps a named pipe from blocking the reader
+    if not os.path.isfile(path):  # never raises, as Path.is_file does; keeps a named pipe from blocking
         raise ImageFailure(MISSING, "not a file")
     return path.open("rb")
 
@@ -220,9 +225,10 @@ def _orientation(image: Image.Image, exif: ExifRule) -> int:
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return image.getexif().get(_ORIENTATION_TAG, 1)
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
         except Exception:  # whatever a broken EXIF block makes Pillow raise: it states no orientation
             return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _oriented_size(image: Image.Image, orientation: int) -> tuple[int, int]:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.errors import InputError
+from regionspot_cache.files import open_file
 
 _CHUNK = 1 << 20  # bytes
 _LARGEST_ENTRY = 1 << 28  # characters; beyond this the file is no list of entries
@@ -45,10 +46,8 @@ def json_entries(path: Path) -> Iterator[tuple[str | None, Any]]:
 
 @contextmanager
 def open_json(path: Path) -> Iterator["JsonWindow"]:
-    """A window at the start of a file. Raises MissingFileError when there is none."""
-    if not path.is_file():
-        raise MissingFileError(f"There is no file {path}.", "A JSON file.", "Check the path.")
-    with path.open("rb") as file:
+    """A window at the start of a file. Raises as `open_file`."""
+    with open_file(path, "A JSON file.") as file:
         yield JsonWindow(file, path)
 
 

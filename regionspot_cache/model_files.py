@@ -1,15 +1,14 @@
 """The files of a model folder, read with everything checked: others may have written them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.errors import InputError
+from regionspot_cache.files import open_file, read_json
 from regionspot_cache.hub import CONFIG_FILE, WEIGHTS_FILE
 
 
@@ -21,16 +20,7 @@ def read_model_config(folder: Path | str) -> dict[str, Any]:
         InputError: it is not a model's config.
     """
     path = Path(folder) / CONFIG_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise MissingFileError(
-            f"no {CONFIG_FILE} in {folder}", "the folder of a trained head", "rs-cache train --out DIR"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is not JSON: {error}", "the config of a trained head", "train again or restore the file"
-        ) from error
+    values = read_json(path, "the config of a trained head", "rs-cache train --out DIR   or restore the file")
     if not isinstance(values, dict) or not isinstance(values.get("head"), dict):
         raise InputError(
             f'{path} has no key "head"', "the config of a trained head", "rs-cache train --out DIR"
@@ -46,13 +36,10 @@ def read_weights(folder: Path | str) -> dict[str, Tensor]:
         InputError: it is not whole, or holds something else than finite floating-point numbers.
     """
     path = Path(folder) / WEIGHTS_FILE
-    if not path.is_file():
-        raise MissingFileError(
-            f"no {path.name} in {path.parent}", "the folder of a trained head", "rs-cache train --out DIR"
-        )
+    open_file(path, "the weights of a trained head", "rs-cache train --out DIR").close()
     try:
         tensors = load_file(path)
-    except SafetensorError as error:
+    except Exception as error:  # a broken header makes nearly anything of the library
         raise InputError(
             f"{path} is not a whole safetensors file: {error}",
             "the weights of a trained head",

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regionspot_cache.backbones.presets import PRESETS, BackboneSpec, load_preset
-from regionspot_cache.errors import IdentityError, InputError, MissingFileError, UsageError
-from regionspot_cache.files import replacing
+from regionspot_cache.errors import IdentityError, InputError, UsageError
+from regionspot_cache.files import open_file, replacing
 from regionspot_cache.head import HeadConfig, RegionHead
 
 PREFIX = "model."
@@ -145,10 +145,7 @@ def _released_preset(spec: BackboneSpec) -> str:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise MissingFileError(
-            f"No checkpoint at {path}.", "A .pth or .safetensors file.", f"ls {path.parent}"
-        )
+    open_file(path, "A .pth or .safetensors checkpoint.", f"ls {path.parent}").close()
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

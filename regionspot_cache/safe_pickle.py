@@ -8,11 +8,12 @@ name is refused before anything is called.
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from regionspot_cache.errors import InputError
+from regionspot_cache.files import open_file
 
 _PLAIN_DTYPE = re.compile(r"[fiub][1248]")
 
@@ -92,7 +93,9 @@ for _core in ("numpy.core", "numpy._core"):
     _STAND_INS[f"{_core}.numeric", "_frombuffer"] = _from_buffer
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+# The unpickler that is written in Python: the one in C makes a table as long as the largest number that a
+# pickle gives to a value, up to 64 GiB for a file of six bytes.
+class _ArrayUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _STAND_INS[module, name]
@@ -107,11 +110,16 @@ def load_arrays(path: Path) -> Any:
     """Reads a pickle of lists, tuples, dicts, strings, numbers and numpy arrays.
 
     Raises:
+        MissingFileError: no such file.
         InputError: the pickle is broken or holds anything else; nothing in it has been executed.
     """
+    with open_file(path, "a Detectron2 box_proposals.pkl") as file:
+        return _loaded(file, path)
+
+
+def _loaded(file: BinaryIO, path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return _unwrap(_ArrayUnpickler(file).load())
+        return _unwrap(_ArrayUnpickler(file).load())
     except _RefusedError as refused:
         raise InputError(
             f"{path}: the pickle asks for {refused}, which was not executed",

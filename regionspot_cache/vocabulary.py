@@ -12,7 +12,7 @@ import numpy as np
 
 from regionspot_cache.backbones.templates import CLIP7, CLIP80, VILD63
 from regionspot_cache.errors import InputError, UsageError
-from regionspot_cache.files import replacing
+from regionspot_cache.files import open_file, read_text, replacing
 
 PROMPTS_AT_ONCE = 4096
 
@@ -61,6 +61,20 @@ def vild(name: str) -> str:
 
 
 CLEANING: dict[str, Callable[[str], str]] = {"raw": raw, "clean": clean, "vild": vild}
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Class names from a text file with one a line; empty lines and white space around names do not count.
+
+    Raises:
+        MissingFileError: no such file.
+        InputError: it is no text, or names nothing.
+    """
+    lines = read_text(path, "Class names, one a line.").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"{path} names nothing.", "Class names, one a line.")
+    return names
 
 
 def unique_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
@@ -194,10 +208,12 @@ def _digest(value: Any) -> str:
 def _read(path: Path, rows: int) -> np.ndarray | None:
     """The cached embeddings, or None where they are missing or unreadable; those are computed again."""
     try:
-        cached = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with open_file(path, "") as file:
+            cached = np.load(file, allow_pickle=False)
+        good = cached.dtype == np.float32 and cached.shape[:-1] == (rows,) and np.isfinite(cached).all()
+    except Exception:  # a broken header makes nearly anything of numpy
         return None
-    return cached if cached.ndim == 2 and len(cached) == rows and np.isfinite(cached).all() else None
+    return cached if good else None
 
 
 def _write(path: Path, embeddings: np.ndarray) -> None:

@@ -1,9 +1,11 @@
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from regionspot_cache.files import file_sha256, replacing
+from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.files import file_sha256, open_file, read_json, read_text, replacing
 
 
 def test_a_file_is_replaced_only_when_its_writer_ends_well(tmp_path: Path) -> None:
@@ -23,3 +25,36 @@ def test_a_file_is_replaced_only_when_its_writer_ends_well(tmp_path: Path) -> No
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert file_sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_what_is_no_file_is_missing_and_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # opened, it would block
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").mkdir()
+    for name in ("none", "pipe", "loop", "folder", "x" * 5000, "a\0b", "none/below"):
+        with pytest.raises(MissingFileError, match="There is no file") as caught:
+            read_text(tmp_path / name, "A text.", "Write it.")
+        assert (caught.value.expected, caught.value.remedy) == ("A text.", "Write it.")
+    with pytest.raises(MissingFileError):
+        read_text(Path("/dev/zero"), "A text.")
+    (tmp_path / "bytes").write_bytes(b"ab\xff")
+    with pytest.raises(InputError, match="byte 2 is 0xff"):
+        read_text(tmp_path / "bytes", "A text.")
+    (tmp_path / "text").write_bytes("\ufeffä".encode())
+    assert read_text(tmp_path / "text", "A text.") == "ä"
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1] 2", "[" * 100_000, "9" * 5000])
+def test_what_is_no_json(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=r"x\.json is not JSON"):
+        read_json(tmp_path / "x.json", "A list.")
+    (tmp_path / "x.json").write_text('{"a": [1]}')
+    assert read_json(tmp_path / "x.json", "A list.") == {"a": [1]}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "x").touch(mode=0)
+    with pytest.raises(InputError, match="cannot be read: Permission denied"):
+        open_file(tmp_path / "x", "A file.")

@@ -1,6 +1,8 @@
 """Decoding, sizes, orientation and paths."""
 
+import os
 import pickle
+import struct
 import unicodedata
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -122,6 +124,44 @@ def test_exif_orientation_is_applied_only_when_asked(tmp_path: Path, orientation
     np.testing.assert_array_equal(turned[0, 0], RGB[first_pixel[orientation]])
     if orientation > 4:
         assert reason(path, exif="apply", expected_size=(4, 6)) == "size mismatch"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *(struct.pack(">HIHH", 3, 1, number, 0) for number in (0, 9, 65535)),
+        struct.pack(">HI4s", 2, 2, b"6"),
+        struct.pack(">HIf", 11, 1, 6.5),
+        struct.pack(">HII", 5, 1, 0),
+    ],
+)
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, entry: bytes) -> None:
+    """Unknown numbers, a text, a fraction, and one whose place is the header."""
+    tags = struct.pack(">HH", 1, 0x0112) + entry + bytes(4)
+    path = saved(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08" + tags)
+    np.testing.assert_array_equal(read_image(path, exif="apply"), read_image(path))
+    assert image_size(path, exif="apply") == (4, 6)
+
+
+def test_what_is_no_file_is_missing_and_a_file_without_end_too_large(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")  # opened, it would block
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    for name in ("pipe.jpg", "loop.jpg", "x" * 5000 + ".jpg", "a\0b.jpg", "."):
+        for read in (read_image, image_size):
+            with pytest.raises(ImageFailure) as caught:
+                read(tmp_path / name)
+            assert caught.value.reason == "missing"
+    assert reason(Path("/dev/zero")) == "missing"
+    with (tmp_path / "sparse.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    assert reason(tmp_path / "sparse.jpg") == "too large"
+
+
+def test_names_in_a_failure_are_printable(tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[31m\n.jpg").write_bytes(b"text")
+    with pytest.raises(ImageFailure, match=r"a\\x1b\[31m") as caught:
+        read_image(tmp_path / "a\x1b[31m\n.jpg")
+    assert "\x1b" not in str(caught.value)
 
 
 def test_broken_exif_is_no_orientation(tmp_path: Path) -> None:

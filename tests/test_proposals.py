@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,6 +158,31 @@ def test_ground_truth() -> None:
 class Malicious:
     def __reduce__(self) -> tuple:
         return os.mkdir, ("owned",)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"Nr\xff\xff\xff\xff.", b"Np4000000000\n.", b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f."]
+)
+def test_the_size_of_a_pickle_bounds_what_it_takes(tmp_path: Path, payload: bytes) -> None:
+    """Two give a value the number 4 billion, for which the unpickler in C makes a table of 64 GiB."""
+    (tmp_path / "p.pkl").write_bytes(payload)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limits[1]))
+    try:
+        if payload.startswith(b"N"):
+            assert load_arrays(tmp_path / "p.pkl") is None
+        else:
+            with pytest.raises(InputError, match="not a readable pickle"):
+                load_arrays(tmp_path / "p.pkl")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_a_pickle_that_is_no_file_is_missing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.pkl")
+    with pytest.raises(MissingFileError):
+        load_arrays(tmp_path / "p.pkl")
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

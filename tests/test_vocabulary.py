@@ -11,11 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionspot_cache.errors import InputError, UsageError
+from regionspot_cache.errors import InputError, MissingFileError, UsageError
 from regionspot_cache.vocabulary import (
     TEMPLATES,
     clean,
     prompts,
+    read_class_names,
     template_set,
     text_embeddings,
     unique_classes,
@@ -156,6 +157,31 @@ def test_cleaning_is_idempotent_and_leaves_no_marks(name: str) -> None:
     assert not set(cleaned) & set("_/()\n\t")
     assert cleaned == cleaned.strip()
     assert vild(vild(name)) == vild(name)
+
+
+def test_class_names_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("\ufeffcat\r\n\n big dog \ncaf\u00e9", encoding="utf-8")
+    assert read_class_names(path) == ["cat", "big dog", "caf\u00e9"]
+    for wrong, message in ((b" \n", "names nothing"), (b"cat\n\xff", "is not UTF-8 text: byte 4")):
+        path.write_bytes(wrong)
+        with pytest.raises(InputError, match=message):
+            read_class_names(path)
+    with pytest.raises(MissingFileError):
+        read_class_names(tmp_path)
+
+
+@pytest.mark.parametrize("stored", [b"", b"\x93NUMPY\x01\x00\xff\xff", b"PK\x05\x06" + b"\0" * 18, b"pickle"])
+def test_broken_files_of_embeddings_are_computed_again(tmp_path: Path, stored: bytes) -> None:
+    expected = text_embeddings(CountingEncoder(), NAMES, "single", cache_dir=tmp_path)
+    [file] = tmp_path.iterdir()
+    file.write_bytes(stored)
+    np.testing.assert_array_equal(
+        text_embeddings(CountingEncoder(), NAMES, "single", cache_dir=tmp_path), expected
+    )
+    np.save(file, expected.astype(np.float16))
+    found = text_embeddings(CountingEncoder(), NAMES, "single", cache_dir=tmp_path)
+    assert found.dtype == np.float32
 
 
 def test_mistakes_are_explained() -> None:

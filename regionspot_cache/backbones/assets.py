@@ -1,13 +1,12 @@
 """The small networks that ship with the package: `regionspot_cache/assets/tiny`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from regionspot_cache.backbones.weights import read_state
-from regionspot_cache.errors import MissingFileError
+from regionspot_cache.files import read_json
 
 FOLDER = Path(__file__).parent.parent / "assets" / "tiny"
 PACKAGED_TOKENIZER = FOLDER / "bpe_simple_vocab.txt.gz"
@@ -16,12 +15,7 @@ PACKAGED_TOKENIZER = FOLDER / "bpe_simple_vocab.txt.gz"
 def packaged_config(part: str) -> dict[str, Any]:
     """How a part ("sam", "clip" or "rpn") is built: keyword arguments of its classes."""
     path = FOLDER / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if part not in config:
-        raise MissingFileError(
-            f"The package holds no small {part}: {path}.", "A complete installation.", "make setup"
-        )
-    return config[part]
+    return read_json(path, "A complete installation.", "make setup")[part]
 
 
 def packaged_state(part: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""SAM families of the transformers library: HQ-SAM, SAM 2.1 and SAM 3, decoded like SAM itself.
+"""SAM families of the transformers library: SAM itself, HQ-SAM, SAM 2.1 and SAM 3, decoded alike.
 
 Their two-way transformers are SAM's, so tokens come from the same flat decoder. What differs is the frame,
 the tokens that stand before mask token 0, and the features that masks need beside the embedding.
@@ -36,8 +36,8 @@ class LayeredEmbedding:
 
     Attributes:
         cells: [B,D,h,w], what tokens attend to.
-        fine: what only masks need: the early features of HQ-SAM's ViT, [B,h,w,C], or the two levels of high
-            resolution of SAM 2 and 3, [B,D/8,4h,4w] and [B,D/4,2h,2w].
+        fine: what only masks need beside: nothing for SAM, the early features of HQ-SAM's ViT, [B,h,w,C], or
+            the two levels of high resolution of SAM 2 and 3, [B,D/8,4h,4w] and [B,D/4,2h,2w].
     """
 
     cells: Tensor
@@ -121,16 +121,8 @@ class TransformersSam(FrozenSam):
         return self.network.get_image_wide_positional_embeddings()
 
 
-class HqSam(TransformersSam):
-    """HQ-SAM (Ke et al., 2023).
-
-    The token is mask token 0, as for SAM: the HQ token, one further learned token, corrects the outline of a
-    mask and is not taken. It does take part in attention. Masks are the sum of SAM's and of the HQ token's,
-    from early features of the ViT.
-    """
-
-    token = "mask token 0 (index 1; not the HQ token, index 5)"
-    output_names = ("iou_token", "mask_tokens", "hq_token")
+class LongestSideSam(TransformersSam):
+    """What SAM and HQ-SAM share: images keep their shape, and masks are cut out of the padded frame."""
 
     @property
     def _frame(self) -> str:
@@ -148,13 +140,6 @@ class HqSam(TransformersSam):
             image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
         return super().preprocess(image)
 
-    @torch.inference_mode()
-    def embed(self, batch: Tensor) -> LayeredEmbedding:
-        """Embeddings of inputs [B,3,S,S], with the output of the first block of global attention."""
-        with autocast(self.precision, self.device):
-            cells, levels = self.network.get_image_embeddings(batch.to(self.device, non_blocking=True))
-        return LayeredEmbedding(cells.float(), (levels[0].float(),))
-
     def _decode_masks(
         self, embedding: LayeredEmbedding, prompts: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
@@ -165,11 +150,57 @@ class HqSam(TransformersSam):
         logits = F.interpolate(whole, size, mode="bilinear", align_corners=False)
         return logits[:, 0] > 0, quality
 
+    @abstractmethod
     def _low_masks(self, embedding: LayeredEmbedding, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [n,4h,4w] and predicted IoU [n].
+        """Logits [n,4h,4w] and predicted IoU [n] of prompts [n,P,D] of one image."""
 
-        As the paper's code has it: masks read the image after the two-way transformer. transformers, at least
-        up to 5.23, upscales the image from before it, with rows and columns exchanged.
+
+class PlainSam(LongestSideSam):
+    """SAM itself (Kirillov et al., 2023), as transformers has it."""
+
+    token = "mask token 0 (index 1)"
+    output_names = ("iou_token", "mask_tokens")
+
+    @torch.inference_mode()
+    def embed(self, batch: Tensor) -> LayeredEmbedding:
+        """Embeddings of inputs [B,3,S,S]."""
+        with autocast(self.precision, self.device):
+            cells = self.network.get_image_embeddings(batch.to(self.device, non_blocking=True))
+        return LayeredEmbedding(cells.float(), ())
+
+    def _low_masks(self, embedding: LayeredEmbedding, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        low, quality = self.network.mask_decoder(
+            image_embeddings=embedding.cells,
+            image_positional_embeddings=self._position,
+            sparse_prompt_embeddings=prompts[None],
+            dense_prompt_embeddings=self._dense_prompt,
+            multimask_output=False,
+        )
+        return low[0, :, 0], quality[0, :, 0]
+
+
+class HqSam(LongestSideSam):
+    """HQ-SAM (Ke et al., 2023).
+
+    The token is mask token 0, as for SAM: the HQ token, one further learned token, corrects the outline of a
+    mask and is not taken. It does take part in attention. Masks are the sum of SAM's and of the HQ token's,
+    from early features of the ViT.
+    """
+
+    token = "mask token 0 (index 1; not the HQ token, index 5)"
+    output_names = ("iou_token", "mask_tokens", "hq_token")
+
+    @torch.inference_mode()
+    def embed(self, batch: Tensor) -> LayeredEmbedding:
+        """Embeddings of inputs [B,3,S,S], with the output of the first block of global attention."""
+        with autocast(self.precision, self.device):
+            cells, levels = self.network.get_image_embeddings(batch.to(self.device, non_blocking=True))
+        return LayeredEmbedding(cells.float(), (levels[0].float(),))
+
+    def _low_masks(self, embedding: LayeredEmbedding, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """As the paper's code has it: masks read the image after the two-way transformer.
+
+        transformers, at least up to 5.23, upscales the image from before it, with rows and columns exchanged.
         """
         decoder = self.network.mask_decoder
         output = self._decoder.output.expand(len(prompts), -1, -1)

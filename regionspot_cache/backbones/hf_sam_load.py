@@ -1,19 +1,22 @@
 """SAM families of the transformers library by name: their sizes, their weights, and seeded random ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from regionspot_cache.backbones.hf_sam import HqSam, Sam2, TransformersSam
+from regionspot_cache.backbones.hf_sam import HqSam, PlainSam, Sam2, TransformersSam
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.weights import random_seed, read_state
-from regionspot_cache.errors import InputError, MissingFileError, UsageError
+from regionspot_cache.errors import InputError, MissingFileError, RegionSpotError, UsageError
+from regionspot_cache.files import read_json
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
+_LARGEST = 1 << 20  # number in a configuration: a network of more layers or channels is a mistake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,9 @@ class Published:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+SAM = Family(
+    config="SamConfig", model="SamModel", processor="SamImageProcessor", build=PlainSam, longest_side=True
+)
 HQ = Family(
     config="SamHQConfig", model="SamHQModel", processor="SamImageProcessor", build=HqSam, longest_side=True
 )
@@ -56,6 +62,7 @@ SAM3 = Family(
 )
 # By the "model_type" of a config.json; the hub keeps SAM 2.1 and 3 as video models that hold those of images.
 FAMILIES = {
+    "sam": SAM,
     "sam_hq": HQ,
     "sam2": SAM2,
     "sam2_video": SAM2,
@@ -142,11 +149,13 @@ def load_transformers_sam(spec: SamSpec, device: torch.device | str = "cpu") -> 
     library = _library(spec.model)
     source = _source(spec.model)
     with _quiet(library.utils.logging):
-        family, config = _family_and_config(library, spec.model, source)
-        model_class = getattr(library, family.model)
-        network, own = _network(model_class, config, spec, source)
-        side = network.config.prompt_encoder_config.image_size
-        processor = _processor(getattr(library, family.processor), family, side, source if own else None)
+        with _refused(f"The config.json of {source}"):
+            family, config = _family_and_config(library, spec.model, source)
+        with _refused(f"The network of {source}"):
+            network, own = _network(getattr(library, family.model), config, spec, source)
+            side = network.config.prompt_encoder_config.image_size
+        with _refused(f"The image processor of {source}"):
+            processor = _processor(getattr(library, family.processor), family, side, source if own else None)
     return family.build(network, processor, spec, device)
 
 
@@ -166,10 +175,7 @@ def _source(model: str) -> str:
     """A repository of the hub or a folder."""
     if model.startswith(FOLDER):
         folder = Path(model.removeprefix(FOLDER))
-        if not (folder / "config.json").is_file():
-            raise MissingFileError(
-                f"No config.json in {folder}.", "A folder of a transformers model.", f"ls {folder}"
-            )
+        read_json(folder / "config.json", "A folder of a transformers model.", f"ls {folder}")
         return str(folder)
     return PUBLISHED[model].repository if model in PUBLISHED else model.removeprefix(HUB)
 
@@ -185,16 +191,19 @@ def _family_and_config(library: Any, model: str, source: str) -> tuple[Family, A
     kind = found.get("model_type") if isinstance(found, dict) else None
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(f"{source} holds a model of type {kind}.", f"One of {', '.join(FAMILIES)}.")
+    if (largest := max(_integers(found), default=0)) > _LARGEST:
+        raise InputError(f"The config.json of {source} has a size of {largest}.", f"At most {_LARGEST}.")
     family = FAMILIES[kind]
-    try:
-        return family, getattr(library, family.config).from_pretrained(source)
-    except Exception as error:  # every version of transformers refuses wrong values in its own way
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"The config.json of {source} is none of a {kind}: {detail}",
-            "The file as it was published.",
-            "Fetch it again.",
-        ) from None
+    return family, getattr(library, family.config).from_pretrained(source)
+
+
+def _integers(value: Any) -> Iterator[int]:
+    """All whole numbers in a JSON value, without their signs."""
+    if isinstance(value, int):
+        yield abs(value)
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _integers(item)
 
 
 def _network(model_class: Any, config: Any, spec: SamSpec, source: str) -> tuple[Any, bool]:
@@ -241,12 +250,15 @@ def _processor(kind: Any, family: Family, side: int, source: str | None) -> Any:
     options: dict[str, Any] = {"size": size}
     if family.longest_side:
         options["pad_size"] = {"height": side, "width": side}
-    if source is None:
-        return kind(**options)
     try:
-        return kind.from_pretrained(source, **options)
+        processor = kind(**options) if source is None else kind.from_pretrained(source, **options)
     except OSError:  # a folder without one
-        return kind(**options)
+        processor = kind(**options)
+    # It takes any values, and fails at the first image.
+    pixels = processor(np.zeros((2, 3, 3), np.uint8), input_data_format="channels_last", return_tensors="pt")
+    if pixels["pixel_values"].shape != (1, 3, side, side) or not pixels["pixel_values"].isfinite().all():
+        raise ValueError(f"it makes {tuple(pixels['pixel_values'].shape)} of an image")
+    return processor
 
 
 def random_network(model_class: Any, config: Any, seed: int) -> Any:
@@ -275,7 +287,21 @@ def _missing(source: str | None, error: Exception) -> MissingFileError:
 
 
 @contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
+def _refused(what: str) -> Generator[None]:
+    """transformers refuses wrong values in many ways, which change with its version."""
+    try:
+        yield
+    except RegionSpotError:
+        raise
+    except Exception as error:
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        raise InputError(
+            f"{what} cannot be used: {detail}", "The files as they were published.", "Fetch them again."
+        ) from error
+
+
+@contextmanager
+def _quiet(logging: Any) -> Generator[None]:
     """transformers draws bars and warns of settings that it ignores while it loads."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

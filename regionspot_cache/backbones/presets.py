@@ -32,8 +32,9 @@ class SamSpec:
     Attributes:
         model: "vit_b", "vit_l", "vit_h", "mobile_sam", or "packaged" for the small SAM that ships with the
             package; with the transformers library "sam-hq-vit-b" (-l, -h), "sam2.1-hiera-tiny" (-small,
-            -base-plus, -large), "sam3", "hf-hub:ORG/NAME" or "local-dir:DIR" of these families; or a network
-            of your own: the name of an entry point or "package.module:callable" (docs/own-backbone.md).
+            -base-plus, -large), "sam3", "hf-hub:ORG/NAME" or "local-dir:DIR" of these families or of SAM
+            itself (facebook/sam-vit-base, ...); or a network of your own: the name of an entry point or
+            "package.module:callable" (docs/own-backbone.md).
         weights: "official" (fetched), "packaged", "random:SEED", the path of a .pth or .safetensors file, or
             "included" for the models that bring their own ("hf-hub:" and "local-dir:").
         precision: of the image encoder; the decoder always runs in float32.

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regionspot_cache.errors import DamageError, InputError, MissingFileError, UsageError
-from regionspot_cache.files import file_sha256
+from regionspot_cache.files import file_sha256, open_file
 
 Progress = Callable[[str, int, int | None], None]
 """Called with (file name, bytes so far, bytes in all or None) while a file is fetched."""
@@ -84,10 +84,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         MissingFileError: no such file.
         InputError: it is not a mapping of names to tensors.
     """
-    if not path.is_file():
-        raise MissingFileError(
-            f"No weight file at {path}.", "A .safetensors or .pth state dict.", f"ls {path.parent}"
-        )
+    open_file(path, "A .safetensors or .pth state dict.", f"ls {path.parent}").close()
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -98,7 +95,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights: {detail}",
             "A .safetensors or .pth file that holds tensors only.",
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise InputError(f"{path} holds something else than named tensors.", "A state dict.")
     return state
 

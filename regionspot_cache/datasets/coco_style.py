@@ -11,6 +11,7 @@ from regionspot_cache.datasets.formats import correct_o365_spelling, require_o36
 from regionspot_cache.datasets.layouts import choose_layout, coco_patterns
 from regionspot_cache.datasets.minival import MINIVAL, WHOLE, images_in_folder
 from regionspot_cache.datasets.records import DetectionDataset
+from regionspot_cache.datasets.units import require_pixels
 from regionspot_cache.regions import BoxPolicy
 
 
@@ -44,8 +45,8 @@ def read_coco_style(
 
     Raises:
         MissingFileError: the file, or every image, is missing.
-        InputError: broken JSON, missing keys, classes that are not listed, another Objects365 release, no
-            image in `folder`.
+        InputError: broken JSON, missing keys, ids that repeat, classes that are not listed, boxes that are no
+            pixels or corners, another Objects365 release, no image in `folder`.
     """
     columns = read_columns(file)
     columns.check(file)
@@ -79,7 +80,9 @@ def _dataset(
     categories = sorted(columns.categories, key=lambda category: category["id"])
     category_ids = np.array([category["id"] for category in categories], np.int64)
     widths, heights = np.array(columns.widths, np.int32), np.array(columns.heights, np.int32)
-    grouped = group_and_clean(columns.boxes(category_ids, file), widths, heights, policy)
+    boxes = columns.boxes(category_ids, file)
+    require_pixels(boxes, widths, heights, file)
+    grouped = group_and_clean(boxes, widths, heights, policy)
     return DetectionDataset(
         name=name,
         split=split,

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from regionspot_cache.datasets.formats import O365_V2_ABSENT, o365_version
 from regionspot_cache.datasets.json_arrays import JsonArrays
 from regionspot_cache.datasets.records import ImageId
 from regionspot_cache.errors import InputError
-from regionspot_cache.images import safe_file_name
+from regionspot_cache.images import is_utf8, safe_file_name
 
 UNSAFE_NAME = "image: file name leaves the image folder"
 NO_SIZE = "image: size not positive"
 KNOWN_ABSENT = "image: known to be absent from the archives"
 
 _REQUIRED = ("images", "annotations", "categories")
+_INT64 = range(-(2**63), 2**63)
 _V3DET_KEYS = ("cat_info", "name_zh", "exemplar_image")
 
 
@@ -45,6 +46,7 @@ class Columns:
     v3det: bool = False
     dropped: Counter[str] = field(default_factory=Counter)
     keys: list[str] = field(default_factory=list)
+    arrays: list[str] = field(default_factory=list)
     sha256: str = ""
 
     def add_annotation(self, entry: dict[str, Any]) -> None:
@@ -53,11 +55,14 @@ class Columns:
         self.box_codes.append(self.codes.setdefault(_image_id(entry["image_id"]), len(self.codes)))
         self.box_categories.append(entry["category_id"])
         self.box_ids.append(entry["id"])
-        self.box_crowd.append(bool(entry.get("iscrowd") or entry.get("ignore")))
+        group = entry.get("iscrowd") or entry.get("ignore") or 0
+        if group not in (0, 1):
+            raise ValueError(f"`iscrowd` or `ignore` is {group!r}, neither 0 nor 1")
+        self.box_crowd.append(group)
 
     def add_image(self, entry: dict[str, Any]) -> None:
         image_id, file_name = _image_id(entry["id"]), safe_file_name(_file_name(entry))
-        width, height = int(entry["width"]), int(entry["height"])
+        width, height = _side(entry, "width"), _side(entry, "height")
         self.federated |= "neg_category_ids" in entry
         if file_name is None or min(width, height) <= 0:
             self.dropped[UNSAFE_NAME if file_name is None else NO_SIZE] += 1
@@ -69,12 +74,13 @@ class Columns:
         self.heights.append(height)
 
     def add_category(self, entry: dict[str, Any]) -> None:
+        frequency = entry.get("frequency")
         self.categories.append(
             {
-                "id": int(entry["id"]),
-                "name": str(entry["name"]).strip(),
-                "frequency": str(entry.get("frequency") or ""),
-                "novel": bool(entry.get("novel")),
+                "id": _category_id(entry["id"]),
+                "name": _text(entry["name"], "name").strip(),
+                "frequency": frequency if frequency in ("r", "c", "f") else "",  # of LVIS; others count
+                "novel": entry.get("novel") is True,
             }
         )
         self.v3det |= any(key in entry for key in _V3DET_KEYS)
@@ -95,21 +101,36 @@ class Columns:
         """Refuses files from which no dataset can be made.
 
         Raises:
-            InputError: a section is missing, no image is usable, or an id is listed twice.
+            InputError: a section is missing, no image is usable, or an id is listed twice or beyond 64 bits.
         """
-        missing = [key for key in _REQUIRED if key not in self.keys]
+        missing = [key for key in _REQUIRED if key not in self.arrays]
         expected = "A JSON object with lists `images`, `annotations` and `categories`."
         if missing:
-            found = f"{file} has no `{missing[0]}`; it has {', '.join(self.keys) or 'no keys'}."
+            other = "no list" if missing[0] in self.keys else "no"
+            found = f"{file} has {other} `{missing[0]}`; it has {', '.join(self.keys) or 'no keys'}."
             raise InputError(found, expected, "Give an instances file, not captions or image infos.")
         if not self.image_ids:
             counts = "".join(f"; {count} x {reason}" for reason, count in self.dropped.items())
             raise InputError(f"{file} lists no usable image{counts}.", expected, "Check the file.")
-        for kind, ids in (("image", self.image_ids), ("class", [c["id"] for c in self.categories])):
-            if len(set(ids)) < len(ids):
-                twice = next(value for value, count in Counter(ids).items() if count > 1)
-                found = f"{file} lists {kind} id {twice} more than once."
-                raise InputError(found, f"Unique {kind} ids.", "Renumber them, or fetch the file again.")
+        self._check_image_ids(file)
+        _require_unique(file, "class", [c["id"] for c in self.categories])
+        _require_unique(file, "annotation", np.asarray(self.box_ids))
+
+    def _check_image_ids(self, file: Path) -> None:
+        """Plans and results keep ids as text, so that 1 and "1" would be one image."""
+        texts = [image_id for image_id in self.codes if type(image_id) is str]
+        for image_id in self.codes:
+            if type(image_id) is int and image_id not in _INT64:
+                found = f"{file} has image id {image_id}, which 64 bits do not hold."
+                raise InputError(found, "Whole numbers of 64 bits, or texts.", "Renumber them.")
+        if bad := next((text for text in texts if not is_utf8(text)), None):
+            raise InputError(
+                f"{file} has image id {bad!r}, which is no text.", "Unicode text.", "Correct it."
+            )
+        if both := next((text for text in texts if _as_number(text) in self.codes), None):
+            found = f"{file} has image id {both} as a number and as the text {both!r}."
+            raise InputError(found, "One kind of id for an image.", "Write all ids as numbers.")
+        _require_unique(file, "image", self.image_ids)
 
     def drop_absent_images(self) -> None:
         """Drops the three images that Objects365 v2 annotates but does not ship."""
@@ -177,7 +198,7 @@ def read_columns(file: Path) -> Columns:
                 add[key](entry)
             except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
                 raise _unusable(file, key, entry, error) from None
-    columns.keys, columns.sha256 = entries.keys, entries.sha256
+    columns.keys, columns.arrays, columns.sha256 = entries.keys, entries.arrays, entries.sha256
     return columns
 
 
@@ -189,8 +210,11 @@ _EXPECTED = {
 
 
 def _unusable(file: Path, key: str, entry: Any, error: Exception) -> InputError:
-    which = f"id {entry['id']!r}" if isinstance(entry, dict) and "id" in entry else f"{str(entry)[:80]}"
+    shown = entry.get("id", entry) if isinstance(entry, dict) else entry
+    which = ("id " if shown is not entry else "") + repr(shown)[:80]
     problem = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be used: {error}"
+    if not isinstance(entry, dict):
+        problem = "cannot be used: it is no object"
     return InputError(
         f"{file}: the entry of `{key}` with {which} {problem}.",
         f"Each entry has {_EXPECTED[key]}",
@@ -198,15 +222,49 @@ def _unusable(file: Path, key: str, entry: Any, error: Exception) -> InputError:
     )
 
 
+def _require_unique(file: Path, kind: str, ids: Sequence[ImageId] | NDArray[np.int64]) -> None:
+    number = len(np.unique(ids)) if isinstance(ids, np.ndarray) else len(set(ids))
+    if number < len(ids):
+        twice = next(value for value, count in Counter(ids).items() if count > 1)
+        found = f"{file} lists {kind} id {twice} more than once."
+        raise InputError(found, f"Unique {kind} ids.", "Renumber them, or fetch the file again.")
+
+
 def _image_id(value: Any) -> ImageId:
-    if isinstance(value, int | str):
+    if type(value) is int or type(value) is str:  # True and False are integers too
         return value
     raise TypeError(f"image id {value!r} is neither an integer nor a text")
+
+
+def _as_number(text: str) -> int | None:
+    """The integer that is written exactly so."""
+    number = int(text) if len(text) < 20 and text.removeprefix("-").isdecimal() else None
+    return number if str(number) == text else None
+
+
+def _category_id(value: Any) -> int:
+    if type(value) is not int or value not in _INT64:
+        raise TypeError(f"class id {value!r} is no integer of 64 bits")
+    return value
+
+
+def _side(entry: dict[str, Any], name: str) -> int:
+    """A width or height: whole, but perhaps written as a decimal fraction."""
+    value = entry[name]
+    if type(value) is not int and not (isinstance(value, float) and value.is_integer()):
+        raise TypeError(f"{name} {value!r} is no whole number of pixels")
+    return int(value)
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not is_utf8(value):
+        raise TypeError(f"{name} {value!r} is no text")
+    return value
 
 
 def _file_name(entry: dict[str, Any]) -> str:
     """LVIS v1 has only `coco_url`; v0.5 has another year's name beside it. The end of the URL is right."""
     file_name, url = entry.get("file_name"), entry.get("coco_url")
-    if url and (file_name is None or file_name.startswith("COCO_")):
-        return "/".join(url.split("/")[-2:])
-    return entry["file_name"]
+    if url and (file_name is None or _text(file_name, "file_name").startswith("COCO_")):
+        return "/".join(_text(url, "coco_url").split("/")[-2:])
+    return _text(entry["file_name"], "file_name")

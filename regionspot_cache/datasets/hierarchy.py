@@ -6,7 +6,6 @@ both. OpenImages' tree (bbox_labels_600_hierarchy.json: nested LabelName, Subcat
 is not a car, so "Wheel" and "Car" keep counting against each other, and their trees are apart.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from regionspot_cache.datasets.openimages import read_classes
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES
-from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.errors import InputError
+from regionspot_cache.files import read_json
 
 OFFICIAL = (
     "OpenImages: https://storage.googleapis.com/openimages/2018_04/bbox_labels_600_hierarchy.json, beside "
@@ -54,7 +54,7 @@ def hierarchy_ignore(file: Path, class_names: Sequence[str]) -> NDArray[np.bool_
     if len(known) < _MOST * len(class_names) or not known:
         raise InputError(
             f"{file} knows {len(known)} of the {len(class_names)} classes; not, for example, "
-            f"{next(name for name in class_names if name not in nodes)!r}",
+            f"{next((name for name in class_names if name not in nodes), '')!r}",
             f"a tree of this label space; this one has {len(names)} nodes, such as {next(iter(nodes), '')!r}",
             "Name the cache that the file belongs to; MIDs need class-descriptions-boxable.csv beside it.",
         )
@@ -73,12 +73,7 @@ def read_hierarchy(file: Path) -> tuple[Edges, dict[str, str]]:
     Raises:
         MissingFileError, InputError: as `hierarchy_ignore`.
     """
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise MissingFileError(f"There is no class tree {file}.", OFFICIAL, "Fetch it.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{file} is not JSON: {error}.", OFFICIAL, "Fetch it again.") from None
+    tree = read_json(file, OFFICIAL, "Fetch it, again if it is here.")
     try:
         if "father2child" in tree:
             return _v3det(tree)
@@ -91,16 +86,29 @@ def read_hierarchy(file: Path) -> tuple[Edges, dict[str, str]]:
 
 
 def _v3det(tree: Mapping[str, Any]) -> tuple[Edges, dict[str, str]]:
-    edges = {str(node): {str(child) for child in kinds} for node, kinds in tree["father2child"].items()}
-    return edges, {str(node): str(name).strip() for node, name in tree["id2name"].items()}
+    edges = {node: _children(node, kinds) for node, kinds in tree["father2child"].items()}
+    return edges, {node: _text(name, node).strip() for node, name in tree["id2name"].items()}
+
+
+def _children(node: str, kinds: Any) -> set[str]:
+    """Ids, which V3Det writes as text."""
+    if not isinstance(kinds, list) or not all(isinstance(kind, str | int) for kind in kinds):
+        raise TypeError(f"the kinds of {node!r} are no list of ids")
+    return set(map(str, kinds))
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{where} is {value!r}, no text")
+    return value
 
 
 def _walk(node: Mapping[str, Any], edges: Edges) -> Iterator[str]:
     """Labels of a node and all below it; notes the direct kinds of each."""
-    label = node["LabelName"]
+    label = _text(node["LabelName"], "LabelName")
     yield label
     for kind in node.get("Subcategory", ()):
-        edges[label].add(kind["LabelName"])
+        edges[label].add(_text(kind["LabelName"], "LabelName"))
         yield from _walk(kind, edges)
     for part in node.get("Part", ()):
         yield from _walk(part, edges)

@@ -13,12 +13,14 @@ class JsonArrays:
 
     Attributes:
         keys: top-level keys met so far, whatever their values.
+        arrays: those of arrays.
         sha256: hex digest of the file; set when the iteration is over.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.keys: list[str] = []
+        self.arrays: list[str] = []
         self.sha256 = ""
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
@@ -33,6 +35,7 @@ class JsonArrays:
             for key in window.member_names():
                 self.keys.append(key)
                 if window.peek() == "[":
+                    self.arrays.append(key)
                     for entry in window.elements():
                         yield key, entry
                 else:

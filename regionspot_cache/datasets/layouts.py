@@ -1,5 +1,6 @@
 """Where the image files of an annotation file lie: data sets are unpacked in many ways."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def _hits(root: Path, names: Sequence[str]) -> tuple[int, InputError | None]:
     hits, refusal = 0, None
     for name in names:
         try:
-            hits += resolve_image(root, name).is_file()
+            hits += os.path.isfile(resolve_image(root, name))
         except InputError as error:
             refusal = error
     return hits, refusal

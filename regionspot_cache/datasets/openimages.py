@@ -7,6 +7,7 @@ orientation is therefore ignored, as for every other dataset.
 
 import csv
 import hashlib
+import io
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from regionspot_cache.datasets.columns import NO_SIZE, UNSAFE_NAME
 from regionspot_cache.datasets.layouts import choose_layout, openimages_patterns
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.errors import InputError
+from regionspot_cache.files import open_file
 from regionspot_cache.images import ImageFailure, image_size, resolve_image, safe_file_name
 from regionspot_cache.regions import BoxPolicy
 
@@ -116,11 +118,13 @@ class _Rows:
         index = np.full(len(self.image_ids), -1, np.int64)
         index[kept] = np.arange(len(kept))
         corners = np.asarray(self.corners).reshape(-1, 4)
-        for axis in (0, 1):
-            corners[:, axis::2] *= sizes[images, axis][:, None]
+        with np.errstate(all="ignore"):  # what is too large or no number is dropped as such
+            for axis in (0, 1):
+                corners[:, axis::2] *= sizes[images, axis][:, None]
+            corners = corners.astype(np.float32)
         return FileBoxes(
             images=index[images],
-            boxes=corners.astype(np.float32),
+            boxes=corners,
             labels=np.asarray(self.labels),
             ids=np.asarray(self.numbers),
             crowd=np.asarray(self.crowd).astype(bool),
@@ -128,9 +132,8 @@ class _Rows:
 
 
 def read_classes(file: Path) -> tuple[list[str], list[str]]:
-    """MIDs and names of a class description file, in its order. Raises InputError."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        rows = [row for row in csv.reader(lines) if row]
+    """MIDs and names of a class description file, in its order. Raises MissingFileError, InputError."""
+    rows = [row for row in _rows(file) if row]
     if rows and rows[0][0] == "LabelName":  # V7 has a header, V4 to V6 have none
         rows = rows[1:]
     if not rows or any(len(row) < 2 for row in rows):
@@ -183,21 +186,28 @@ def _read_boxes(file: Path, label_of: dict[str, int], classes_csv: Path) -> _Row
 
 def _columns(file: Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Yields (row number from 1, values) of the named columns, wherever they stand."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
+    rows = _rows(file)
+    header = [_plain(column) for column in next(rows, [])]
+    missing = [name for name in names if _plain(name) not in header]
+    if missing:
+        found = f"{file} has no column {missing[0]}; its columns are {', '.join(header)[:200]}."
+        raise InputError(found, f"Columns {', '.join(names)}.", "Fetch the file again.")
+    places = [header.index(_plain(name)) for name in names]
+    for number, row in enumerate(rows, 1):
+        if len(row) >= len(header):
+            yield number, [row[place] for place in places]
+        elif row:
+            found = f"Row {number} of {file} has {len(row)} of {len(header)} columns."
+            raise InputError(found, "A complete file.", "Fetch the file again.")
+
+
+def _rows(file: Path) -> Iterator[list[str]]:
+    with (
+        open_file(file, "A CSV file of OpenImages.") as data,
+        io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as lines,
+    ):
         try:
-            reader = csv.reader(lines)
-            header = [_plain(column) for column in next(reader, [])]
-            missing = [name for name in names if _plain(name) not in header]
-            if missing:
-                found = f"{file} has no column {missing[0]}; its columns are {', '.join(header)[:200]}."
-                raise InputError(found, f"Columns {', '.join(names)}.", "Fetch the file again.")
-            places = [header.index(_plain(name)) for name in names]
-            for number, row in enumerate(reader, 1):
-                if len(row) >= len(header):
-                    yield number, [row[place] for place in places]
-                elif row:
-                    found = f"Row {number} of {file} has {len(row)} of {len(header)} columns."
-                    raise InputError(found, "A complete file.", "Fetch the file again.")
+            yield from csv.reader(lines)
         except (UnicodeDecodeError, csv.Error) as error:
             found = f"{file} is not a CSV file: {error}."
             raise InputError(found, "A UTF-8 CSV file.", "Unpack it, or fetch it again.") from None

@@ -17,8 +17,8 @@ from regionspot_cache.datasets.shapes_annotations import count_images, dataset_j
 from regionspot_cache.datasets.shapes_classes import class_probabilities
 from regionspot_cache.datasets.shapes_scene import Scene, draw_scene, image_rng
 from regionspot_cache.datasets.shapes_spaces import SPACES, restrict, space_file
-from regionspot_cache.errors import InputError
-from regionspot_cache.files import file_sha256, replacing
+from regionspot_cache.errors import DamageError, InputError, MissingFileError
+from regionspot_cache.files import file_sha256, read_json, replacing
 
 FORMAT = 1  # raise when the same parameters would give other images or annotations
 SPLITS = ("train", "val")
@@ -96,8 +96,23 @@ def materialise_space(root: Path, space: str) -> Path:
     if not path.is_file():
         with _locked(root / ".lock"):
             if not path.is_file():  # another process was faster
-                _write_json(path, restrict(json.loads((root / "train.json").read_text()), space))
+                _write_json(path, restrict(_train_annotations(root), space))
     return path
+
+
+def _train_annotations(root: Path) -> Any:
+    """The content of train.json, which must be the file that was written with the world."""
+    path = root / "train.json"
+    marker = _read_json(root / "COMPLETE")
+    digests = marker.get("sha256") if isinstance(marker, dict) else None
+    whole = path.is_file() and isinstance(digests, dict) and digests.get(path.name) == file_sha256(path)
+    if not whole:
+        raise DamageError(
+            f"{path} is not the file that was written with the world.",
+            "SHA-256 as in COMPLETE.",
+            f"rm -r {root}",
+        )
+    return json.loads(path.read_text())
 
 
 def is_complete(root: Path, world: World) -> bool:
@@ -170,7 +185,10 @@ def _is_written(root: Path, chunk: Chunk) -> bool:
     part = _read_json(chunk.part(root))
     if not isinstance(part, dict) or part.get("chunk") != asdict(chunk):
         return False
-    return all((root / "images" / entry["image"]["file_name"]).is_file() for entry in part["entries"])
+    try:
+        return all((root / "images" / entry["image"]["file_name"]).is_file() for entry in part["entries"])
+    except (KeyError, TypeError):  # a torn part
+        return False
 
 
 def _write_annotations(root: Path, world: World) -> None:
@@ -217,6 +235,6 @@ def _write_json(path: Path, value: Any) -> None:
 def _read_json(path: Path) -> Any:
     """The content of a JSON file, None when it is missing or torn."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        return read_json(path, "")
+    except (MissingFileError, InputError):
         return None

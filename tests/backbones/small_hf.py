@@ -11,8 +11,9 @@ from regionspot_cache.backbones.hf_sam import TransformersSam
 from regionspot_cache.backbones.hf_sam_load import load_transformers_sam
 from regionspot_cache.backbones.presets import SamSpec
 
-HQ = {
-    "model_type": "sam_hq",
+DECODER = {"hidden_size": 64, "mlp_dim": 96, "iou_head_hidden_dim": 32}
+SAM: dict[str, Any] = {
+    "model_type": "sam",
     "vision_config": {
         "hidden_size": 32,
         "output_channels": 64,
@@ -24,9 +25,9 @@ HQ = {
         "num_pos_feats": 32,
     },
     "prompt_encoder_config": {"hidden_size": 64, "image_size": 128},
-    "mask_decoder_config": {"hidden_size": 64, "mlp_dim": 96, "iou_head_hidden_dim": 32, "vit_dim": 32},
+    "mask_decoder_config": DECODER,
 }
-DECODER = {"hidden_size": 64, "mlp_dim": 96, "iou_head_hidden_dim": 32}
+HQ = SAM | {"model_type": "sam_hq", "mask_decoder_config": DECODER | {"vit_dim": 32}}
 SAM2 = {
     "model_type": "sam2_video",  # as on the hub
     "vision_config": {
@@ -67,8 +68,9 @@ SAM3 = {
     "prompt_encoder_config": {"hidden_size": 64, "image_size": 112},
     "mask_decoder_config": DECODER,
 }
-CONFIGS: dict[str, dict[str, Any]] = {"sam_hq": HQ, "sam2": SAM2, "sam3": SAM3}
+CONFIGS: dict[str, dict[str, Any]] = {"sam": SAM, "sam_hq": HQ, "sam2": SAM2, "sam3": SAM3}
 CLASSES = {
+    "sam": (transformers.SamConfig, transformers.SamProcessor, transformers.SamImageProcessor),
     "sam_hq": (transformers.SamHQConfig, transformers.SamHQProcessor, transformers.SamImageProcessor),
     "sam2": (transformers.Sam2Config, transformers.Sam2Processor, transformers.Sam2ImageProcessor),
     "sam3": (

@@ -23,7 +23,8 @@ from tests.backbones.small_hf import CLASSES, CONFIGS, model_folder, small_trans
 
 SIZES = [(90, 131), (200, 77), (40, 40)]
 REAL_IMAGES = Path(__file__).parents[2].parent / "shared" / "real-images" / "images"
-TOKEN_INDEX = {"sam_hq": 1, "sam2": 2, "sam3": 2}
+LONGEST_SIDE = ("sam", "sam_hq")
+TOKEN_INDEX = {"sam": 1, "sam_hq": 1, "sam2": 2, "sam3": 2}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def sam(folders: dict[str, Path], family: str) -> TransformersSam:
 def processor_of(family: str, side: int) -> Any:
     """The library's processor of images and boxes, for a small network."""
     _, processor, images = CLASSES[family]
-    if family == "sam_hq":
+    if family in LONGEST_SIDE:
         return processor(images(size={"longest_edge": side}, pad_size={"height": side, "width": side}))
     return processor(images(size={"height": side, "width": side}))
 
@@ -70,7 +71,7 @@ def reference(family: str, sam: TransformersSam, image: np.ndarray, boxes: np.nd
     for hook in hooks:
         hook.remove()
     sizes = [inputs["original_sizes"]]
-    if family == "sam_hq":
+    if family in LONGEST_SIDE:
         side = {"height": sam.image_size, "width": sam.image_size}
         [masks] = processor.post_process_masks(
             output.pred_masks, *sizes, inputs["reshaped_input_sizes"], pad_size=side
@@ -187,7 +188,7 @@ def test_fingerprint_follows_what_decides_the_values(folders: dict[str, Path], f
     assert json.loads(json.dumps(base)) == base
     assert str(folder) not in json.dumps(base)
     assert f"(index {TOKEN_INDEX[family]}" in base["token"]
-    assert ("longest side 128" if family == "sam_hq" else "squash to") in base["preprocess"]
+    assert ("longest side 128" if family in LONGEST_SIDE else "squash to") in base["preprocess"]
     for other in ({"seed": 1}, {"positions": ("mlp",)}, {"precision": "bf16"}):
         assert small_transformers_sam(folder, **other).fingerprint() != base
 
@@ -249,7 +250,7 @@ def test_weights_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path:
 @pytest.mark.parametrize(
     ("model", "weights", "error", "text"),
     [
-        ("local-dir:nowhere", "included", MissingFileError, "No config.json in nowhere"),
+        ("local-dir:nowhere", "included", MissingFileError, "There is no file nowhere/config.json"),
         ("sam2.1-hiera-tiny", "included", UsageError, "weights: official"),
         ("sam2.1-hiera-tiny", "none.safetensors", MissingFileError, "none.safetensors"),
         ("sam2.1-hiera-tiny", "official", MissingFileError, "hf download facebook/sam2.1-hiera-tiny"),
@@ -269,6 +270,30 @@ def test_folders_of_other_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(InputError, match=r"type bert.[\s\S]*sam_hq"):
         load_sam(SamSpec(model=f"local-dir:{tmp_path}", weights="random:0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("config.json", b"[" * 100_000, "is not JSON"),
+        ("config.json", b'{"model_type": "sam", "vision_config": {"image_size": "x"}}', "cannot be used"),
+        (
+            "config.json",
+            b'{"model_type": "sam", "vision_config": {"num_hidden_layers": 2147483648}}',
+            "a size of",
+        ),
+        ("model.safetensors", (2).to_bytes(8, "little") + b"[]", "cannot be used: SafetensorError"),
+        ("preprocessor_config.json", b'{"image_mean": "x"}', "image processor of .* cannot be used"),
+        ("preprocessor_config.json", b"\xff", "image processor of .* cannot be used"),
+    ],
+)
+def test_broken_folders_are_refused(
+    folders: dict[str, Path], tmp_path: Path, name: str, content: bytes, text: str
+) -> None:
+    small_transformers_sam(folders["sam"]).network.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=text):
+        load_sam(SamSpec(model=f"local-dir:{tmp_path}", weights="included"))
 
 
 def test_without_transformers_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

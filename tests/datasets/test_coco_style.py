@@ -113,47 +113,6 @@ def test_a_file_without_annotations_keeps_its_images(tmp_path: Path) -> None:
     assert (len(dataset), dataset.num_boxes, dataset[0].boxes.shape) == (1, 0, (0, 4))
 
 
-def without(entry: dict, key: str) -> dict:
-    return {name: value for name, value in entry.items() if name != key}
-
-
-@pytest.mark.parametrize(
-    ("images", "annotations", "categories", "message"),
-    [
-        ([image(1, "a.jpg")], [annotation(8, 1, 5)], classes("x"), "Annotation 8 .* class id 5"),
-        ([image(1, "a.jpg")], [without(annotation(8, 1), "bbox")], classes("x"), "id 8 lacks 'bbox'"),
-        ([image(1, "a.jpg")], [without(annotation(8, 1), "id")], classes("x"), "lacks 'id'"),
-        ([image(1, "a.jpg")], [annotation(8, 1, bbox=(1, 2, 3))], classes("x"), "id 8 cannot be used"),
-        ([image(1, "a.jpg")], [annotation(8, 1, bbox=(1, 2, None, 4))], classes("x"), "id 8 cannot be used"),
-        ([image(1, "a.jpg")], [annotation(8, 1, "1")], classes("x"), "id 8 cannot be used"),
-        ([image(1, "a.jpg")], [3], classes("x"), "annotations.* 3 cannot be used"),
-        ([image(1)], [], classes("x"), "id 1 lacks 'file_name'"),
-        ([without(image(1, "a.jpg"), "width")], [], classes("x"), "id 1 lacks 'width'"),
-        ([image(1, "a.jpg"), image(1, "b.jpg")], [], classes("x"), "image id 1 more than once"),
-        ([image(1, "a.jpg")], [], classes("x") + classes("y"), "class id 1 more than once"),
-        ([image(1, "a.jpg")], [], [{"id": 1}], "id 1 lacks 'name'"),
-        ([image(1, "a.jpg")], [annotation(1, "1")], classes("x"), "Not one of the 1 annotations"),
-        ([image(1, "/etc/passwd")], [], classes("x"), "no usable image; 1 x image: file name leaves"),
-        ([], [], classes("x"), "no usable image"),
-    ],
-)
-def test_unusable_files_are_refused_by_name(
-    tmp_path: Path, images: list, annotations: list, categories: list, message: str
-) -> None:
-    file = coco_json(tmp_path / "x.json", images, annotations, categories)
-    with pytest.raises(InputError, match=message) as caught:
-        read_coco_style(file, require_images=False)
-    assert "x.json" in caught.value.found
-    assert caught.value.expected
-    assert caught.value.remedy
-
-
-def test_a_missing_section_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text(json.dumps({"images": [], "type": "captions"}))
-    with pytest.raises(InputError, match=r"no `annotations`; it has images, type"):
-        read_coco_style(tmp_path / "x.json")
-
-
 def test_missing_images_are_an_error_unless_not_needed(tmp_path: Path) -> None:
     file = coco_json(tmp_path / "x.json", [image(1, "a.jpg")], [annotation(1, 1)])
     with pytest.raises(MissingFileError, match="None of the images is there, for example"):

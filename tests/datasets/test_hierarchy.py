@@ -103,7 +103,18 @@ def test_a_tree_of_other_classes_is_refused_with_counts(tree: Path) -> None:
     assert "class-descriptions-boxable.csv" in refused.value.remedy
 
 
-@pytest.mark.parametrize("text", ["{", "[1, 2]", "3", '{"a": 1}', '{"father2child": {}}', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[1, 2]", "3", '{"a": 1}', '{"father2child": {}}', "\xff", "[" * 100_000, "9" * 5000),
+        '{"LabelName": ["a"]}',
+        '{"LabelName": "a", "Subcategory": [{"LabelName": 5}]}',
+        '{"father2child": {"a": "bc"}, "id2name": {"a": "x"}}',
+        '{"father2child": {"a": [["b"]]}, "id2name": {"a": "x"}}',
+        '{"father2child": {"a": []}, "id2name": {"a": null}}',
+        '{"LabelName": "a", "Subcategory": [' * 900 + '{"LabelName": "b"}' + "]}" * 900,
+    ],
+)
 def test_what_is_no_tree_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "tree.json"
     file.write_bytes(text.encode("latin-1"))

@@ -156,6 +156,45 @@ def test_broken_box_files_are_refused_by_row(tmp_path: Path, content: str, messa
     assert caught.value.remedy
 
 
+def test_numbers_that_are_none_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = [openimages_row("a0b1", TORTOISE, corners) for corners in ((0, 0, 1, 1), ("nan", 0, 1, 1))]
+    rows += [
+        openimages_row("a0b1", TORTOISE, corners) for corners in (("-inf", 0, "1e400", 1), (0, 0, 1e308, 1))
+    ]
+    dataset = read(tmp_path, rows)
+    assert dataset.num_boxes == 1
+    assert dataset.dropped == {"non-finite box": 3}
+
+
+@pytest.mark.parametrize("name", ["boxes.csv", "classes.csv", "sizes.csv"])
+def test_files_that_are_no_text_or_no_files_are_named(tmp_path: Path, name: str) -> None:
+    read(tmp_path)
+    write_csv(tmp_path / "sizes.csv", [], ["ImageID", "Width", "Height"])
+    good = (tmp_path / name).read_bytes()
+    for wrong in (good + b"\xff\xfe", b"x" * 200_000 + b"," + good):  # the second: a field without end
+        (tmp_path / name).write_bytes(wrong)
+        with pytest.raises(InputError, match=f"{name} is not a CSV file"):
+            again(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(MissingFileError, match=name):
+        again(tmp_path)
+
+
+def again(root: Path) -> DetectionDataset:
+    sizes = root / "sizes.csv"
+    return read_openimages(
+        root / "boxes.csv", root / "classes.csv", split="train", roots=[root], sizes_csv=sizes
+    )
+
+
+def test_a_size_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    read(tmp_path)
+    (tmp_path / "sizes.csv").write_text("ImageID,Width,Height\na0b1," + "9" * 5000 + ",3\n")
+    with pytest.raises(InputError, match="Row 1 of "):
+        again(tmp_path)
+
+
 @pytest.mark.parametrize("classes", ["", "/m/1\n", "/m/1,a\n/m/1,b\n"])
 def test_broken_class_files_are_refused(tmp_path: Path, classes: str) -> None:
     with pytest.raises(InputError, match=r"classes\.csv"):

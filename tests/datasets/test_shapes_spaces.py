@@ -1,6 +1,7 @@
 """Label spaces of the built-in world: which images, boxes and categories each one has."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from regionspot_cache.datasets import shapes
 from regionspot_cache.datasets.shapes import materialise, materialise_space
 from regionspot_cache.datasets.shapes_classes import CLASSES, class_probabilities
 from regionspot_cache.datasets.shapes_spaces import SPACES, restrict, space_category_ids, space_file
+from regionspot_cache.errors import DamageError
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +21,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for space in SPACES:
         assert materialise_space(root, space) == root / space_file(space)
     return root
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "gone", "no marker"])
+def test_a_space_is_never_made_from_a_damaged_world(tmp_path: Path, world: Path, damage: str) -> None:
+    root = shutil.copytree(world, tmp_path / "shapes")
+    train = root / "train.json"
+    (root / space_file("s")).unlink()
+    if damage == "cut":
+        train.write_bytes(train.read_bytes()[:-100])
+    elif damage == "other":
+        train.write_text(train.read_text().replace('"frequency":"r"', '"frequency":"c"', 1))
+    else:
+        (train if damage == "gone" else root / "COMPLETE").unlink()
+    with pytest.raises(DamageError, match=r"train\.json is not the file") as caught:
+        materialise_space(root, "s")
+    assert caught.value.remedy == f"rm -r {root}"
 
 
 def load(root: Path, name: str) -> dict:

@@ -21,6 +21,7 @@ FAMILIES = {
     "vit_l": "vit_l",
     "vit_h": "vit_h",
     "mobile_sam": "mobile_sam",
+    "sam": "local-dir:sam",
     "sam_hq": "local-dir:sam_hq",
     "sam2": "local-dir:sam2",
     "sam3": "local-dir:sam3",
@@ -31,7 +32,7 @@ FAMILIES = {
 def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of `finished` to work in, with a small configuration of every family."""
     root = shutil.copytree(finished, tmp_path / "place")
-    for family in ("sam_hq", "sam2", "sam3"):
+    for family in ("sam", "sam_hq", "sam2", "sam3"):
         model_folder(root / family, family)
     monkeypatch.setitem(sam_build.PUBLISHED, "mobile_sam", SMALL)
     for model in ("vit_l", "vit_h"):
