@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """A file to write beside `path` that takes its place when the block ends, and only if it ends well."""
     staging = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

@@ -144,7 +144,7 @@ def _released_preset(spec: BackboneSpec) -> str:
     )
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Mapping[Any, Any]:
     if not path.is_file():
         raise MissingFileError(
             f"No checkpoint at {path}.", "A .pth or .safetensors file.", f"ls {path.parent}"
@@ -166,7 +166,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _state(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def _state(content: Mapping[Any, Any], path: Path) -> Mapping[Any, Any]:
     """What lies under "model", or all of it."""
     nested = content.get("model")
     if not isinstance(nested, Mapping):
@@ -178,7 +178,7 @@ def _state(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     return nested
 
 
-def _head_tensors(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+def _head_tensors(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     """Without prefix and frozen networks."""
     found: dict[str, Tensor] = {}
     for key, value in state.items():

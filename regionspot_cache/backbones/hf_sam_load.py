@@ -1,6 +1,6 @@
 """SAM families of the transformers library by name: their sizes, their weights, and seeded random ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -275,7 +275,7 @@ def _missing(source: str | None, error: Exception) -> MissingFileError:
 
 
 @contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
+def _quiet(logging: Any) -> Generator[None]:
     """transformers draws bars and warns of settings that it ignores while it loads."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
