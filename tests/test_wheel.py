@@ -20,7 +20,9 @@ CONTENT = (
 
 def run(*arguments: object, cwd: Path) -> str:
     """Stdout of a command that must end well, without any path of this checkout in its surroundings."""
-    surroundings = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    surroundings = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")
+    }
     command = [str(argument) for argument in arguments]
     done = subprocess.run(command, cwd=cwd, env=surroundings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
