@@ -1,9 +1,9 @@
-# Everything starts here: `make demo`, `make reproduce`, `make test`. All build .venv first.
+# Everything starts here: `make demo`, `make reproduce`, `make check`, `make test`. All build .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo reproduce test fuzz lint clean
+.PHONY: setup demo reproduce check lint types test fuzz wheel test-pythons clean
 
 setup: $(STAMP)
 
@@ -28,11 +28,22 @@ test: setup
 # Every reader against 40,000 mutants of its files: a few minutes on two cores.
 fuzz: setup
 	$(BIN)/python -m tests.fuzzing --count 40000 --seed 0 $(if $(OUT),--out $(OUT))
+check: lint types
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
 	$(BIN)/pyrefly check
 
+# Built, installed into an empty environment, and run outside the checkout.
+wheel: setup
+	RS_SLOW=1 $(BIN)/python -m pytest tests/test_wheel.py
+
+# Every supported Python and the oldest packages; `make test-pythons PYTHONS="3.13 lowest" TESTS=tests/store` is less.
+test-pythons: setup
+	PYTHONS="$(PYTHONS)" .ci/pythons $(TESTS)
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venvs .pytest_cache .ruff_cache .hypothesis build *.egg-info

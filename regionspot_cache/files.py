@@ -4,7 +4,7 @@ their checksums."""
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,7 +53,7 @@ def read_json(path: Path, expected: str, remedy: str = "Check the path.") -> Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """A file to write beside `path` that takes its place when the block ends, and only if it ends well."""
     staging = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

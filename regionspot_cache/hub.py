@@ -44,7 +44,7 @@ def model_folder(name: Path | str) -> Path:
         fetched = huggingface_hub.snapshot_download(
             hub_id["repo"], revision=hub_id["revision"], allow_patterns=list(MODEL_FILES)
         )
-    return Path(str(fetched))
+    return Path(fetched)
 
 
 def push_to_hub(

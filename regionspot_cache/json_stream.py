@@ -4,7 +4,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,7 +45,7 @@ def json_entries(path: Path) -> Iterator[tuple[str | None, Any]]:
 
 
 @contextmanager
-def open_json(path: Path) -> Iterator["JsonWindow"]:
+def open_json(path: Path) -> Generator["JsonWindow"]:
     """A window at the start of a file. Raises as `open_file`."""
     with open_file(path, "A JSON file.") as file:
         yield JsonWindow(file, path)

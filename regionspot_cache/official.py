@@ -144,7 +144,7 @@ def _released_preset(spec: BackboneSpec) -> str:
     )
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Mapping[Any, Any]:
     open_file(path, "A .pth or .safetensors checkpoint.", f"ls {path.parent}").close()
     try:
         if path.suffix == ".safetensors":
@@ -163,7 +163,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _state(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def _state(content: Mapping[Any, Any], path: Path) -> Mapping[Any, Any]:
     """What lies under "model", or all of it."""
     nested = content.get("model")
     if not isinstance(nested, Mapping):
@@ -175,7 +175,7 @@ def _state(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     return nested
 
 
-def _head_tensors(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+def _head_tensors(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     """Without prefix and frozen networks."""
     found: dict[str, Tensor] = {}
     for key, value in state.items():

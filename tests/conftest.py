@@ -4,9 +4,14 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.running import rs_cache
+
+# The same examples in every run, and no failure because another program had the processor.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 BACKBONE = """\
 name: small

@@ -88,14 +88,6 @@ def test_the_guide_uses_every_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "link"),
-    [(f, link) for f, t in TEXTS.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", t)],
-)
-def test_links_lead_somewhere(file: str, link: str) -> None:
-    assert (ROOT / "docs" / link).exists()
-
-
-@pytest.mark.parametrize(
     "path", sorted({p for t in TEXTS.values() for p in re.findall(r"configs/[\w/.-]+", t)})
 )
 def test_named_configs_exist(path: str) -> None:

@@ -134,6 +134,7 @@ NORM, INNER = "decoder.layers.1.norm1.weight", "decoder.layers.0.linear1.weight"
 @pytest.mark.parametrize(
     ("change", "name"),
     [
+        ({7: torch.zeros(2)}, "a.pth: 7 is (2,)"),
         ({"colour.weight": torch.zeros(2)}, "colour.weight"),
         ({"decoder.layers.01.norm1.weight": torch.zeros(16)}, "decoder.layers"),
         ({NORM: None}, NORM),
@@ -154,7 +155,7 @@ NORM, INNER = "decoder.layers.1.norm1.weight", "decoder.layers.0.linear1.weight"
     ],
 )
 def test_other_names_and_shapes_are_refused(
-    change: dict[str, Any], name: str, small: dict[str, Tensor], tmp_path: Path
+    change: dict[Any, Any], name: str, small: dict[str, Tensor], tmp_path: Path
 ) -> None:
     state = {key: value for key, value in (small | change).items() if value is not None}
     torch.save({"model": state}, tmp_path / "a.pth")

@@ -1,6 +1,6 @@
 """Features without this package: both libraries' own paths, an image at a time, a file an image."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class OfficialExtraction:
         return caught["map"][0].cpu()
 
     @contextmanager
-    def _hooks(self) -> Iterator[dict[str, Tensor]]:
+    def _hooks(self) -> Generator[dict[str, Tensor]]:
         """Catches what neither library returns: decoder tokens [n, 6, D] and patch tokens [1, N, C]."""
         caught: dict[str, Tensor] = {}
         decoder, blocks = self.predictor.model.mask_decoder, self.model.visual.transformer.resblocks

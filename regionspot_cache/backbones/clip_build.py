@@ -3,7 +3,7 @@
 import logging
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -170,7 +170,7 @@ def _cache_folder() -> str:
 
 
 @contextmanager
-def _described_errors(spec: ClipSpec) -> Iterator[None]:
+def _described_errors(spec: ClipSpec) -> Generator[None]:
     try:
         yield
     except (
@@ -196,7 +196,7 @@ def _described_errors(spec: ClipSpec) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Keeps open_clip's logging from installing a handler on the root logger, and its warnings away."""
     silent = logging.NullHandler()
     logging.getLogger().addHandler(silent)

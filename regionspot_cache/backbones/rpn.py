@@ -99,7 +99,7 @@ class SamRpn(nn.Module):
     def _images(self, embeddings: Tensor, sizes: Sequence[tuple[int, int]]) -> ImageList:
         # torchvision reads only the shape of the pixels, so a view of one number stands for them.
         pixels = embeddings.new_zeros(1).expand(len(embeddings), 1, self.image_size, self.image_size)
-        return ImageList(pixels, [(int(h), int(w)) for h, w in sizes])
+        return ImageList(pixels, list(sizes))
 
 
 def filtered_proposals(

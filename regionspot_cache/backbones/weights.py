@@ -5,7 +5,7 @@ import hashlib
 import http.client
 import os
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +138,7 @@ def random_seed(weights: str) -> int | None:
 
 
 @contextmanager
-def _exclusive(lock: Path) -> Iterator[None]:
+def _exclusive(lock: Path) -> Generator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it when the process dies
         yield
