@@ -7,6 +7,7 @@ from regionspot_cache.evaluation.detections import (
     PER_CATEGORY,
     Detections,
     DetectionsBuilder,
+    ImageDetections,
     MaskTable,
 )
 from regionspot_cache.evaluation.evaluate import ApType, evaluate
@@ -31,6 +32,7 @@ __all__ = [
     "Detections",
     "DetectionsBuilder",
     "EvaluationResult",
+    "ImageDetections",
     "IouType",
     "MaskTable",
     "Protocol",
