@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import DetectionDataset
@@ -16,6 +15,7 @@ from regionspot_cache.evaluation import (
     proposal_recall,
 )
 from regionspot_cache.evaluation import evaluate as average_precision
+from regionspot_cache.evaluation.annotations import Annotations
 from regionspot_cache.evaluation.ground_truth import is_federated
 from regionspot_cache.evaluation.result import AP_TYPES
 from regionspot_cache.proposals import Proposals
@@ -52,7 +52,7 @@ class Origin:
 class Scorer:
     """Scores every method of one evaluation by the same protocol."""
 
-    def __init__(self, settings: EvalSettings, dataset: DetectionDataset, truth: Mapping[str, Any]) -> None:
+    def __init__(self, settings: EvalSettings, dataset: DetectionDataset, truth: Annotations) -> None:
         self.settings, self.dataset, self.truth = settings, dataset, truth
         ids = dataset.category_ids.tolist()
         self.class_names = dict(zip(ids, dataset.class_names, strict=True))

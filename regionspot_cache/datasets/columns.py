@@ -21,6 +21,8 @@ UNSAFE_NAME = "image: file name leaves the image folder"
 NO_SIZE = "image: size not positive"
 KNOWN_ABSENT = "image: known to be absent from the archives"
 
+EntryReader = Callable[[str, Any], None]  # takes the key of a section and each of its entries
+
 _REQUIRED = ("images", "annotations", "categories")
 _V3DET_KEYS = ("cat_info", "name_zh", "exemplar_image")
 
@@ -157,8 +159,8 @@ class Columns:
         return labels
 
 
-def read_columns(file: Path) -> Columns:
-    """Reads a file in one pass.
+def read_columns(file: Path, also: EntryReader | None = None) -> Columns:
+    """Reads a file in one pass, which `also` may share.
 
     Raises:
         MissingFileError: no such file.
@@ -177,6 +179,8 @@ def read_columns(file: Path) -> Columns:
                 add[key](entry)
             except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
                 raise _unusable(file, key, entry, error) from None
+        if also is not None:
+            also(key, entry)
     columns.keys, columns.sha256 = entries.keys, entries.sha256
     return columns
 

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from regionspot_cache.evaluation.ground_truth import GroundTruth, ground_truth, load_annotations
+from regionspot_cache.evaluation.annotations import load_annotations
+from regionspot_cache.evaluation.ground_truth import GroundTruth, ground_truth
 from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, NOT_MEASURED
 from regionspot_cache.evaluation.overlap import MIN_IOU
 
