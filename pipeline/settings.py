@@ -118,6 +118,10 @@ class EvalSettings:
     """The checkpoint's own when not given."""
     proposals: str = "gt"
     """`gt`, `rpn`, or a file: GLIP dictionary, COCO results, Detectron2 proposals."""
+    proposal_boxes: Literal["pixels", "normalised"] = "pixels"
+    """Unit of the boxes in a file of proposals: `pixels`, or `normalised` by the image's width and height."""
+    proposal_scores: Literal["probabilities", "logits"] = "probabilities"
+    """What the scores in a file of proposals are: `probabilities`, or `logits`."""
     top_n: int = 100
     """Proposals of an image that are recognised; the paper's protocol for LVIS takes 1000."""
     methods: tuple[str, ...] = ("regionspot",)

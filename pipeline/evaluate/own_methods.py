@@ -125,7 +125,13 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
     path = Path(settings.proposals)
     if not path.suffix:
         raise UsageError(f"--proposals {settings.proposals}.", "gt, rpn or a file of boxes.")
-    known = load_proposals(path, dataset, top_n=settings.top_n)
+    known = load_proposals(
+        path,
+        dataset,
+        top_n=settings.top_n,
+        boxes_in=settings.proposal_boxes,
+        scores_as=settings.proposal_scores,
+    )
     if known.dropped:
         console.warn(f"{path}: left out {counts(dict(known.dropped))}")
     return Regions(known=known, top_n=settings.top_n)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.evaluation import (
+    RECALL_RULE,
     AccuracyMeter,
     AveragePrecision,
     Detections,
@@ -98,7 +99,9 @@ class Scorer:
             metrics["recall"] = proposal_recall(proposals, self.truth)
         return Scored(
             name=name,
-            result=EvaluationResult(protocol=self._protocol(origin), metrics=metrics),
+            result=EvaluationResult(
+                protocol=self._protocol(origin, RECALL_RULE if proposals is not None else ""), metrics=metrics
+            ),
             average_precision=scored,
             class_names=self.class_names,
         )
@@ -108,7 +111,7 @@ class Scorer:
         members = {name: [index[c] for c in ids] for name, ids in self.subsets.items()}
         return meter.summary(self.dataset.class_frequency, members)
 
-    def _protocol(self, origin: Origin) -> Protocol:
+    def _protocol(self, origin: Origin, recall: str) -> Protocol:
         dataset = self.dataset
         sample = "" if dataset.limit is None else f"{len(dataset)} images drawn by seed {dataset.seed}"
         return Protocol(
@@ -117,5 +120,6 @@ class Scorer:
             metric="LVIS" if is_federated(self.truth) else "COCO",
             ap_type=AP_TYPES[self.settings.ap],
             cap=self.settings.cap if self.settings.ap == "standard" else None,
+            recall=recall,
             **vars(origin),
         )
