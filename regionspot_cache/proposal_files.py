@@ -145,13 +145,9 @@ def _rows(column: Any) -> list[Any] | None:
 
 def _read_npz(path: Path) -> ProposalFile:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            ids, boxes, scores = (
-                file["image_ids"].tolist(),
-                numbers(file["boxes"], 4),
-                numbers(file["scores"]),
-            )
-            offsets = integers(file["offsets"])
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            ids, offsets = arrays["image_ids"].tolist(), integers(arrays["offsets"])
+            boxes, scores = numbers(arrays["boxes"], 4), numbers(arrays["scores"])
     except Exception as error:  # a broken archive can raise nearly anything
         raise _unknown(path, f"content ({type(error).__name__}: {error})") from None
     fits = isinstance(ids, list) and len(offsets) == len(ids) + 1 and len(boxes) == len(scores)

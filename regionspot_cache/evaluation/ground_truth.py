@@ -96,6 +96,11 @@ def restrict(annotations: Annotations, image_ids: Iterable[int | str]) -> Annota
     return Annotations(images=images, annotations=kept, categories=annotations["categories"])
 
 
+def by_id(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries in the order of their ids, texts behind numbers."""
+    return sorted(entries, key=lambda entry: (isinstance(entry["id"], str), entry["id"]))
+
+
 def ground_truth(annotations: Annotations) -> GroundTruth:
     """Columns of annotations. Those without area take that of their box.
 
@@ -105,8 +110,7 @@ def ground_truth(annotations: Annotations) -> GroundTruth:
         InputError: an annotation names an unknown image.
     """
     federated = is_federated(annotations)
-    images = sorted(annotations["images"], key=lambda image: (isinstance(image["id"], str), image["id"]))
-    categories = sorted(annotations["categories"], key=lambda category: category["id"])
+    images, categories = by_id(annotations["images"]), by_id(annotations["categories"])
     image_index = {image["id"]: i for i, image in enumerate(images)}
     category_index = {category["id"]: i for i, category in enumerate(categories)}
     objects = [a for a in annotations["annotations"] if a["category_id"] in category_index]

@@ -38,11 +38,11 @@ def annotation_rle(segmentation: Any, height: int, width: int) -> Rle:
         if isinstance(segmentation, list):
             _check_polygons(segmentation, height, width)
             return _mask.merge(_mask.frPyObjects(segmentation, height, width))
+        if list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"a mask of {segmentation['size']}, of an image of {[height, width]}")
         if isinstance(segmentation["counts"], list):
             return _from_plain_counts(segmentation, height, width)
         check_fills(segmentation)
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"a mask of {segmentation['size']}, of an image of {[height, width]}")
         return segmentation
     except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
@@ -125,6 +125,8 @@ def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
     """Points may lie outside the image, but no farther than its longer side."""
     side = max(height, width)
     for points in polygons:
+        if len(points) < 4:  # four are a box to pycocotools
+            raise ValueError(f"a polygon of {len(points)} numbers")
         if not (math.isfinite(sum(points)) and min(points) >= -side and max(points) <= 2 * side):
             raise ValueError(f"a polygon that leaves an image of {height} x {width} far behind")
 

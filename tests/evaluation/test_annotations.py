@@ -163,3 +163,50 @@ def test_images_of_both_kinds_of_ids_stand_together() -> None:
     truth = ground_truth(load_annotations(made))
     assert truth.image_ids == (4, "five")
     np.testing.assert_array_equal(truth.images, [0, 1])
+
+
+@pytest.mark.parametrize("federated", [True, False])
+def test_the_reference_takes_ids_of_both_kinds(federated: bool) -> None:
+    """pycocotools and lvis sort ids; ours are numbered for them in our own order."""
+    made = content(images__id="five", annotations__image_id="five")
+    made["annotations"][1] |= {"segmentation": [[1, 2, 4, 2, 4, 6]], "iscrowd": 0}
+    for image in made["images"] if federated else ():
+        image["neg_category_ids"] = [1, 2]
+    found = perfect_detections(made)
+    fast, slow = (evaluate(found, made, fast=fast) for fast in (True, False))
+    for kind, result in fast.items():
+        assert result.metrics == pytest.approx(slow[kind].metrics)
+        assert result.metrics["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        None,
+        [],
+        [[1, 2]],
+        [[1e9, 1e9, 0, 0, 5, 5]],
+        {"size": [30, 40], "counts": "~~~~"},
+        {"size": [30, 40], "counts": [5, 2**31]},
+        {"size": [40, 30], "counts": [1200]},
+        {"size": [-30, -40], "counts": "P1"},
+    ],
+)
+@pytest.mark.parametrize("federated", [True, False])
+@pytest.mark.parametrize("fast", [True, False])
+def test_masks_that_pycocotools_would_crash_on(mask: Any, federated: bool, fast: bool) -> None:
+    made = content(annotations__segmentation=[[1, 2, 4, 2, 4, 6]])
+    for image in made["images"] if federated else ():
+        image["neg_category_ids"] = [1, 2]
+    found = perfect_detections(made)
+    made["annotations"][1]["segmentation"] = mask
+    with pytest.raises(InputError, match="without a usable mask"):
+        evaluate(found, made, fast=fast)
+
+
+def test_masks_of_images_that_are_too_large() -> None:
+    made = content(annotations__segmentation=[[1, 2, 4, 2, 4, 6]])
+    found = perfect_detections(made)
+    made["images"][1] |= {"width": 2**31 - 1, "height": 2**31 - 1}
+    with pytest.raises(InputError, match="without a usable mask"):
+        evaluate(found, made)
