@@ -140,7 +140,9 @@ class EvalSettings:
     seed: int = 0
     prompts: PromptSettings | None = None
     """The checkpoint's own when not given."""
-    out: Path = WORKPLACE / "evaluations"
+    out: Path | None = None
+    """Folder for detections, metrics and report; a new one, numbered, in `rs-cache-data/evaluations` when not
+    given."""
     pictures: int = 4
     """Images that the report shows, drawn by `seed`; 0 for none."""
     details: bool = True

@@ -1,9 +1,10 @@
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from regionspot_cache.files import file_sha256, replacing
+from regionspot_cache.files import file_sha256, numbered_folder, replacing
 
 
 def test_a_file_is_replaced_only_when_its_writer_ends_well(tmp_path: Path) -> None:
@@ -23,3 +24,39 @@ def test_a_file_is_replaced_only_when_its_writer_ends_well(tmp_path: Path) -> No
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert file_sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_numbered_folders_follow_each_other(tmp_path: Path) -> None:
+    parent = tmp_path / "a" / "b"
+    names = []
+    for name in ("x", "my data: val/gt", "x"):
+        with numbered_folder(parent, name) as folder:
+            names.append(folder.name)
+            (folder / "file").touch()
+    assert names == ["0001-x", "0002-my-data-val-gt", "0003-x"]
+    (parent / "0041-other").mkdir()
+    (parent / "notes").mkdir()
+    with numbered_folder(parent, "x") as folder:
+        assert folder.name == "0042-x"
+
+
+def test_a_numbered_folder_of_failed_work_goes_when_it_is_empty(tmp_path: Path) -> None:
+    def interrupted(*files: str) -> None:
+        with numbered_folder(tmp_path, "work") as folder:
+            for file in files:
+                (folder / file).touch()
+            raise KeyboardInterrupt
+
+    for files, left in (((), []), (("a",), ["0001-work"])):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(*files)
+        assert [path.name for path in tmp_path.iterdir()] == left
+
+
+def test_threads_get_different_numbers(tmp_path: Path) -> None:
+    def number(i: int) -> str:
+        with numbered_folder(tmp_path, f"n{i}") as folder:
+            return folder.name[:4]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(number, range(40)))) == 40

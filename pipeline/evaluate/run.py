@@ -1,6 +1,8 @@
 """`rs-cache eval`: methods and results files of one dataset, scored by one protocol."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,7 @@ from pipeline import console
 from pipeline.evaluate.report import write_evaluation_report
 from pipeline.evaluate.results import score_results
 from pipeline.evaluate.scoring import Scored, Scorer
+from pipeline.places import WORKPLACE
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import (
     DATASET_NAMES,
@@ -20,6 +23,7 @@ from regionspot_cache.datasets.minival import holds_minival_only
 from regionspot_cache.evaluation import EvaluationResult
 from regionspot_cache.evaluation.annotations import AnnotationReader, Annotations, load_annotations
 from regionspot_cache.evaluation.ground_truth import restrict
+from regionspot_cache.files import numbered_folder
 
 if TYPE_CHECKING:
     from pipeline.evaluate.own_methods import OwnMethods
@@ -48,16 +52,29 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
         also=reader.add,
     )
     truth, others = _ground_truth(dataset, reader)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    scorer = Scorer(settings, dataset, truth)
-    recognised = own.score(scorer) if own else None
-    rows = {row.name: row for row in (recognised.rows if recognised else ())}
-    rows |= {path.stem: score_results(path, scorer, others) for path in settings.result_files}
-    scored = [rows[name] for name in settings.row_names]
-    _show([row.result for row in scored], settings.out, as_json=as_json)
-    if settings.details:
-        write_evaluation_report(settings.out, dataset, scored, recognised)
+    with _folder(settings, dataset) as out:
+        scorer = Scorer(settings, dataset, truth, out)
+        recognised = own.score(scorer) if own else None
+        rows = {row.name: row for row in (recognised.rows if recognised else ())}
+        rows |= {path.stem: score_results(path, scorer, others) for path in settings.result_files}
+        scored = [rows[name] for name in settings.row_names]
+        _show([row.result for row in scored], out, as_json=as_json)
+        if settings.details:
+            write_evaluation_report(out, dataset, scored, recognised)
     return scored
+
+
+@contextmanager
+def _folder(settings: EvalSettings, dataset: DetectionDataset) -> Iterator[Path]:
+    """The folder of the results: the given one, or a new one that no other evaluation has."""
+    if settings.out is not None:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        yield settings.out
+        return
+    boxes = Path(settings.proposals).stem if settings.recognisers else "results"
+    name = "-".join(filter(None, (dataset.name, dataset.split, boxes)))
+    with numbered_folder(WORKPLACE / "evaluations", name) as folder:
+        yield folder
 
 
 def _own(settings: EvalSettings) -> "OwnMethods | None":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import DetectionDataset
@@ -53,8 +54,11 @@ class Origin:
 class Scorer:
     """Scores every method of one evaluation by the same protocol."""
 
-    def __init__(self, settings: EvalSettings, dataset: DetectionDataset, truth: Annotations) -> None:
-        self.settings, self.dataset, self.truth = settings, dataset, truth
+    def __init__(
+        self, settings: EvalSettings, dataset: DetectionDataset, truth: Annotations, out: Path
+    ) -> None:
+        """`out` is the folder that results go to."""
+        self.settings, self.dataset, self.truth, self.out = settings, dataset, truth, out
         ids = dataset.category_ids.tolist()
         self.class_names = dict(zip(ids, dataset.class_names, strict=True))
         self.truth_has_masks = all("segmentation" in a for a in truth["annotations"])
