@@ -28,6 +28,8 @@ test: setup
 # Every reader against 40,000 mutants of its files: a few minutes on two cores.
 fuzz: setup
 	$(BIN)/python -m tests.fuzzing --count 40000 --seed 0 $(if $(OUT),--out $(OUT))
+
+# Lint and types, seconds; CI runs both before the tests.
 check: lint types
 
 lint: setup

@@ -78,6 +78,7 @@ def _evaluation(settings: DemoSettings, run: Path, proposals: str, **options: An
 
 def _evaluated(settings: EvalSettings) -> dict[str, Any]:
     """Metrics of an evaluation; those on disk when they are newer than the head and of the same settings."""
+    assert settings.out is not None
     metrics, stamp = settings.out / "metrics.json", settings.out / "settings.txt"
     head = settings.checkpoint / "model.safetensors"
     fresh = stamp.is_file() and stamp.read_text() == repr(settings) and metrics.is_file()

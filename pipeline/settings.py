@@ -118,6 +118,10 @@ class EvalSettings:
     """The checkpoint's own when not given."""
     proposals: str = "gt"
     """`gt`, `rpn`, or a file: GLIP dictionary, COCO results, Detectron2 proposals."""
+    proposal_boxes: Literal["pixels", "normalised"] = "pixels"
+    """Unit of the boxes in a file of proposals: `pixels`, or `normalised` by the image's width and height."""
+    proposal_scores: Literal["probabilities", "logits"] = "probabilities"
+    """What the scores in a file of proposals are: `probabilities`, or `logits`."""
     top_n: int = 100
     """Proposals of an image that are recognised; the paper's protocol for LVIS takes 1000."""
     methods: tuple[str, ...] = ("regionspot",)
@@ -136,7 +140,9 @@ class EvalSettings:
     seed: int = 0
     prompts: PromptSettings | None = None
     """The checkpoint's own when not given."""
-    out: Path = WORKPLACE / "evaluations"
+    out: Path | None = None
+    """Folder for detections, metrics and report; a new one, numbered, in `rs-cache-data/evaluations` when not
+    given."""
     pictures: int = 4
     """Images that the report shows, drawn by `seed`; 0 for none."""
     details: bool = True

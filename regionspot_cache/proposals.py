@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -13,6 +13,14 @@ from regionspot_cache.errors import InputError
 from regionspot_cache.files import file_sha256, replacing
 from regionspot_cache.json_stream import write_json_array
 from regionspot_cache.proposal_files import Piece, read_pieces
+from regionspot_cache.values import TextIds, places
+
+BoxUnit = Literal["pixels", "normalised"]
+ScoreUnit = Literal["probabilities", "logits"]
+
+_NEARLY_ALL = 0.9  # share of the boxes that decides about the unit
+_SLACK = 0.05  # by which normalised boxes may leave their image
+_TINY = 2  # pixels; smaller images say nothing about the unit
 
 
 class ImageProposals(NamedTuple):
@@ -44,7 +52,7 @@ class Proposals:
     _index: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        index = {str(image_id): i for i, image_id in enumerate(self.image_ids)}
+        index = places(self.image_ids, self.identity)
         object.__setattr__(self, "_index", index)
 
     def __len__(self) -> int:
@@ -123,7 +131,14 @@ def ground_truth_proposals(dataset: DetectionDataset) -> Proposals:
     )
 
 
-def load_proposals(path: Path, dataset: DetectionDataset, *, top_n: int | None = None) -> Proposals:
+def load_proposals(
+    path: Path,
+    dataset: DetectionDataset,
+    *,
+    top_n: int | None = None,
+    boxes_in: BoxUnit = "pixels",
+    scores_as: ScoreUnit = "probabilities",
+) -> Proposals:
     """Reads the proposals that a file holds for the images of a dataset.
 
     Boxes are clipped to their image. Left out and counted by reason: boxes or scores that are not finite,
@@ -134,19 +149,29 @@ def load_proposals(path: Path, dataset: DetectionDataset, *, top_n: int | None =
         path: a file of any format of `proposal_files`.
         dataset: the images; ids match as 7 or "7".
         top_n: how many boxes an image keeps, best first; None keeps all.
+        boxes_in: "pixels" of the original image, or "normalised": fractions of its width and height.
+        scores_as: "probabilities", or "logits", of which the sigmoid is taken. Where the format itself says
+            that its scores are logits (Detectron2), that is done anyway.
 
     Raises:
-        MissingFileError, InputError: no such file, an unknown format, or broken content.
+        MissingFileError, InputError: no such file, an unknown format, broken content, boxes in another unit,
+            or scores that are no probabilities.
     """
-    form, pieces = read_pieces(path)
+    form, pieces, logits = read_pieces(path)
     dropped: Counter[str] = Counter()
-    image, boxes, scores = _gather(pieces, dataset, dropped)
+    if scores_as == "logits" and not logits:
+        form += ", sigmoid of the logits"
+    logits |= scores_as == "logits"
+    image, boxes, scores = _gather(path, pieces, dataset, dropped, logits=logits)
+    _to_pixels(path, image, boxes, dataset, boxes_in)
+    _check_probabilities(path, scores)
     keep = _clean(image, boxes, scores, dataset, dropped)
     keep = _best_first(image, boxes, scores, keep, top_n, dropped)
     counts = np.bincount(image[keep], minlength=len(dataset.image_ids))
+    unit = ", normalised" if boxes_in == "normalised" else ""
     limit = "" if top_n is None else f", top {top_n}"
     return Proposals(
-        identity=f"{path.name} ({form}{limit}, sha256 {file_sha256(path)[:12]})",
+        identity=f"{path.name} ({form}{unit}{limit}, sha256 {file_sha256(path)[:12]})",
         image_ids=tuple(dataset.image_ids),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         boxes=boxes[keep],
@@ -156,25 +181,79 @@ def load_proposals(path: Path, dataset: DetectionDataset, *, top_n: int | None =
 
 
 def _gather(
-    pieces: Iterable[Piece], dataset: DetectionDataset, dropped: Counter[str]
+    path: Path,
+    pieces: Iterable[Piece],
+    dataset: DetectionDataset,
+    dropped: Counter[str],
+    *,
+    logits: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image index i64 [T], boxes f32 [T,4], scores f32 [T] of the images that the dataset has."""
-    index = {str(image_id): i for i, image_id in enumerate(dataset.image_ids)}
+    index = places(dataset.image_ids, dataset.name)
+    ids = TextIds(str(path))
     images, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
     seen, unknown = set(), set()
     for image_id, image_boxes, image_scores in pieces:
-        i = index.get(str(image_id))
+        text = ids.text(image_id)
+        i = index.get(text)
         if i is None:
-            unknown.add(str(image_id))
+            unknown.add(text)
             continue
         seen.add(i)
         images.append(np.full(len(image_boxes), i))
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is dropped as such
             boxes.append(image_boxes.astype(np.float32))
-            scores.append(image_scores.astype(np.float32))
+            scores.append((_sigmoid(image_scores) if logits else image_scores).astype(np.float32))
     dropped["image not in the dataset"] = len(unknown)
     dropped["image without proposals"] = len(index) - len(seen)
     return np.concatenate(images), np.concatenate(boxes), np.concatenate(scores)
+
+
+def _to_pixels(
+    path: Path, image: np.ndarray, boxes: np.ndarray, dataset: DetectionDataset, unit: BoxUnit
+) -> None:
+    """Scales normalised `boxes` [T,4] in place.
+
+    Raises:
+        InputError: the boxes are in the other unit.
+    """
+    sides = np.tile(np.stack([dataset.widths, dataset.heights], axis=1)[image], 2)  # [T,4]
+    with np.errstate(invalid="ignore"):
+        judged = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        judged &= sides.min(axis=1, initial=_TINY + 1) > _TINY
+    inside = np.count_nonzero((np.abs(boxes[judged]) <= 1 + _SLACK).all(axis=1))
+    fractions = inside >= _NEARLY_ALL * np.count_nonzero(judged)
+    if judged.any() and fractions != (unit == "normalised"):
+        count, example = np.count_nonzero(judged), boxes[judged][0].tolist()
+        what = f"{path}: {inside} of {count} boxes lie between 0 and 1, such as {example}"
+        if fractions:
+            raise InputError(
+                what,
+                "corners in pixels of the original image",
+                "say that they are fractions of its width and height: --set proposal_boxes=normalised",
+            )
+        raise InputError(
+            what, "all of them there, for proposal_boxes is normalised", "leave that setting out"
+        )
+    if unit == "normalised":
+        boxes *= sides
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    # Neither overflows nor loses small probabilities; NaN stays NaN and is dropped with its reason later.
+    return np.exp(-np.logaddexp(0, -logits))
+
+
+def _check_probabilities(path: Path, scores: np.ndarray) -> None:
+    outside = int(np.count_nonzero((scores < 0) | (scores > 1)))
+    if outside:
+        finite = scores[np.isfinite(scores)]
+        raise InputError(
+            f"{path}: {outside} of {len(scores)} scores lie outside [0, 1]; "
+            f"they range from {finite.min(initial=0):.6g} to {finite.max(initial=0):.6g}",
+            "probabilities",
+            "say that they are logits, --set proposal_scores=logits, or write probabilities",
+        )
 
 
 def _clean(

@@ -1,11 +1,12 @@
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from regionspot_cache.errors import InputError, MissingFileError
-from regionspot_cache.files import file_sha256, open_file, read_json, read_text, replacing
+from regionspot_cache.files import file_sha256, numbered_folder, open_file, read_json, read_text, replacing
 
 
 def test_a_file_is_replaced_only_when_its_writer_ends_well(tmp_path: Path) -> None:
@@ -58,3 +59,39 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "x").touch(mode=0)
     with pytest.raises(InputError, match="cannot be read: Permission denied"):
         open_file(tmp_path / "x", "A file.")
+
+
+def test_numbered_folders_follow_each_other(tmp_path: Path) -> None:
+    parent = tmp_path / "a" / "b"
+    names = []
+    for name in ("x", "my data: val/gt", "x"):
+        with numbered_folder(parent, name) as folder:
+            names.append(folder.name)
+            (folder / "file").touch()
+    assert names == ["0001-x", "0002-my-data-val-gt", "0003-x"]
+    (parent / "0041-other").mkdir()
+    (parent / "notes").mkdir()
+    with numbered_folder(parent, "x") as folder:
+        assert folder.name == "0042-x"
+
+
+def test_a_numbered_folder_of_failed_work_goes_when_it_is_empty(tmp_path: Path) -> None:
+    def interrupted(*files: str) -> None:
+        with numbered_folder(tmp_path, "work") as folder:
+            for file in files:
+                (folder / file).touch()
+            raise KeyboardInterrupt
+
+    for files, left in (((), []), (("a",), ["0001-work"])):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(*files)
+        assert [path.name for path in tmp_path.iterdir()] == left
+
+
+def test_threads_get_different_numbers(tmp_path: Path) -> None:
+    def number(i: int) -> str:
+        with numbered_folder(tmp_path, f"n{i}") as folder:
+            return folder.name[:4]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(number, range(40)))) == 40

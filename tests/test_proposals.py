@@ -155,6 +155,120 @@ def test_ground_truth() -> None:
         proposals.save(Path("unused.json"))
 
 
+UNIT = [[0.1, 0.1, 0.3, 0.9], [0, 0, 0.2, 0.2]]
+
+
+def glip(path: Path, boxes: list, scores: list) -> Path:
+    path.write_text(json.dumps({"7": {"boxes": boxes, "scores": scores}}))
+    return path
+
+
+def test_normalised_boxes_are_refused_or_converted(tmp_path: Path) -> None:
+    file = glip(tmp_path / "p.json", UNIT, SCORES)
+    with pytest.raises(InputError, match=r"2 of 2 boxes lie between 0 and 1") as caught:
+        load_proposals(file, DATASET)
+    assert "--set proposal_boxes=normalised" in caught.value.remedy
+    proposals = load_proposals(file, DATASET, boxes_in="normalised")
+    np.testing.assert_allclose(proposals[7].boxes, [[0, 0, 20, 12], [10, 6, 30, 54]], rtol=1e-6)
+    assert "normalised" in proposals.identity
+    with pytest.raises(InputError, match="0 of 2 boxes"):
+        load_proposals(glip(tmp_path / "q.json", BOXES, SCORES), DATASET, boxes_in="normalised")
+
+
+def test_a_few_tiny_boxes_are_still_pixels(tmp_path: Path) -> None:
+    file = glip(tmp_path / "p.json", [*BOXES, [0, 0, 1, 1]], [0.5] * 3)
+    assert len(load_proposals(file, DATASET)[7].boxes) == 3
+    broken = glip(tmp_path / "q.json", [[float("nan")] * 4, [3, 3, 3, 3]], [0.5] * 2)
+    assert len(load_proposals(broken, DATASET)[7].boxes) == 0
+
+
+@pytest.mark.parametrize("scores", [[-0.5, 0.5], [0.5, 3.25], [-1e9, 80.0]])
+def test_scores_that_are_no_probabilities_are_refused_or_converted(scores: list, tmp_path: Path) -> None:
+    file = glip(tmp_path / "p.json", BOXES, scores)
+    outside = sum(not 0 <= score <= 1 for score in scores)
+    with pytest.raises(
+        InputError, match=rf"{outside} of 2 scores lie outside \[0, 1\]; they range"
+    ) as caught:
+        load_proposals(file, DATASET)
+    assert "--set proposal_scores=logits" in caught.value.remedy
+    proposals = load_proposals(file, DATASET, scores_as="logits")
+    with np.errstate(over="ignore"):
+        expected = 1 / (1 + np.exp(-np.array(scores)))
+    np.testing.assert_allclose(np.sort(proposals[7].scores), np.sort(expected), rtol=1e-6)
+    assert "sigmoid of the logits" in proposals.identity
+
+
+def test_logits_of_detectron2_are_converted_once(tmp_path: Path) -> None:
+    write_pickle(tmp_path / "p.pkl")
+    for unit in ("probabilities", "logits"):
+        scores = load_proposals(tmp_path / "p.pkl", DATASET, scores_as=unit)[7].scores
+        np.testing.assert_allclose(scores, SCORES[::-1], rtol=1e-6)
+
+
+def test_an_id_written_both_ways_is_refused(tmp_path: Path) -> None:
+    entries = [{"image_id": i, "bbox": [1, 1, 5, 5], "score": 0.5} for i in (7, "7")]
+    (tmp_path / "p.json").write_text(json.dumps(entries))
+    with pytest.raises(InputError, match="image ids 7 and '7'"):
+        load_proposals(tmp_path / "p.json", DATASET)
+    with pytest.raises(InputError, match="image ids 7 and '7'"):
+        Proposals.from_images("x", [(i, np.array(BOXES), np.array(SCORES)) for i in (7, "7")])
+
+
+@pytest.mark.parametrize("image_id", [None, True, 7.0, [7], 2**63, "\ud800"])
+def test_what_is_no_image_id(image_id: object, tmp_path: Path) -> None:
+    entries = [{"image_id": i, "bbox": [1, 1, 5, 5], "score": 0.5} for i in (1, image_id)]
+    (tmp_path / "p.json").write_text(json.dumps(entries))
+    with pytest.raises(InputError, match="proposals of image"):
+        load_proposals(tmp_path / "p.json", DATASET)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offsets": np.array([0.0, 2.5])},
+        {"offsets": np.array([1, 2])},
+        {"offsets": np.array([[0, 2]])},
+        {"offsets": np.array(2)},
+        {"scores": np.array([0.5])},
+        {"scores": np.array(["a", "b"])},
+        {"boxes": np.zeros((2, 3))},
+        {"image_ids": np.array(7)},
+        {"image_ids": np.array([7.5])},
+        {"image_ids": np.array([7, 9])},
+    ],
+)
+def test_broken_arrays(change: dict, tmp_path: Path) -> None:
+    good = {"image_ids": np.array([7]), "offsets": np.array([0, 2]), "boxes": BOXES, "scores": SCORES}
+    np.savez(tmp_path / "good.npz", **good)
+    assert len(load_proposals(tmp_path / "good.npz", DATASET)[7].boxes) == 2
+    np.savez(tmp_path / "bad.npz", **good | change)
+    with pytest.raises(InputError):
+        load_proposals(tmp_path / "bad.npz", DATASET)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ids": 7},
+        {"ids": {7: 1, 8: 2}},
+        {"ids": "7b"},
+        {"ids": [7, None]},
+        {"boxes": np.array(5.0)},
+        {"boxes": [None, None]},
+        {"boxes": ["ab", "cd"]},
+        {"boxes": [np.zeros((2, 3)), np.zeros((0, 3))]},
+        {"objectness_logits": [[0.5, "a"], []]},
+        {"objectness_logits": 3},
+        {"bbox_mode": [0]},
+        {"bbox_mode": np.array([0, 1])},
+    ],
+)
+def test_broken_pickles(change: dict, tmp_path: Path) -> None:
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps(detectron2(**change)))
+    with pytest.raises(InputError):
+        load_proposals(tmp_path / "p.pkl", DATASET)
+
+
 class Malicious:
     def __reduce__(self) -> tuple:
         return os.mkdir, ("owned",)
@@ -246,7 +360,7 @@ def test_pickles_of_older_numpy(tmp_path: Path) -> None:
         ("p.txt", b"", "ending"),
         ("p.json", b"", "is cut off"),
         ("p.json", b'{"7": {"boxes": []}}', "without boxes and scores"),
-        ("p.json", b'{"7": {"boxes": [[1, 2, 3]], "scores": [1]}}', "image 7"),
+        ("p.json", b'{"7": {"boxes": [[1, 2, 3]], "scores": [1]}}', "image '7'"),
         ("p.json", b'{"7": {"boxes": [[1, 2, 3, 4]], "scores": [1, 2]}}', "1 boxes but 2 scores"),
         ("p.json", b'{"7": {"boxes": [["a", 2, 3, 4]], "scores": [1]}}', "cannot be used"),
         ("p.json", b'[{"bbox": [1, 2, 3, 4]}]', "without image_id"),

@@ -62,7 +62,7 @@ class OwnMethods:
         )
         found = recognition.run(self.methods)
         _say_coverage(recognition, found)
-        boxes = _recognised(recognition, found, settings.out)
+        boxes = _recognised(recognition, found, scorer.out)
         tallies = {method.name: found.tallies[method.name] for method in self.methods}
         given = boxes.scores is None
         return OwnRows(
@@ -125,7 +125,13 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
     path = Path(settings.proposals)
     if not path.suffix:
         raise UsageError(f"--proposals {settings.proposals}.", "gt, rpn or a file of boxes.")
-    known = load_proposals(path, dataset, top_n=settings.top_n)
+    known = load_proposals(
+        path,
+        dataset,
+        top_n=settings.top_n,
+        boxes_in=settings.proposal_boxes,
+        scores_as=settings.proposal_scores,
+    )
     if known.dropped:
         console.warn(f"{path}: left out {counts(dict(known.dropped))}")
     return Regions(known=known, top_n=settings.top_n)
@@ -193,7 +199,7 @@ def _score(
     detections = tally.collector.build()
     kinds: tuple[IouType, ...] = ("bbox", "segm") if recognition.masks else ("bbox",)
     for kind in kinds if scorer.settings.details else ():
-        write_results(scorer.settings.out / f"{method.name}-{kind}.json", detections, kind)
+        write_results(scorer.out / f"{method.name}-{kind}.json", detections, kind)
     return scorer.score(
         method.name,
         detections,

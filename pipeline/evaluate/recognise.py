@@ -137,19 +137,27 @@ class Recognition:
         )
 
     def _image(self, record: ImageRecord, methods: Sequence[Recogniser], found: Recognised) -> int:
-        inputs = self.inputs(record, np.zeros((0, 4), np.float32), found.from_cache)
+        """Adds one image to every tally, or, when it cannot be read, to none; the number of its boxes."""
+        used: Counter[str] = Counter()
+        inputs = self.inputs(record, np.zeros((0, 4), np.float32), used)
         inputs.boxes, scores = self.regions.of(record, inputs)
-        if self.regions.proposer is not None and scores is not None:
-            found.regions.append((record.image_id, inputs.boxes, scores))
         masks = MaskCodes(inputs) if self.masks else None
+        outcomes = []
         for method in methods:
             probabilities = method.logits(inputs, self.text).softmax(-1).float().cpu().numpy()  # [N, K]
             rule = method.score_rule or self.score_rule
             tally = found.tallies[method.name]
-            tally.collector.add(record.image_id, inputs.boxes, probabilities, scores, rule, masks)
+            chosen = tally.collector.select(record.image_id, inputs.boxes, probabilities, scores, rule, masks)
+            outcomes.append((tally, chosen, probabilities))
+        # Nothing is read from here on: an image is added for all methods alike.
+        for tally, chosen, probabilities in outcomes:
+            tally.collector.add(chosen)
             if scores is None:
                 tally.accuracy.update(probabilities, record.labels)
                 tally.confusion.update(probabilities, record.labels)
+        if self.regions.proposer is not None and scores is not None:
+            found.regions.append((record.image_id, inputs.boxes, scores))
+        found.from_cache.update(used)
         return len(inputs.boxes)
 
     def _collector(self) -> Collector:

@@ -1,19 +1,29 @@
 """`rs-cache eval`: methods and results files of one dataset, scored by one protocol."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import console
 from pipeline.evaluate.report import write_evaluation_report
 from pipeline.evaluate.results import score_results
 from pipeline.evaluate.scoring import Scored, Scorer
+from pipeline.places import WORKPLACE
 from pipeline.settings import EvalSettings
-from regionspot_cache.datasets import DATASET_NAMES, DetectionDataset, load_dataset, to_coco_dict
+from regionspot_cache.datasets import (
+    DATASET_NAMES,
+    DetectionDataset,
+    evaluation_split,
+    load_dataset,
+    to_coco_dict,
+)
 from regionspot_cache.datasets.minival import holds_minival_only
 from regionspot_cache.evaluation import EvaluationResult
-from regionspot_cache.evaluation.ground_truth import load_annotations, restrict
+from regionspot_cache.evaluation.annotations import AnnotationReader, Annotations, load_annotations
+from regionspot_cache.evaluation.ground_truth import restrict
+from regionspot_cache.files import numbered_folder
 
 if TYPE_CHECKING:
     from pipeline.evaluate.own_methods import OwnMethods
@@ -30,26 +40,41 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
         InputError: a results file of another dataset.
     """
     own = _own(settings)
+    reader = AnnotationReader(settings.dataset)
     dataset = load_dataset(
         settings.dataset,
-        split="val" if settings.dataset in DATASET_NAMES else None,
+        split=evaluation_split(settings.dataset) if settings.dataset in DATASET_NAMES else None,
         data_root=settings.data,
         images=settings.images,
         limit=settings.limit,
         seed=settings.seed,
         require_images=own is not None,
+        also=reader.add,
     )
-    truth, others = _ground_truth(dataset)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    scorer = Scorer(settings, dataset, truth)
-    recognised = own.score(scorer) if own else None
-    rows = {row.name: row for row in (recognised.rows if recognised else ())}
-    rows |= {path.stem: score_results(path, scorer, others) for path in settings.result_files}
-    scored = [rows[name] for name in settings.row_names]
-    _show([row.result for row in scored], settings.out, as_json=as_json)
-    if settings.details:
-        write_evaluation_report(settings.out, dataset, scored, recognised)
+    truth, others = _ground_truth(dataset, reader)
+    with _folder(settings, dataset) as out:
+        scorer = Scorer(settings, dataset, truth, out)
+        recognised = own.score(scorer) if own else None
+        rows = {row.name: row for row in (recognised.rows if recognised else ())}
+        rows |= {path.stem: score_results(path, scorer, others) for path in settings.result_files}
+        scored = [rows[name] for name in settings.row_names]
+        _show([row.result for row in scored], out, as_json=as_json)
+        if settings.details:
+            write_evaluation_report(out, dataset, scored, recognised)
     return scored
+
+
+@contextmanager
+def _folder(settings: EvalSettings, dataset: DetectionDataset) -> Iterator[Path]:
+    """The folder of the results: the given one, or a new one that no other evaluation has."""
+    if settings.out is not None:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        yield settings.out
+        return
+    boxes = Path(settings.proposals).stem if settings.recognisers else "results"
+    name = "-".join(filter(None, (dataset.name, dataset.split, boxes)))
+    with numbered_folder(WORKPLACE / "evaluations", name) as folder:
+        yield folder
 
 
 def _own(settings: EvalSettings) -> "OwnMethods | None":
@@ -61,15 +86,20 @@ def _own(settings: EvalSettings) -> "OwnMethods | None":
     return load_own_methods(settings)
 
 
-def _ground_truth(dataset: DetectionDataset) -> tuple[Mapping[str, Any], frozenset[str] | None]:
+def _ground_truth(
+    dataset: DetectionDataset, reader: AnnotationReader
+) -> tuple[Annotations, frozenset[str] | None]:
     """The original annotations of the sampled images; the boxes of a CSV in the same form.
+
+    Args:
+        reader: has met every entry of a JSON file.
 
     Returns:
         annotations, and which images a results file may name beside theirs (None: any), as text.
     """
     if dataset.format == "openimages":
-        return to_coco_dict(dataset), None if dataset.limit else frozenset()
-    content = load_annotations(dataset.annotation_files[0])
+        return load_annotations(to_coco_dict(dataset)), None if dataset.limit else frozenset()
+    content = reader.finish()
     ids = frozenset(str(image["id"]) for image in content["images"])
     # Results of the whole of LVIS val are scored on minival too, whose own file does not list the rest.
     anything = dataset.split == "minival" and holds_minival_only(content["images"])

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.evaluation import (
+    RECALL_RULE,
     AccuracyMeter,
     AveragePrecision,
     Detections,
@@ -16,6 +17,7 @@ from regionspot_cache.evaluation import (
     proposal_recall,
 )
 from regionspot_cache.evaluation import evaluate as average_precision
+from regionspot_cache.evaluation.annotations import Annotations
 from regionspot_cache.evaluation.ground_truth import is_federated
 from regionspot_cache.evaluation.result import AP_TYPES
 from regionspot_cache.proposals import Proposals
@@ -52,8 +54,11 @@ class Origin:
 class Scorer:
     """Scores every method of one evaluation by the same protocol."""
 
-    def __init__(self, settings: EvalSettings, dataset: DetectionDataset, truth: Mapping[str, Any]) -> None:
-        self.settings, self.dataset, self.truth = settings, dataset, truth
+    def __init__(
+        self, settings: EvalSettings, dataset: DetectionDataset, truth: Annotations, out: Path
+    ) -> None:
+        """`out` is the folder that results go to."""
+        self.settings, self.dataset, self.truth, self.out = settings, dataset, truth, out
         ids = dataset.category_ids.tolist()
         self.class_names = dict(zip(ids, dataset.class_names, strict=True))
         self.truth_has_masks = all("segmentation" in a for a in truth["annotations"])
@@ -98,7 +103,9 @@ class Scorer:
             metrics["recall"] = proposal_recall(proposals, self.truth)
         return Scored(
             name=name,
-            result=EvaluationResult(protocol=self._protocol(origin), metrics=metrics),
+            result=EvaluationResult(
+                protocol=self._protocol(origin, RECALL_RULE if proposals is not None else ""), metrics=metrics
+            ),
             average_precision=scored,
             class_names=self.class_names,
         )
@@ -108,7 +115,7 @@ class Scorer:
         members = {name: [index[c] for c in ids] for name, ids in self.subsets.items()}
         return meter.summary(self.dataset.class_frequency, members)
 
-    def _protocol(self, origin: Origin) -> Protocol:
+    def _protocol(self, origin: Origin, recall: str) -> Protocol:
         dataset = self.dataset
         sample = "" if dataset.limit is None else f"{len(dataset)} images drawn by seed {dataset.seed}"
         return Protocol(
@@ -117,5 +124,6 @@ class Scorer:
             metric="LVIS" if is_federated(self.truth) else "COCO",
             ap_type=AP_TYPES[self.settings.ap],
             cap=self.settings.cap if self.settings.ap == "standard" else None,
+            recall=recall,
             **vars(origin),
         )

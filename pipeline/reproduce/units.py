@@ -104,6 +104,7 @@ def _evaluate(evaluation: Evaluation) -> None:
     found = scored.result
     record = {**found.to_json(), "seconds": round(time.monotonic() - started, 1)}
     write_record(evaluation.result, record)
+    assert evaluation.settings.out is not None
     shutil.rmtree(evaluation.settings.out, ignore_errors=True)
 
 

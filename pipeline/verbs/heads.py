@@ -77,7 +77,7 @@ def push(
 ) -> None:
     """Upload a model folder, with its card, to the Hugging Face hub.
 
-    Example: rs-cache push runs/bl me/street-regions --metrics evaluations/metrics.json
+    Example: rs-cache push runs/bl me/street-regions --metrics eval/metrics.json
     """
     from pipeline.convert import push as upload
 

@@ -25,7 +25,7 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Seeded sample of this many images.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for detections, metrics and report.")
+        Path | None, typer.Option("--out", help="Folder for detections, metrics and report; None: a new one.")
     ] = None,
     config: Config = None,
     set_: Set = None,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from regionspot_cache.datasets import minival, shapes
 from regionspot_cache.datasets.coco_style import read_coco_style
+from regionspot_cache.datasets.columns import EntryReader
 from regionspot_cache.datasets.openimages import read_openimages
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.datasets.shapes_spaces import SPACES
@@ -37,6 +38,7 @@ def load_dataset(
     correct_spelling: bool = False,
     require_images: bool = True,
     progress: Progress | None = None,
+    also: EntryReader | None = None,
 ) -> DetectionDataset:
     """Loads a dataset of the catalog, or a file.
 
@@ -51,6 +53,7 @@ def load_dataset(
         correct_spelling: mend the misspelt class names of Objects365 v2.
         require_images: raise when not one image is found; evaluation of stored detections needs none.
         progress: called while `shapes` is drawn.
+        also: given every entry of a JSON file, for a second reader in the same pass.
 
     Raises:
         UsageError: unknown name or split.
@@ -63,6 +66,7 @@ def load_dataset(
         policy=policy or BoxPolicy(),
         correct_spelling=correct_spelling,
         require_images=require_images,
+        also=also,
     )
     name, _, named_split = name_or_file.partition(":")
     if name not in DATASET_NAMES:
@@ -76,6 +80,19 @@ def load_dataset(
     return dataset.sample(limit, seed)
 
 
+def splits_of(name: str) -> tuple[str, ...]:
+    """The splits of a dataset of the catalog."""
+    if name in SHAPES:
+        return ("train",) if SHAPES[name] else shapes.SPLITS  # a label space is a part of the training images
+    return SOURCES["o365v1" if name == O365 else name].splits
+
+
+def evaluation_split(name: str) -> str:
+    """The split that a dataset of the catalog is evaluated on: for validation, or the only one it has."""
+    splits = splits_of(name)
+    return next((split for split in ("val", "validation") if split in splits), splits[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What is asked of every reader alike."""
@@ -85,6 +102,7 @@ class Request:
     policy: BoxPolicy = field(default_factory=BoxPolicy)
     correct_spelling: bool = False
     require_images: bool = True
+    also: EntryReader | None = None
 
     def roots(self, places: Sequence[str]) -> tuple[Path, ...]:
         return (self.images,) if self.images else tuple(self.data_root / place for place in places)
@@ -113,6 +131,7 @@ def _file(name: str, split: str | None, request: Request) -> DetectionDataset:
         policy=request.policy,
         correct_spelling=request.correct_spelling,
         require_images=request.require_images,
+        also=request.also,
     )
 
 
@@ -121,7 +140,7 @@ def _shapes(name: str, split: str, request: Request, progress: Progress | None) 
     if space and split != "train":
         found = f"{name} has no split {split!r}: it is a part of the training images."
         raise UsageError(found, "train, or the validation images of all classes.", "--dataset shapes:val")
-    _check_split(name, split, shapes.SPLITS)
+    _check_split(name, split, splits_of(name))
     root = request.data_root / "shapes"
     if not (root / "COMPLETE").is_file():  # a world of other parameters is used as it is
         shapes.materialise(root, progress=progress)
@@ -132,13 +151,14 @@ def _shapes(name: str, split: str, request: Request, progress: Progress | None) 
         roots=request.roots(("shapes/images",)),
         policy=request.policy,
         require_images=request.require_images,
+        also=request.also,
     )
 
 
 def _named(name: str, split: str, request: Request) -> DetectionDataset:
     options = [SOURCES[key] for key in (("o365v1", "o365v2") if name == O365 else (name,))]
     split = split or options[0].default_split
-    _check_split(name, split, options[0].splits)
+    _check_split(name, split, splits_of(name))
     found = [(source, file) for source in options if (file := request.find(source.annotations, split))]
     whole = request.find(options[0].annotations, minival.WHOLE) if split == minival.MINIVAL else None
     if whole and not found:
@@ -170,6 +190,7 @@ def _found(
         correct_spelling=request.correct_spelling,
         require_images=request.require_images,
         folder=folder,
+        also=request.also,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from regionspot_cache.datasets.assemble import group_and_clean
-from regionspot_cache.datasets.columns import Columns, read_columns
+from regionspot_cache.datasets.columns import Columns, EntryReader, read_columns
 from regionspot_cache.datasets.formats import correct_o365_spelling, require_o365
 from regionspot_cache.datasets.layouts import choose_layout, coco_patterns
 from regionspot_cache.datasets.minival import MINIVAL, WHOLE, images_in_folder
@@ -26,6 +26,7 @@ def read_coco_style(
     correct_spelling: bool = False,
     require_images: bool = True,
     folder: str | None = None,
+    also: EntryReader | None = None,
 ) -> DetectionDataset:
     """Reads one annotation file in a single pass; memory grows with the number of boxes, 33 bytes each.
 
@@ -42,13 +43,14 @@ def read_coco_style(
         correct_spelling: mend the misspelt class names of Objects365 v2.
         require_images: raise when not one image is found.
         folder: only the images that the file places in this folder.
+        also: given every entry of the file, for a second reader in the same pass.
 
     Raises:
         MissingFileError: the file, or every image, is missing.
         InputError: broken JSON, missing keys, ids that repeat, classes that are not listed, boxes that are no
             pixels or corners, another Objects365 release, no image in `folder`.
     """
-    columns = read_columns(file)
+    columns = read_columns(file, also)
     columns.check(file)
     if o365 is not None:
         require_o365(columns.format, o365, columns.names_by_id, file)

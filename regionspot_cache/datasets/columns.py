@@ -21,6 +21,8 @@ UNSAFE_NAME = "image: file name leaves the image folder"
 NO_SIZE = "image: size not positive"
 KNOWN_ABSENT = "image: known to be absent from the archives"
 
+EntryReader = Callable[[str, Any], None]  # takes the key of a section and each of its entries
+
 _REQUIRED = ("images", "annotations", "categories")
 _INT64 = range(-(2**63), 2**63)
 _V3DET_KEYS = ("cat_info", "name_zh", "exemplar_image")
@@ -178,8 +180,8 @@ class Columns:
         return labels
 
 
-def read_columns(file: Path) -> Columns:
-    """Reads a file in one pass.
+def read_columns(file: Path, also: EntryReader | None = None) -> Columns:
+    """Reads a file in one pass, which `also` may share.
 
     Raises:
         MissingFileError: no such file.
@@ -198,6 +200,8 @@ def read_columns(file: Path) -> Columns:
                 add[key](entry)
             except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
                 raise _unusable(file, key, entry, error) from None
+        if also is not None:
+            also(key, entry)
     columns.keys, columns.arrays, columns.sha256 = entries.keys, entries.arrays, entries.sha256
     return columns
 

@@ -7,11 +7,12 @@ from regionspot_cache.evaluation.detections import (
     PER_CATEGORY,
     Detections,
     DetectionsBuilder,
+    ImageDetections,
     MaskTable,
 )
 from regionspot_cache.evaluation.evaluate import ApType, evaluate
 from regionspot_cache.evaluation.metrics import AveragePrecision
-from regionspot_cache.evaluation.recall import proposal_recall
+from regionspot_cache.evaluation.recall import RECALL_RULE, proposal_recall
 from regionspot_cache.evaluation.result import EvaluationResult, Protocol
 from regionspot_cache.evaluation.results_file import IouType, write_results
 from regionspot_cache.evaluation.results_reader import ResultsFile, Scope, read_results
@@ -21,6 +22,7 @@ from regionspot_cache.evaluation.selection import SCORE_RULES, ScoreRule, Select
 __all__ = [
     "MAX_DETECTIONS",
     "PER_CATEGORY",
+    "RECALL_RULE",
     "SCORE_RULES",
     "AccuracyMeter",
     "ApType",
@@ -31,6 +33,7 @@ __all__ = [
     "Detections",
     "DetectionsBuilder",
     "EvaluationResult",
+    "ImageDetections",
     "IouType",
     "MaskTable",
     "Protocol",

@@ -14,6 +14,7 @@ from regionspot_cache.evaluation.matching import MATCHED, UNMATCHED, Matches, ma
 from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, Curves
 from regionspot_cache.evaluation.overlap import Overlap, box_overlap, mask_overlap, shared_pairs
 from regionspot_cache.evaluation.results_file import IouType
+from regionspot_cache.values import places
 
 COCO_PER_PAIR = 100  # detections per image and category in COCO's AP
 
@@ -87,7 +88,7 @@ def image_index(truth: GroundTruth, detections: Detections) -> np.ndarray:
     Raises:
         InputError: an image that the ground truth lacks.
     """
-    index = {str(image_id): i for i, image_id in enumerate(truth.image_ids)}
+    index = places(truth.image_ids, "the ground truth")
     unknown = [image_id for image_id in detections.image_ids if str(image_id) not in index]
     if unknown:
         raise InputError(

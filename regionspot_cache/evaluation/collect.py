@@ -6,6 +6,7 @@ from regionspot_cache.evaluation.detections import (
     PER_CATEGORY,
     Detections,
     DetectionsBuilder,
+    ImageDetections,
     MaskSource,
     MaskTable,
     best_of_groups,
@@ -20,7 +21,7 @@ class BestOfImages:
         self.category_ids, self.cap = category_ids, cap
         self._builder = DetectionsBuilder()
 
-    def add(
+    def select(
         self,
         image_id: int | str,
         boxes: np.ndarray,
@@ -28,8 +29,8 @@ class BestOfImages:
         box_scores: np.ndarray | None,
         rule: ScoreRule,
         masks: MaskSource | None = None,
-    ) -> None:
-        """Adds one image.
+    ) -> ImageDetections:
+        """What of one image is worth keeping; changes nothing, whatever goes wrong.
 
         Args:
             boxes: f32 [N,4] xyxy, pixels of the original image.
@@ -38,7 +39,7 @@ class BestOfImages:
             masks: run lengths by box; only those of boxes that are kept are asked for.
         """
         chosen = select_top_k(probabilities, box_scores, rule, k=self.cap)
-        self._builder.add(
+        return ImageDetections.of(
             image_id,
             boxes=boxes,
             box_index=chosen.box_index,
@@ -46,6 +47,10 @@ class BestOfImages:
             scores=chosen.scores,
             masks=masks,
         )
+
+    def add(self, image: ImageDetections) -> None:
+        """Adds what `select` chose of an image."""
+        self._builder.add(image)
 
     def build(self) -> Detections:
         """All images in the order they came."""
@@ -60,6 +65,7 @@ class BestOfCategories:
     """
 
     def __init__(self, category_ids: np.ndarray, per_category: int = PER_CATEGORY) -> None:
+        """`category_ids` i64 [C], rising."""
         self.category_ids, self.per_category = category_ids, per_category
         self._ids: list[int | str] = []
         self._lowest = np.full(len(category_ids), -np.inf, np.float32)  # worth keeping
@@ -70,7 +76,7 @@ class BestOfCategories:
         self._num_boxes = self._num_pairs = 0
         self._room = max(len(category_ids) * per_category * 3 // 2, 1_000_000)
 
-    def add(
+    def select(
         self,
         image_id: int | str,
         boxes: np.ndarray,
@@ -78,19 +84,30 @@ class BestOfCategories:
         box_scores: np.ndarray | None,
         rule: ScoreRule,
         masks: MaskSource | None = None,
-    ) -> None:
+    ) -> ImageDetections:
         """As of `BestOfImages`."""
         scores = pair_scores(probabilities, box_scores, rule)
         box, label = np.nonzero(scores > self._lowest)
-        used, rows = np.unique(box, return_inverse=True)
-        self._pairs.append((label.astype(np.int32), scores[box, label], rows + self._num_boxes))
-        self._boxes.append(boxes[used])
-        self._images.append(np.full(len(used), len(self._ids), np.int32))
-        if masks is not None:
-            self._masks.append(MaskTable.from_rles([masks[i] for i in used]))
-        self._ids.append(image_id)
-        self._num_boxes += len(used)
-        self._num_pairs += len(box)
+        return ImageDetections.of(
+            image_id,
+            boxes=boxes,
+            box_index=box,
+            category_ids=self.category_ids[label],
+            scores=scores[box, label],
+            masks=masks,
+        )
+
+    def add(self, image: ImageDetections) -> None:
+        """As of `BestOfImages`."""
+        label = np.searchsorted(self.category_ids, image.category_ids).astype(np.int32)
+        self._pairs.append((label, image.scores, image.box_index.astype(np.int64) + self._num_boxes))
+        self._boxes.append(image.boxes)
+        self._images.append(np.full(len(image.boxes), len(self._ids), np.int32))
+        if image.masks is not None:
+            self._masks.append(image.masks)
+        self._ids.append(image.image_id)
+        self._num_boxes += len(image.boxes)
+        self._num_pairs += len(label)
         if self._num_pairs > self._room:
             self._compact()
 
@@ -104,7 +121,7 @@ class BestOfCategories:
         return Detections(
             image_ids=tuple(self._ids),
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            category_ids=self.category_ids[label[order]].astype(np.int32),
+            category_ids=np.asarray(self.category_ids, np.int64)[label[order]],
             scores=scores[order],
             box_index=rows[order].astype(np.int32),
             boxes=boxes,

@@ -1,4 +1,4 @@
-"""Detections of a whole dataset in columns: 12 bytes a detection beside its box, 6 million fit in 200 MB.
+"""Detections of a whole dataset in columns: 16 bytes a detection beside its box, 6 million fit in 200 MB.
 
 A box is stored once and may carry many classes; its mask belongs to the box and is stored once as well.
 """
@@ -87,7 +87,7 @@ class Detections:
     Attributes:
         image_ids: the images [M], with or without detections.
         offsets: i64 [M+1], the detection rows of each image.
-        category_ids: i32 [D], ids of the annotation file.
+        category_ids: i64 [D], ids of the annotation file.
         scores: f32 or f64 [D].
         box_index: i32 [D], the row of `boxes` (and `masks`) of each detection.
         boxes: f32 or f64 [B,4] xyxy, pixels of the original image.
@@ -159,17 +159,29 @@ class MaskSource(Protocol):
     def __getitem__(self, box: int, /) -> Mapping[str, Any]: ...
 
 
-class DetectionsBuilder:
-    """Collects the detections of one image after the other."""
+@dataclass(frozen=True, kw_only=True)
+class ImageDetections:
+    """The detections of one image, complete: whoever has it can add it without another step that may fail.
 
-    def __init__(self) -> None:
-        self._ids: list[int | str] = []
-        self._columns: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-        self._masks: list[MaskTable] = []
-        self._num_boxes = 0
+    Attributes:
+        image_id: as in the annotation file.
+        boxes: [n,4] xyxy, pixels of the original image; each is used by a detection.
+        box_index: i32 [k], the row of `boxes` of each detection.
+        category_ids: i64 [k], ids of the annotation file.
+        scores: [k].
+        masks: one a box, or None.
+    """
 
-    def add(
-        self,
+    image_id: int | str
+    boxes: np.ndarray
+    box_index: np.ndarray
+    category_ids: np.ndarray
+    scores: np.ndarray
+    masks: MaskTable | None
+
+    @classmethod
+    def of(
+        cls,
         image_id: int | str,
         *,
         boxes: np.ndarray,
@@ -177,23 +189,36 @@ class DetectionsBuilder:
         category_ids: np.ndarray,
         scores: np.ndarray,
         masks: MaskSource | None = None,
-    ) -> None:
-        """Adds one image.
+    ) -> Self:
+        """From all boxes of an image; those that no detection uses are left out, their masks never asked for.
 
         Args:
-            boxes: [n,4] xyxy, pixels of the original image. Boxes that no detection uses are not kept.
+            boxes: [n,4] xyxy, pixels of the original image.
             box_index: [k], the row of `boxes` that each detection means.
             category_ids: [k], ids of the annotation file.
             scores: [k].
-            masks: run lengths of each box ({"size", "counts"}), entries of unused boxes are not looked at.
+            masks: run lengths of each box ({"size", "counts"}).
         """
         used, index = np.unique(box_index, return_inverse=True)
-        columns = (category_ids.astype(np.int32), scores, index.astype(np.int32), boxes[used])
-        self._ids.append(image_id)
-        self._columns.append(columns)
-        self._num_boxes += len(used)
-        if masks is not None:
-            self._masks.append(MaskTable.from_rles([masks[i] for i in used]))
+        return cls(
+            image_id=image_id,
+            boxes=boxes[used],
+            box_index=index.astype(np.int32),
+            category_ids=category_ids.astype(np.int64),
+            scores=scores,
+            masks=None if masks is None else MaskTable.from_rles([masks[i] for i in used]),
+        )
+
+
+class DetectionsBuilder:
+    """Collects the detections of one image after the other."""
+
+    def __init__(self) -> None:
+        self._images: list[ImageDetections] = []
+
+    def add(self, image: ImageDetections) -> None:
+        """Adds one image."""
+        self._images.append(image)
 
     def build(self) -> Detections:
         """All images in the order they came.
@@ -201,32 +226,30 @@ class DetectionsBuilder:
         Raises:
             InputError: an image came twice, or only some boxes have masks.
         """
-        if len(set(self._ids)) != len(self._ids):
+        images = self._images
+        ids = tuple(image.image_id for image in images)
+        if len(set(ids)) != len(ids):
             raise InputError("an image was added twice", "every image once", "merge its detections first")
-        masks = MaskTable.concatenate(self._masks) if self._masks else None
-        if masks is not None and len(masks) != self._num_boxes:
+        first_box = np.cumsum([0, *(len(image.boxes) for image in images)])
+        tables = [image.masks for image in images if image.masks is not None]
+        masks = MaskTable.concatenate(tables) if tables else None
+        if masks is not None and len(masks) != first_box[-1]:
             raise InputError(
-                f"{len(masks)} masks for {self._num_boxes} boxes",
+                f"{len(masks)} masks for {first_box[-1]} boxes",
                 "masks for all boxes or none",
                 "add the masks",
             )
-        categories, scores, index, boxes = _concatenate(self._columns)
+        index = [image.box_index + first for image, first in zip(images, first_box[:-1], strict=True)]
         return Detections(
-            image_ids=tuple(self._ids),
-            offsets=np.cumsum([0, *(len(column[1]) for column in self._columns)], dtype=np.int64),
-            category_ids=categories,
-            scores=scores,
-            box_index=index,
-            boxes=boxes,
+            image_ids=ids,
+            offsets=np.cumsum([0, *(len(image.scores) for image in images)], dtype=np.int64),
+            category_ids=_joined([image.category_ids for image in images], np.zeros(0, np.int64)),
+            scores=_joined([image.scores for image in images], np.zeros(0, np.float32)),
+            box_index=_joined(index, np.zeros(0, np.int32)).astype(np.int32),
+            boxes=_joined([image.boxes for image in images], np.zeros((0, 4), np.float32)),
             masks=masks,
         )
 
 
-def _concatenate(columns: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    starts = np.cumsum([0, *(len(column[3]) for column in columns)])
-    shifted = [(c, s, i + start, b) for (c, s, i, b), start in zip(columns, starts[:-1], strict=True)]
-    if not shifted:
-        none = np.zeros(0, np.int32)
-        return none, np.zeros(0, np.float32), none, np.zeros((0, 4), np.float32)
-    categories, scores, index, boxes = map(np.concatenate, zip(*shifted, strict=True))
-    return categories, scores, index.astype(np.int32), boxes
+def _joined(parts: Sequence[np.ndarray], none: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts) if parts else none

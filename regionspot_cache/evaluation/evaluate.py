@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regionspot_cache.evaluation import coco, lvis
+from regionspot_cache.evaluation.annotations import load_annotations
 from regionspot_cache.evaluation.average_precision import COCO_PER_PAIR, image_index, precision_curves
 from regionspot_cache.evaluation.detections import MAX_DETECTIONS, Detections
-from regionspot_cache.evaluation.ground_truth import ground_truth, load_annotations, restrict
+from regionspot_cache.evaluation.ground_truth import ground_truth, restrict
 from regionspot_cache.evaluation.metrics import AveragePrecision, Curves, summarize
 from regionspot_cache.evaluation.results_file import IouType
 

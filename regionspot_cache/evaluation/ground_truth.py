@@ -1,17 +1,15 @@
 """Annotations of a COCO- or LVIS-style file in columns, as average precision needs them."""
 
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from regionspot_cache.datasets.json_arrays import JsonArrays
 from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation.annotations import Annotations
 from regionspot_cache.evaluation.rle import Rle, annotation_rle
+from regionspot_cache.values import places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,51 +62,15 @@ class GroundTruth:
         return annotation_rle(self.segmentations[row], height, width)
 
 
-def load_annotations(source: Path | str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """The lists of an annotation file, or the dictionary itself.
-
-    Raises:
-        MissingFileError, InputError: no such file, broken JSON, or not a COCO-style dictionary.
-    """
-    content = source if isinstance(source, Mapping) else _load(Path(source))
-    if not isinstance(content, Mapping) or not {"images", "annotations", "categories"} <= content.keys():
-        raise InputError(
-            "the ground truth is no COCO-style dictionary",
-            "images, annotations and categories",
-            "give the annotation file of the dataset",
-        )
-    return content
-
-
-def _load(path: Path) -> dict[str, list[Any]]:
-    """The lists of the file, entry by entry: neither its text nor its outlines as Python numbers fit beside
-    the detections of a large set."""
-    arrays = JsonArrays(path)
-    content: dict[str, list[Any]] = {}
-    for name, entry in arrays:
-        if name == "annotations" and isinstance(entry, dict):
-            _pack_polygons(entry)
-        content.setdefault(name, []).append(entry)
-    return {name: content.get(name, []) for name in arrays.keys}
-
-
-def _pack_polygons(annotation: dict[str, Any]) -> None:
-    """Polygons as flat arrays: 8 bytes a number, not 32."""
-    polygons = annotation.get("segmentation")
-    if isinstance(polygons, list) and all(isinstance(polygon, list) for polygon in polygons):
-        with suppress(TypeError):  # what is no number is refused where the mask is needed
-            annotation["segmentation"] = [array("d", polygon) for polygon in polygons]
-
-
-def is_federated(annotations: Mapping[str, Any]) -> bool:
+def is_federated(annotations: Annotations) -> bool:
     """Whether every image names the categories known to be absent, as LVIS does."""
     images = annotations["images"]
     return bool(images) and all("neg_category_ids" in image for image in images)
 
 
-def judged_pairs(annotations: Mapping[str, Any], image_ids: Iterable[int | str]) -> Iterator[tuple[int, int]]:
+def judged_pairs(annotations: Annotations, image_ids: Iterable[int | str]) -> Iterator[tuple[int, int]]:
     """(place in `image_ids`, category id) of all that federated annotations speak of: found, or absent."""
-    place = {str(image_id): i for i, image_id in enumerate(image_ids)}
+    place = places(image_ids, "the evaluated images")
     for annotation in annotations["annotations"]:
         yield place[str(annotation["image_id"])], annotation["category_id"]
     for image in annotations["images"]:
@@ -116,13 +78,13 @@ def judged_pairs(annotations: Mapping[str, Any], image_ids: Iterable[int | str])
             yield place[str(image["id"])], category
 
 
-def restrict(annotations: Mapping[str, Any], image_ids: Iterable[int | str]) -> dict[str, Any]:
+def restrict(annotations: Annotations, image_ids: Iterable[int | str]) -> Annotations:
     """Only these images and their annotations: what an evaluation of a sample may be judged by.
 
     Raises:
         InputError: an image that the annotations do not have.
     """
-    wanted = {str(image_id) for image_id in image_ids}
+    wanted = places(image_ids, "the evaluated images").keys()
     images = [image for image in annotations["images"] if str(image["id"]) in wanted]
     if len(images) != len(wanted):
         raise InputError(
@@ -131,30 +93,24 @@ def restrict(annotations: Mapping[str, Any], image_ids: Iterable[int | str]) -> 
             "give the annotation file that the detections belong to",
         )
     kept = [a for a in annotations["annotations"] if str(a["image_id"]) in wanted]
-    return {**annotations, "images": images, "annotations": kept}
+    return Annotations(images=images, annotations=kept, categories=annotations["categories"])
 
 
-def ground_truth(annotations: Mapping[str, Any]) -> GroundTruth:
-    """Columns of a COCO- or LVIS-style dictionary. Annotations without area take that of their box.
+def by_id(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries in the order of their ids, texts behind numbers."""
+    return sorted(entries, key=lambda entry: (isinstance(entry["id"], str), entry["id"]))
+
+
+def ground_truth(annotations: Annotations) -> GroundTruth:
+    """Columns of annotations. Those without area take that of their box.
 
     LVIS annotations without area are left out, as lvis does; COCO ones stay, as pycocotools does.
 
     Raises:
-        InputError: a field is missing, or an annotation names an unknown image.
+        InputError: an annotation names an unknown image.
     """
-    try:
-        return _ground_truth(annotations, is_federated(annotations))
-    except KeyError as error:
-        raise InputError(
-            f"the ground truth lacks {error} in an entry",
-            "id, height and width of images; image_id, category_id and bbox of annotations",
-            "complete the annotation file",
-        ) from None
-
-
-def _ground_truth(annotations: Mapping[str, Any], federated: bool) -> GroundTruth:
-    images = sorted(annotations["images"], key=lambda image: image["id"])
-    categories = sorted(annotations["categories"], key=lambda category: category["id"])
+    federated = is_federated(annotations)
+    images, categories = by_id(annotations["images"]), by_id(annotations["categories"])
     image_index = {image["id"]: i for i, image in enumerate(images)}
     category_index = {category["id"]: i for i, category in enumerate(categories)}
     objects = [a for a in annotations["annotations"] if a["category_id"] in category_index]
@@ -167,7 +123,7 @@ def _ground_truth(annotations: Mapping[str, Any], federated: bool) -> GroundTrut
         sizes=np.array([(image["height"], image["width"]) for image in images], np.int32).reshape(-1, 2),
         category_ids=np.array(list(category_index), np.int64),
         frequency=_frequency(categories),
-        images=np.array([image_index[a["image_id"]] for a in objects], np.int64),
+        images=_images(objects, image_index),
         categories=np.array([category_index[a["category_id"]] for a in objects], np.int64),
         boxes=np.array([a["bbox"] for a in objects], np.float64).reshape(-1, 4),
         areas=np.array([annotation_area(a) for a in objects], np.float64),
@@ -180,6 +136,19 @@ def _ground_truth(annotations: Mapping[str, Any], federated: bool) -> GroundTrut
     )
 
 
+def _images(objects: list[dict[str, Any]], image_index: Mapping[int | str, int]) -> np.ndarray:
+    """The place of the image of each annotation, i64 [G]."""
+    unknown = [a["image_id"] for a in objects if a["image_id"] not in image_index]
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} annotations of the ground truth are of images that it lacks, "
+            f"for example {unknown[0]!r}",
+            "image ids that `images` lists",
+            "complete the annotation file",
+        )
+    return np.array([image_index[a["image_id"]] for a in objects], np.int64)
+
+
 def annotation_area(annotation: Mapping[str, Any]) -> float:
     """The annotated area, or that of the box."""
     if "area" in annotation:
@@ -187,12 +156,12 @@ def annotation_area(annotation: Mapping[str, Any]) -> float:
     return annotation["bbox"][2] * annotation["bbox"][3]
 
 
-def _frequency(categories: list[Mapping[str, Any]]) -> tuple[str, ...] | None:
+def _frequency(categories: list[dict[str, Any]]) -> tuple[str, ...] | None:
     letters = tuple(category.get("frequency", "") for category in categories)
     return letters if letters and all(letter in ("r", "c", "f") for letter in letters) else None
 
 
-def _pairs(images: list[Mapping[str, Any]], category_index: dict[int, int], field: str) -> np.ndarray:
+def _pairs(images: list[dict[str, Any]], category_index: dict[int, int], field: str) -> np.ndarray:
     keys = [
         i * len(category_index) + category_index[category]
         for i, image in enumerate(images)

@@ -8,8 +8,6 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Mapping
-from copy import deepcopy
 from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation.annotations import Annotations
 from regionspot_cache.evaluation.detections import Detections
-from regionspot_cache.evaluation.ground_truth import annotation_area
 from regionspot_cache.evaluation.metrics import Curves
-from regionspot_cache.evaluation.results_file import IouType, image_entries
+from regionspot_cache.evaluation.reference import reference_input
+from regionspot_cache.evaluation.results_file import IouType
 
 
 class LvisApi(NamedTuple):
@@ -82,42 +81,29 @@ def _take_modules() -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in names}
 
 
-def reference_curves(annotations: Mapping[str, Any], detections: Detections, iou_type: IouType) -> Curves:
+def reference_curves(annotations: Annotations, detections: Detections, iou_type: IouType) -> Curves:
     """The curves that the lvis package computes. Minutes and gigabytes on the whole of LVIS.
 
     Args:
-        annotations: the LVIS dictionary; it is copied, for lvis writes into its input.
+        annotations: of LVIS.
         detections: those that count; lvis limits nothing here.
     """
     api = load_lvis_api()
+    content, entries = reference_input(annotations, detections, iou_type)
+    for image in content["images"]:
+        image.setdefault("not_exhaustive_category_ids", [])
+    for category in content["categories"]:
+        category["frequency"] = "f"  # needed by lvis; not used by `summarize`
     truth = api.LVIS.__new__(api.LVIS)
-    truth.logger, truth.dataset = _QUIET.getLogger(""), _complete(annotations)
+    truth.logger, truth.dataset = _QUIET.getLogger(""), content
     truth._create_index()
-    evaluation = api.LVISEval(truth, _results(api, truth, detections, iou_type), iou_type)
+    evaluation = api.LVISEval(truth, _results(api, truth, entries), iou_type)
     evaluation.evaluate()
     evaluation.accumulate()
     return Curves(precision=evaluation.eval["precision"], recall=evaluation.eval["recall"])
 
 
-def _complete(annotations: Mapping[str, Any]) -> dict[str, Any]:
-    copy = {key: deepcopy(annotations[key]) for key in ("images", "annotations", "categories")}
-    for number, annotation in enumerate(copy["annotations"], start=1):
-        annotation["area"] = annotation_area(annotation)
-        annotation["id"] = number  # lvis takes id 0 for "no match"
-    for image in copy["images"]:
-        image.setdefault("not_exhaustive_category_ids", [])
-    for category in copy["categories"]:
-        category.setdefault("frequency", "f")  # needed by lvis; not used by `summarize`
-    return copy
-
-
-def _results(api: LvisApi, truth: Any, detections: Detections, iou_type: IouType) -> Any:
-    own_id = {str(image_id): image_id for image_id in truth.imgs}
-    entries = [
-        {**entry, "image_id": own_id.get(str(entry["image_id"]), entry["image_id"])}
-        for image in range(len(detections.image_ids))
-        for entry in image_entries(detections, image, iou_type)
-    ]
+def _results(api: LvisApi, truth: Any, entries: list[dict[str, Any]]) -> Any:
     if entries:
         return api.LVISResults(truth, entries, max_dets=-1)
     # lvis looks at the first result to learn what kind they are, so an empty list needs another way in.

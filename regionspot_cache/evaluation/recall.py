@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from regionspot_cache.evaluation.ground_truth import GroundTruth, ground_truth, load_annotations
+from regionspot_cache.evaluation.annotations import load_annotations
+from regionspot_cache.evaluation.ground_truth import GroundTruth, ground_truth
 from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, NOT_MEASURED
 from regionspot_cache.evaluation.overlap import MIN_IOU
 
 LIMITS = (100, 300, 1000)  # proposals per image
+RECALL_RULE = "objects of images without proposals count as missed"  # Detectron2 leaves those images out
 _SIZES = ("", "s", "m", "l")
 
 
@@ -37,7 +39,7 @@ def proposal_recall(
     """Class-agnostic recall with one proposal per object.
 
     The pair with the highest IoU is matched first, as in Detectron2; unlike there, objects of images without
-    proposals count as missed. Crowds are no objects.
+    proposals count as missed (`RECALL_RULE`). Crowds are no objects.
 
     Returns:
         "AR@100" (mean over IoU 0.50:0.05:0.95), "ARs@100", "ARm@100", "ARl@100" (by annotated area) and

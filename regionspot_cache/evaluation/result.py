@@ -25,6 +25,7 @@ class Protocol:
         ap_type: "standard": the best detections of each image over all classes count; or "fixed (10,000 a
             class)": those of each class over the dataset. Numbers of one type never stand beside the other.
         cap: how many of an image; None for fixed AP, which does not limit them.
+        recall: how the recall of proposals counts; "" where it is not measured.
     """
 
     dataset: str
@@ -37,6 +38,7 @@ class Protocol:
     score_rule: str
     ap_type: str = "standard"
     cap: int | None = MAX_DETECTIONS
+    recall: str = ""
 
     def __str__(self) -> str:
         cap = "no cap" if self.cap is None else f"{self.cap} detections"
@@ -45,6 +47,7 @@ class Protocol:
             f"{self.method}: {dataset}, {self.metric} {self.ap_type} AP, {cap} an image; "
             f"boxes: {self.proposals}; score: {self.score_rule}; "
             f"prompts: {self.templates}, names {self.class_names}"
+            f"{self.recall and f'; recall: {self.recall}'}"
         )
 
 

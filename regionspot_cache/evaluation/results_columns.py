@@ -4,6 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ import numpy as np
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections, MaskTable
 from regionspot_cache.evaluation.rle import annotation_rle, check_fills, fills, mask_box
+from regionspot_cache.values import TextIds, check_image_id, is_int64, places
 
 _OUTSIDE = -1
+_64_BITS = (1 << 64) - 1
+_FARTHEST = 1 << 31  # pixels of any coordinate; areas stay far from overflow
 
 
 def pair_code(image: int, category_id: int) -> int:
-    """One number for an image, by its place, and a category."""
-    return image << 32 | category_id
+    """One number for an image, by its place, and a category of 64 bits."""
+    return image << 64 | category_id & _64_BITS
 
 
 class ResultColumns:
@@ -37,21 +41,25 @@ class ResultColumns:
         """`image_ids`, `sizes` (i32 [M,2], height and width) and `judged` as in `Scope`; None takes all."""
         self._path, self._sizes, self._judged = path, sizes, judged
         self._image_ids = None if image_ids is None else tuple(image_ids)
-        self._wanted = {str(image_id): i for i, image_id in enumerate(image_ids or ())}
+        self._wanted = places(image_ids or (), "the evaluated images")
+        self._texts = TextIds(str(path))
         self._place: dict[int | str, int] = {}
         self.outside: Counter[int | str] = Counter()
-        self.images, self.categories = array("i"), array("i")
+        self.images, self.categories = array("i"), array("q")
         self.scores, self.boxes = array("d"), array("d")
         self._counts, self._offsets, self._mask_sizes = bytearray(), array("q", [0]), array("i")
         self._box_polygons = 0
 
     def add(self, entry: dict[str, Any]) -> None:
         """One entry of a COCO results list. Raises what a malformed entry gives rise to."""
-        place = self._place_of(entry["image_id"])
+        image_id = entry["image_id"]
+        if type(image_id) is not int and type(image_id) is not str:  # 7.0 and 7 are one key of a dictionary
+            check_image_id(image_id)
+        place = self._place_of(image_id)
         if place == _OUTSIDE:
-            self.outside[entry["image_id"]] += 1
+            self.outside[image_id] += 1
             return
-        category, score = _category(entry["category_id"]), float(entry["score"])
+        category = _category(entry["category_id"])
         mask = entry.get("segmentation") or None
         if mask is not None and not (isinstance(mask, dict) and isinstance(mask["counts"], str)):
             mask = self._run_lengths(mask, place, entry.get("bbox"))
@@ -68,28 +76,27 @@ class ResultColumns:
             self._offsets.append(len(self._counts))
         self.images.append(place)
         self.categories.append(category)
-        self.scores.append(score)
+        self.scores.append(entry["score"])
 
     def add_image(
         self, image_id: int | str, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray
     ) -> None:
-        """Boxes f64 [n,4] xyxy, labels i32 [n] and scores f64 [n] of one image."""
+        """Boxes f64 [n,4] xyxy, labels i64 [n] and scores f64 [n] of one image."""
         place = self._place_of(image_id)
         if place == _OUTSIDE:
             self.outside[image_id] += len(scores)
             return
         self.images.extend([place] * len(scores))
-        self.categories.frombytes(labels.astype(np.int32).tobytes())
+        self.categories.frombytes(labels.tobytes())
         self.scores.frombytes(scores.tobytes())
         self.boxes.frombytes(boxes.tobytes())
 
     def _place_of(self, image_id: int | str) -> int:
         place = self._place.get(image_id)
         if place is None:
-            if self._image_ids is None:
-                place = len(self._place)
-            else:
-                place = self._wanted.get(str(image_id), _OUTSIDE)
+            check_image_id(image_id)
+            text = self._texts.text(image_id)
+            place = len(self._place) if self._image_ids is None else self._wanted.get(text, _OUTSIDE)
             self._place[image_id] = place
         return place
 
@@ -112,17 +119,17 @@ class ResultColumns:
         """
         scores, images = np.frombuffer(self.scores), np.frombuffer(self.images, np.int32)
         boxes = np.frombuffer(self.boxes).reshape(-1, 4)
-        for what, values in (("score", scores[:, None]), ("box", boxes)):
-            broken = len(values) - np.count_nonzero(np.isfinite(values).all(axis=1))
-            if broken:
-                found = f"{self._path}: {broken} of {len(values)} detections have a {what} that is not finite"
-                raise InputError(found, f"a finite {what}", "remove those detections")
+        near = np.abs(boxes).max(axis=1, initial=0) < _FARTHEST
+        for what, good in (("score", np.isfinite(scores)), ("box", near)):
+            if broken := int(np.count_nonzero(~good)):
+                found = f"{self._path}: {broken} of {len(scores)} detections have a {what} that is not finite"
+                raise InputError(found, f"a finite {what}, in pixels", "remove those detections")
         ids = tuple(self._place) if self._image_ids is None else self._image_ids
         order = np.argsort(images, kind="stable")
         return Detections(
             image_ids=ids,
             offsets=np.searchsorted(images[order], np.arange(len(ids) + 1)).astype(np.int64),
-            category_ids=np.frombuffer(self.categories, np.int32)[order],
+            category_ids=np.frombuffer(self.categories, np.int64)[order],
             scores=scores[order],
             box_index=order.astype(np.int32),
             boxes=boxes,
@@ -170,9 +177,9 @@ class ResultColumns:
 
 def _category(value: Any) -> int:
     """An id as 3 or "3"; a name, 3.5 or true is none."""
-    category = int(value)
-    if isinstance(value, bool) or (isinstance(value, float) and value != category):
-        raise ValueError(f"category_id {value} is no integer")
+    category = value if type(value) is int else int(value)
+    if not is_int64(category) or isinstance(value, bool) or (isinstance(value, float) and value != category):
+        raise ValueError(f"category_id {brief(value)} is no integer of 64 bits")
     return category
 
 

@@ -14,6 +14,7 @@ from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections
 from regionspot_cache.evaluation.results_columns import ResultColumns
 from regionspot_cache.json_stream import JsonWindow, open_json
+from regionspot_cache.values import integers, numbers
 
 NOT_EVALUATED = "of images that are not evaluated"
 
@@ -113,27 +114,17 @@ def _glip(window: JsonWindow, path: Path, columns: ResultColumns) -> None:
             if image_id in seen:
                 raise ValueError("an earlier entry has the same key")
             seen.add(image_id)
-            boxes = np.asarray(entry["boxes"], np.float64)
-            if boxes.size and boxes.shape[1:] != (4,):
-                raise ValueError(f"boxes of shape {list(boxes.shape)}")
-            boxes = boxes.reshape(-1, 4)
-            labels, scores = np.asarray(entry["labels"]), np.asarray(entry["scores"], np.float64)
+            boxes, scores = numbers(entry["boxes"], 4), numbers(entry["scores"])
+            labels = integers(entry["labels"])
             if not len(boxes) == len(labels) == len(scores):
                 raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {len(scores)} scores")
-            columns.add_image(image_id, boxes, _integers(labels), scores)
+            columns.add_image(image_id, boxes, labels, scores)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{path}: the entry of image {image_id!r} is none ({type(error).__name__}: {error})",
                 "a GLIP dictionary: scores, labels and boxes [x0, y0, x1, y1] of one length for each image",
                 "write the file as a GLIP dictionary or a COCO results list",
             ) from None
-
-
-def _integers(labels: np.ndarray) -> np.ndarray:
-    whole = labels.astype(np.int32)
-    if (whole != labels).any():
-        raise ValueError("a label is no integer")
-    return whole
 
 
 def _check_images(path: Path, columns: ResultColumns, scope: Scope) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from regionspot_cache.errors import InputError
+from regionspot_cache.images import MAX_PIXELS
 
 Rle = dict[str, Any]
 
@@ -33,9 +34,12 @@ def annotation_rle(segmentation: Any, height: int, width: int) -> Rle:
         InputError: it is none of these.
     """
     try:
+        _check_size(height, width)
         if isinstance(segmentation, list):
             _check_polygons(segmentation, height, width)
             return _mask.merge(_mask.frPyObjects(segmentation, height, width))
+        if list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"a mask of {segmentation['size']}, of an image of {[height, width]}")
         if isinstance(segmentation["counts"], list):
             return _from_plain_counts(segmentation, height, width)
         check_fills(segmentation)
@@ -46,6 +50,11 @@ def annotation_rle(segmentation: Any, height: int, width: int) -> Rle:
             "polygons near the image, or run lengths that fill it, for every annotation",
             "evaluate boxes only",
         ) from None
+
+
+def _check_size(height: int, width: int) -> None:
+    if min(height, width) < 0 or height * width > MAX_PIXELS:
+        raise ValueError(f"an image of {height} x {width}")
 
 
 def check_fills(rle: Rle) -> None:
@@ -64,7 +73,8 @@ def fills(data: bytes | bytearray, offsets: np.ndarray, sizes: np.ndarray) -> np
         offsets: i64 [B+1].
         sizes: int [B,2], height and width.
     """
-    good = np.diff(offsets) > 0
+    inside = (sizes >= 0).all(axis=1) & (sizes.astype(np.float64).prod(axis=1) <= MAX_PIXELS)
+    good = (np.diff(offsets) > 0) & inside
     rows = np.flatnonzero(good)  # reduceat knows no empty parts
     starts, ends = offsets[:-1][rows], offsets[1:][rows]
     first = 0
@@ -115,6 +125,8 @@ def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
     """Points may lie outside the image, but no farther than its longer side."""
     side = max(height, width)
     for points in polygons:
+        if len(points) < 4:  # four are a box to pycocotools
+            raise ValueError(f"a polygon of {len(points)} numbers")
         if not (math.isfinite(sum(points)) and min(points) >= -side and max(points) <= 2 * side):
             raise ValueError(f"a polygon that leaves an image of {height} x {width} far behind")
 

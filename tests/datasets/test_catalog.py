@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regionspot_cache.datasets import shapes
+from regionspot_cache.datasets import evaluation_split, shapes
 from regionspot_cache.datasets.catalog import DATASET_NAMES, load_dataset
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
 from tests.datasets.builders import (
@@ -189,3 +189,15 @@ def test_real_images_with_either_way_to_name_the_folder() -> None:
     assert [found.image_root / name for name in found.file_names] == [
         named.image_root / name for name in named.file_names
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *((name, "val") for name in ("shapes", "o365", "o365v1", "o365v2", "v3det", "lvis", "coco")),
+        *((name, "train") for name in ("shapes-s", "shapes-m", "shapes-l")),
+        ("openimages", "validation"),
+    ],
+)
+def test_the_split_that_a_dataset_is_evaluated_on(name: str, split: str) -> None:
+    assert evaluation_split(name) == split

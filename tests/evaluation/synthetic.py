@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from regionspot_cache.evaluation import Detections, DetectionsBuilder
+from regionspot_cache.evaluation import Detections, DetectionsBuilder, ImageDetections
 from regionspot_cache.evaluation.rle import annotation_rle
 
 WIDTH, HEIGHT = 200, 160
@@ -101,12 +101,14 @@ def detections(rng: np.random.Generator, problem: Problem, truth: dict[str, Any]
             for box in (boxes.tolist() if problem.masks else [])
         ]
         builder.add(
-            image["id"],
-            boxes=xyxy,
-            box_index=order,
-            category_ids=labels[order],
-            scores=scores[order],
-            masks=masks or None,
+            ImageDetections.of(
+                image["id"],
+                boxes=xyxy,
+                box_index=order,
+                category_ids=labels[order],
+                scores=scores[order],
+                masks=masks or None,
+            )
         )
     return builder.build()
 
@@ -120,11 +122,13 @@ def perfect_detections(truth: dict[str, Any]) -> Detections:
         boxes = np.array([a["bbox"] for a in own], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         builder.add(
-            image_id,
-            boxes=boxes,
-            box_index=np.arange(len(own)),
-            category_ids=np.array([a["category_id"] for a in own], np.int64),
-            scores=np.ones(len(own), np.float32),
-            masks=[annotation_rle(a["segmentation"], height, width) for a in own],
+            ImageDetections.of(
+                image_id,
+                boxes=boxes,
+                box_index=np.arange(len(own)),
+                category_ids=np.array([a["category_id"] for a in own], np.int64),
+                scores=np.ones(len(own), np.float32),
+                masks=[annotation_rle(a["segmentation"], height, width) for a in own],
+            )
         )
     return builder.build()

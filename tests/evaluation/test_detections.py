@@ -4,18 +4,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.evaluation import Detections, DetectionsBuilder, MaskTable, encode_mask
+from regionspot_cache.evaluation import Detections, DetectionsBuilder, ImageDetections, MaskTable, encode_mask
 
 
 def image(builder: DetectionsBuilder, image_id: int, scores: list[float], **more: object) -> None:
     count = len(scores)
     builder.add(
-        image_id,
-        boxes=np.tile([0.0, 0, 10, 10], (2, 1)),
-        box_index=np.arange(count) % 2,
-        category_ids=np.arange(count),
-        scores=np.array(scores, np.float32),
-        **more,
+        ImageDetections.of(
+            image_id,
+            boxes=np.tile([0.0, 0, 10, 10], (2, 1)),
+            box_index=np.arange(count) % 2,
+            category_ids=np.arange(count),
+            scores=np.array(scores, np.float32),
+            **more,
+        )
     )
 
 
@@ -30,12 +32,14 @@ def test_masks_belong_to_boxes() -> None:
     builder = DetectionsBuilder()
     image(builder, 1, [0.1] * 6, masks=[encode_mask(mask) for mask in masks])
     builder.add(
-        2,
-        boxes=np.arange(8.0).reshape(2, 4),
-        box_index=np.array([1]),
-        category_ids=np.array([3]),
-        scores=np.array([0.5]),
-        masks=[None, encode_mask(masks[1])],
+        ImageDetections.of(
+            2,
+            boxes=np.arange(8.0).reshape(2, 4),
+            box_index=np.array([1]),
+            category_ids=np.array([3]),
+            scores=np.array([0.5]),
+            masks=[None, encode_mask(masks[1])],
+        )
     )
     found = builder.build()
     assert len(found) == 7

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regionspot_cache.errors import InputError, MissingFileError
-from regionspot_cache.evaluation import Detections, DetectionsBuilder, evaluate
+from regionspot_cache.evaluation import Detections, DetectionsBuilder, ImageDetections, evaluate
 from regionspot_cache.evaluation.lvis import load_lvis_api
 from tests.evaluation.synthetic import Problem, annotations, detections, perfect_detections
 
@@ -35,11 +35,13 @@ def single(*rows: tuple[list[float], int, float], image_id: int = 1) -> Detectio
     """Detections (xyxy, category, score) of one image."""
     builder = DetectionsBuilder()
     builder.add(
-        image_id,
-        boxes=np.array([row[0] for row in rows], np.float64).reshape(-1, 4),
-        box_index=np.arange(len(rows)),
-        category_ids=np.array([row[1] for row in rows], np.int64),
-        scores=np.array([row[2] for row in rows], np.float32),
+        ImageDetections.of(
+            image_id,
+            boxes=np.array([row[0] for row in rows], np.float64).reshape(-1, 4),
+            box_index=np.arange(len(rows)),
+            category_ids=np.array([row[1] for row in rows], np.int64),
+            scores=np.array([row[2] for row in rows], np.float32),
+        )
     )
     return builder.build()
 
@@ -199,11 +201,13 @@ def test_categories_nobody_looked_for_are_ignored() -> None:
     builder = DetectionsBuilder()
     for image_id, box, category, score in [(1, *false), (2, [0, 0, 9, 9], 2, 0.5)]:
         builder.add(
-            image_id,
-            boxes=np.array([box], float),
-            box_index=np.array([0]),
-            category_ids=np.array([category]),
-            scores=np.array([score]),
+            ImageDetections.of(
+                image_id,
+                boxes=np.array([box], float),
+                box_index=np.array([0]),
+                category_ids=np.array([category]),
+                scores=np.array([score]),
+            )
         )
     found = builder.build()
     assert box_ap(found, truth)["APc"] == pytest.approx(1)
@@ -250,12 +254,14 @@ def test_order_does_not_matter_without_ties() -> None:
         rows = np.arange(len(found))[found.rows(i)]
         rows = rng.permutation(rows)
         builder.add(
-            found.image_ids[i],
-            boxes=found.boxes,
-            box_index=found.box_index[rows],
-            category_ids=found.category_ids[rows],
-            scores=found.scores[rows],
-            masks=found.masks.rles(np.arange(len(found.masks))),
+            ImageDetections.of(
+                found.image_ids[i],
+                boxes=found.boxes,
+                box_index=found.box_index[rows],
+                category_ids=found.category_ids[rows],
+                scores=found.scores[rows],
+                masks=found.masks.rles(np.arange(len(found.masks))),
+            )
         )
     assert_same(evaluate(found, truth), evaluate(builder.build(), truth))
 

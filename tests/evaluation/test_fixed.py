@@ -1,6 +1,8 @@
 """Fixed AP: the best detections of each category over the dataset."""
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot_cache.evaluation import BestOfCategories, BestOfImages, Detections, encode_mask, evaluate
+from regionspot_cache.evaluation import (
+    BestOfCategories,
+    BestOfImages,
+    Collector,
+    Detections,
+    encode_mask,
+    evaluate,
+)
 from regionspot_cache.evaluation import detections as module
 from regionspot_cache.evaluation.detections import PER_CATEGORY
 from regionspot_cache.evaluation.lvis import load_lvis_api
@@ -119,7 +128,10 @@ def test_collected_by_category(seed: int, room: int, tied: bool, with_masks: boo
         if tied:
             probabilities, objectness = probabilities.round(1), np.ones_like(objectness)
         own = masks[image * 8 : image * 8 + 8]
-        collector.add(image, boxes, probabilities, objectness, "product", own if with_masks else None)
+        chosen = collector.select(
+            image, boxes, probabilities, objectness, "product", own if with_masks else None
+        )
+        collector.add(chosen)
         scores = probabilities * objectness[:, None]
         pairs += [
             (c, -scores[b, c], image, b, boxes[b].tolist()) for b in range(len(boxes)) for c in range(3)
@@ -142,14 +154,38 @@ def test_collected_by_category(seed: int, room: int, tied: bool, with_masks: boo
 def test_collecting_twice_is_collecting_once() -> None:
     collector = BestOfCategories(np.array([1, 2]), 2)
     for image in range(3):
-        collector.add(image, np.eye(4, dtype=np.float32), np.full((4, 2), image / 4), None, "product")
+        probabilities = np.full((4, 2), image / 4)
+        collector.add(collector.select(image, np.eye(4, dtype=np.float32), probabilities, None, "product"))
     first, second = collector.build(), collector.build()
     assert first.scores.tolist() == second.scores.tolist() == [0.5] * 4
 
 
+@pytest.mark.parametrize("make", [lambda ids: BestOfImages(ids, 5), BestOfCategories])
+def test_an_image_whose_masks_fail_leaves_no_trace(make: Callable[[np.ndarray], Collector]) -> None:
+    class Gone:
+        def __getitem__(self, box: int) -> dict:
+            raise FileNotFoundError
+
+    ids, boxes = np.array([1, 2]), np.eye(4, dtype=np.float32)
+    masks = [encode_mask(np.ones((3, 3), bool))] * 4
+    undisturbed, disturbed = make(ids), make(ids)
+    for image in range(4):
+        values = boxes + image, np.full((4, 2), 0.1 + image / 8), None, "product"
+        for collector in (undisturbed, disturbed):
+            if collector is disturbed or image != 2:
+                with suppress(FileNotFoundError):
+                    source = Gone() if image == 2 else masks
+                    collector.add(collector.select(image, *values, source))
+    expected, found = undisturbed.build(), disturbed.build()
+    assert found.image_ids == expected.image_ids == (0, 1, 3)
+    np.testing.assert_array_equal(found.boxes[found.box_index], expected.boxes[expected.box_index])
+    assert found.masks.data == expected.masks.data
+
+
 def test_standard_collects_the_best_of_images() -> None:
     collector = BestOfImages(np.array([4, 8]), cap=3)
-    collector.add(1, np.zeros((2, 4), np.float32), np.array([[0.9, 0.1], [0.5, 0.4]]), None, "product")
+    probabilities = np.array([[0.9, 0.1], [0.5, 0.4]])
+    collector.add(collector.select(1, np.zeros((2, 4), np.float32), probabilities, None, "product"))
     found = collector.build()
     assert found.category_ids.tolist() == [4, 4, 8]
     assert found.scores.tolist() == pytest.approx([0.9, 0.5, 0.4])

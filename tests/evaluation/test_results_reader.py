@@ -89,8 +89,25 @@ def test_an_image_without_detections_and_an_empty_file(tmp_path: Path) -> None:
 
 
 def test_ids_as_text_are_the_same_images(tmp_path: Path) -> None:
-    read = read_results(write(tmp_path, [entry("7"), entry(7)]), SCOPE)
-    assert len(read.detections) == 2
+    for image_id in (7, "7"):
+        read = read_results(write(tmp_path, [entry(image_id), entry("9")]), SCOPE)
+        assert np.diff(read.detections.offsets).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("scope", [SCOPE, None])
+def test_a_file_that_writes_an_id_both_ways_is_refused(scope: Scope | None, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="image ids 7 and '7' are two images"):
+        read_results(write(tmp_path, [entry(7), entry("7")]), scope)
+
+
+@pytest.mark.parametrize("category", [2**31 + 5, -(2**63), 2**63 - 1])
+def test_category_ids_of_64_bits(category: int, tmp_path: Path) -> None:
+    scope = replace(SCOPE, category_ids=np.array(sorted([1, category])), judged=frozenset())
+    glip = {"7": {"scores": [1], "labels": [category], "boxes": [[1, 2, 3, 4]]}}
+    for content in ([entry(category=category)], glip):
+        assert read_results(write(tmp_path, content), scope).detections.category_ids.tolist() == [category]
+    assert pair_code(3, category) != pair_code(3, category + 2**32)
+    assert len({pair_code(i, c) for i in range(3) for c in (category, 0, 1, -1)}) == 12
 
 
 @pytest.mark.parametrize(
@@ -109,6 +126,22 @@ def test_ids_as_text_are_the_same_images(tmp_path: Path) -> None:
         ([entry(bbox=[1, 2, float("inf"), 4])], "1 of 1 detections have a box that is not finite"),
         (["detection"], "entry 0 is no detection"),
         ([entry(category=1.5)], "entry 0 is no detection .*category_id 1.5 is no integer"),
+        ([entry(category=2**63)], "entry 0 is no detection .*no integer of 64 bits"),
+        ([entry(category=-(10**30))], "entry 0 is no detection .*no integer of 64 bits"),
+        ([entry(7.0)], "entry 0 is no detection .*image id 7.0"),
+        ([entry(True)], "entry 0 is no detection .*image id True"),
+        ([entry(score="0.5")], "entry 0 is no detection"),
+        ([entry(score=None)], "entry 0 is no detection"),
+        ([entry(bbox=["1", "2", "3", "4"])], "entry 0 is no detection"),
+        ([entry(bbox=[1, 2, 1e300, 4])], "1 of 1 detections have a box that is not finite"),
+        ({"7": {"scores": [[1, 2]], "labels": [1], "boxes": [[1, 2, 3, 4]]}}, "image '7' .*shape"),
+        ({"7": {"scores": ["1"], "labels": [1], "boxes": [[1, 2, 3, 4]]}}, "image '7' .*no numbers"),
+        ({"7": {"scores": [1], "labels": [2**63], "boxes": [[1, 2, 3, 4]]}}, "image '7' .*64 bits"),
+        ({"7": {"scores": [1], "labels": [10**30], "boxes": [[1, 2, 3, 4]]}}, "image '7' .*64 bits"),
+        ({"7": {"scores": [1], "labels": [float("nan")], "boxes": [[1, 2, 3, 4]]}}, "image '7' .*64 bits"),
+        ({"7": {"scores": [1], "labels": [1.5], "boxes": [[1, 2, 3, 4]]}}, "image '7' .*64 bits"),
+        ({"7": {"scores": [1], "labels": ["1"], "boxes": [[1, 2, 3, 4]]}}, "image '7' .*64 bits"),
+        ({"7": {"scores": [1], "labels": [1], "boxes": [["1", 2, 3, 4]]}}, "image '7' .*no numbers"),
         ([entry(category=True)], "entry 0 is no detection .*category_id True"),
         ([entry(segmentation={"size": SIZE, "counts": ""})], "empty run lengths"),
         ([entry(segmentation={"size": SIZE, "counts": [5, 7]})], "do not fill"),
@@ -119,7 +152,7 @@ def test_ids_as_text_are_the_same_images(tmp_path: Path) -> None:
         ([entry(image_id=[7])], "entry 0 is no detection"),
         ({"7": {"scores": [1], "labels": [[1]], "boxes": [[1, 2, 3]]}}, "image '7'"),
         ({"7": [1]}, "image '7'"),
-        ({"7": {"scores": [1], "labels": [1], "boxes": [[1, 2], [3, 4]]}}, "boxes of shape"),
+        ({"7": {"scores": [1], "labels": [1], "boxes": [[1, 2], [3, 4]]}}, "an array of shape"),
         ({"7": {"scores": [1], "labels": [0], "boxes": [[1, 2, 3, 4]]}}, "labels, such as 0"),
         ("text", r"\[ or {"),
     ],

@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
+from regionspot_cache.json_stream import JsonWindow
 from tests.running import Ran, rs_cache
 
 RUN = Path("rs-cache-data/runs/small")
@@ -173,3 +175,61 @@ def test_what_cannot_be_evaluated(options: tuple[str, ...], code: int, found: st
     assert ran.code == code, ran.err
     assert found in ran.error["error"]
     assert ran.error.get("expected") or ran.error.get("next")
+
+
+def test_every_evaluation_has_a_folder_of_its_own(workplace: Path, finished: Path) -> None:
+    options = ("eval", "--checkpoint", finished / RUN, "--limit", 2, "--set", "masks=false")
+    options += ("--set", "details=false")
+    for _ in range(2):
+        ran = rs_cache(*options)
+        assert ran.code == 0, ran.err
+    assert "metrics.json is in rs-cache-data/evaluations/0002-shapes-val-gt" in ran.err
+    assert rs_cache(*options, "--proposals", "gone.json").code == 1
+    folders = sorted(path.name for path in Path("rs-cache-data/evaluations").iterdir())
+    assert folders == ["0001-shapes-val-gt", "0002-shapes-val-gt"]
+    assert rs_cache(*options, "--out", "my/own").code == 0
+    assert Path("my/own/metrics.json").is_file()
+
+
+def test_a_dataset_without_validation_images_is_evaluated_on_its_only_split(place: Path) -> None:
+    ran = evaluate(place, "--dataset", "shapes-s", "--limit", 2, "--set", "masks=false")
+    protocol = ran.json["results"][0]["protocol"]
+    assert (protocol["dataset"], protocol["split"]) == ("shapes-s", "train, 2 images drawn by seed 0")
+
+
+def test_normalised_proposals_and_logits_by_a_setting(place: Path) -> None:
+    truth = json.loads(VAL.read_text())
+    sizes = {image["id"]: [image["width"], image["height"]] * 2 for image in truth["images"]}
+    boxes = [
+        {
+            "image_id": a["image_id"],
+            "bbox": [v / s for v, s in zip(a["bbox"], sizes[a["image_id"]], strict=True)],
+            "score": 2.5,
+        }
+        for a in truth["annotations"]
+    ]
+    file = place / "boxes.json"
+    file.write_text(json.dumps(boxes))
+    ran = evaluate(place, "--proposals", file, code=1)
+    assert "lie between 0 and 1" in ran.error["error"]
+    normalised = ("--set", "proposal_boxes=normalised")
+    ran = evaluate(place, "--proposals", file, *normalised, code=1)
+    assert "outside [0, 1]" in ran.error["error"]
+    ran = evaluate(place, "--proposals", file, *normalised, "--set", "proposal_scores=logits")
+    result = ran.json["results"][0]
+    assert result["metrics"]["recall"]["R50@100"] == pytest.approx(1)
+    assert result["protocol"]["recall"] == "objects of images without proposals count as missed"
+    assert "normalised" in result["protocol"]["proposals"]
+
+
+def test_the_annotation_file_is_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    original = JsonWindow.__init__
+
+    def counted(self: JsonWindow, file: BinaryIO, path: Path) -> None:
+        opened.append(path.name)
+        original(self, file, path)
+
+    monkeypatch.setattr(JsonWindow, "__init__", counted)
+    evaluate(place, "--limit", 2, "--set", "masks=false")
+    assert opened.count("val.json") == 1

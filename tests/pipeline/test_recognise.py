@@ -1,5 +1,7 @@
 """A pass of recognition over a dataset."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,51 @@ def test_unreadable_images_are_counted_and_the_rest_goes_on(dataset, small_backb
     object.__setattr__(dataset, "image_root", tmp_path)
     found = recognition(dataset, small_backbone, Regions(known=known)).run([NeedsPixels()])
     assert found.failures == {"missing": 8}
+
+
+class Other(Fixed):
+    name = "other"
+
+
+@pytest.mark.parametrize("ap", ["standard", "fixed"])
+@pytest.mark.parametrize("masks", [True, False])
+def test_an_image_that_goes_missing_in_the_middle_is_left_out_for_every_method(
+    ap: str, masks: bool, dataset, small_backbone, finished: Path, tmp_path: Path
+) -> None:
+    """Map and tokens are cached: what needs the file comes late, after other methods or as masks."""
+
+    class Removing(Fixed):
+        name = "removing"
+
+        def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
+            self.inputs.append(inputs)
+            if len(self.inputs) in (4, 7):
+                (root / dataset.file_names[len(self.inputs) - 1]).unlink()
+            if not masks:
+                assert inputs.image.ndim == 3
+            return Fixed().logits(inputs, text)
+
+    root = tmp_path / "images"
+    shutil.copytree(dataset.image_root, root)
+    known, cache = ground_truth_proposals(dataset), open_cache(finished / CACHE)
+    whole = recognition(dataset, small_backbone, Regions(known=known), masks=masks, cache=cache, ap=ap)
+    damaged = replace(whole, dataset=replace(dataset, image_root=root))
+    methods = [Removing(), Fixed(), Other()] if masks else [Fixed(), Removing(), Other()]
+    found = damaged.run(methods)
+    assert found.failures == {"missing": 2}
+    assert found.from_cache == {"map": 6, "tokens": 6}
+    left = dataset.select(np.delete(np.arange(len(dataset)), [3, 6]))
+    expected = replace(whole, dataset=left).run([Fixed()]).tallies["fixed"]
+    wanted = expected.collector.build()
+    assert wanted.image_ids == tuple(left.image_ids)
+    for tally in found.tallies.values():
+        built = tally.collector.build()
+        assert built.image_ids == wanted.image_ids
+        for column in ("offsets", "category_ids", "scores", "box_index", "boxes"):
+            np.testing.assert_array_equal(getattr(built, column), getattr(wanted, column))
+        assert (built.masks and built.masks.data) == (wanted.masks and wanted.masks.data)
+        assert tally.accuracy.summary(dataset.class_frequency)["boxes"] == left.num_boxes
+        assert tally.confusion.result().boxes.tolist() == expected.confusion.result().boxes.tolist()
 
 
 def test_masks_are_coded_when_asked_for_and_once(dataset, small_backbone) -> None:
