@@ -3,6 +3,21 @@
 Only the command line turns these into text and an exit code; the library raises them.
 """
 
+import difflib
+from collections.abc import Iterable
+
+
+def near(word: object, known: Iterable[str]) -> str:
+    """ "Did you mean X? " for a misspelt word, else nothing."""
+    found = difflib.get_close_matches(str(word)[:100], list(known), n=1)
+    return f"Did you mean {found[0]}? " if found else ""
+
+
+def one_of(word: object, known: Iterable[str]) -> str:
+    """What was expected in place of a word that is none of the known ones."""
+    names = list(known)
+    return f"{near(word, names)}One of {', '.join(names)}."
+
 
 class RegionSpotError(Exception):
     """Base of every error that a user can cause or repair.

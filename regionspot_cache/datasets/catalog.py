@@ -4,7 +4,6 @@ The names: `shapes` and its label spaces `shapes-s`, `shapes-m`, `shapes-l`; `o3
 `openimages`, `v3det`, `lvis`, `coco`.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from regionspot_cache.datasets.openimages import read_openimages
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.datasets.shapes_spaces import SPACES
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES, Source
-from regionspot_cache.errors import InputError, MissingFileError, UsageError
+from regionspot_cache.errors import InputError, MissingFileError, UsageError, near
 from regionspot_cache.regions import BoxPolicy
 
 O365 = "o365"  # whichever release lies in the data folder
@@ -97,11 +96,8 @@ class Request:
 def _file(name: str, split: str | None, request: Request) -> DetectionDataset:
     path = Path(name)
     if not path.is_file() and path.suffix.lower() != ".json":
-        near = difflib.get_close_matches(name.partition(":")[0], DATASET_NAMES, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        expected = (
-            f"{hint}One of {', '.join(DATASET_NAMES)} (with :SPLIT if wanted), or a COCO-style FILE.json."
-        )
+        known = f"One of {', '.join(DATASET_NAMES)} (with :SPLIT if wanted), or a COCO-style FILE.json."
+        expected = near(name.partition(":")[0], DATASET_NAMES) + known
         raise UsageError(f"There is no dataset {name!r}.", expected, "rs-cache extract --dataset shapes")
     if request.images and not request.images.is_dir():
         found = f"There is no image folder {request.images}."
