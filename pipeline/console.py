@@ -1,47 +1,99 @@
 """What people see: results on stdout, progress and warnings on stderr, plain lines when nobody watches."""
 
 import json
+import os
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_EVERY_SECONDS = 5.0
 
-out = Console(highlight=False, soft_wrap=True, emoji=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+class _Screen(Console):
+    """A console whose reader may leave, as `head` does: the work goes on, and what is printed is dropped."""
+
+    def on_broken_pipe(self) -> None:
+        drop(self.file)
+
+
+out = _Screen(highlight=False, soft_wrap=True, emoji=False)
+err = _Screen(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+_documents: list[dict[str, Any]] | None = None  # that wait for the end of a command, see `one_document`
+
+
+def drop(stream: IO[str]) -> None:
+    """Sends a stream, and what is still in its buffer, nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def visible(text: str) -> str:
+    """`text` with everything escaped that a terminal would obey, not show; lines and tabs stay."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def say(text: str) -> None:
     """A progress line, for people."""
-    err.print(text, markup=False)
+    err.print(visible(text), markup=False)
 
 
 def warn(text: str) -> None:
     """A warning that does not stop the work."""
-    err.print(f"warning: {text}", style="yellow", markup=False)
+    err.print(f"warning: {visible(text)}", style="yellow", markup=False)
 
 
 def result(value: dict[str, Any], text: str | None = None, *, as_json: bool = False) -> None:
     """The result of a verb: `text` for people or one JSON document for programs."""
-    if as_json:
-        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    if as_json and _documents is not None:
+        _documents.append(value)
+    elif as_json:
+        write_json(value)
     elif text is not None:
-        out.print(text, markup=False)
+        out.print(visible(text), markup=False)
+
+
+def write_json(value: Mapping[str, Any]) -> None:
+    """One JSON document on stdout, in ASCII."""
+    try:
+        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop(sys.stdout)
+
+
+@contextmanager
+def one_document() -> Iterator[list[dict[str, Any]]]:
+    """Keeps the JSON results of a command, for an error that comes after them belongs into the same document."""
+    global _documents
+    before, _documents = _documents, []
+    try:
+        yield _documents
+    finally:
+        _documents = before
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """A small table on stdout; the first column is text, the others are right-aligned."""
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=Text(visible(title)), title_justify="left")
     for i, column in enumerate(columns):
-        shown.add_column(column, justify="left" if i == 0 else "right")
+        shown.add_column(Text(visible(column)), justify="left" if i == 0 else "right")
     for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
+        shown.add_row(*(Text(visible(str(cell))) for cell in row))
     out.print(shown)
 
 
@@ -63,7 +115,7 @@ class Ticker:
         """Shows that `done` of the total is done; `note` carries rates and losses."""
         self.done, self._total = done, total or self._total
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=self._total, note=note)
+            self._bar.update(self._task, completed=done, total=self._total, note=visible(note))
             return
         now = time.monotonic()
         if now - self._said >= PLAIN_EVERY_SECONDS or done >= self._total:
@@ -79,10 +131,10 @@ def progress(label: str, total: int) -> Iterator[Ticker]:
         yield Ticker(label, total, None)
         return
     columns: list[ProgressColumn] = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=err) as bar:

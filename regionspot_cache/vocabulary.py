@@ -82,6 +82,22 @@ def prompts(name: str, templates: str | Sequence[str] = "clip80+name", cleaning:
     ]
 
 
+def check_prompts(templates: str, cleaning: str) -> None:
+    """Whether there are such templates and such a rule; needs no network.
+
+    Raises:
+        UsageError: there are not.
+    """
+    _rule(cleaning)
+    _named_set(templates)
+
+
+def _named_set(name: str) -> Callable[[], tuple[str, ...]]:
+    if name not in TEMPLATES:
+        raise UsageError(f"No prompt templates {name!r}.", one_of(name, TEMPLATES))
+    return TEMPLATES[name]
+
+
 def template_set(templates: str | Sequence[str]) -> tuple[str, ...]:
     """A named set, or own templates checked.
 
@@ -89,9 +105,7 @@ def template_set(templates: str | Sequence[str]) -> tuple[str, ...]:
         UsageError: unknown name, no template, or one without exactly one `{}`.
     """
     if isinstance(templates, str):
-        if templates not in TEMPLATES:
-            raise UsageError(f"No prompt templates {templates!r}.", one_of(templates, TEMPLATES))
-        return TEMPLATES[templates]()
+        return _named_set(templates)()
     chosen = tuple(templates)
     for template in chosen:
         if template.count("{}") != 1:

@@ -21,6 +21,35 @@ O365 = "o365"  # whichever release lies in the data folder
 SHAPES = {"shapes": None, **{f"shapes-{space}": space for space in SPACES}}  # name -> label space
 DATASET_NAMES = (*SHAPES, O365, *SOURCES)
 
+def splits_of(name: str) -> tuple[str, ...]:
+    """The splits of a dataset of the catalog."""
+    if name in SHAPES:
+        return ("train",) if SHAPES[name] else tuple(shapes.SPLITS)
+    return SOURCES["o365v1" if name == O365 else name].splits
+
+
+def check_name(name_or_file: str) -> None:
+    """NAME, NAME:SPLIT or a file, as of `load_dataset`, without reading anything.
+
+    Raises:
+        UsageError: unknown name or split.
+        MissingFileError: no such file.
+    """
+    name, _, split = name_or_file.partition(":")
+    if name in DATASET_NAMES:
+        _check_split(name, split or splits_of(name)[0], splits_of(name))
+        return
+    path = Path(name_or_file)
+    if path.suffix.lower() != ".json" and not path.is_file():
+        known = f"One of {', '.join(DATASET_NAMES)} (with :SPLIT if wanted), or a COCO-style FILE.json."
+        expected = near(name, DATASET_NAMES) + known
+        raise UsageError(
+            f"There is no dataset {name_or_file!r}.", expected, "rs-cache extract --dataset shapes"
+        )
+    if not path.exists():
+        raise MissingFileError(f"There is no annotation file {path}.", "A COCO-style JSON file.", "--dataset FILE")
+
+
 Progress = Callable[[int, int], None]  # images drawn, images in all
 
 
@@ -95,10 +124,7 @@ class Request:
 
 def _file(name: str, split: str | None, request: Request) -> DetectionDataset:
     path = Path(name)
-    if not path.is_file() and path.suffix.lower() != ".json":
-        known = f"One of {', '.join(DATASET_NAMES)} (with :SPLIT if wanted), or a COCO-style FILE.json."
-        expected = near(name.partition(":")[0], DATASET_NAMES) + known
-        raise UsageError(f"There is no dataset {name!r}.", expected, "rs-cache extract --dataset shapes")
+    check_name(name)
     if request.images and not request.images.is_dir():
         found = f"There is no image folder {request.images}."
         raise MissingFileError(found, "The folder that the file names start from.", "--images DIR")
