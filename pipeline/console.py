@@ -78,7 +78,7 @@ def write_json(value: Mapping[str, Any]) -> None:
 
 @contextmanager
 def one_document() -> Iterator[list[dict[str, Any]]]:
-    """Keeps the JSON results of a command, for an error that comes after them belongs into the same document."""
+    """Keeps the JSON results of a command: an error after them belongs into the same document."""
     global _documents
     before, _documents = _documents, []
     try:

@@ -64,7 +64,7 @@ class OptionField:
             return self.option.metavar or self.option.name
         if get_origin(self.kind) is Literal:
             return "|".join(map(str, get_args(self.kind)))
-        return {int: "N", Path: "PATH"}.get(self.kind, "TEXT")
+        return "N" if self.kind is int else "PATH" if self.kind is Path else "TEXT"
 
     @property
     def choices(self) -> Complete | None:
@@ -79,7 +79,6 @@ class OptionField:
         if self.default is None or self.default is False or self.default == ():
             return self.option.help
         default = ", ".join(map(str, self.default)) if self.repeats else self.default
-        default = {True: "yes"}.get(default, default) if self.is_flag else default
         return f"{self.option.help} [default: {default}]"
 
 
@@ -95,9 +94,7 @@ def option_fields(cls: type) -> list[OptionField]:
             required = field.default is MISSING and field.default_factory is MISSING
             default = None if field.default is MISSING else field.default
             found.append(
-                OptionField(
-                    key=field.name, option=options[0], kind=kind, default=default, required=required
-                )
+                OptionField(key=field.name, option=options[0], kind=kind, default=default, required=required)
             )
     return found
 

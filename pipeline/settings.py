@@ -93,9 +93,9 @@ class ExtractSettings:
     """Where in SAM the box tokens are taken; the backbone's own when not given."""
     device: str = "auto"
     decode_threads: int = 4
-    dry_run: Annotated[
-        bool, Option(name="--dry-run", help="Print images, boxes, bytes and hours only.")
-    ] = False
+    dry_run: Annotated[bool, Option(name="--dry-run", help="Print images, boxes, bytes and hours only.")] = (
+        False
+    )
     policy: BoxPolicy = field(default_factory=BoxPolicy)
     augment: Augmentation = field(default_factory=Augmentation)
     """Extra views of every image, for training: mirrored, cropped, with jittered boxes; none by default."""

@@ -26,7 +26,7 @@ def require_named_backbone(what: str | Path, *also: str) -> None:
         return
     raise UsageError(
         f"No networks are named for {what}. {ONLY_SHAPES}",
-        " or ".join((*also, "--backbone NAME: bb, bl or bl336 for photographs (tiny to insist), or a YAML file.")),
+        " or ".join((*also, "--backbone bb, bl or bl336 (tiny to insist), or a YAML file.")),
     )
 
 
@@ -45,7 +45,8 @@ def is_of_shapes(what: str | Path) -> bool:
     """Whether a dataset is the built-in world, or an image lies in a drawn one."""
     if isinstance(what, str):
         return is_built_in(what)
-    return any((folder / "COMPLETE").is_file() and folder.name == "shapes" for folder in what.absolute().parents)
+    around = what.absolute().parents
+    return any(folder.name == "shapes" and (folder / "COMPLETE").is_file() for folder in around)
 
 
 def _are_tiny(networks: str | Path) -> bool:

@@ -54,7 +54,8 @@ def load_config(
             for known in [known for known in sources if known[: len(place)] == place]:
                 del sources[known]
             sources[place] = f"--set {shown_text(text)}"
-        sources.update({(name,): (spelled or {}).get(name, f"the option {name}") for name in options})
+        for name in options:
+            sources[name,] = (spelled or {}).get(name, f"the option {name}")
         return values | options
 
     values = merged({})
@@ -167,11 +168,10 @@ def _set(values: dict[str, Any], text: str) -> Place:
         raise UsageError(found, "For example --set seed=3.") from None
     within: Any = values
     *parents, last = (part.strip() for part in key.split("."))
-    place: list[str | int] = []
+    place: list[Any] = []
     for parent in parents:
         index = _index(within, parent, said)
-        within[index] = within[index] if isinstance(within, list) else within.get(index)
-        if within[index] is None:
+        if isinstance(within, dict) and within.get(index) is None:
             within[index] = {}
         within = within[index]
         place.append(index)
@@ -182,10 +182,12 @@ def _set(values: dict[str, Any], text: str) -> Place:
     return (*place, index)
 
 
-def _index(within: Any, key: str, said: str) -> str | int:
+def _index(within: Any, key: str, said: str) -> Any:
     """The key as it is, or as a position in a list."""
     if not isinstance(within, list):
         return key
     if not (key.isdecimal() and len(key) < 10 and int(key) < len(within)):
-        raise UsageError(f"{said}: no place {shown_text(key)} in a list of {len(within)}.", "0 for the first.")
+        raise UsageError(
+            f"{said}: no place {shown_text(key)} in a list of {len(within)}.", "0 for the first."
+        )
     return int(key)

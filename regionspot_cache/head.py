@@ -7,12 +7,9 @@ Two departures: padded boxes are masked (the paper's code repeats real ones, whi
 every layer is initialised on its own.
 """
 
-import dataclasses
 import json
-import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regionspot_cache.card import model_card
-from regionspot_cache.config import validate
 from regionspot_cache.decoder import Decoder, DecoderLayer
-from regionspot_cache.errors import IdentityError, InputError, UsageError
-from regionspot_cache.head_config import HeadConfig, HeadOptions
+from regionspot_cache.errors import IdentityError, InputError
+from regionspot_cache.head_config import HeadConfig
 from regionspot_cache.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_folder, push_to_hub
 from regionspot_cache.model_files import read_model_config, read_weights
+
 
 def sine_positions(grid: tuple[int, int], dim: int) -> Tensor:
     """2-D sine-cosine positions (as in MAE), half of the channels for the row and half for the column.

@@ -1,4 +1,4 @@
-"""All that defines a recognition head, in numbers; needs no torch, so that settings can be read without it."""
+"""All that defines a recognition head, in numbers. Settings hold it, so it needs no torch."""
 
 import dataclasses
 import math

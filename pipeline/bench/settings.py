@@ -79,7 +79,9 @@ class BenchSettings:
 
     names: Annotated[
         tuple[str, ...],
-        Option(name="NAMES", help=f"{', '.join(BENCHMARKS)}; all when not given.", complete=lambda: BENCHMARKS),
+        Option(
+            name="NAMES", help=f"{', '.join(BENCHMARKS)}; all when not given.", complete=lambda: BENCHMARKS
+        ),
     ] = ()
     backbone: Backbone = "tiny"
     """Of `extract` and `workers`."""

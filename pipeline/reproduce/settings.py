@@ -93,13 +93,11 @@ class ReproduceSettings:
     data: Path = WORKPLACE / "datasets"
     caches: Path = WORKPLACE / "caches" / "reproduce"
     results: Path = WORKPLACE / "results"
-    out: Annotated[
-        Path, Option(name="--out", metavar="DIR", help="Folder of heads, results and tables.")
-    ] = WORKPLACE / "reproduce"
+    out: Annotated[Path, Option(name="--out", metavar="DIR", help="Folder of heads, results and tables.")] = (
+        WORKPLACE / "reproduce"
+    )
     seeds: Annotated[int, Option(name="--seeds", help="Heads trained for every row.")] = 3
-    workers: Annotated[
-        int, Option(name="--workers", help="Processes side by side; 0: this process.")
-    ] = 2
+    workers: Annotated[int, Option(name="--workers", help="Processes side by side; 0: this process.")] = 2
     device: str = "auto"
     partition_size: int = 512
     batch_size: int = 8

@@ -61,7 +61,7 @@ def verb(
         command.__name__ = run.__name__
         parameters = [*map(_parameter, options), *_common(settings, bool(options), reports)]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.settings = settings  # type: ignore[attr-defined]
+        command.settings, command.defaults = settings, defaults  # type: ignore[attr-defined]
         return command
 
     return decorate
@@ -115,7 +115,7 @@ def _spelled(field: OptionField, value: Any) -> str:
 def _parameter(field: OptionField) -> inspect.Parameter:
     """A parameter of Typer's; None is "not given", and the text is converted with all other settings."""
     option = field.option
-    shown = {"help": field.help, "show_default": False}
+    shown: dict[str, Any] = {"help": field.help, "show_default": False}
     if field.is_flag:
         info = typer.Option(f"{option.name}/{option.name.replace('--', '--no-', 1)}", **shown)
         return _named(field.key, bool, info)

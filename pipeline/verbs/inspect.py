@@ -24,9 +24,9 @@ class VerifySettings(CacheSettings):
     recompute: Annotated[
         int, Option(name="--recompute", help="Run the encoders again on this many images.")
     ] = 0
-    repair: Annotated[
-        bool, Option(name="--repair", help="Uncommit what is damaged; extract redoes it.")
-    ] = False
+    repair: Annotated[bool, Option(name="--repair", help="Uncommit what is damaged; extract redoes it.")] = (
+        False
+    )
     backbone: Backbone = "tiny"
     images: Images | None = None
 

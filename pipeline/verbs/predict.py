@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.asked import parse_boxes, parse_classes, require_image
 from pipeline.settings import PredictSettings
 from pipeline.tiny_networks import require_named_backbone, warn_of_photographs
 from pipeline.verbs.command import verb
@@ -21,7 +22,10 @@ def predict(settings: PredictSettings, *, as_json: bool) -> None:
 
     Example: rs-cache predict street.jpg --checkpoint runs/bl --classes "car,bus,tram"
     """
+    require_image(settings.image)
+    boxes = parse_boxes(settings.boxes) if settings.boxes else None
+    classes = parse_classes(settings.classes, settings.checkpoint)
     warn_of_photographs(settings.backbone or settings.checkpoint, settings.image)
     from pipeline.predict import predict as run
 
-    run(settings, as_json=as_json)
+    run(settings, boxes, classes, as_json=as_json)

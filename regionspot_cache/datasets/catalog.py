@@ -21,6 +21,7 @@ O365 = "o365"  # whichever release lies in the data folder
 SHAPES = {"shapes": None, **{f"shapes-{space}": space for space in SPACES}}  # name -> label space
 DATASET_NAMES = (*SHAPES, O365, *SOURCES)
 
+
 def splits_of(name: str) -> tuple[str, ...]:
     """The splits of a dataset of the catalog."""
     if name in SHAPES:
@@ -47,7 +48,9 @@ def check_name(name_or_file: str) -> None:
             f"There is no dataset {name_or_file!r}.", expected, "rs-cache extract --dataset shapes"
         )
     if not path.exists():
-        raise MissingFileError(f"There is no annotation file {path}.", "A COCO-style JSON file.", "--dataset FILE")
+        raise MissingFileError(
+            f"There is no annotation file {path}.", "A COCO-style JSON file.", "--dataset FILE"
+        )
 
 
 Progress = Callable[[int, int], None]  # images drawn, images in all
