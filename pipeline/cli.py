@@ -10,7 +10,7 @@ import typer
 
 from pipeline import console
 from pipeline.verbs import about, bench, convert, demo, evaluate, extract, inspect, predict, reproduce, train
-from pipeline.verbs.command import add
+from pipeline.verbs.command import Verbs, add
 from regionspot_cache.errors import InputError, RegionSpotError, UsageError
 
 INTERRUPTED = 130
@@ -18,6 +18,7 @@ REPORT = "set RS_DEBUG=1 for the traceback, and add the output of `rs-cache env`
 
 app = typer.Typer(
     name="rs-cache",
+    cls=Verbs,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -70,13 +71,8 @@ def _bare(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # of an ASCII terminal
-    code = run(arguments)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        console.drop(sys.stdout)
-    sys.exit(code)
+    sys.stdout, sys.stderr = console.LastingStream.of(sys.stdout), console.LastingStream.of(sys.stderr)
+    sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """What people see: results on stdout, progress and warnings on stderr, plain lines when nobody watches."""
 
+import io
 import json
 import os
 import sys
@@ -7,7 +8,7 @@ import time
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -17,23 +18,38 @@ from rich.text import Text
 PLAIN_EVERY_SECONDS = 5.0
 
 
-class _Screen(Console):
-    """A console whose reader may leave, as `head` does: the work goes on, and what is printed is dropped."""
-
-    def on_broken_pipe(self) -> None:
-        drop(self.file)
-
-
-out = _Screen(highlight=False, soft_wrap=True, emoji=False)
-err = _Screen(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 _documents: list[dict[str, Any]] | None = None  # that wait for the end of a command, see `one_document`
 
 
-def drop(stream: IO[str]) -> None:
-    """Sends a stream, and what is still in its buffer, nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+class LastingStream(io.TextIOWrapper):
+    """Text to a reader that may leave, as `head` does, or that knows ASCII only: neither stops the work."""
+
+    @classmethod
+    def of(cls, stream: Any) -> "LastingStream":
+        """In place of stdout or stderr, on the same buffer."""
+        buffered = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+        return cls(stream.buffer, stream.encoding, errors="backslashreplace", **buffered)
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Sends what is printed from now on, and what is still in the buffer, nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
 
 
 def visible(text: str) -> str:
@@ -69,11 +85,7 @@ def result(value: dict[str, Any], text: str | None = None, *, as_json: bool = Fa
 
 def write_json(value: Mapping[str, Any]) -> None:
     """One JSON document on stdout, in ASCII."""
-    try:
-        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        drop(sys.stdout)
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
 @contextmanager

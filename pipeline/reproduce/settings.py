@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pipeline.options import Option
 from pipeline.places import WORKPLACE
-from pipeline.reproduce.rows import FOLDER, BackboneRole, BoxesRole, DataRole, table_names
+from pipeline.reproduce.rows import FOLDER, BackboneRole, BoxesRole, DataRole, check_table, table_names
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.errors import UsageError
 from regionspot_cache.training.config import TrainConfig
@@ -107,6 +107,8 @@ class ReproduceSettings:
     ] = False
 
     def __post_init__(self) -> None:
+        for name in self.names:
+            check_table(name, self.tables)
         if self.seeds < 1 or self.workers < 0:
             raise UsageError(f"seeds = {self.seeds}, workers = {self.workers}.", "seeds >= 1, workers >= 0.")
         if len(self.train.stages) != 2:

@@ -5,12 +5,13 @@ The command line beats `--set`, which beats the config, which beats the default.
 
 import inspect
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from pipeline.names import complete_config, complete_key
 from pipeline.options import Complete, OptionField, option_fields
@@ -21,10 +22,19 @@ Defaults = Callable[[Mapping[str, Any], Path | None], Mapping[str, Any]]
 """All that is said, and the config, to values that count where nothing is said."""
 
 
+class Verbs(TyperGroup):
+    """The group of the verbs, whose help fits the terminal."""
+
+    def get_help(self, ctx: Any) -> str:
+        _fit(ctx)
+        return super().get_help(ctx)
+
+
 class VerbCommand(TyperCommand):
     """A command whose help shows arguments by their names; Typer takes all of them for optional texts."""
 
     def get_help(self, ctx: Any) -> str:
+        _fit(ctx)
         text = super().get_help(ctx)
         for field in option_fields(getattr(self.callback, "settings", type(None))):
             if field.option.is_argument:
@@ -32,6 +42,11 @@ class VerbCommand(TyperCommand):
                 if field.required:
                     text = text.replace(f"[{field.option.name}]", field.option.name, 1)
         return text
+
+
+def _fit(context: Any) -> None:
+    """Lines as long as the terminal's: Typer's own have at least 50 characters."""
+    context.terminal_width = min(max(shutil.get_terminal_size().columns, 20), 82) - 2
 
 
 def add(app: typer.Typer, name: str, command: Callable[..., None]) -> None:

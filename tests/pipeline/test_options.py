@@ -22,6 +22,7 @@ KNOWN = {
     "proposals": ("gt", "rpn", "here.npz"),
     "world": ("shapes", "paper", "own"),
     ("bench", "names"): (["read"], ["extract"], ["train", "workers"]),
+    ("reproduce", "names"): (["table1"], ["table2", "table3"], ["table5"]),
     ("bench", "out"): ("a.md", "b.md", "c.md"),
     "methods": (["clip-box"], ["clip-mask", "official"], ["regionspot"]),
 }
@@ -61,7 +62,9 @@ def typed(settings: type, field: OptionField, value: Any) -> list[str]:
 
 def least(name: str, settings: type, key: str) -> dict[str, Any]:
     """A config with what must be said, beside the field in question."""
-    config = {} if name != "reproduce" else yaml.safe_load(shipped("reproduce/worlds/shapes.yaml").read_text())
+    config = (
+        {} if name != "reproduce" else yaml.safe_load(shipped("reproduce/worlds/shapes.yaml").read_text())
+    )
     names = {field.name for field in fields(settings)}
     if {"backbone", "dataset"} <= names or name == "predict":
         config["backbone"] = "tiny"  # for any dataset and picture
