@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .PHONY: setup demo reproduce check lint types test fuzz wheel test-pythons clean
 
@@ -9,7 +10,10 @@ setup: $(STAMP)
 
 # uv takes torch and torchvision from the registry as a matching pair; plain pip may not.
 $(STAMP): requirements.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c '$(IS_RIGHT)' 2>/dev/null || { rm -rf .venv; \
+	  $(PYTHON) -c '$(IS_RIGHT)' || { echo "$(PYTHON) is `$(PYTHON) --version 2>&1`: Python 3.11, 3.12 or 3.13" \
+	    "is needed. Name one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }; \
+	  $(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .

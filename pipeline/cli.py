@@ -1,105 +1,149 @@
-"""The command line, `rs-cache VERB`: options to settings, errors to three lines and an exit code."""
+"""The command line, `rs-cache VERB`: options to settings, errors to three lines or JSON and an exit code."""
 
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
 from pipeline import console
-from pipeline.verbs import about, caches, heads, recognition, reproduction
+from pipeline.verbs import about, bench, convert, demo, evaluate, extract, inspect, predict, reproduce, train
+from pipeline.verbs.command import Verbs, add
 from regionspot_cache.errors import InputError, RegionSpotError, UsageError
 
 INTERRUPTED = 130
+REPORT = "set RS_DEBUG=1 for the traceback, and add the output of `rs-cache env` to a report"
 
 app = typer.Typer(
     name="rs-cache",
-    no_args_is_help=True,
+    cls=Verbs,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Open-vocabulary region recognition from cached SAM tokens and CLIP maps. "
-    "Two phases: **extract** runs the frozen networks once; **train** and **eval** read the cache. "
-    "On the built-in world **extract**, **train**, **eval**, **demo** and **reproduce** need no arguments. "
+    "Two phases: extract runs the frozen networks once; train and eval read the cache. "
+    "On the built-in world extract, train, eval, demo and reproduce need no arguments. "
+    "An option beats --set, which beats --config, which beats the default. "
     "Exit codes: 0 done, 1 error, 2 usage, 3 incomplete (run it again), "
     "4 identity mismatch or damage, 130 interrupted.",
 )
 
 VERBS = {
-    "extract": caches.extract,
-    "status": caches.status,
-    "info": caches.info,
-    "verify": caches.verify,
-    "train": heads.train,
-    "import": heads.import_checkpoint,
-    "export": heads.export_checkpoint,
-    "push": heads.push,
-    "eval": recognition.evaluate,
-    "predict": recognition.predict,
-    "reproduce": reproduction.reproduce,
-    "demo": about.demo,
-    "bench": about.bench,
+    "extract": extract.extract,
+    "status": inspect.status,
+    "info": inspect.info,
+    "verify": inspect.verify,
+    "train": train.train,
+    "import": convert.import_checkpoint,
+    "export": convert.export_checkpoint,
+    "push": convert.push,
+    "eval": evaluate.evaluate,
+    "predict": predict.predict,
+    "reproduce": reproduce.reproduce,
+    "demo": demo.demo,
+    "bench": bench.bench,
     "backbones": about.backbones,
     "env": about.env,
 }
 for name, verb in VERBS.items():
-    app.command(name=name)(verb)
+    add(app, name, verb)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rs-cache {version('regionspot-cache')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _bare(
+    context: typer.Context,
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
+    sys.stdout, sys.stderr = console.LastingStream.of(sys.stdout), console.LastingStream.of(sys.stderr)
     sys.exit(run(arguments))
 
 
-def run(arguments: list[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with console.one_document() as documents:
+        code, error = _outcome(arguments)
+    document: dict[str, Any] = {}
+    for part in documents:
+        document |= part
+    if error is not None:
+        _say(error)
+        if "--json" in arguments:
+            document["error"] = error
+    if document:
+        console.write_json(document)
+    return code
+
+
+def _outcome(arguments: list[str]) -> tuple[int, dict[str, Any] | None]:
+    """The exit code, and what the error says."""
     try:
-        return _code(app(args=arguments, standalone_mode=False))
-    except RegionSpotError as error:
-        return _report(error, _verb(sys.argv[1:] if arguments is None else arguments))
+        code = app(args=arguments, prog_name="rs-cache", standalone_mode=False)
     except Exception as error:
-        return _unexpected(error)
+        return _explained(error, next((word for word in arguments if word in VERBS), "VERB"))
+    if code == INTERRUPTED:  # what Typer makes of Ctrl-C
+        kept = "What is committed is kept; the same command continues."
+        return code, {"found": "Interrupted.", "next": kept, "exit_code": code}
+    return (code if isinstance(code, int) else 0), None
 
 
-def _code(value: Any) -> int:
-    if value == INTERRUPTED:  # what Typer makes of Ctrl-C
-        console.say("Interrupted. What is committed is kept; the same command continues.")
-    return value if isinstance(value, int) else 0
+def _say(error: dict[str, Any]) -> None:
+    if error["exit_code"] == INTERRUPTED:
+        console.say(f"{error['found']} {error['next']}")
+        return
+    for part, label in (("found", "error"), ("expected", "expected"), ("next", "next")):
+        if part in error:
+            console.say(f"{label}: {' '.join(error[part].splitlines())}")
 
 
-def _verb(arguments: list[str]) -> str:
-    """What the command line asks for."""
-    return next((argument for argument in arguments if argument in VERBS), "VERB")
-
-
-def _report(error: RegionSpotError, verb: str = "VERB") -> int:
-    if os.environ.get("RS_DEBUG"):
-        raise error
-    usual = (
-        "rs-cache VERB --help" if isinstance(error, UsageError) else "Repair it and run the command again."
-    )
-    expected = error.expected or "One without this."
-    for part, label in ((error.found, "error"), (expected, "expected"), (error.remedy or usual, "next")):
-        console.say(f"{label}: {part.replace('rs-cache VERB', f'rs-cache {verb}')}")
-    return error.exit_code
-
-
-def _unexpected(error: Exception) -> int:
-    if hasattr(error, "format_message"):  # Typer's own usage errors
-        console.say(f"error: {error.format_message()}")
-        context = getattr(error, "ctx", None)
-        verb = f"{context.info_name} " if context is not None and context.parent is not None else ""
-        console.say(f"next: rs-cache {verb}--help")
-        return int(getattr(error, "exit_code", 2))
+def _explained(error: Exception, verb: str) -> tuple[int, dict[str, Any]]:
+    if hasattr(error, "format_message"):
+        return _wrong_usage(error)
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # an EOFError, which Typer takes for the user's
     if os.environ.get("RS_DEBUG"):
         raise error
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        return _report(_of_the_system(error))
-    console.say(f"error: {type(error).__name__}: {error}")
-    console.say("next: set RS_DEBUG=1 for the traceback, and add the output of `rs-cache env` to a report")
-    return 1
+        error = _of_the_system(error)
+    if not isinstance(error, RegionSpotError):
+        return 1, {"found": f"{type(error).__name__}: {error}", "next": REPORT, "exit_code": 1}
+    usage = isinstance(error, UsageError)
+    parts = {
+        "found": error.found,
+        "expected": error.expected or "One without this.",
+        "next": error.remedy or ("rs-cache VERB --help" if usage else "Repair it and run the command again."),
+    }
+    named = {part: text.replace("rs-cache VERB", f"rs-cache {verb}") for part, text in parts.items()}
+    return error.exit_code, {**named, "exit_code": error.exit_code}
+
+
+def _wrong_usage(error: Any) -> tuple[int, dict[str, Any]]:
+    """Of Typer's own usage errors."""
+    context = getattr(error, "ctx", None)
+    verb = f"{context.info_name} " if context is not None and context.parent is not None else ""
+    parts = {"found": error.format_message()}
+    if known := getattr(error, "possibilities", None):
+        parts["found"] = error.message
+        parts["expected"] = f"Did you mean {' or '.join(sorted(known))}?"
+    code = int(getattr(error, "exit_code", 2))
+    return code, {**parts, "next": f"rs-cache {verb}--help", "exit_code": code}
 
 
 def _of_the_system(error: OSError) -> InputError:

@@ -1,8 +1,11 @@
 """What people see: results on stdout, progress and warnings on stderr, plain lines when nobody watches."""
 
+import io
 import json
+import os
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,23 +13,66 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from regionspot_cache.arithmetic import Choice, slowdown
 
 PLAIN_EVERY_SECONDS = 5.0
 
+
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+_documents: list[dict[str, Any]] | None = None  # that wait for the end of a command, see `one_document`
+
+
+class LastingStream(io.TextIOWrapper):
+    """Text to a reader that may leave, as `head` does, or that knows ASCII only: neither stops the work."""
+
+    @classmethod
+    def of(cls, stream: Any) -> "LastingStream":
+        """In place of stdout or stderr, on the same buffer."""
+        buffered = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+        return cls(stream.buffer, stream.encoding, errors="backslashreplace", **buffered)
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Sends what is printed from now on, and what is still in the buffer, nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
+def visible(text: str) -> str:
+    """`text` with everything escaped that a terminal would obey, not show; lines and tabs stay."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def say(text: str) -> None:
     """A progress line, for people."""
-    err.print(text, markup=False)
+    err.print(visible(text), markup=False)
 
 
 def warn(text: str) -> None:
     """A warning that does not stop the work."""
-    err.print(f"warning: {text}", style="yellow", markup=False)
+    err.print(f"warning: {visible(text)}", style="yellow", markup=False)
 
 
 def arithmetic(what: str, choice: Choice, device: str) -> None:
@@ -41,19 +87,37 @@ def arithmetic(what: str, choice: Choice, device: str) -> None:
 
 def result(value: dict[str, Any], text: str | None = None, *, as_json: bool = False) -> None:
     """The result of a verb: `text` for people or one JSON document for programs."""
-    if as_json:
-        sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    if as_json and _documents is not None:
+        _documents.append(value)
+    elif as_json:
+        write_json(value)
     elif text is not None:
-        out.print(text, markup=False)
+        out.print(visible(text), markup=False)
+
+
+def write_json(value: Mapping[str, Any]) -> None:
+    """One JSON document on stdout, in ASCII."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+@contextmanager
+def one_document() -> Iterator[list[dict[str, Any]]]:
+    """Keeps the JSON results of a command: an error after them belongs into the same document."""
+    global _documents
+    before, _documents = _documents, []
+    try:
+        yield _documents
+    finally:
+        _documents = before
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """A small table on stdout; the first column is text, the others are right-aligned."""
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=Text(visible(title)), title_justify="left")
     for i, column in enumerate(columns):
-        shown.add_column(column, justify="left" if i == 0 else "right")
+        shown.add_column(Text(visible(column)), justify="left" if i == 0 else "right")
     for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
+        shown.add_row(*(Text(visible(str(cell))) for cell in row))
     out.print(shown)
 
 
@@ -75,7 +139,7 @@ class Ticker:
         """Shows that `done` of the total is done; `note` carries rates and losses."""
         self.done, self._total = done, total or self._total
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=self._total, note=note)
+            self._bar.update(self._task, completed=done, total=self._total, note=visible(note))
             return
         now = time.monotonic()
         if now - self._said >= PLAIN_EVERY_SECONDS or done >= self._total:
@@ -91,10 +155,10 @@ def progress(label: str, total: int) -> Iterator[Ticker]:
         yield Ticker(label, total, None)
         return
     columns: list[ProgressColumn] = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=err) as bar:

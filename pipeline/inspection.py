@@ -3,19 +3,21 @@
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
-from regionspot_cache.backbones import BackboneSpec, load_clip, load_preset, load_sam
+from regionspot_cache.backbones.presets import BackboneSpec, load_preset
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.identity import require_same
 from regionspot_cache.store import Cache, CacheWriter, Problem, open_cache, open_writer
 from regionspot_cache.store import verify as verify_store
 from regionspot_cache.views import Augmentation
+
+if TYPE_CHECKING:
+    from pipeline.features import Encoders
 
 TOLERANCE = 1e-3  # cosine distance of a recomputed token; int8 alone makes about 1e-4
 
@@ -220,6 +222,8 @@ def _discard(path: str, damage: list[Problem]) -> None:
 
 def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> dict[str, Any]:
     """Runs the encoders again on `count` random images; the largest cosine distance of every array."""
+    from pipeline.features import Clock, ImageLoader, PartitionFeatures
+
     encoders = _encoders_of(cache, load_preset(backbone))
     good = np.flatnonzero(np.logical_and.reduce([cache.ok_mask(half) for half in cache.halves]))
     chosen = np.random.default_rng().choice(good, size=min(count, len(good)), replace=False)
@@ -254,8 +258,11 @@ def _note(worst: dict[str, float], name: str, stored: Any, again: Any) -> None:
     worst[name] = max(worst[name], float(distance.max(initial=0.0)))
 
 
-def _encoders_of(cache: Cache, spec: BackboneSpec) -> Encoders:
+def _encoders_of(cache: Cache, spec: BackboneSpec) -> "Encoders":
     """The networks of the halves that the cache has; the token positions are the cache's."""
+    from pipeline.features import Encoders
+    from regionspot_cache.backbones import load_clip, load_sam
+
     sam = clip = None
     if "sam" in cache.halves:
         positions = tuple(cache.halves["sam"].fingerprint["positions"])

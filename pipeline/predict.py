@@ -1,7 +1,6 @@
 """`rs-cache predict`: names for the regions of one image, as text or JSON, as pictures and as a page."""
 
-import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,11 @@ from pipeline.partition import resolve_device
 from pipeline.report_figures import Names, Seen, figures, patch_attention, top_names
 from pipeline.settings import PredictSettings
 from regionspot_cache.backbones import load_proposer
-from regionspot_cache.errors import InputError, UsageError
-from regionspot_cache.hub import CLASSES_FILE
+from regionspot_cache.errors import InputError
 from regionspot_cache.predictor import Prediction, RegionPredictor
 from regionspot_cache.recognition import ClipCrops
 from regionspot_cache.reporting.drawing import attention_sheet, compare_predictions, draw_regions
 from regionspot_cache.reporting.page import Cell, KeyValues, ReportSection, Table, Text, write_report
-from regionspot_cache.vocabulary import read_class_names
 
 MAX_ATTENTION = 6  # boxes in the attention picture
 PAGE_ATTENTION = 20  # boxes whose attention a page shows
@@ -28,14 +25,21 @@ RUNNERS_UP = 2
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
-def predict(settings: PredictSettings, *, as_json: bool = False) -> Prediction:
-    """Names the given boxes, or those that the RPN proposes, and writes the pictures and the page."""
+def predict(
+    settings: PredictSettings,
+    boxes: NDArray[np.float32] | None,
+    classes: Sequence[str],
+    *,
+    as_json: bool = False,
+) -> Prediction:
+    """Names boxes, by default those that the RPN proposes, and writes the pictures and the page."""
     predictor = RegionPredictor.from_pretrained(
         settings.checkpoint, backbone=settings.backbone, device=resolve_device(settings.device)
     )
     predictor.set_image(settings.image)
-    boxes = parse_boxes(settings.boxes) if settings.boxes else propose(predictor, settings.top)
-    prediction = predictor.predict(boxes, parse_classes(settings.classes, settings.checkpoint))
+    if boxes is None:
+        boxes = propose(predictor, settings.top)
+    prediction = predictor.predict(boxes, classes)
     seen = see(predictor, prediction, settings)
     written = save_pictures(seen, settings.out or Path(f"{settings.image.stem}-regions.png"))
     if settings.report:
@@ -104,6 +108,7 @@ def _beside(out: Path, what: str) -> Path:
 
 def _save(path: Path, picture: Image.Image) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
     except (OSError, ValueError) as error:
         raise InputError(
@@ -136,6 +141,7 @@ def write_page(path: Path, seen: Seen, prediction: Prediction, settings: Predict
         "model": str(settings.checkpoint),
     }
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_report(
             path, f"Regions of {seen.title}", "", [*sections, KeyValues(title="Settings", items=facts)]
         )
@@ -179,38 +185,3 @@ def line_of(region: dict[str, Any]) -> str:
     """A region of the JSON result, for people."""
     beside = [f"{m}: {one['name']} {one['score']:.2f}" for m, one in region.get("baselines", {}).items()]
     return "  ".join([f"{region['score']:.2f}", f"{region['name']:<32}", str(region["box"]), *beside])
-
-
-def parse_boxes(text: str) -> NDArray[np.float32]:
-    """Boxes from `x0,y0,x1,y1;...` or from a JSON file that holds a list of such fours.
-
-    Raises:
-        UsageError: not boxes.
-    """
-    try:
-        path = Path(text)
-        rows = (
-            json.loads(path.read_text())
-            if path.suffix == ".json"
-            else [[float(number) for number in box.split(",")] for box in text.split(";") if box.strip()]
-        )
-        boxes = np.array(rows, np.float32)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UsageError(
-            f"--boxes {text[:80]!r}: {error}.", 'Boxes such as "10,20,200,180;30,40,90,120", or a JSON file.'
-        ) from None
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise UsageError(f"--boxes {text[:80]!r} is an array {list(boxes.shape)}.", "Fours: x0,y0,x1,y1;...")
-    return boxes
-
-
-def parse_classes(text: str | None, checkpoint: Path) -> list[str]:
-    """Class names from `a,b,c`, from a file with one a line, or those that the head was trained on."""
-    if text is None:
-        return read_class_names(checkpoint / CLASSES_FILE)
-    if text.endswith(".txt") or os.path.isfile(text):  # names may be longer than a path can be
-        return read_class_names(Path(text))
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise UsageError(f"--classes {text!r} names nothing.", "Names separated by commas, or a file.")
-    return names

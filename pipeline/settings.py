@@ -2,13 +2,46 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import AfterValidator
+
+from pipeline import names
+from pipeline.options import Option
 from pipeline.places import WORKPLACE
-from regionspot_cache.errors import UsageError
+from regionspot_cache.errors import UsageError, near
 from regionspot_cache.regions import BoxPolicy
-from regionspot_cache.training import TrainConfig
+from regionspot_cache.training.config import TrainConfig
 from regionspot_cache.views import Augmentation
+
+Backbone = Annotated[
+    str,
+    Option(
+        name="--backbone",
+        metavar="NAME",
+        help="The frozen networks: tiny, bb, bl, bl336, or a YAML file.",
+        complete=names.backbones,
+    ),
+    AfterValidator(names.check_backbone),
+]
+Dataset = Annotated[
+    str,
+    Option(
+        name="--dataset",
+        metavar="NAME",
+        help="NAME or NAME:SPLIT of the catalog, or a COCO-style FILE.json.",
+        complete=names.datasets,
+    ),
+    AfterValidator(names.check_dataset),
+]
+Images = Annotated[
+    Path,
+    Option(name="--images", metavar="DIR", help="Image root, where it is not the dataset's usual one."),
+]
+Checkpoint = Annotated[
+    Path, Option(name="--checkpoint", metavar="DIR", help="Model folder written by train or import.")
+]
+Limit = Annotated[int, Option(name="--limit", help="A seeded sample of this many images.")]
 
 Half = Literal["sam", "clip"]
 HALVES: tuple[Half, Half] = ("sam", "clip")
@@ -21,27 +54,34 @@ RECOGNISERS = (*WITH_HEAD, "clip-box", "clip-mask")
 class ExtractSettings:
     """`rs-cache extract`: what to run through which frozen networks, where, and into which cache."""
 
-    dataset: str = "shapes"
-    """A name of the catalog, NAME:SPLIT, or a COCO-style JSON file."""
-    images: Path | None = None
-    """Image root; the catalog's when not given."""
+    dataset: Dataset = "shapes"
+    images: Images | None = None
     data: Path = WORKPLACE / "datasets"
     """Folder of the catalog's datasets."""
-    backbone: str = "tiny"
-    """A preset or a YAML file."""
-    cache: str | None = None
-    """Cache folder or object-store URL; `rs-cache-data/caches/DATASET-SPLIT-BACKBONE` when not given,
-    with `-views` behind it when there are extra views."""
-    workers: int = 0
-    """Local Dask workers; 0 runs in this process."""
-    scheduler: str | None = None
-    """Address of a running Dask scheduler."""
-    half: Half | None = None
-    """Only this half of the cache."""
-    rebuild: bool = False
-    """Replace the chosen half, or both, when the cache holds another backbone."""
-    limit: int | None = None
-    """A seeded sample of this many images."""
+    backbone: Backbone = "tiny"
+    cache: (
+        Annotated[
+            str,
+            Option(
+                name="--cache",
+                metavar="DIR",
+                help="Cache folder or object-store URL; rs-cache-data/caches/DATASET-SPLIT-BACKBONE if not "
+                "given, with -views behind it where there are extra views.",
+            ),
+        ]
+        | None
+    ) = None
+    workers: Annotated[int, Option(name="--workers", help="Local Dask workers; 0: this process.")] = 0
+    scheduler: (
+        Annotated[
+            str,
+            Option(name="--scheduler", metavar="ADDRESS", help="A running Dask scheduler, tcp://HOST:PORT."),
+        ]
+        | None
+    ) = None
+    half: Annotated[Half, Option(name="--half", help="Only this half of the cache.")] | None = None
+    rebuild: Annotated[bool, Option(name="--rebuild", help="Replace a half of another backbone.")] = False
+    limit: Limit | None = None
     seed: int = 0
     """Seed of the sample and of the order in the cache."""
     partition_size: int = 512
@@ -53,6 +93,9 @@ class ExtractSettings:
     """Where in SAM the box tokens are taken; the backbone's own when not given."""
     device: str = "auto"
     decode_threads: int = 4
+    dry_run: Annotated[bool, Option(name="--dry-run", help="Print images, boxes, bytes and hours only.")] = (
+        False
+    )
     policy: BoxPolicy = field(default_factory=BoxPolicy)
     augment: Augmentation = field(default_factory=Augmentation)
     """Extra views of every image, for training: mirrored, cropped, with jittered boxes; none by default."""
@@ -82,17 +125,33 @@ class PromptSettings:
     """A named template set, the official one by default."""
     cleaning: str = "raw"
     """Rule by which names of a file become words; the rules are the names of `vocabulary.CLEANING`."""
-    average: str = "raw-mean"
+    average: Literal["raw-mean", "unit-mean"] = "raw-mean"
     """`raw-mean` of the embeddings over the templates, or `unit-mean`: of each at unit length first."""
+
+    def __post_init__(self) -> None:
+        from regionspot_cache.vocabulary import check_prompts
+
+        check_prompts(self.templates, self.cleaning)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """`rs-cache train`: which caches, which prompts, and the run itself."""
 
-    caches: tuple[str, ...] = (str(WORKPLACE / "caches" / "shapes-train-tiny"),)
+    caches: Annotated[
+        tuple[str, ...],
+        Option(name="--cache", metavar="DIR", help="Cache folder or URL; repeat to mix caches."),
+    ] = (str(WORKPLACE / "caches" / "shapes-train-tiny"),)
     """Each is its own label space; batches are homogeneous and every cache is equally likely."""
-    out: Path = WORKPLACE / "runs" / "shapes"
+    out: Annotated[
+        Path,
+        Option(
+            name="--out",
+            metavar="DIR",
+            help="Folder of checkpoints, metrics and model; with a config or caches of your own "
+            "rs-cache-data/runs/NAME, the name of the config or of the caches.",
+        ),
+    ] = WORKPLACE / "runs" / "shapes"
     backbone: str = "tiny"
     """The preset the caches were made with; its text tower embeds the class names."""
     position: Literal["transformer", "prompt", "mlp"] = "transformer"
@@ -108,41 +167,68 @@ class TrainSettings:
 class EvalSettings:
     """`rs-cache eval`: which regions of which dataset, recognised how."""
 
-    checkpoint: Path = WORKPLACE / "runs" / "shapes"
-    dataset: str = "shapes:val"
-    images: Path | None = None
+    checkpoint: Checkpoint = WORKPLACE / "runs" / "shapes"
+    dataset: Dataset = "shapes:val"
+    images: Images | None = None
     data: Path = WORKPLACE / "datasets"
     cache: str | None = None
     """Cached features to use where they fit; `rs-cache-data/caches/DATASET-SPLIT-BACKBONE` if it exists."""
-    backbone: str | None = None
+    backbone: Backbone | None = None
     """The checkpoint's own when not given."""
-    proposals: str = "gt"
-    """`gt`, `rpn`, or a file: GLIP dictionary, COCO results, Detectron2 proposals."""
+    proposals: Annotated[
+        str,
+        Option(
+            name="--proposals",
+            metavar="BOXES",
+            help="gt, rpn, or a file: GLIP dictionary, COCO results, Detectron2 proposals.",
+            complete=lambda: names.BOXES,
+        ),
+        AfterValidator(names.check_boxes),
+    ] = "gt"
     proposal_boxes: Literal["pixels", "normalised"] = "pixels"
     """Unit of the boxes in a file of proposals: `pixels`, or `normalised` by the image's width and height."""
     proposal_scores: Literal["probabilities", "logits"] = "probabilities"
     """What the scores in a file of proposals are: `probabilities`, or `logits`."""
     top_n: int = 100
     """Proposals of an image that are recognised; the paper's protocol for LVIS takes 1000."""
-    methods: tuple[str, ...] = ("regionspot",)
-    """Any of `RECOGNISERS`, and `results:FILE` for the detections of another system."""
+    methods: Annotated[
+        tuple[str, ...],
+        Option(
+            name="--method",
+            metavar="NAME",
+            help="regionspot, official, clip-box, clip-mask, or results:FILE for the detections of another "
+            "system; repeat.",
+            complete=lambda: (*RECOGNISERS, RESULTS),
+        ),
+    ] = ("regionspot",)
     score_rule: Literal["product", "official", "geometric"] = "product"
     """How class probability and objectness become the score; see `evaluation.select_top_k`."""
     masks: bool = True
     """Mask AP too, where the ground truth has masks."""
-    ap: Literal["standard", "fixed"] = "standard"
-    """Which detections count: the best of each image, or the 10,000 best of each class over the dataset."""
+    ap: Annotated[
+        Literal["standard", "fixed"],
+        Option(
+            name="--ap",
+            help="Which detections count: the best of each image, or the 10,000 best of each class.",
+        ),
+    ] = "standard"
     cap: int = 300
     """Standard AP: detections of an image that count, over all classes."""
     reference: bool = False
     """Score with the lvis package or pycocotools instead of the fast evaluator (slow; the same numbers)."""
-    limit: int | None = None
+    limit: Limit | None = None
     seed: int = 0
     prompts: PromptSettings | None = None
     """The checkpoint's own when not given."""
-    out: Path | None = None
-    """Folder for detections, metrics and report; a new one, numbered, in `rs-cache-data/evaluations` when not
-    given."""
+    out: Annotated[
+        Path | None,
+        Option(
+            name="--out",
+            metavar="DIR",
+            help="Folder for detections, metrics and report; a new one, numbered, in "
+            "rs-cache-data/evaluations if not given.",
+        ),
+    ] = None
     pictures: int = 4
     """Images that the report shows, drawn by `seed`; 0 for none."""
     details: bool = True
@@ -154,7 +240,8 @@ class EvalSettings:
             raise UsageError(f"pictures = {self.pictures}.", "pictures >= 0.")
         for name in self.methods:
             if name not in RECOGNISERS and (not name.startswith(RESULTS) or name == RESULTS):
-                raise UsageError(f"--method {name}.", f"One of {', '.join(RECOGNISERS)}, or {RESULTS}FILE.")
+                expected = f"{near(name, RECOGNISERS)}One of {', '.join(RECOGNISERS)}, or {RESULTS}FILE."
+                raise UsageError(f"--method {name}.", expected)
         rows = self.row_names
         if not rows or len(set(rows)) < len(rows):
             found = f"The rows of the table would be {', '.join(rows) or 'none'}."
@@ -183,26 +270,69 @@ class EvalSettings:
 class PredictSettings:
     """`rs-cache predict`: one image."""
 
-    image: Path
-    boxes: str | None = None
-    classes: str | None = None
-    checkpoint: Path = WORKPLACE / "runs" / "shapes"
-    backbone: str | None = None
-    out: Path | None = None
-    top: int = 20
-    compare: bool = False
-    """The baselines' names, too, and a picture of all beside each other."""
-    report: Path | None = None
-    """An HTML page with everything about the image."""
+    image: Annotated[Path, Option(name="IMAGE", help="An image file.")]
+    boxes: (
+        Annotated[
+            str,
+            Option(
+                name="--boxes",
+                metavar="BOXES",
+                help="x0,y0,x1,y1;... in pixels, or a JSON file of such fours; what the RPN proposes if not "
+                "given.",
+            ),
+        ]
+        | None
+    ) = None
+    classes: (
+        Annotated[
+            str,
+            Option(
+                name="--classes",
+                metavar="NAMES",
+                help="Names separated by commas, or a file with one a line; those of training if not given.",
+            ),
+        ]
+        | None
+    ) = None
+    checkpoint: Checkpoint = WORKPLACE / "runs" / "shapes"
+    backbone: Backbone | None = None
+    out: (
+        Annotated[
+            Path,
+            Option(name="--out", metavar="FILE", help="Picture to write; IMAGE-regions.png if not given."),
+        ]
+        | None
+    ) = None
+    top: Annotated[int, Option(name="--top", help="Boxes that the RPN proposes.")] = 20
+    compare: Annotated[
+        bool, Option(name="--compare", help="Also clip-box and clip-mask, and a picture of all.")
+    ] = False
+    report: (
+        Annotated[
+            Path,
+            Option(name="--report", metavar="FILE", help="HTML page with everything about the image."),
+        ]
+        | None
+    ) = None
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise UsageError(f"top = {self.top}.", "top >= 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
     """`rs-cache demo`: the whole story on the built-in world."""
 
-    out: Path = WORKPLACE / "demo"
-    """Folder of the report; caches and the head go to their usual places, where the other verbs find them."""
+    out: Annotated[
+        Path,
+        Option(
+            name="--out",
+            metavar="DIR",
+            help="Folder of the report; caches and head go to their usual places.",
+        ),
+    ] = WORKPLACE / "demo"
     train_images: int | None = None
     """A sample, for a shorter demo; all when not given."""
     val_images: int | None = None

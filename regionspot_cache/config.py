@@ -1,91 +1,193 @@
-"""Settings from a YAML file and `a.b=c` overrides into a frozen dataclass, checked field by field."""
+"""Settings from a YAML file, `a.b=c` overrides and options into a frozen dataclass, checked at any depth.
 
-import difflib
-from collections.abc import Mapping, Sequence
+The later wins: defaults, the file, the overrides, the options. A message names the one it speaks of.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from regionspot_cache.errors import MissingFileError, RegionSpotError, UsageError
+from regionspot_cache.errors import RegionSpotError, UsageError, near, one_of
+from regionspot_cache.yaml_text import NotYamlError, parse_yaml, read_yaml
 
 T = TypeVar("T")
+Place = tuple[str | int, ...]
+"""Where a value lies in the settings: keys, and positions in lists."""
+
+_MAX_SHOWN = 200  # characters of a value in a message
 
 
-def load_config(cls: type[T], file: Path | None = None, overrides: Sequence[str] = (), **given: Any) -> T:
-    """Builds `cls` from its defaults, a YAML file, `given` values and overrides; the later wins.
+def load_config(
+    cls: type[T],
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    spelled: Mapping[str, str] | None = None,
+    **given: Any,
+) -> T:
+    """Builds `cls` from its defaults, a YAML file, overrides and `given` values; the later wins.
 
     Args:
         cls: a dataclass; nested dataclasses are nested mappings in the file.
-        file: YAML mapping, read with `yaml.safe_load`.
-        overrides: texts such as `training.seed=3`; the value is YAML.
+        file: YAML mapping of plain values.
+        overrides: texts such as `training.seed=3`; the value is YAML. A number is a place in a list.
+        defaults: from all that is said to values that count where nothing is.
+        spelled: how the given values stand on the command line, for messages: `{"limit": "--limit many"}`.
         given: values of command-line options; None means "not given".
 
     Raises:
         MissingFileError: `file` does not exist.
         UsageError: unknown key, wrong type or a text that is not `key=value`.
     """
-    values = read_yaml(file) if file else {}
-    for name, value in given.items():
-        if value is not None:
-            values[name] = value
-    for text in overrides:
-        _set(values, text)
-    _refuse_unknown(cls, values, file or "the command line")
-    return validate(cls, values, str(file or "the command line"))
+    options = {name: value for name, value in given.items() if value is not None}
+    sources: dict[Place, str] = {}
+
+    def merged(base: Mapping[str, Any]) -> dict[str, Any]:
+        values = {**base, **(read_yaml(file) if file else {})}
+        for text in overrides:
+            place = _set(values, text)
+            for known in [known for known in sources if known[: len(place)] == place]:
+                del sources[known]
+            sources[place] = f"--set {shown_text(text)}"
+        for name in options:
+            sources[name,] = (spelled or {}).get(name, f"the option {name}")
+        return values | options
+
+    values = merged({})
+    if defaults and (base := defaults(values)):
+        values = merged(base)
+    return validate(cls, values, str(file or "the defaults"), sources)
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that holds one mapping."""
-    if not file.is_file():
-        raise MissingFileError(f"No config file at {file}.", "A YAML file.", "ls configs/")
+def validate(
+    cls: type[T], values: Mapping[str, Any], source: str, sources: Mapping[Place, str] | None = None
+) -> T:
+    """`values` as a `cls`; types are checked and converted, unknown keys refused at any depth.
+
+    Args:
+        cls: a dataclass.
+        values: by field.
+        source: where they come from, for messages.
+        sources: of single values that come from elsewhere, by their place.
+
+    Raises:
+        UsageError: names the key, its value and its source; or what the dataclasses raise themselves.
+    """
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}.", "A YAML mapping.") from None
-    if not isinstance(values or {}, dict):
-        raise UsageError(f"{file} holds a {type(values).__name__}.", "A YAML mapping: `key: value` lines.")
-    return values or {}
-
-
-def validate(cls: type[T], values: Mapping[str, Any], source: str) -> T:
-    """`values` as a `cls`; types are checked and converted, messages name the field."""
-    try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return _adapter(cls).validate_python((dict(values),))[0]
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False)[0]
         if isinstance(own := first.get("ctx", {}).get("error"), RegionSpotError):
             raise own from None  # of a dataclass that checks its values itself
-        where = ".".join(str(part) for part in first["loc"])
-        found = f"{where} = {first['input']!r} in {source}: {first['msg']}."
-        raise UsageError(found, f"A valid value for {where}.", "rs-cache VERB --help") from None
+        place = tuple(first["loc"][1:])
+        raise _explained(cls, first, place, _source(place, source, sources or {})) from None
 
 
-def _set(values: dict[str, Any], text: str) -> None:
-    key, separator, value = text.partition("=")
-    if not separator or not key.strip():
-        raise UsageError(f"--set {text!r} is not KEY=VALUE.", "For example --set training.seed=3.")
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise UsageError(f"--set {text!r}: {parent} is a value.", "A key below a mapping.")
+@lru_cache
+def _adapter(cls: type[T]) -> TypeAdapter[tuple[T]]:
+    # Around a dataclass, because a configuration of one itself would not reach those nested in it.
+    return TypeAdapter(tuple[cls], config=ConfigDict(extra="forbid"))
+
+
+def _source(place: Place, source: str, sources: Mapping[Place, str]) -> str:
+    """Of the value at `place`: the most special of those that set it, what is around it or what is in it."""
+    around = [known for known in sources if place[: len(known)] == known]
+    within = [known for known in sources if known[: len(place)] == place] if place else []
+    return sources[max(around or within, key=len)] if around or within else source
+
+
+def _explained(cls: type, error: Any, place: Place, source: str) -> UsageError:
+    """The first error of pydantic in our words."""
+    names = [shown_text(str(part)) for part in place]
+    where, known = ".".join(names), _fields(_type_at(cls, place[:-1]))
+    if known and place[-1] not in known:
+        hint = near(place[-1], known).strip().replace("mean ", f"mean {'.'.join([*names[:-1], ''])}")
+        return UsageError(f"Unknown key {where} in {source}.", hint or f"Known keys: {', '.join(known)}.")
+    if error["type"] == "missing":
+        return UsageError(f"{where} is not given.", f"A value for {where}.")
+    expected = f"A valid value for {where}."
+    if get_origin(kind := _type_at(cls, place)) is Literal:
+        expected = one_of(error["input"], map(str, get_args(kind)))
+    return UsageError(
+        f"{where} = {shown(error['input'])} in {source}: {error['msg']}.", expected, "rs-cache VERB --help"
+    )
+
+
+def _type_at(kind: Any, place: Place) -> Any:
+    """The type that stands at a place within `kind`; None where that is not one type."""
+    kind = _plain(kind)
+    if not place:
+        return kind
+    first, *rest = place
+    if is_dataclass(kind):
+        inner = get_type_hints(kind).get(str(first))
+    else:
+        inner = next(iter(get_args(kind)[get_origin(kind) is dict :]), None)
+    return _type_at(inner, tuple(rest)) if inner is not None else None
+
+
+def _plain(kind: Any) -> Any:
+    """The type without `| None`."""
+    kinds = [k for k in get_args(kind) if k is not type(None)] if type(None) in get_args(kind) else []
+    return kinds[0] if len(kinds) == 1 else kind
+
+
+def _fields(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)] if is_dataclass(kind) else []
+
+
+def shown(value: Any) -> str:
+    """A value for a message: short, whatever it is."""
     try:
-        values[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {text!r}: the value is not YAML.", "For example --set seed=3.") from None
+        return shown_text(repr(value))
+    except (ValueError, RecursionError):  # a number of thousands of digits, endless nesting
+        return f"a {type(value).__name__}"
 
 
-def _refuse_unknown(cls: Any, values: Mapping[str, Any], source: Any, prefix: str = "") -> None:
-    hints = get_type_hints(cls)
-    known = [field.name for field in fields(cls)]
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean {prefix}{near[0]}?" if near else f"Known keys: {', '.join(known)}."
-            raise UsageError(f"Unknown key {prefix}{key} in {source}.", hint)
-        nested = next((t for t in (hints[key], *get_args(hints[key])) if is_dataclass(t)), None)
-        if nested and isinstance(value, Mapping):
-            _refuse_unknown(nested, value, source, f"{prefix}{key}.")
+def shown_text(text: str) -> str:
+    """A text for a message, without its middle when it is long."""
+    half = _MAX_SHOWN // 2
+    return text if len(text) <= _MAX_SHOWN else f"{text[:half]} ... {text[-half:]}"
+
+
+def _set(values: dict[str, Any], text: str) -> Place:
+    """Applies one override and returns its place."""
+    key, separator, value = text.partition("=")
+    said = f"--set {shown(text)}"
+    if not separator or not key.strip():
+        raise UsageError(f"{said} is not KEY=VALUE.", "For example --set training.seed=3.")
+    try:
+        new = parse_yaml(value)
+    except NotYamlError as error:
+        found = f"{said}: the value is not YAML: {error}."
+        raise UsageError(found, "For example --set seed=3.") from None
+    within: Any = values
+    *parents, last = (part.strip() for part in key.split("."))
+    place: list[Any] = []
+    for parent in parents:
+        index = _index(within, parent, said)
+        if isinstance(within, dict) and within.get(index) is None:
+            within[index] = {}
+        within = within[index]
+        place.append(index)
+        if not isinstance(within, dict | list):
+            raise UsageError(f"{said}: {parent} is a value.", "A key below a mapping.")
+    index = _index(within, last, said)
+    within[index] = new
+    return (*place, index)
+
+
+def _index(within: Any, key: str, said: str) -> Any:
+    """The key as it is, or as a position in a list."""
+    if not isinstance(within, list):
+        return key
+    if not (key.isdecimal() and len(key) < 10 and int(key) < len(within)):
+        raise UsageError(
+            f"{said}: no place {shown_text(key)} in a list of {len(within)}.", "0 for the first."
+        )
+    return int(key)

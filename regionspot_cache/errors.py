@@ -3,7 +3,9 @@
 Only the command line turns these into text and an exit code; the library raises them.
 """
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 
 _LONGEST = 2000  # characters of one part of a message
 
@@ -26,6 +28,18 @@ def _shown(character: str) -> str:
     if character.isprintable() or character == "\n" or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def near(word: object, known: Iterable[str]) -> str:
+    """ "Did you mean X? " for a misspelt word, else nothing."""
+    found = difflib.get_close_matches(str(word)[:100], list(known), n=1)
+    return f"Did you mean {found[0]}? " if found else ""
+
+
+def one_of(word: object, known: Iterable[str]) -> str:
+    """What was expected in place of a word that is none of the known ones."""
+    names = list(known)
+    return f"{near(word, names)}One of {', '.join(names)}."
 
 
 class RegionSpotError(Exception):

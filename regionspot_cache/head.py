@@ -7,12 +7,9 @@ Two departures: padded boxes are masked (the paper's code repeats real ones, whi
 every layer is initialised on its own.
 """
 
-import dataclasses
 import json
-import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,125 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regionspot_cache.card import model_card
-from regionspot_cache.config import validate
 from regionspot_cache.decoder import Decoder, DecoderLayer
-from regionspot_cache.errors import IdentityError, InputError, UsageError
+from regionspot_cache.errors import IdentityError, InputError
+from regionspot_cache.head_config import HeadConfig
 from regionspot_cache.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_folder, push_to_hub
 from regionspot_cache.model_files import read_model_config, read_weights
-
-_LARGEST, _DEEPEST = 1 << 16, 256  # sizes and layers beyond which a config makes no sense
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadOptions:
-    """What may be chosen about a head; the defaults are the paper's.
-
-    Attributes:
-        map_norm: LayerNorm without parameters on every map token, whose scale before CLIP's last norm is
-            arbitrary; the official code declares this norm and never applies it.
-        map_positions: amplitude of a 2-D sine-cosine position added to the patch tokens; 0 adds none.
-        use_map: False replaces the map by one zero token (ablation).
-        class_token: False leaves out the map's prefix tokens (ablation).
-        self_attention: False lets every box attend to itself alone, which is what it gets as the only box of
-            its image. The tensors stay the same, so that any checkpoint can be evaluated box by box.
-        logit_scale: fixed factor on the cosine; CLIP's learned value is 100.
-    """
-
-    depth: int = 3
-    num_heads: int = 8
-    ffn_dim: int = 2048
-    dropout: float = 0.1
-    map_norm: bool = False
-    map_positions: float = 0.0
-    use_map: bool = True
-    class_token: bool = True
-    self_attention: bool = True
-    logit_scale: float = 100.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig(HeadOptions):
-    """All that defines a `RegionHead`: the options and the sizes that the two caches and the text dictate.
-
-    Attributes:
-        token_dim: width of a SAM token (256; 512 for the prompt position, 32 after the MLP).
-        map_dim: width of a CLIP map token, which is also the width of the decoder.
-        text_dim: width of the text embeddings.
-        grid: rows and columns of the map's patch tokens.
-        prefix_tokens: map tokens before the grid: 1 for a class token, 0 for SigLIP, more with registers.
-    """
-
-    token_dim: int
-    map_dim: int
-    text_dim: int
-    grid: tuple[int, int]
-    prefix_tokens: int = 1
-
-    @property
-    def map_tokens(self) -> int:
-        """Tokens of a map: those before the grid and the grid."""
-        return self.prefix_tokens + self.grid[0] * self.grid[1]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "grid", tuple(self.grid))  # JSON and YAML give lists
-        self._check_ranges()
-        if self.map_dim % self.num_heads:
-            raise InputError(
-                f"map_dim {self.map_dim} cannot be split over {self.num_heads} heads",
-                "num_heads must divide map_dim",
-                "choose another one with --set training.head.num_heads=N",
-            )
-        if self.map_positions and self.map_dim % 4:
-            raise InputError(
-                f"map_positions needs a map_dim that 4 divides, not {self.map_dim}",
-                remedy="--set training.head.map_positions=0",
-            )
-
-    def _check_ranges(self) -> None:
-        """Config files come from elsewhere too: a wrong one must be no crash and no endless allocation."""
-        sizes = (self.num_heads, self.ffn_dim, self.token_dim, self.map_dim, self.text_dim, *self.grid)
-        good = (
-            len(self.grid) == 2
-            and all(1 <= size <= _LARGEST for size in sizes)
-            and 1 <= self.depth <= _DEEPEST
-            and 0 <= self.prefix_tokens <= _LARGEST
-            and 0 <= self.dropout < 1
-            and 0 < self.logit_scale < math.inf
-            and 0 <= abs(self.map_positions) < math.inf
-        )
-        if not good:
-            raise InputError(
-                f"no head has {', '.join(f'{key}={value}' for key, value in vars(self).items())}",
-                f"sizes up to {_LARGEST}, a grid of two, depth up to {_DEEPEST}, prefix_tokens from 0, "
-                "0 <= dropout < 1, 0 < logit_scale",
-                "set training.head, or use a config.json as training wrote it",
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"grid": list(self.grid)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config in a file.
-
-        Raises:
-            IdentityError: keys that this version does not know or that are missing.
-            InputError: values of other types, or sizes out of range.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
-        if wrong := sorted((set(values) - known) | (needed - set(values))):
-            raise IdentityError(
-                f"head config with unknown or missing keys: {', '.join(wrong)}",
-                f"the keys {', '.join(sorted(known))}",
-                "use the version of regionspot-cache that wrote it",
-            )
-        try:
-            return validate(cls, values, CONFIG_FILE)
-        except UsageError as error:
-            raise InputError(
-                error.found, "values as training writes them", "train again or restore the file"
-            ) from None
 
 
 def sine_positions(grid: tuple[int, int], dim: int) -> Tensor:

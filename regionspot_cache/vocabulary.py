@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from regionspot_cache.backbones.templates import CLIP7, CLIP80, VILD63
-from regionspot_cache.errors import InputError, UsageError
+from regionspot_cache.backbones.templates import clip7, clip80, vild63
+from regionspot_cache.errors import InputError, UsageError, one_of
 from regionspot_cache.files import open_file, read_text, replacing
 
 PROMPTS_AT_ONCE = 4096
@@ -29,18 +29,17 @@ class TextEncoder(Protocol):
         ...
 
 
-TEMPLATES: dict[str, tuple[str, ...]] = {
+TEMPLATES: dict[str, Callable[[], tuple[str, ...]]] = {
     # The official RegionSpot code: CLIP's 80 ImageNet templates and the bare name with a full stop.
-    "clip80+name": (*CLIP80, "{}."),
-    "clip80": CLIP80,
-    # The seven that CLIP's authors found best for ImageNet, by forward selection.
-    "clip7": CLIP7,
+    "clip80+name": lambda: (*clip80(), "{}."),
+    "clip80": clip80,
+    "clip7": clip7,
     # The RegionSpot paper, section 3.
-    "scene": ("a photo of {} in the scene",),
-    "single": ("a photo of a {}.",),
+    "scene": lambda: ("a photo of {} in the scene",),
+    "single": lambda: ("a photo of a {}.",),
     # ViLD's, made for its own cleaning of names ("vild") and mean of normalised embeddings ("unit-mean").
-    "vild63": VILD63,
-    "name": ("{}.",),
+    "vild63": vild63,
+    "name": lambda: ("{}.",),
 }
 
 
@@ -97,6 +96,22 @@ def prompts(name: str, templates: str | Sequence[str] = "clip80+name", cleaning:
     ]
 
 
+def check_prompts(templates: str, cleaning: str) -> None:
+    """Whether there are such templates and such a rule; needs no network.
+
+    Raises:
+        UsageError: there are not.
+    """
+    _rule(cleaning)
+    _named_set(templates)
+
+
+def _named_set(name: str) -> Callable[[], tuple[str, ...]]:
+    if name not in TEMPLATES:
+        raise UsageError(f"No prompt templates {name!r}.", one_of(name, TEMPLATES))
+    return TEMPLATES[name]
+
+
 def template_set(templates: str | Sequence[str]) -> tuple[str, ...]:
     """A named set, or own templates checked.
 
@@ -104,9 +119,7 @@ def template_set(templates: str | Sequence[str]) -> tuple[str, ...]:
         UsageError: unknown name, no template, or one without exactly one `{}`.
     """
     if isinstance(templates, str):
-        if templates not in TEMPLATES:
-            raise UsageError(f"No prompt templates {templates!r}.", f"One of {', '.join(TEMPLATES)}.")
-        return TEMPLATES[templates]
+        return _named_set(templates)()
     chosen = tuple(templates)
     for template in chosen:
         if template.count("{}") != 1:
@@ -187,7 +200,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 def _rule(cleaning: str) -> Callable[[str], str]:
     if cleaning not in CLEANING:
-        raise UsageError(f"No cleaning rule {cleaning!r}.", f"One of {', '.join(CLEANING)}.")
+        raise UsageError(f"No cleaning rule {cleaning!r}.", one_of(cleaning, CLEANING))
     return CLEANING[cleaning]
 
 

@@ -44,14 +44,14 @@ class CountingEncoder:
 
 
 def test_the_official_set_is_clips_80_and_the_name() -> None:
-    assert len(TEMPLATES["clip80+name"]) == 81
+    assert len(template_set("clip80+name")) == 81
     assert prompts("CD", "clip80+name")[-1] == "CD."
     assert {t("x") for t in open_clip.OPENAI_IMAGENET_TEMPLATES} < set(prompts("x", "clip80+name"))
     assert prompts("dog", "scene") == ["a photo of dog in the scene"]
-    assert len(TEMPLATES["clip7"]) == 7
+    assert len(template_set("clip7")) == 7
     assert prompts("dog", "single") == ["a photo of a dog."]
     assert prompts("dog", "name") == ["dog."]
-    assert len(set(TEMPLATES.values())) == len(TEMPLATES)
+    assert len(set(map(template_set, TEMPLATES))) == len(TEMPLATES)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from statistics import median
 from typing import Any
 
 from pipeline.bench.result import Findings, Row
-from regionspot_cache.errors import UsageError
 
 COLUMNS = ["what", "unit", "ours", "peer", "theirs", "ratio", "goal", "met"]
 
@@ -51,12 +50,6 @@ def markdown(facts: Mapping[str, Any], found: Mapping[str, Findings]) -> str:
     for name, findings in found.items():
         lines += ["", f"## {name}", "", *_table(findings), *(f"- {note}" for note in findings.notes)]
     return "\n".join(lines) + "\n"
-
-
-def check_out(out: Path) -> None:
-    """Before any work: FILE.md in a folder that exists."""
-    if out.suffix != ".md" or not out.parent.is_dir():
-        raise UsageError(f"--out {out}.", "FILE.md in a folder that exists; FILE.json is written beside it.")
 
 
 def write(out: Path, facts: Mapping[str, Any], found: Mapping[str, Findings]) -> None:

@@ -14,19 +14,14 @@ from pipeline import console
 from pipeline.bench import report
 from pipeline.bench.machine import is_busy, machine
 from pipeline.bench.result import Findings
-from pipeline.bench.settings import BenchSettings
-from regionspot_cache.errors import UsageError
-
-BENCHMARKS = ("read", "extract", "train", "evaluate", "workers")
+from pipeline.bench.settings import BENCHMARKS, BenchSettings
 
 
-def bench(
-    names: Sequence[str], settings: BenchSettings, *, out: Path | None = None, as_json: bool = False
-) -> dict[str, Any]:
-    """Runs benchmarks by name (none: all), prints what was found and writes it to `out`."""
-    chosen = _choose(names)
+def bench(settings: BenchSettings, *, as_json: bool = False) -> dict[str, Any]:
+    """Runs benchmarks by name (none: all), prints what was found and writes it to `settings.out`."""
+    out = settings.out
     if out:
-        report.check_out(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["rs-cache", *sys.argv[1:]]),
@@ -35,7 +30,7 @@ def bench(
     if is_busy(facts["machine"]):
         console.warn(f"other work is running here (load {facts['machine']['load before']}): do not keep this")
     found = {}
-    for name in chosen:
+    for name in _chosen(settings.names):
         console.say(f"{name} ...")
         started = time.monotonic()
         found[name] = _measure(name, settings)
@@ -47,9 +42,8 @@ def bench(
     return values
 
 
-def _choose(names: Sequence[str]) -> tuple[str, ...]:
-    if unknown := sorted(set(names) - set(BENCHMARKS)):
-        raise UsageError(f"No benchmark {', '.join(unknown)}.", f"Any of {', '.join(BENCHMARKS)}.")
+def _chosen(names: Sequence[str]) -> tuple[str, ...]:
+    """In their usual order."""
     return tuple(name for name in BENCHMARKS if not names or name in names)
 
 

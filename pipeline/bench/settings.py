@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pipeline.settings import WORKPLACE
-from regionspot_cache.errors import UsageError
+from pipeline.options import Option
+from pipeline.places import WORKPLACE
+from pipeline.settings import Backbone
+from regionspot_cache.errors import UsageError, one_of
 
+BENCHMARKS = ("read", "extract", "train", "evaluate", "workers")
 HeadSize = Literal["tiny", "b16", "l14", "l14-336"]
 
 
@@ -74,7 +77,13 @@ class WorkersBench:
 class BenchSettings:
     """`rs-cache bench`."""
 
-    backbone: str = "tiny"
+    names: Annotated[
+        tuple[str, ...],
+        Option(
+            name="NAMES", help=f"{', '.join(BENCHMARKS)}; all when not given.", complete=lambda: BENCHMARKS
+        ),
+    ] = ()
+    backbone: Backbone = "tiny"
     """Of `extract` and `workers`."""
     random_weights: bool = False
     """Nothing is fetched: speeds depend on the sizes of the networks only."""
@@ -82,7 +91,15 @@ class BenchSettings:
     """Of `extract` and `train`."""
     repeats: int = 3
     """Runs of each contender, taken in turns; medians are shown."""
-    full: bool = False
+    full: Annotated[
+        bool, Option(name="--full", help="Full sizes: minutes to an hour, gigabytes of disk.")
+    ] = False
+    out: (
+        Annotated[
+            Path, Option(name="--out", metavar="FILE.md", help="A page to write, and FILE.json beside it.")
+        ]
+        | None
+    ) = None
     read: ReadBench = field(default_factory=ReadBench)
     extract: ExtractBench = field(default_factory=ExtractBench)
     train: TrainBench = field(default_factory=TrainBench)
@@ -92,3 +109,8 @@ class BenchSettings:
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise UsageError(f"repeats = {self.repeats}.", "repeats >= 1.")
+        if self.out and self.out.suffix != ".md":
+            raise UsageError(f"--out {self.out}.", "FILE.md; FILE.json is written beside it.")
+        for name in self.names:
+            if name not in BENCHMARKS:
+                raise UsageError(f"No benchmark {name}.", one_of(name, BENCHMARKS))

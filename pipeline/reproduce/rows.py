@@ -13,8 +13,8 @@ from pipeline.places import CONFIGS
 from pipeline.settings import RESULTS, PromptSettings
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.config import load_config, validate
-from regionspot_cache.errors import UsageError
-from regionspot_cache.head import HeadOptions
+from regionspot_cache.errors import UsageError, one_of
+from regionspot_cache.head_config import HeadOptions
 
 Figure = Literal["AP", "APr", "APc", "APf", "hours"]
 DataRole = Literal["first", "second", "third"]
@@ -124,14 +124,19 @@ def table_names(folder: Path = FOLDER) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"*/{TABLE_FILE}"))
 
 
+def check_table(name: str, folder: Path = FOLDER) -> None:
+    """Raises UsageError where there is no such table."""
+    if name not in table_names(folder):
+        raise UsageError(f"There is no table {name!r}.", one_of(name, table_names(folder)))
+
+
 def load_table(name: str, folder: Path = FOLDER) -> PaperTable:
     """One table by name.
 
     Raises:
         UsageError: no such table, a row that makes no sense, or a claim about rows that are not there.
     """
-    if name not in table_names(folder):
-        raise UsageError(f"There is no table {name!r}.", f"One of {', '.join(table_names(folder))}.")
+    check_table(name, folder)
     file = load_config(TableFile, folder / name / TABLE_FILE)
     paths = sorted(path for path in (folder / name).glob("*.yaml") if path.name != TABLE_FILE)
     rows = {path.stem: load_config(Row, path) for path in paths}

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from pipeline.options import Option
 from pipeline.places import WORKPLACE
-from pipeline.reproduce.rows import FOLDER, BackboneRole, BoxesRole, DataRole
+from pipeline.reproduce.rows import FOLDER, BackboneRole, BoxesRole, DataRole, check_table, table_names
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.errors import UsageError
-from regionspot_cache.training import TrainConfig
+from regionspot_cache.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class ReproduceSettings:
     """`rs-cache reproduce`: a world, and how its rows run.
 
     Attributes:
+        names: of the tables that are run; all without any.
         world: its name.
         made_on: on what data our numbers were made; printed with every table.
         backbones: preset or YAML file of each role; rows of a role that is not here are not run.
@@ -61,10 +63,23 @@ class ReproduceSettings:
         data, caches, results, out: folders of datasets, of caches, of results of other systems, of the run.
         seeds: trained heads a row; the seed is added to that of `train`.
         workers: processes that train and evaluate side by side; 0 uses this one.
+        dry_run: only says what would be done.
         device, partition_size, batch_size, decode_threads: of extraction, as in `ExtractSettings`.
     """
 
-    world: str
+    names: Annotated[
+        tuple[str, ...],
+        Option(name="TABLES", help="table1, table2, ... table6; all when not given.", complete=table_names),
+    ] = ()
+    world: Annotated[
+        str,
+        Option(
+            name="--world",
+            metavar="NAME",
+            help="shapes, the built-in world, or paper; a config may be a world of its own.",
+            complete=lambda: (path.stem for path in (FOLDER / "worlds").glob("*.yaml")),
+        ),
+    ] = "shapes"
     made_on: str
     backbones: dict[BackboneRole, str]
     no_backbone: str = "this world has no such backbone"
@@ -78,15 +93,22 @@ class ReproduceSettings:
     data: Path = WORKPLACE / "datasets"
     caches: Path = WORKPLACE / "caches" / "reproduce"
     results: Path = WORKPLACE / "results"
-    out: Path = WORKPLACE / "reproduce"
-    seeds: int = 3
-    workers: int = 2
+    out: Annotated[Path, Option(name="--out", metavar="DIR", help="Folder of heads, results and tables.")] = (
+        WORKPLACE / "reproduce"
+    )
+    seeds: Annotated[int, Option(name="--seeds", help="Heads trained for every row.")] = 3
+    workers: Annotated[int, Option(name="--workers", help="Processes side by side; 0: this process.")] = 2
     device: str = "auto"
     partition_size: int = 512
     batch_size: int = 8
     decode_threads: int = 4
+    dry_run: Annotated[
+        bool, Option(name="--dry-run", help="Print what would run, and what is missing, only.")
+    ] = False
 
     def __post_init__(self) -> None:
+        for name in self.names:
+            check_table(name, self.tables)
         if self.seeds < 1 or self.workers < 0:
             raise UsageError(f"seeds = {self.seeds}, workers = {self.workers}.", "seeds >= 1, workers >= 0.")
         if len(self.train.stages) != 2:

@@ -1,53 +1,13 @@
 """Frozen networks: the SAM side, the CLIP side and region proposals, with their presets and weights.
 
-Importing this package checks torch and torchvision first, because its modules need the pair.
+Names are those of `api`, imported when first used; `backbones.presets` alone needs no torch.
 """
 
-from regionspot_cache.backbones.compat import check_torchvision
+from typing import TYPE_CHECKING
 
-check_torchvision()
+from regionspot_cache.lazy import attributes_of
 
-from regionspot_cache.backbones.clip import ClipBackbone  # noqa: E402
-from regionspot_cache.backbones.clip_encoder import ClipEncoder  # noqa: E402
-from regionspot_cache.backbones.load import (  # noqa: E402
-    Backbone,
-    load_backbone,
-    load_clip,
-    load_proposer,
-    load_sam,
-)
-from regionspot_cache.backbones.presets import (  # noqa: E402
-    PRESETS,
-    BackboneSpec,
-    ClipSpec,
-    ProposerSpec,
-    SamSpec,
-    load_preset,
-    save_preset,
-)
-from regionspot_cache.backbones.proposer import RegionProposer  # noqa: E402
-from regionspot_cache.backbones.sam import SamBackbone  # noqa: E402
-from regionspot_cache.backbones.sam_encoder import SamEncoder  # noqa: E402
-from regionspot_cache.backbones.weights import weights_home  # noqa: E402
+if TYPE_CHECKING:
+    from regionspot_cache.backbones.api import *  # noqa: F403
 
-__all__ = [
-    "PRESETS",
-    "Backbone",
-    "BackboneSpec",
-    "ClipBackbone",
-    "ClipEncoder",
-    "ClipSpec",
-    "ProposerSpec",
-    "RegionProposer",
-    "SamBackbone",
-    "SamEncoder",
-    "SamSpec",
-    "check_torchvision",
-    "load_backbone",
-    "load_clip",
-    "load_preset",
-    "load_proposer",
-    "load_sam",
-    "save_preset",
-    "weights_home",
-]
+__getattr__ = attributes_of(f"{__name__}.api")

@@ -17,7 +17,7 @@ import yaml
 
 from regionspot_cache.arithmetic import Precision
 from regionspot_cache.config import load_config
-from regionspot_cache.errors import UsageError
+from regionspot_cache.errors import UsageError, near
 from regionspot_cache.files import replacing
 
 Position = Literal["transformer", "prompt", "mlp"]
@@ -134,7 +134,8 @@ def load_preset(name_or_yaml: str | Path, *, from_model_folder: bool = False) ->
     if text in PRESETS:
         return PRESETS[text]
     if Path(text).suffix not in (".yaml", ".yml"):
-        raise UsageError(f"No backbone preset {text!r}.", f"One of {', '.join(PRESETS)}, or a .yaml file.")
+        expected = f"{near(text, PRESETS)}One of {', '.join(PRESETS)}, or a .yaml file."
+        raise UsageError(f"No backbone preset {text!r}.", expected)
     spec = load_config(BackboneSpec, Path(text))
     if from_model_folder:
         _refuse_import_paths(spec, text)

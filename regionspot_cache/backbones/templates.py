@@ -1,10 +1,5 @@
 """Public prompt templates with {} for the name and {article} for "a" or "an": CLIP's and ViLD's."""
 
-from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
-
-CLIP80 = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-CLIP7 = tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES)
-
 _PHOTOS = (
     *("good", "bad", "bright", "dark", "low resolution", "cropped", "close-up", "jpeg corrupted"),
     *("blurry", "pixelated", "black and white"),
@@ -13,7 +8,21 @@ _OBJECTS = ("nice", "cool", "weird", "small", "large", "clean", "dirty", "hard t
 _FIGURES = ("a plastic", "a toy", "a plushie", "a cartoon", "an embroidered")
 
 
-def _vild() -> tuple[str, ...]:
+def clip80() -> tuple[str, ...]:
+    """CLIP's 80 for ImageNet."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES  # imports torch, which checking a name does not need
+
+    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+
+
+def clip7() -> tuple[str, ...]:
+    """The seven that CLIP's authors found best for ImageNet, by forward selection."""
+    from open_clip import SIMPLE_IMAGENET_TEMPLATES
+
+    return tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES)
+
+
+def vild63() -> tuple[str, ...]:
     """The 63 of ViLD's demo (tensorflow/tpu, ViLD_demo.ipynb): all but five are led in by "This is"."""
     phrases = [
         *(f"a photo of {which} {{}} in the scene" for which in ("{article}", "the", "one")),
@@ -29,6 +38,3 @@ def _vild() -> tuple[str, ...]:
         *(f"itap of {which} {{}}." for which in ("{article}", "my", "the")),
         *(f"This is {phrase}." for phrase in phrases),
     )
-
-
-VILD63 = _vild()

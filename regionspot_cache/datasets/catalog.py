@@ -4,7 +4,6 @@ The names: `shapes` and its label spaces `shapes-s`, `shapes-m`, `shapes-l`; `o3
 `openimages`, `v3det`, `lvis`, `coco`.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,50 @@ from regionspot_cache.datasets.openimages import read_openimages
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.datasets.shapes_spaces import SPACES
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES, Source
-from regionspot_cache.errors import InputError, MissingFileError, UsageError
+from regionspot_cache.errors import InputError, MissingFileError, UsageError, near
 from regionspot_cache.regions import BoxPolicy
 
 O365 = "o365"  # whichever release lies in the data folder
 SHAPES = {"shapes": None, **{f"shapes-{space}": space for space in SPACES}}  # name -> label space
 DATASET_NAMES = (*SHAPES, O365, *SOURCES)
+
+
+def splits_of(name: str) -> tuple[str, ...]:
+    """The splits of a dataset of the catalog."""
+    if name in SHAPES:
+        return ("train",) if SHAPES[name] else tuple(shapes.SPLITS)
+    return SOURCES["o365v1" if name == O365 else name].splits
+
+
+def evaluation_split(name: str) -> str:
+    """The split that a dataset of the catalog is evaluated on: for validation, or the only one it has."""
+    splits = splits_of(name)
+    return next((split for split in ("val", "validation") if split in splits), splits[0])
+
+
+def check_name(name_or_file: str) -> None:
+    """NAME, NAME:SPLIT or a file, as of `load_dataset`, without reading anything.
+
+    Raises:
+        UsageError: unknown name or split.
+        MissingFileError: no such file.
+    """
+    name, _, split = name_or_file.partition(":")
+    if name in DATASET_NAMES:
+        _check_split(name, split or splits_of(name)[0], splits_of(name))
+        return
+    path = Path(name_or_file)
+    if path.suffix.lower() != ".json" and not path.is_file():
+        known = f"One of {', '.join(DATASET_NAMES)} (with :SPLIT if wanted), or a COCO-style FILE.json."
+        expected = near(name, DATASET_NAMES) + known
+        raise UsageError(
+            f"There is no dataset {name_or_file!r}.", expected, "rs-cache extract --dataset shapes"
+        )
+    if not path.exists():
+        raise MissingFileError(
+            f"There is no annotation file {path}.", "A COCO-style JSON file.", "--dataset FILE"
+        )
+
 
 Progress = Callable[[int, int], None]  # images drawn, images in all
 
@@ -80,19 +117,6 @@ def load_dataset(
     return dataset.sample(limit, seed)
 
 
-def splits_of(name: str) -> tuple[str, ...]:
-    """The splits of a dataset of the catalog."""
-    if name in SHAPES:
-        return ("train",) if SHAPES[name] else shapes.SPLITS  # a label space is a part of the training images
-    return SOURCES["o365v1" if name == O365 else name].splits
-
-
-def evaluation_split(name: str) -> str:
-    """The split that a dataset of the catalog is evaluated on: for validation, or the only one it has."""
-    splits = splits_of(name)
-    return next((split for split in ("val", "validation") if split in splits), splits[0])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What is asked of every reader alike."""
@@ -114,13 +138,7 @@ class Request:
 
 def _file(name: str, split: str | None, request: Request) -> DetectionDataset:
     path = Path(name)
-    if not path.is_file() and path.suffix.lower() != ".json":
-        near = difflib.get_close_matches(name.partition(":")[0], DATASET_NAMES, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        expected = (
-            f"{hint}One of {', '.join(DATASET_NAMES)} (with :SPLIT if wanted), or a COCO-style FILE.json."
-        )
-        raise UsageError(f"There is no dataset {name!r}.", expected, "rs-cache extract --dataset shapes")
+    check_name(name)
     if request.images and not request.images.is_dir():
         found = f"There is no image folder {request.images}."
         raise MissingFileError(found, "The folder that the file names start from.", "--images DIR")

@@ -1,20 +1,27 @@
 """Stored objects and metadata, built by stock zarr in memory.
 
 Zarr never touches the cache folder itself: its writes are neither synced nor guarded by a marker.
+It is imported by what writes, so that looking into a cache does not wait for it.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec
-from zarr.storage import MemoryStore
 
 from regionspot_cache.store.layout import FILL_VALUES, StackedArray
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.storage import MemoryStore
 
 METADATA = "zarr.json"
 
 
 def group_metadata() -> bytes:
     """zarr.json of a group."""
+    import zarr
+    from zarr.storage import MemoryStore
+
     store = MemoryStore()
     zarr.create_group(store)
     return bytes(store._store_dict[METADATA].as_numpy_array())
@@ -22,6 +29,8 @@ def group_metadata() -> bytes:
 
 def array_metadata(array: StackedArray) -> bytes:
     """zarr.json of the whole array [P, length, *item_shape]."""
+    from zarr.storage import MemoryStore
+
     store = MemoryStore()
     _create(store, array, array.shape)
     return bytes(store._store_dict[METADATA].as_numpy_array())
@@ -33,6 +42,8 @@ def encode_shard(array: StackedArray, block: np.ndarray) -> memoryview | None:
     The object does not depend on its place along axis 0, so it is written as shard 0 of an array of its own,
     in one whole-shard write. Inner chunks of fill values only are left out; None when that is all of them.
     """
+    from zarr.storage import MemoryStore
+
     store = MemoryStore()
     _create(store, array, block.shape)[...] = block
     stored = store._store_dict.get(array.key(0).removeprefix(f"{array.path}/"))
@@ -45,7 +56,10 @@ def empty_block(array: StackedArray, partitions: int = 1) -> np.ndarray:
     return np.full(shape, FILL_VALUES[array.dtype], array.dtype)
 
 
-def _create(store: MemoryStore, array: StackedArray, shape: tuple[int, ...]) -> zarr.Array:
+def _create(store: "MemoryStore", array: StackedArray, shape: tuple[int, ...]) -> "zarr.Array":
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
     return zarr.create_array(
         store,
         shape=shape,

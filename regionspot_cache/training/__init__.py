@@ -1,8 +1,13 @@
-"""Training of the head on cached features."""
+"""Training of the head on cached features.
 
-from regionspot_cache.training.config import Stage, TrainConfig
-from regionspot_cache.training.loop import TrainResult, train
-from regionspot_cache.training.metrics import StepReport
-from regionspot_cache.training.sources import TrainingSource
+Names are those of `api`, imported when first used; `training.config` alone needs no torch.
+"""
 
-__all__ = ["Stage", "StepReport", "TrainConfig", "TrainResult", "TrainingSource", "train"]
+from typing import TYPE_CHECKING
+
+from regionspot_cache.lazy import attributes_of
+
+if TYPE_CHECKING:
+    from regionspot_cache.training.api import *  # noqa: F403
+
+__getattr__ = attributes_of(f"{__name__}.api")

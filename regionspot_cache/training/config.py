@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from regionspot_cache.arithmetic import Precision
 from regionspot_cache.errors import UsageError
-from regionspot_cache.head import HeadOptions
+from regionspot_cache.head_config import HeadOptions
 
 # Settings that change how fast or how safely a run goes, never its result: they may differ on resume.
 RUNTIME_FIELDS = frozenset(

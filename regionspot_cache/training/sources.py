@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.head import HeadConfig, HeadOptions
+from regionspot_cache.head_config import HeadConfig, HeadOptions
 from regionspot_cache.identity import require_same
 from regionspot_cache.training.order import ImageTable
 

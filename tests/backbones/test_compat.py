@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 from regionspot_cache.errors import RegionSpotError
 try:
-    import regionspot_cache.backbones
+    from regionspot_cache.backbones import load_sam
 except RegionSpotError as error:
     print(error)
 """

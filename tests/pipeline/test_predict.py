@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.predict import line_of, parse_boxes, parse_classes
+from pipeline.asked import parse_boxes, parse_classes
+from pipeline.predict import line_of
 from regionspot_cache.errors import MissingFileError, UsageError
 from tests.reporting.test_page import Page
 from tests.running import Ran, rs_cache
@@ -58,6 +59,14 @@ def test_beside_the_baselines(finished: Path, tmp_path: Path) -> None:
         assert one == {key: beside[key] for key in one}
 
 
+def test_folders_of_what_is_written_are_made(finished: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "new" / "folder" / "x.png", tmp_path / "other" / "page.html"
+    ran = predict(finished, "--boxes", "10,10,60,60", "--out", out, "--report", report)
+    assert ran.code == 0, ran.err
+    assert out.is_file()
+    assert report.is_file()
+
+
 def test_a_line_for_people_names_the_baselines_too() -> None:
     region = {"box": [1, 2, 3, 4], "name": "star", "score": 0.5}
     assert line_of(region).split() == ["0.50", "star", "[1,", "2,", "3,", "4]"]
@@ -104,7 +113,7 @@ def test_the_network_proposes_boxes_and_the_head_knows_its_classes(finished: Pat
         (("--boxes", "1,1,9,9", "--out", "small.yaml/x.png"), 1, "small.yaml/x.png"),
         (("--boxes", "1,1,9,9", "--out", "x.unknown"), 1, "x.unknown"),
         (("--boxes", "1,1,9,9", "--report", "small.yaml/x.html"), 1, "small.yaml/x.html"),
-        (("--checkpoint", "nowhere"), 1, "nowhere"),
+        (("--checkpoint", "nowhere"), 2, "--checkpoint is given 2 times"),
         (("--set", "backbone=other.yaml"), 4, "clip.weights_sha256"),
     ],
 )
@@ -113,6 +122,12 @@ def test_what_cannot_be_predicted(options: tuple[str, ...], code: int, found: st
     assert ran.code == code, ran.err
     assert found in ran.error["error"]
     assert ran.error.get("expected") or ran.error.get("next")
+
+
+def test_without_a_trained_head(finished: Path) -> None:
+    error = rs_cache("predict", IMAGE, "--checkpoint", "nowhere", cwd=finished).error
+    assert error["error"] == "There is no trained head in nowhere."
+    assert "rs-cache train" in error["next"]
 
 
 @pytest.mark.parametrize("image", ["none.jpg", "small.yaml", "rs-cache-data"])
@@ -129,6 +144,7 @@ def test_boxes_and_classes_from_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(parse_boxes(str(boxes)), [[1, 2, 3, 4], [5, 6, 7, 8]])
     np.testing.assert_array_equal(parse_boxes("1,2,3,4;"), [[1, 2, 3, 4]])
     assert parse_classes(str(classes), tmp_path) == ["cat", "big dog"]
+    (tmp_path / "config.json").touch()
     assert parse_classes(None, tmp_path) == ["cat", "big dog"]  # CLASSES_FILE of a model folder
     classes.unlink()
     with pytest.raises(MissingFileError):

@@ -75,7 +75,7 @@ def test_a_run_continues_where_it_stopped_with_the_same_result(
         (("--set", "prompts.templates=none"), 2, "none"),
         (("--set", "position=prompt"), 1, "prompt"),
         (("--cache", f"{CACHES}/shapes-train-small", "--cache", f"{CACHES}/shapes-train-small"), 2, "caches"),
-        (("--config", "absent.yaml"), 1, "absent.yaml"),
+        (("--config", "absent.yaml"), 2, "--config is given 2 times"),
         (("--out", "small.yaml/run"), 1, "small.yaml"),
     ],
 )

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from regionspot_cache.head import HeadOptions
+from regionspot_cache.head_config import HeadOptions
 from regionspot_cache.training import Stage, TrainConfig, TrainingSource
 
 TOKEN_DIM, MAP_TOKENS, MAP_DIM, TEXT_DIM = 6, 5, 8, 7

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regionspot_cache.errors import DamageError, IdentityError, InputError, RegionSpotError, UsageError
-from regionspot_cache.head import HeadOptions, RegionHead, read_model_config
+from regionspot_cache.head import RegionHead, read_model_config
+from regionspot_cache.head_config import HeadOptions
 from regionspot_cache.training import Stage, StepReport, TrainConfig, TrainingSource, train
 from tests.training.fake import FakeCache, make_config, make_source
 from tests.training.run_fake import config_of

@@ -1,0 +1,64 @@
+"""What `rs-cache predict` is asked about one image, read before any network is loaded."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionspot_cache.errors import MissingFileError, UsageError, near
+from regionspot_cache.hub import CLASSES_FILE, CONFIG_FILE
+from regionspot_cache.vocabulary import read_class_names
+
+
+def require_image(path: Path) -> None:
+    """That there is such a file.
+
+    Raises:
+        MissingFileError: there is none; names one that is spelt alike.
+    """
+    if not path.exists():
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise MissingFileError(f"There is no image {path}.", f"{near(path.name, beside)}An image file.")
+
+
+def parse_boxes(text: str) -> NDArray[np.float32]:
+    """Boxes from `x0,y0,x1,y1;...` or from a JSON file that holds a list of such fours.
+
+    Raises:
+        UsageError: not boxes.
+    """
+    try:
+        path = Path(text)
+        rows = (
+            json.loads(path.read_text())
+            if path.suffix == ".json"
+            else [[float(number) for number in box.split(",")] for box in text.split(";") if box.strip()]
+        )
+        boxes = np.array(rows, np.float32)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"--boxes {text[:80]!r}: {error}.", 'Boxes such as "10,20,200,180;30,40,90,120", or a JSON file.'
+        ) from None
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise UsageError(f"--boxes {text[:80]!r} is an array {list(boxes.shape)}.", "Fours: x0,y0,x1,y1;...")
+    return boxes
+
+
+def parse_classes(text: str | None, checkpoint: Path) -> list[str]:
+    """Class names from `a,b,c`, from a file with one a line, or those that the head was trained on."""
+    if text is None:
+        if not (checkpoint / CONFIG_FILE).is_file():
+            raise MissingFileError(
+                f"There is no trained head in {checkpoint}.",
+                "A folder written by rs-cache train.",
+                "rs-cache train, or --checkpoint DIR",
+            )
+        return read_class_names(checkpoint / CLASSES_FILE)
+    if text.endswith(".txt") or os.path.isfile(text):  # names may be longer than a path can be
+        return read_class_names(Path(text))
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"--classes {text!r} names nothing.", "Names separated by commas, or a file.")
+    return names
