@@ -103,6 +103,10 @@ def _source(place: Place, source: str, sources: Mapping[Place, str]) -> str:
 
 def _explained(cls: type, error: Any, place: Place, source: str) -> UsageError:
     """The first error of pydantic in our words."""
+    if not place:  # keys that are no Unicode have none
+        return UsageError(
+            f"{source} or --set: {error['msg']}.", "Keys that are text.", "rs-cache VERB --help"
+        )
     names = [shown_text(str(part)) for part in place]
     where, known = ".".join(names), _fields(_type_at(cls, place[:-1]))
     if known and place[-1] not in known:

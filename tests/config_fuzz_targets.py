@@ -1,9 +1,8 @@
-"""Readers of configs, for `tests.fuzzing`: settings from a file, from --set, and backbone files."""
+"""Readers of settings, for `tests.fuzzing`: from a file and from --set."""
 
 from pathlib import Path
 
 from pipeline.settings import TrainSettings
-from regionspot_cache.backbones.presets import load_preset
 from regionspot_cache.config import load_config
 from tests.fuzzing import Target
 
@@ -23,12 +22,6 @@ training:
     - {name: first, sources: [one], steps: 10, learning_rate: 2.5e-5, milestones: [3, 7]}
     - {name: second, steps: 10, schedule: cosine, warmup_steps: 1}
 """
-BACKBONE = b"""\
-name: own
-sam: {model: vit_b, weights: official, positions: [transformer, mlp]}
-clip: {model: ViT-L-14-quickgelu, weights: openai, layer: -1, resize: bilinear}
-proposer: {top_n: 100, nms: 0.7}
-"""
 
 
 def _from_file(path: Path) -> object:
@@ -43,7 +36,6 @@ def _from_override(path: Path) -> object:
 
 TARGETS = [
     Target(name="config", sample=TRAIN, suffix=".yaml", read=_from_file),
-    Target(name="backbone file", sample=BACKBONE, suffix=".yaml", read=load_preset),
     Target(
         name="override",
         sample=b"training.stages=[{name: a, steps: 3, learning_rate: 1.0e-3}]",

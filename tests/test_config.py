@@ -83,6 +83,7 @@ def test_overrides_reach_what_the_file_left_out() -> None:
         (["sizes=[&a 1, *a]"], "aliases", "--set"),
         (["name=!!str 3"], "tags", "--set"),
         (["inner={rate: 1, rate: 2}"], "'rate' stands twice", "--set"),
+        (["\udc80count=1"], "--set", "text"),
         (["inner={3: 2}"], "Unknown key inner.3", "Known keys: rate, kind"),
         (["count"], "'count' is not KEY=VALUE", "--set training.seed=3"),
         (["=3"], "'=3' is not KEY=VALUE", "--set"),
