@@ -217,12 +217,7 @@ def _finish(
         console.warn(f"not in the cache: {text}")
     if len(reasons) > 20:
         console.warn(f"and {len(reasons) - 20} more; rs-cache status {path} --json lists them all")
-    stored = sum(
-        entry["bytes"]
-        for half in halves
-        for m in writer.markers(half).values()
-        for entry in m.objects.values()
-    )
+    stored = sum(m.stored_bytes for half in halves for m in writer.markers(half).values())
     summary = {
         "cache": path,
         "images": writer.record.shape.num_images,

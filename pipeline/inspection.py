@@ -44,7 +44,7 @@ def _half_status(writer: CacheWriter, half: str) -> dict[str, Any]:
         "partitions": writer.num_partitions,
         "committed": len(markers),
         "images": dict(outcomes),
-        "bytes": sum(entry["bytes"] for marker in markers.values() for entry in marker.objects.values()),
+        "bytes": sum(marker.stored_bytes for marker in markers.values()),
         "seconds": {step: round(value, 2) for step, value in seconds.items()},
         "failures": [failure for _, marker in sorted(markers.items()) for failure in marker.failures],
     }
@@ -103,7 +103,7 @@ def _half_info(writer: CacheWriter, half: str) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     for marker in writer.markers(half).values():
         for key, entry in marker.objects.items():
-            sizes[key.rsplit("/", 1)[0]] += entry["bytes"]
+            sizes[key.rsplit("/", 1)[0]] += entry.bytes
     return {**spec.to_dict(), "bytes": dict(sizes), "complete": not writer.pending(half)}
 
 

@@ -3,6 +3,8 @@
 Zarr never touches the cache folder itself: its writes are neither synced nor guarded by a marker.
 """
 
+from typing import Any
+
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
@@ -15,16 +17,16 @@ METADATA = "zarr.json"
 
 def group_metadata() -> bytes:
     """zarr.json of a group."""
-    store = MemoryStore()
-    zarr.create_group(store)
-    return bytes(store._store_dict[METADATA].as_numpy_array())
+    stored: dict[str, Any] = {}
+    zarr.create_group(MemoryStore(stored))
+    return stored[METADATA].to_bytes()
 
 
 def array_metadata(array: StackedArray) -> bytes:
     """zarr.json of the whole array [P, length, *item_shape]."""
-    store = MemoryStore()
-    _create(store, array, array.shape)
-    return bytes(store._store_dict[METADATA].as_numpy_array())
+    stored: dict[str, Any] = {}
+    _create(MemoryStore(stored), array, array.shape)
+    return stored[METADATA].to_bytes()
 
 
 def encode_shard(array: StackedArray, block: np.ndarray) -> memoryview | None:
@@ -33,10 +35,10 @@ def encode_shard(array: StackedArray, block: np.ndarray) -> memoryview | None:
     The object does not depend on its place along axis 0, so it is written as shard 0 of an array of its own,
     in one whole-shard write. Inner chunks of fill values only are left out; None when that is all of them.
     """
-    store = MemoryStore()
-    _create(store, array, block.shape)[...] = block
-    stored = store._store_dict.get(array.key(0).removeprefix(f"{array.path}/"))
-    return None if stored is None else stored.as_numpy_array().view(np.uint8).data
+    stored: dict[str, Any] = {}
+    _create(MemoryStore(stored), array, block.shape)[...] = block
+    found = stored.get(array.key(0).removeprefix(f"{array.path}/"))
+    return None if found is None else found.as_numpy_array().view(np.uint8).data
 
 
 def empty_block(array: StackedArray, partitions: int = 1) -> np.ndarray:
