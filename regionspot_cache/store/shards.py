@@ -147,7 +147,7 @@ class StoredArray:
         """
         if not places:
             return
-        begin, group = 0, self.array.group
+        begin, group, record = 0, self.array.group, recorded.append
         shard = places[0][0] // group
         handle, index, sums = self._index(places[0][0])
         while begin < len(places):
@@ -157,7 +157,7 @@ class StoredArray:
                 handle, index, sums = self._index(partition)
             base = (partition % group) * self.array.chunks_per_partition
             offset, end = index[base + chunk], begin + 1
-            recorded.append(sums[base + chunk])
+            record(sums[base + chunk])
             if offset < 0:
                 what = "the record was never written" if offset == _ABSENT else "the index is impossible"
                 raise ChunkError(self.array, partition, chunk, what)
@@ -165,7 +165,7 @@ class StoredArray:
             while (
                 end < len(places) and places[end][0] == partition and index[base + places[end][1]] == wanted
             ):
-                recorded.append(sums[base + places[end][1]])
+                record(sums[base + places[end][1]])
                 wanted += stride
                 end += 1
             yield handle, offset, begin, end

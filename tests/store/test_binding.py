@@ -1,4 +1,4 @@
-"""Objects, markers, halves, manifest and plan belong together: what is swapped or planned anew is never read."""
+"""Objects, markers, halves, manifest and plan belong together: nothing swapped or planned anew is read."""
 
 import json
 import shutil
@@ -52,11 +52,11 @@ def plan(path: Path, *, seed: int = 0, images: int = 24, rebuild: bool = False):
     "array", ["clip/map", "clip/map_scale", "sam/transformer", "sam/transformer_scale", "sam/prompt"]
 )
 def test_two_swapped_objects_of_one_array(cache: Path, array: str, check: bool) -> None:
-    end = ".0" * (len(list((cache / array).glob("c.0*"))[0].name.split(".")) - 2)
+    end = ".0" * (len(next((cache / array).glob("c.0*")).name.split(".")) - 2)
     names = [f"{array}/c.{p}{end}" for p in (1, 4)]
     a, b = ((cache / name).stat().st_size for name in names)
     swap(cache, *names)
-    with pytest.raises(DamageError, match=f"committed here|never written|too short.*{array}|{array}"):
+    with pytest.raises(DamageError, match=rf"committed here|never written|too short.*{array}|{array}"):
         read_all(cache, check=check)
     kinds = {(p.key, p.kind) for p in verify(cache, "fast")}
     assert kinds == {(name, "record" if a == b else "size") for name in names}
@@ -86,7 +86,7 @@ def test_two_swapped_objects_of_the_plan(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("regionspot_cache.store.layout._PLAN_SHARD_BYTES", 1)  # an object a partition
     make_cache(tmp_path / "c", make_dataset(24))
     swap(tmp_path / "c", "plan/sizes/c.0.0.0", "plan/sizes/c.1.0.0")
-    with pytest.raises(DamageError, match="committed here.*plan/sizes"):
+    with pytest.raises(DamageError, match=r"committed here.*plan/sizes"):
         open_cache(tmp_path / "c").all_sizes  # noqa: B018
     found = {(p.key, p.kind) for p in verify(tmp_path / "c", "fast")}
     assert found >= {(f"plan/sizes/c.{p}.0.0", "record") for p in (0, 1)}
