@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline import console
 from pipeline.console import counts
+from pipeline.failures import by_reason, failures_of, failures_text
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
 from regionspot_cache.backbones import BackboneSpec, load_clip, load_preset, load_sam
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
@@ -28,8 +29,11 @@ def status(path: str, *, as_json: bool = False) -> None:
         "images": writer.record.shape.num_images,
         "boxes": writer.record.shape.num_boxes,
     }
+    failures = failures_of(writer.markers(half) for half in writer.halves)
+    facts["failed_images"], facts["failures"] = len(failures), by_reason(failures)
     facts["halves"] = {half: _half_status(writer, half) for half in writer.halves}
-    console.result(facts, _status_text(facts), as_json=as_json)
+    told = failures_text(facts["images"], failures)
+    console.result(facts, _status_text(facts, told), as_json=as_json)
 
 
 def _half_status(writer: CacheWriter, half: str) -> dict[str, Any]:
@@ -50,8 +54,8 @@ def _half_status(writer: CacheWriter, half: str) -> dict[str, Any]:
     }
 
 
-def _status_text(facts: dict[str, Any]) -> str:
-    lines = [f"{facts['cache']}: {facts['images']} images, {facts['boxes']} boxes"]
+def _status_text(facts: dict[str, Any], told: str) -> str:
+    lines = [f"{facts['cache']}: {told}, {facts['boxes']} boxes"]
     for half, value in facts["halves"].items():
         share = value["committed"] / value["partitions"]
         lines.append(
