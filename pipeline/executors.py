@@ -6,9 +6,16 @@ nothing of what an item is, and the scheduler's state is never trusted: what is 
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+import signal
+import socket
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from regionspot_cache.errors import InputError, RegionSpotError
@@ -27,13 +34,34 @@ Outcome = tuple[int, Any]
 Unit = Callable[[int], Any]
 
 
+class WorkerError(Exception):
+    """What ended a unit of work, in words that any process understands: user's exceptions may not travel.
+
+    Attributes:
+        error: for people.
+        trace: the whole traceback as text, causes included.
+    """
+
+    def __init__(self, error: RegionSpotError, trace: str) -> None:
+        super().__init__(error, trace)
+        self.error, self.trace = error, trace
+
+    def __str__(self) -> str:
+        return f"\n{self.trace}"
+
+    def outcome(self) -> RegionSpotError:
+        """The error, with the traceback as its cause."""
+        self.error.__cause__ = self
+        return self.error
+
+
 def run_here(unit: Unit, items: Iterable[int]) -> Iterator[Outcome]:
     """One item after the other, in this process."""
     for item in items:
         try:
-            outcome = unit(item)
-        except Exception as error:
-            outcome = _failure(error)
+            outcome = _explained(unit, item)
+        except WorkerError as error:
+            outcome = error.outcome()
         yield item, outcome
 
 
@@ -42,35 +70,95 @@ def run_on_workers(unit: Unit, items: list[int], *, workers: int) -> Iterator[Ou
     import dask
     from distributed import Client, LocalCluster
 
-    for name in ("distributed", "distributed.nanny", "distributed.worker"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # lost and late workers are expected and handled
+    _silence()
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    with (
-        dask.config.set({**DASK_CONFIG, "distributed.nanny.pre-spawn-environ": environment}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,
-            dashboard_address="127.0.0.1:0",  # a free port; None takes 8787 and warns when it is taken
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield from _through(client, unit, items, window=WINDOW * workers)
+    with dask.config.set({**DASK_CONFIG, "distributed.nanny.pre-spawn-environ": environment}):
+        with _without_ctrl_c():
+            cluster = LocalCluster(
+                n_workers=0,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,
+                dashboard_address="127.0.0.1:0",  # a free port; None takes 8787 and warns when it is taken
+            )
+        with cluster, Client(cluster) as client:
+            cluster.scale(workers)
+            client.wait_for_workers(workers)
+            yield from _through(client, unit, items, window=WINDOW * workers)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Threads that are started in here, and all processes that those start, never see SIGINT.
+
+    Ctrl-C goes to every process of a terminal. Only the command itself should act on it and stop its workers.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _silence() -> None:
+    for name in ("distributed", "distributed.nanny", "distributed.worker"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # lost and late workers are expected and handled
 
 
 def run_on_scheduler(unit: Unit, items: list[int], *, address: str) -> Iterator[Outcome]:
     """The workers of a running scheduler, such as `tcp://10.0.0.1:8786`."""
     with _connect(address) as client:
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        if workers == 0:
-            raise InputError(
-                f"The scheduler at {address} has no workers.",
-                "At least one.",
-                f"dask worker {address} --nthreads 1",
+        yield from _through(client, unit, items, window=WINDOW * len(_workers(client, address)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerAnswer:
+    """What one worker said: a result or a RegionSpotError, and who it is."""
+
+    worker: str
+    host: str
+    answer: Any
+
+
+def ask_every_worker(question: Callable[[], Any], *, address: str) -> list[WorkerAnswer]:
+    """Runs `question` once on each worker that a scheduler has now; in the order of their names."""
+    with _connect(address) as client:
+        workers = _workers(client, address)
+        asked = [
+            client.submit(
+                partial(_explained, _with_host, question),
+                pure=False,
+                workers=[worker],
+                allow_other_workers=False,
+                retries=RETRIES,
             )
-        yield from _through(client, unit, items, window=WINDOW * workers)
+            for worker in workers
+        ]
+        hosts = [str(workers[worker].get("host", worker)) for worker in workers]
+        found = [_outcome(future) for future in asked]
+    return [
+        WorkerAnswer(worker=worker, host=host, answer=outcome)
+        if isinstance(outcome, RegionSpotError)
+        else WorkerAnswer(worker=worker, host=outcome[0], answer=outcome[1])
+        for worker, host, outcome in zip(workers, hosts, found, strict=True)
+    ]
+
+
+def _with_host(question: Callable[[], Any]) -> tuple[str, Any]:
+    return socket.gethostname(), question()
+
+
+def _workers(client: Any, address: str) -> dict[str, Any]:
+    """What the scheduler says of its workers, by their addresses. Raises InputError when there are none."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    if not workers:
+        raise InputError(
+            f"The scheduler at {address} has no workers.",
+            "At least one.",
+            f"dask worker {address} --nthreads 1",
+        )
+    return dict(sorted(workers.items()))
 
 
 @contextmanager
@@ -99,7 +187,7 @@ def _through(client: Any, unit: Unit, items: list[int], *, window: int) -> Itera
     futures = {}
 
     def submit(item: int) -> Any:
-        future = client.submit(unit, item, pure=False, retries=RETRIES)
+        future = client.submit(_explained, unit, item, pure=False, retries=RETRIES)
         futures[future] = item
         return future
 
@@ -114,12 +202,41 @@ def _through(client: Any, unit: Unit, items: list[int], *, window: int) -> Itera
 
 def _outcome(future: Any) -> Any:
     error = future.exception()
-    return future.result() if error is None else _failure(error)
+    if error is None:
+        return future.result()
+    if not isinstance(error, WorkerError):  # of Dask itself: a worker that was killed too often, ...
+        error = _worker_error(error)
+    return error.outcome()
 
 
-def _failure(error: BaseException) -> RegionSpotError:
+def _explained(unit: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs a unit of work where it runs; whatever it raises becomes a WorkerError."""
+    try:
+        return unit(*arguments)
+    except Exception as error:
+        raise _worker_error(error) from None
+
+
+def _worker_error(error: BaseException) -> WorkerError:
+    trace = "".join(traceback.format_exception(error))
     if isinstance(error, RegionSpotError):
-        return error
-    return RegionSpotError(
-        f"{type(error).__name__}: {error}", "A partition without an error.", "Run the command again."
+        return WorkerError(error, trace)
+    where = _place(traceback.extract_tb(error.__traceback__))
+    text = " ".join(str(error).split())
+    return WorkerError(
+        RegionSpotError(
+            f"{type(error).__name__}: {text}{where}",
+            "A partition without an error.",
+            "RS_DEBUG=1 before the same command shows the whole traceback.",
+        ),
+        trace,
     )
+
+
+def _place(frames: Sequence[traceback.FrameSummary]) -> str:
+    """The innermost line of the user's own files; of any file when there is none."""
+    foreign = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    foreign += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "regionspot_cache")]
+    own = [f for f in frames if not any(f.filename.startswith(folder) for folder in foreign)]
+    last = (own or list(frames))[-1:]
+    return "".join(f" (line {frame.lineno} of {frame.filename}, in {frame.name})" for frame in last)

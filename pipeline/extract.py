@@ -1,7 +1,7 @@
 """`rs-cache extract`: every partition that a cache lacks, through whatever executor, then the seal."""
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,8 +9,16 @@ from typing import Any
 
 from pipeline import console, executors
 from pipeline.console import counts
-from pipeline.partition import ExtractJob, PartitionReport, encoders_of, extract_partition, resolve_device
-from pipeline.plan import backbone_spec, cache_path, free_space, half_specs, open_dataset
+from pipeline.devices import resolve_device
+from pipeline.failures import by_reason, failures_of, failures_text
+from pipeline.partition import (
+    ExtractJob,
+    PartitionReport,
+    extract_partition,
+    require_same_networks,
+    specs_of,
+)
+from pipeline.plan import backbone_spec, cache_path, free_space, has_cache, open_dataset
 from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec
 from regionspot_cache.datasets import DetectionDataset
@@ -20,9 +28,8 @@ from regionspot_cache.store import (
     CacheWriter,
     HalfSpec,
     create_cache,
-    estimate,
+    missing_bytes,
     open_writer,
-    rebuild_half,
 )
 
 MAX_FAILED = 3  # partitions in a row that fail before the run gives up: the cause is not in the images
@@ -44,6 +51,7 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
         exif=dataset.exif,
         spec=spec,
         halves=settings.halves,
+        dtype=settings.dtype,
         batch_size=settings.batch_size,
         decode_threads=settings.decode_threads,
         device=settings.device,
@@ -59,7 +67,7 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
         writer.record.shape.partition_images(p) for p in errors
     )
     rate = done / (time.monotonic() - started)
-    return _finish(path, settings.halves, errors, rate, as_json=as_json)
+    return _finish(path, settings, errors, rate, as_json=as_json)
 
 
 def _contents(dataset: DetectionDataset) -> str:
@@ -71,50 +79,62 @@ def _contents(dataset: DetectionDataset) -> str:
 
 def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[HalfSpec]:
     """Arrays and fingerprints of the halves, asked of the kind of machine that will do the work."""
-    if settings.scheduler:
-        described = partial(describe_halves, spec, settings)
-        ((_, specs),) = executors.run_on_scheduler(described, [0], address=settings.scheduler)
-        if isinstance(specs, RegionSpotError):
-            raise specs
-        return specs
-    return describe_halves(spec, settings, 0)
+    if not settings.scheduler:
+        return describe_halves(spec, settings)
+    question = partial(describe_halves, spec, settings)
+    return _agreed(executors.ask_every_worker(question, address=settings.scheduler), settings.scheduler)
 
 
-def describe_halves(spec: BackboneSpec, settings: ExtractSettings, _: int) -> list[HalfSpec]:
-    """Loads the networks here and says what they would store; a unit of work for an executor."""
-    return half_specs(encoders_of(spec, settings.halves, resolve_device(settings.device)), settings)
+def describe_halves(spec: BackboneSpec, settings: ExtractSettings) -> list[HalfSpec]:
+    """Loads the networks here and says what they would store."""
+    return [*specs_of(spec, settings.halves, resolve_device(settings.device), settings.dtype)]
+
+
+def _agreed(answers: list[executors.WorkerAnswer], scheduler: str) -> list[HalfSpec]:
+    """What all workers would store. Raises IdentityError, which names those that differ from the most."""
+    for found in answers:
+        if isinstance(found.answer, RegionSpotError):
+            error = found.answer
+            raise type(error)(
+                f"worker {found.worker} on {found.host}: {error.found}", error.expected, error.remedy
+            ) from error.__cause__
+    groups: defaultdict[str, list[executors.WorkerAnswer]] = defaultdict(list)
+    for found in answers:
+        groups[" ".join(half.digest for half in found.answer)].append(found)
+    most, *others = sorted(groups.values(), key=len, reverse=True)
+    if others:
+        odd = [f"{found.worker} ({found.host})" for group in others for found in group]
+        by = f"{len(odd)} of {len(answers)} workers: {', '.join(odd[:8])}{' ...' if len(odd) > 8 else ''}"
+        for theirs, ours in zip(most[0].answer, others[0][0].answer, strict=True):
+            whose = f"{len(most)} other workers of {scheduler}, such as {most[0].worker} ({most[0].host}),"
+            require_same_networks(theirs, ours, whose=whose, by=by)
+    return most[0].answer
 
 
 def _prepare(
     path: str, dataset: DetectionDataset, specs: list[HalfSpec], settings: ExtractSettings
 ) -> CacheWriter:
+    before = open_writer(path).halves if settings.rebuild and has_cache(path) else {}
+    writer = create_cache(
+        path,
+        dataset,
+        halves=specs,
+        partition_size=settings.partition_size,
+        seed=settings.seed,
+        rebuild=settings.rebuild,
+    )
+    for spec in specs:
+        if spec.name in before and before[spec.name].digest != spec.digest:
+            console.say(f"Replaced the {spec.name} half of {path}.")
     plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)
-    needed, free = estimate(plan, specs)["total"], free_space(path)
-    try:
-        writer = create_cache(
-            path, dataset, halves=specs, partition_size=settings.partition_size, seed=settings.seed
-        )
-    except IdentityError:
-        if not settings.rebuild:
-            raise
-        writer = _rebuild(path, specs)
-    done = sum(len(writer.markers(half)) for half in settings.halves) / (writer.num_partitions * len(specs))
-    if free is not None and needed * (1 - done) > free:
+    free = free_space(path)
+    missing = missing_bytes(plan, specs, {half: writer.pending(half) for half in settings.halves})
+    if free is not None and missing > free:
         raise InputError(
-            f"{path} needs {console.size(needed * (1 - done))} more and has {console.size(free)} free.",
+            f"{path} needs {console.size(missing)} more and has {console.size(free)} free.",
             "Enough free space.",
             "Give another folder with --cache, fewer images with --limit, or one half with --half.",
         )
-    return writer
-
-
-def _rebuild(path: str, specs: list[HalfSpec]) -> CacheWriter:
-    """Replaces only the halves whose identity differs."""
-    writer = open_writer(path)
-    for spec in specs:
-        if spec.name in writer.halves and writer.halves[spec.name].digest != spec.digest:
-            console.say(f"Replacing the {spec.name} half of {path}.")
-            writer = rebuild_half(path, spec)
     return writer
 
 
@@ -125,12 +145,12 @@ def _todo(writer: CacheWriter, halves: tuple[str, ...]) -> list[int]:
 
 def _run(
     job: ExtractJob, todo: list[int], writer: CacheWriter, settings: ExtractSettings
-) -> dict[int, Exception]:
+) -> dict[int, RegionSpotError]:
     if not todo:
         return {}
     shape = writer.record.shape
     total = sum(shape.partition_images(p) for p in todo)
-    errors: dict[int, Exception] = {}
+    errors: dict[int, RegionSpotError] = {}
     in_a_row = 0
     with console.progress("extracting", total) as ticker:
         meter = Meter(ticker)
@@ -142,10 +162,15 @@ def _run(
                 in_a_row = 0
                 meter.finish(outcome, counted=not (settings.workers or settings.scheduler))
                 continue
+            if isinstance(outcome, IdentityError):
+                raise outcome  # a worker with other networks would fail on all that it is given
             errors[p] = outcome
             in_a_row += 1
             console.warn(f"partition {p}: {outcome.found}")
             if in_a_row == MAX_FAILED:
+                console.warn(
+                    f"{MAX_FAILED} partitions in a row failed: the run stops, {len(todo)} were to do"
+                )
                 break
     meter.say_steps()
     return errors
@@ -194,47 +219,58 @@ class Meter:
 
 
 def _finish(
-    path: str, halves: tuple[str, ...], errors: dict[int, Exception], rate: float, *, as_json: bool
+    path: str, settings: ExtractSettings, errors: dict[int, RegionSpotError], rate: float, *, as_json: bool
 ) -> dict[str, Any]:
-    writer = open_writer(path)
-    missing = {half: len(writer.pending(half)) for half in halves}
-    failures = [f for half in halves for m in writer.markers(half).values() for f in m.failures]
+    writer, halves = open_writer(path), settings.halves
+    missing = {str(half): len(writer.pending(half)) for half in halves}
     if any(missing.values()):
-        first = next(iter(errors.values()), None)
-        raise IncompleteError(
-            f"{path} is not complete: "
-            + ", ".join(
-                f"{count} of {writer.num_partitions} partitions of {half}" for half, count in missing.items()
-            )
-            + f" are missing. {first or ''}".rstrip(),
-            "Every partition committed.",
-            "Run the same command again; it continues where it stopped.",
-        )
+        raise _not_complete(path, writer.num_partitions, missing, errors)
     writer.seal()
     writer.collect_garbage()
-    reasons = Counter(f"{f['file_name']}: {f['reason']}" for f in failures)
-    for text in list(reasons)[:20]:
-        console.warn(f"not in the cache: {text}")
-    if len(reasons) > 20:
-        console.warn(f"and {len(reasons) - 20} more; rs-cache status {path} --json lists them all")
-    stored = sum(
-        entry["bytes"]
-        for half in halves
-        for m in writer.markers(half).values()
-        for entry in m.objects.values()
-    )
+    failures = failures_of(writer.markers(half) for half in halves)
+    for failure in list(failures.values())[:20]:
+        console.warn(f"not in the cache: {failure['file_name']}: {failure['reason']}")
+    if len(failures) > 20:
+        console.warn(f"and {len(failures) - 20} more; rs-cache status {path} --json lists them all")
+    stored = sum(m.stored_bytes for half in halves for m in writer.markers(half).values())
     summary = {
         "cache": path,
         "images": writer.record.shape.num_images,
         "boxes": writer.record.shape.num_boxes,
         "partitions": writer.num_partitions,
-        "failed_images": len(reasons),
+        "failed_images": len(failures),
+        "failures": by_reason(failures),
         "bytes": stored,
         "images_per_second": float(f"{rate:.4g}"),
     }
+    told = failures_text(summary["images"], failures)
+    too_many = len(failures) > settings.max_failed * summary["images"]
     text = (
-        f"{path} is complete: {summary['images']} images, {summary['boxes']} boxes, "
-        f"{summary['partitions']} partitions, {console.size(stored)}, {len(reasons)} images failed."
+        f"{path} is {'sealed' if too_many else 'complete'}: {told}, {summary['boxes']} boxes, "
+        f"{summary['partitions']} partitions, {console.size(stored)}."
     )
     console.result(summary, text, as_json=as_json)
+    if too_many:
+        raise IncompleteError(
+            f"{path} has features of {told}.",
+            f"At most a share of {settings.max_failed:g} that fails (max_failed).",
+            "Run the same command again once the files are there; it does these images alone. "
+            "--set max_failed=1 takes the cache as it is.",
+        )
     return summary
+
+
+def _not_complete(
+    path: str, partitions: int, missing: dict[str, int], errors: dict[int, RegionSpotError]
+) -> IncompleteError:
+    lacking = ", ".join(f"{count} of {partitions} partitions of {half}" for half, count in missing.items())
+    first = next(iter(errors.values()), None)
+    stopped = f" It stopped after {MAX_FAILED} failed in a row." if len(errors) >= MAX_FAILED else ""
+    error = IncompleteError(
+        f"{path} is not complete: {lacking} are missing.{stopped}" + (f" {first.found}" if first else ""),
+        "Every partition committed.",
+        "Run the same command again; it continues where it stopped."
+        + (f" {first.remedy}" if first and "RS_DEBUG" in first.remedy else ""),
+    )
+    error.__cause__ = first
+    return error

@@ -34,6 +34,7 @@ from regionspot_cache.store import (
 from regionspot_cache.views import view_of
 
 NON_FINITE = "non-finite features"
+SHARED_STEPS = ("read", "decode", "prepare")
 
 
 Rows = NDArray[np.float16] | Quantised
@@ -60,6 +61,15 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._lock = Lock()
+
+    def of(self, half: str, halves: Sequence[str]) -> dict[str, float]:
+        """Seconds of one half of a pass: its own network, and its equal share of the steps that serve all.
+
+        Added up over `halves`, these are the seconds of the pass without "write", which each half adds.
+        """
+        own = {half: self.seconds[half]} if half in self.seconds else {}
+        shared = {step: self.seconds[step] / len(halves) for step in SHARED_STEPS if step in self.seconds}
+        return {**shared, **own}
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:

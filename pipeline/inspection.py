@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline import console
 from pipeline.console import counts
+from pipeline.failures import by_reason, failures_of, failures_text
 from regionspot_cache.backbones.presets import BackboneSpec, load_preset
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.identity import require_same
@@ -30,8 +31,11 @@ def status(path: str, *, as_json: bool = False) -> None:
         "images": writer.record.shape.num_images,
         "boxes": writer.record.shape.num_boxes,
     }
+    failures = failures_of(writer.markers(half) for half in writer.halves)
+    facts["failed_images"], facts["failures"] = len(failures), by_reason(failures)
     facts["halves"] = {half: _half_status(writer, half) for half in writer.halves}
-    console.result(facts, _status_text(facts), as_json=as_json)
+    told = failures_text(facts["images"], failures)
+    console.result(facts, _status_text(facts, told), as_json=as_json)
 
 
 def _half_status(writer: CacheWriter, half: str) -> dict[str, Any]:
@@ -46,14 +50,14 @@ def _half_status(writer: CacheWriter, half: str) -> dict[str, Any]:
         "partitions": writer.num_partitions,
         "committed": len(markers),
         "images": dict(outcomes),
-        "bytes": sum(entry["bytes"] for marker in markers.values() for entry in marker.objects.values()),
+        "bytes": sum(marker.stored_bytes for marker in markers.values()),
         "seconds": {step: round(value, 2) for step, value in seconds.items()},
         "failures": [failure for _, marker in sorted(markers.items()) for failure in marker.failures],
     }
 
 
-def _status_text(facts: dict[str, Any]) -> str:
-    lines = [f"{facts['cache']}: {facts['images']} images, {facts['boxes']} boxes"]
+def _status_text(facts: dict[str, Any], told: str) -> str:
+    lines = [f"{facts['cache']}: {told}, {facts['boxes']} boxes"]
     for half, value in facts["halves"].items():
         share = value["committed"] / value["partitions"]
         lines.append(
@@ -105,7 +109,7 @@ def _half_info(writer: CacheWriter, half: str) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     for marker in writer.markers(half).values():
         for key, entry in marker.objects.items():
-            sizes[key.rsplit("/", 1)[0]] += entry["bytes"]
+            sizes[key.rsplit("/", 1)[0]] += entry.bytes
     return {**spec.to_dict(), "bytes": dict(sizes), "complete": not writer.pending(half)}
 
 

@@ -3,25 +3,32 @@
 A plain function of (job, partition), so that any executor runs it anywhere, and twice does no harm.
 """
 
+import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from pipeline import console
+from pipeline.devices import resolve_device
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
 from regionspot_cache.backbones import BackboneSpec, load_clip, load_sam
+from regionspot_cache.errors import IdentityError
+from regionspot_cache.identity import require_same
 from regionspot_cache.images import ExifRule
 from regionspot_cache.store import (
     STATUS_OK,
     STATUS_REASONS,
     CacheWriter,
+    HalfSpec,
     PartitionPlan,
     Quantised,
+    make_clip_half,
+    make_sam_half,
     open_writer,
 )
 from regionspot_cache.store.manifest import Marker
@@ -38,6 +45,7 @@ class ExtractJob:
     exif: ExifRule
     spec: BackboneSpec
     halves: tuple[str, ...]
+    dtype: Literal["int8", "float16"]
     batch_size: int
     decode_threads: int
     device: str
@@ -67,6 +75,9 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
         job: shared by all partitions.
         p: index of the partition.
         on_images: told (images, boxes) after every batch.
+
+    Raises:
+        IdentityError: the networks of this process are not those of the cache; nothing is computed.
     """
     writer = open_writer(job.cache)
     part = writer.partition(p)
@@ -76,19 +87,22 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
     report = PartitionReport(partition=p)
     if not slots:
         return report
-    clock, encoders = Clock(), encoders_of(job.spec, job.halves, resolve_device(job.device))
+    device = resolve_device(job.device)
+    clock, encoders = Clock(), encoders_of(job.spec, job.halves, device)
+    _require_own_networks(writer, job, device)
     loader = ImageLoader(root=Path(job.image_root), exif=job.exif, encoders=encoders, clock=clock)
-    features = PartitionFeatures(part, encoders, clock, dtype=writer.halves[job.halves[0]].arrays[0].dtype)
+    features = PartitionFeatures(part, encoders, clock, dtype=job.dtype)
     for batch in loader.batches(part, slots, size=job.batch_size, threads=job.decode_threads):
         features.add(batch)
         boxes = sum(len(item.boxes) for item in batch)
         report.images, report.boxes = report.images + len(batch), report.boxes + boxes
         if on_images:
             on_images(len(batch), boxes)
-    for half, todo in wanted.items():
-        if todo:
-            with clock("write"):
-                (_commit if markers[half] is None else _recommit)(writer, half, features, todo)
+    worked = [half for half, todo in wanted.items() if todo]
+    for half in worked:
+        with clock("write"):
+            commit = _commit if markers[half] is None else _recommit
+            commit(writer, half, features, wanted[half], clock.of(half, worked))
     report.failures = Counter(reason for reason, _ in features.failures.values())
     report.seconds = dict(clock.seconds)
     return report
@@ -99,7 +113,9 @@ def missing_slots(marker: Marker | None, part: PartitionPlan) -> list[int]:
     return list(range(part.num_images)) if marker is None else [slot for slot, _ in marker.failed]
 
 
-def _commit(writer: CacheWriter, half: str, features: PartitionFeatures, slots: list[int]) -> None:
+def _commit(
+    writer: CacheWriter, half: str, features: PartitionFeatures, slots: list[int], timings: dict[str, float]
+) -> None:
     """The whole partition; nothing happens when another extractor was faster."""
     failures = _failures(features, half, [s for s in slots if features.status[half][s] != STATUS_OK])
     writer.commit(
@@ -108,11 +124,13 @@ def _commit(writer: CacheWriter, half: str, features: PartitionFeatures, slots: 
         features.arrays[half],
         features.status[half],
         failures=failures,
-        timings=dict(features.clock.seconds),
+        timings=timings,
     )
 
 
-def _recommit(writer: CacheWriter, half: str, features: PartitionFeatures, slots: list[int]) -> None:
+def _recommit(
+    writer: CacheWriter, half: str, features: PartitionFeatures, slots: list[int], timings: dict[str, float]
+) -> None:
     """Only images that had failed, as far as no other extractor has mended them meanwhile."""
     part, status, arrays = features.part, features.status[half], features.arrays[half]
     still_missing = set(missing_slots(writer.marker(half, part.index), part))
@@ -124,7 +142,6 @@ def _recommit(writer: CacheWriter, half: str, features: PartitionFeatures, slots
         rows = np.concatenate([np.arange(part.offsets[s], part.offsets[s + 1]) for s in slots])
     chosen = {name: _take(values, rows) for name, values in arrays.items()}
     still = _failures(features, half, [slot for slot in slots if status[slot] != STATUS_OK])
-    timings = dict(features.clock.seconds)
     writer.recommit(half, part.index, slots, chosen, status[slots], failures=still, timings=timings)
 
 
@@ -156,23 +173,56 @@ def encoders_of(spec: BackboneSpec, halves: tuple[str, ...], device: str) -> Enc
     )
 
 
-def resolve_device(wanted: str) -> str:
-    """ "auto" is CUDA where there is one; Dask workers share the devices out among them."""
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    count = torch.cuda.device_count()
-    if count == 0:
-        return "cpu"
-    return f"cuda:{_worker_number() % count}"
+@lru_cache(maxsize=4)
+def specs_of(
+    spec: BackboneSpec, halves: tuple[str, ...], device: str, dtype: Literal["int8", "float16"]
+) -> tuple[HalfSpec, ...]:
+    """Arrays and identity of what the networks of this process would store."""
+    return tuple(half_specs(encoders_of(spec, halves, device), dtype))
 
 
-def _worker_number() -> int:
-    from distributed import get_worker
+def half_specs(encoders: Encoders, dtype: Literal["int8", "float16"]) -> list[HalfSpec]:
+    """Arrays and identity of the halves that the encoders fill."""
+    specs = []
+    if encoders.sam:
+        sam = encoders.sam
+        specs.append(make_sam_half(sam.token_dims, dtype=dtype, fingerprint=sam.fingerprint()))
+    if encoders.clip:
+        clip = encoders.clip
+        specs.append(make_clip_half(*clip.map_shape, dtype=dtype, fingerprint=clip.fingerprint()))
+    return specs
 
-    try:
-        name = get_worker().name
-    except ValueError:  # not on a Dask worker
-        return 0
-    return name if isinstance(name, int) else 0
+
+def require_same_networks(found: HalfSpec, wanted: HalfSpec, *, whose: str, by: str) -> None:
+    """Refuses networks that would store something else than a half holds, wherever they run.
+
+    Args:
+        found: the half.
+        wanted: what the networks would store.
+        whose: the half's place, "DIR".
+        by: where the networks are, "HOST".
+
+    Raises:
+        IdentityError: names place, key and both values.
+    """
+    require_same(
+        found.to_dict(),
+        wanted.to_dict(),
+        what=f"the {found.name} half of {whose}",
+        wanted_by=f"the networks on {by}",
+        remedy=f"give {by} the same weights and arithmetic (`precision` in the backbone file), or take it out, "
+        "and run the same command again; committed partitions are kept",
+    )
+
+
+def _require_own_networks(writer: CacheWriter, job: ExtractJob, device: str) -> None:
+    """Whoever computes features proves that they are those of the cache. Raises IdentityError."""
+    for ours in specs_of(job.spec, job.halves, device, job.dtype):
+        if ours.name not in writer.halves:
+            raise IdentityError(
+                f"{job.cache} has no {ours.name} half any more",
+                "the halves that this run started with",
+                "run the same command again",
+            )
+        theirs = writer.halves[ours.name]
+        require_same_networks(theirs, ours, whose=job.cache, by=socket.gethostname())

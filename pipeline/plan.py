@@ -11,12 +11,14 @@ import numpy as np
 from pipeline import console
 from pipeline.console import counts
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
-from pipeline.partition import encoders_of, resolve_device
+from pipeline.partition import encoders_of, half_specs, resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec, load_preset
 from regionspot_cache.datasets import DetectionDataset, load_dataset, with_views
-from regionspot_cache.store import CachePlan, HalfSpec, estimate, make_clip_half, make_sam_half
+from regionspot_cache.store import CachePlan, HalfSpec, estimate
+from regionspot_cache.store.identity import CACHE_KEY
+from regionspot_cache.store.location import open_objects
 
 MEASURED_IMAGES = 32
 _APART = (
@@ -35,7 +37,7 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
     dataset = with_views(plain, settings.augment)
     encoders = encoders_of(spec, settings.halves, resolve_device(settings.device))
     plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)
-    halves = half_specs(encoders, settings)
+    halves = half_specs(encoders, settings.dtype)
     sizes = estimate(plan, halves)
     rate = measured_rate(plan, encoders, settings)
     path = cache_path(settings.cache, dataset, spec)
@@ -95,23 +97,16 @@ def backbone_spec(settings: ExtractSettings) -> BackboneSpec:
     return replace(spec, sam=replace(spec.sam, positions=settings.positions)) if settings.positions else spec
 
 
-def half_specs(encoders: Encoders, settings: ExtractSettings) -> list[HalfSpec]:
-    """Arrays and identity of the halves that the encoders fill."""
-    specs = []
-    if encoders.sam:
-        sam = encoders.sam
-        specs.append(make_sam_half(sam.token_dims, dtype=settings.dtype, fingerprint=sam.fingerprint()))
-    if encoders.clip:
-        clip = encoders.clip
-        specs.append(make_clip_half(*clip.map_shape, dtype=settings.dtype, fingerprint=clip.fingerprint()))
-    return specs
-
-
 def cache_path(given: str | None, dataset: DetectionDataset, spec: BackboneSpec) -> str:
     """The given cache, or the usual place of the cache of this dataset and backbone."""
     views = "views" if dataset.augmentation else ""
     name = "-".join(part for part in (dataset.name, dataset.split, spec.name, views) if part)
     return given or str(WORKPLACE / "caches" / name)
+
+
+def has_cache(path: str) -> bool:
+    """Whether a cache was planned there already."""
+    return open_objects(path).size(CACHE_KEY) is not None
 
 
 def free_space(path: str) -> int | None:

@@ -93,6 +93,8 @@ class ExtractSettings:
     """Where in SAM the box tokens are taken; the backbone's own when not given."""
     device: str = "auto"
     decode_threads: int = 4
+    max_failed: float = 0.01
+    """Share of the images that may fail before the run counts as incomplete (exit code 3)."""
     dry_run: Annotated[bool, Option(name="--dry-run", help="Print images, boxes, bytes and hours only.")] = (
         False
     )
@@ -104,6 +106,8 @@ class ExtractSettings:
         for name in ("partition_size", "batch_size", "decode_threads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} = {getattr(self, name)}.", f"{name} >= 1.")
+        if not 0 <= self.max_failed <= 1:
+            raise UsageError(f"max_failed = {self.max_failed}.", "A share of the images, 0 to 1.")
         if self.workers < 0 or (self.limit is not None and self.limit < 1):
             raise UsageError(
                 f"workers = {self.workers}, limit = {self.limit}.", "workers >= 0 and limit >= 1."

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.bench.settings import BenchSettings
-from pipeline.partition import ExtractJob, encoders_of, resolve_device
-from pipeline.plan import half_specs
+from pipeline.partition import ExtractJob, encoders_of, half_specs, resolve_device
 from pipeline.settings import HALVES, ExtractSettings
 from regionspot_cache.backbones import BackboneSpec, load_preset
 from regionspot_cache.datasets import DetectionDataset, load_dataset
@@ -31,7 +30,7 @@ class Extraction:
         writer = create_cache(
             cache,
             self.dataset,
-            halves=half_specs(encoders_of(self.spec, HALVES, self.device), settings),
+            halves=half_specs(encoders_of(self.spec, HALVES, self.device), settings.dtype),
             partition_size=self.partition_size,
         )
         run_all(self.job(cache), writer)
@@ -46,6 +45,7 @@ class Extraction:
             exif=self.dataset.exif,
             spec=self.spec,
             halves=HALVES,
+            dtype=ExtractSettings.dtype,
             batch_size=self.batch_size,
             decode_threads=self.decode_threads,
             device=self.device,

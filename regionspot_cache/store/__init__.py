@@ -5,7 +5,7 @@ Never imports torch.
 
 from regionspot_cache.store.checks import Problem
 from regionspot_cache.store.create import create_cache, rebuild_half
-from regionspot_cache.store.estimate import estimate
+from regionspot_cache.store.estimate import estimate, missing_bytes
 from regionspot_cache.store.layout import (
     STATUS_CODES,
     STATUS_OK,
@@ -38,6 +38,7 @@ __all__ = [
     "estimate",
     "make_clip_half",
     "make_sam_half",
+    "missing_bytes",
     "open_cache",
     "open_writer",
     "quantise",

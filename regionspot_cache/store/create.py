@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regionspot_cache.store.encode import METADATA, array_metadata, group_metadata
+from regionspot_cache.store.entries import object_entry
 from regionspot_cache.store.identity import (
     CACHE_KEY,
     CacheRecord,
@@ -12,15 +13,17 @@ from regionspot_cache.store.identity import (
     cache_identity,
     cache_record,
     half_key,
-    object_entry,
+    plan_digest,
+    read_half,
     require_same_cache,
     require_same_half,
+    require_same_plan,
 )
-from regionspot_cache.store.layout import HalfSpec, PlanShape, half_arrays
+from regionspot_cache.store.layout import HALVES, HalfSpec, PlanShape, half_arrays
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import marker_key
 from regionspot_cache.store.objects import Objects, Stage
-from regionspot_cache.store.plan import CachePlan
+from regionspot_cache.store.plan import CachePlan, id_kind
 from regionspot_cache.store.plan_store import plan_objects
 from regionspot_cache.store.publish import unseal
 from regionspot_cache.store.writer import CacheWriter
@@ -36,6 +39,7 @@ def create_cache(
     halves: Sequence[HalfSpec],
     partition_size: int = 512,
     seed: int = 0,
+    rebuild: bool = False,
 ) -> CacheWriter:
     """Plan a cache, or open the one that is there when its identity is the same.
 
@@ -47,9 +51,11 @@ def create_cache(
         halves: specs from `make_sam_half` and `make_clip_half`.
         partition_size: S, images a partition.
         seed: of the order of the images.
+        rebuild: replace a half that was made by other networks, as `rebuild_half` does.
 
     Raises:
-        IdentityError: the cache or a half was made from something else; names the key and both values.
+        IdentityError: the cache or a half was made from something else; names the key and both values. That
+            holds too when cache.json is gone and features of another plan are there; nothing is changed then.
         InputError: an empty dataset.
         RegionSpotError: the folder cannot be written or the disk is full.
     """
@@ -58,12 +64,14 @@ def create_cache(
     record = _plan_cache(objects, plan)
     for spec in halves:
         with objects.exclusive(f"half-{spec.name}") as stage:
-            existing = HalfRecord.read(objects, spec.name)
-            if existing is not None:
+            existing = read_half(objects, record, spec.name)
+            if existing is not None and rebuild and existing.spec.digest != spec.digest:
+                _replace(objects, stage, record, spec)
+            elif existing is not None:
                 require_same_half(existing.spec, spec, objects.url)
-                continue
-            _clear(objects, record, spec.name)
-            _install(stage, record, spec)
+            else:
+                _clear(objects, record, spec.name)
+                _install(stage, record, spec)
     return CacheWriter(objects)
 
 
@@ -78,31 +86,41 @@ def rebuild_half(path: str | Path, spec: HalfSpec) -> CacheWriter:
     objects = open_objects(path)
     record = CacheRecord.read(objects)
     with objects.exclusive(f"half-{spec.name}") as stage:
-        with objects.exclusive("manifest") as manifest_stage:
-            unseal(objects, manifest_stage, record.digest, spec.name)
-        # From here on no running extraction can commit to the old half.
-        stage.delete(half_key(spec.name))
-        _clear(objects, record, spec.name)
-        _install(stage, record, spec)
+        _replace(objects, stage, record, spec)
     return CacheWriter(objects)
+
+
+def _replace(objects: Objects, stage: Stage, record: CacheRecord, spec: HalfSpec) -> None:
+    with objects.exclusive("manifest") as manifest_stage:
+        unseal(objects, manifest_stage, record, spec.name)
+    # From here on no running extraction can commit to the old half.
+    stage.delete(half_key(spec.name))
+    _clear(objects, record, spec.name)
+    _install(stage, record, spec)
 
 
 def _plan_cache(objects: Objects, plan: CachePlan) -> CacheRecord:
     """Write the plan and, last, cache.json; or check what is there."""
+    identity = cache_identity(plan)
     with objects.exclusive("plan") as stage:
         if objects.size(CACHE_KEY) is not None:
             record = CacheRecord.read(objects)
-            require_same_cache(record.identity, cache_identity(plan), objects.url)
+            require_same_cache(record.identity, identity, objects.url)
             return record
+        ours = plan_digest(identity, id_kind(plan.dataset.image_ids), plan.shape)
+        for half in HALVES:  # cache.json was removed: features of another plan are neither adopted nor lost
+            existing = HalfRecord.read(objects, half)
+            if existing is not None:
+                require_same_plan(existing, ours, objects.url)
         entries = {}
-        for key, data in plan_objects(plan):
+        for key, data, entry in plan_objects(plan):
             stage.put(key, data)
             stage.publish()
-            entries[key] = object_entry(data)
+            entries[key] = entry
         for key, _ in list(objects.list("plan")):
             if key not in entries:  # of an attempt that was killed and planned something else
                 stage.delete(key)
-        record = cache_record(plan, entries)
+        record = cache_record(plan, identity, entries)
         stage.put_if_absent(CACHE_KEY, record.to_bytes())
         return record
 
@@ -126,7 +144,8 @@ def _install(stage: Stage, record: CacheRecord, spec: HalfSpec) -> None:
         stage.put(key, data)
         entries[key] = object_entry(data)
     stage.publish()
-    stage.put_if_absent(half_key(spec.name), HalfRecord(spec=spec, objects=entries).to_bytes())
+    half = HalfRecord(plan_digest=record.plan_digest, spec=spec, objects=entries)
+    stage.put_if_absent(half_key(spec.name), half.to_bytes())
 
 
 def _metadata(spec: HalfSpec, shape: PlanShape) -> Iterator[tuple[str, bytes]]:

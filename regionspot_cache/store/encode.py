@@ -4,7 +4,7 @@ Zarr never touches the cache folder itself: its writes are neither synced nor gu
 It is imported by what writes, so that looking into a cache does not wait for it.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,18 +22,18 @@ def group_metadata() -> bytes:
     import zarr
     from zarr.storage import MemoryStore
 
-    store = MemoryStore()
-    zarr.create_group(store)
-    return bytes(store._store_dict[METADATA].as_numpy_array())
+    stored: dict[str, Any] = {}
+    zarr.create_group(MemoryStore(stored))
+    return stored[METADATA].to_bytes()
 
 
 def array_metadata(array: StackedArray) -> bytes:
     """zarr.json of the whole array [P, length, *item_shape]."""
     from zarr.storage import MemoryStore
 
-    store = MemoryStore()
-    _create(store, array, array.shape)
-    return bytes(store._store_dict[METADATA].as_numpy_array())
+    stored: dict[str, Any] = {}
+    _create(MemoryStore(stored), array, array.shape)
+    return stored[METADATA].to_bytes()
 
 
 def encode_shard(array: StackedArray, block: np.ndarray) -> memoryview | None:
@@ -44,10 +44,10 @@ def encode_shard(array: StackedArray, block: np.ndarray) -> memoryview | None:
     """
     from zarr.storage import MemoryStore
 
-    store = MemoryStore()
-    _create(store, array, block.shape)[...] = block
-    stored = store._store_dict.get(array.key(0).removeprefix(f"{array.path}/"))
-    return None if stored is None else stored.as_numpy_array().view(np.uint8).data
+    stored: dict[str, Any] = {}
+    _create(MemoryStore(stored), array, block.shape)[...] = block
+    found = stored.get(array.key(0).removeprefix(f"{array.path}/"))
+    return None if found is None else found.as_numpy_array().view(np.uint8).data
 
 
 def empty_block(array: StackedArray, partitions: int = 1) -> np.ndarray:

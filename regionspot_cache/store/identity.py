@@ -2,14 +2,35 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from regionspot_cache.errors import DamageError, IdentityError, MissingFileError
 from regionspot_cache.identity import require_same
-from regionspot_cache.store.layout import FORMAT, HalfSpec, PlanShape
+from regionspot_cache.images import ExifRule
+from regionspot_cache.store.entries import ObjectEntry
+from regionspot_cache.store.layout import (
+    CRC_BYTES,
+    FORMAT,
+    HalfSpec,
+    PlanShape,
+    Positive,
+    plan_arrays,
+)
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan import CachePlan, id_kind
-from regionspot_cache.store.records import digest, from_record, to_record
+from regionspot_cache.store.records import (
+    Count,
+    Sha256,
+    canonical,
+    digest,
+    from_record,
+    parse,
+    to_record,
+)
+from regionspot_cache.views import Augmentation
 
 CACHE_KEY = "cache.json"
 
@@ -17,6 +38,46 @@ CACHE_KEY = "cache.json"
 def half_key(half: str) -> str:
     """Key of the record that fixes a half."""
     return f"halves/{half}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Identity:
+    """The keys of `CacheRecord.identity`, which stays a mapping because it is compared key by key."""
+
+    dataset: str
+    split: str
+    annotation_sha256: str
+    exif: ExifRule
+    box_policy: dict[str, Any]
+    partition_size: Positive
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    num_images: Positive
+    num_boxes: Count
+    class_names: list[str]
+    category_ids: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]
+    class_frequency: list[str]
+    content_sha256: Sha256
+    augmentation: Augmentation | None
+
+
+_IDENTITY = TypeAdapter(_Identity)
+
+
+def _checked_identity(value: dict[str, Any]) -> dict[str, Any]:
+    found = _IDENTITY.validate_python(value)
+    if canonical(asdict(found)) != canonical(value):
+        raise ValueError("holds a key or type that this version does not write")
+    if not len(found.class_names) == len(found.category_ids) == len(found.class_frequency):
+        raise ValueError("class names, category ids and frequencies differ in number")
+    return value
+
+
+def plan_digest(identity: Mapping[str, Any], kind: str, shape: PlanShape) -> str:
+    """SHA-256 of all that decides which image and box is which record; halves carry it, markers through them.
+
+    Where the images lie, and what was dropped on the way to the plan, change no feature and are left out.
+    """
+    return digest(canonical({"identity": dict(identity), "id_kind": kind, "shape": asdict(shape)}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,85 +90,152 @@ class CacheRecord:
         dropped: how many boxes and images were left out, by reason.
         id_kind: "int" or "str", the type of image ids.
         shape: sizes of all arrays.
-        objects: bytes and SHA-256 of every object of plan/.
+        objects: every object of plan/ by key.
     """
 
-    identity: Mapping[str, Any]
+    identity: Annotated[Mapping[str, Any], AfterValidator(_checked_identity)]
     image_root: str
-    dropped: Mapping[str, int]
-    id_kind: str
+    dropped: Mapping[str, Count]
+    id_kind: Literal["int", "str"]
     shape: PlanShape
-    objects: Mapping[str, Mapping[str, Any]]
+    objects: Mapping[str, ObjectEntry]
 
     def to_bytes(self) -> bytes:
         """The stored bytes."""
-        return to_record({"format": FORMAT, **asdict(self), "shape": self.shape.to_dict()})
+        return to_record({"format": FORMAT, **asdict(self)})
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the stored bytes."""
-        return digest(self.to_bytes())
+    @cached_property
+    def plan_digest(self) -> str:
+        """See `plan_digest`."""
+        return plan_digest(self.identity, self.id_kind, self.shape)
 
     @classmethod
     def read(cls, objects: Objects) -> "CacheRecord":
         """Read cache.json. Raises MissingFileError, IdentityError (other format) or DamageError."""
         try:
             value = from_record(objects.read(CACHE_KEY), CACHE_KEY)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             raise MissingFileError(
                 f"no cache at {objects.url}: it has no {CACHE_KEY}",
                 "a folder or URL made by rs-cache extract",
                 f"rs-cache extract --dataset NAME --cache {objects.url}",
             ) from None
-        if value["format"] != FORMAT:
+        if value.pop("format", None) != FORMAT:
             raise IdentityError(
                 f"the cache at {objects.url} has another format version",
                 f"format {FORMAT}",
                 "read it with the version of regionspot-cache that wrote it, or extract again elsewhere",
             )
-        return cls(
-            identity=value["identity"],
-            image_root=value["image_root"],
-            dropped=value["dropped"],
-            id_kind=value["id_kind"],
-            shape=PlanShape(**value["shape"]),
-            objects=value["objects"],
-        )
+        record = parse(cls, value, CACHE_KEY)
+        _require_consistent(record)
+        return record
+
+
+def require_offsets(record: CacheRecord, objects: Objects) -> None:
+    """Refuse sizes that the files do not bear out, before memory is taken for them. Raises DamageError."""
+    for key in offset_keys(record):
+        if (size := objects.size(key)) != record.objects[key].bytes:
+            raise DamageError(
+                f"{key} of {objects.url} has {size or 0} bytes",
+                f"{record.objects[key].bytes}, as recorded",
+                "rs-cache verify CACHE --full names all damage",
+            )
+
+
+def offset_keys(record: CacheRecord) -> list[str]:
+    """The objects of plan/offsets: every partition has some, so they grow with the number of images."""
+    return [key for key in record.objects if key.startswith("plan/offsets/c.")]
+
+
+def _require_consistent(record: CacheRecord) -> None:
+    """Refuse sizes that do not fit together. Raises DamageError."""
+
+    def damage(found: str, expected: str) -> DamageError:
+        return DamageError(f"{CACHE_KEY}: {found}", expected, "rs-cache verify CACHE --full names all damage")
+
+    shape, offsets = record.shape, plan_arrays(record.shape)["offsets"]
+    for name in ("num_images", "num_boxes", "partition_size"):
+        if getattr(shape, name) != record.identity[name]:
+            raise damage(f"shape.{name} = {getattr(shape, name)}", f"{record.identity[name]}, as in identity")
+    if shape.views != (record.identity["augmentation"] is not None) or shape.max_boxes > shape.num_boxes:
+        raise damage(f"shape.views = {shape.views}, shape.max_boxes = {shape.max_boxes}", "those of identity")
+    last = shape.partition_images(shape.num_partitions - 1)
+    chunks = [offsets.needed_chunks(images + 1) for images in (shape.partition_size, last)]
+    needed = ((shape.num_partitions - 1) * chunks[0] + chunks[1]) * (offsets.chunk_bytes + CRC_BYTES)
+    needed += offsets.shards * offsets.index_bytes
+    listed = sum(record.objects[key].bytes for key in offset_keys(record))
+    if listed != needed:
+        raise damage(f"{listed} bytes of plan/offsets are listed", f"{needed}, for its shape")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HalfRecord:
-    """halves/NAME.json: the spec of a half and the checksums of its zarr metadata."""
+    """halves/NAME.json: which plan a half is for, what its features are, and its zarr metadata.
 
+    Attributes:
+        plan_digest: `CacheRecord.plan_digest` of the cache.
+        spec: the half.
+        objects: zarr metadata by key.
+    """
+
+    plan_digest: Sha256
     spec: HalfSpec
-    objects: Mapping[str, Mapping[str, Any]]
+    objects: Mapping[str, ObjectEntry]
 
     def to_bytes(self) -> bytes:
         """The stored bytes."""
-        return to_record({"spec": self.spec.to_dict(), "objects": dict(self.objects)})
+        return to_record({**asdict(self), "spec": self.spec.to_dict()})
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the stored bytes: markers and the manifest name plan and half by it."""
+        return digest(self.to_bytes())
 
     @classmethod
     def read(cls, objects: Objects, half: str) -> "HalfRecord | None":
-        """Read it, None when the cache has no such half. Raises DamageError."""
+        """Read it, None when there is no such half. Raises DamageError."""
         key = half_key(half)
         try:
-            value = from_record(objects.read(key), key)
+            record = parse(cls, from_record(objects.read(key), key), key)
         except FileNotFoundError:
             return None
-        spec = HalfSpec.from_dict(value["spec"])
-        if spec.name != half:
-            raise DamageError(f"{key} describes the {spec.name} half", half, "rs-cache verify CACHE --full")
-        return cls(spec=spec, objects=value["objects"])
+        if record.spec.name != half:
+            raise DamageError(
+                f"{key} describes the {record.spec.name} half", half, "rs-cache verify CACHE --full"
+            )
+        return record
+
+
+def read_half(objects: Objects, cache: CacheRecord, half: str) -> HalfRecord | None:
+    """The record of a half of this very plan, None when the cache has no such half.
+
+    Raises:
+        IdentityError: it was made for another plan.
+        DamageError: it cannot be used.
+    """
+    record = HalfRecord.read(objects, half)
+    if record is not None:
+        require_same_plan(record, cache.plan_digest, objects.url)
+    return record
+
+
+def require_same_plan(half: HalfRecord, plan: str, url: str) -> None:
+    """Refuse features whose records are other images. Raises IdentityError."""
+    if half.plan_digest != plan:
+        raise IdentityError(
+            f"the {half.spec.name} half of {url} was extracted for another plan ({half.plan_digest[:12]})",
+            f"the plan of this dataset and these settings ({plan[:12]}): images, boxes, partition_size, seed",
+            f"extract with the settings it was made with, or delete {url} and run the same command again",
+        )
 
 
 def cache_identity(plan: CachePlan) -> dict[str, Any]:
     """The identity of a planned cache, JSON values only."""
     data = plan.dataset
-    views = {"augmentation": data.augmentation.to_dict()} if data.augmentation else {}
     return {
         "dataset": data.name,
         "split": data.split,
-        **views,
+        "augmentation": data.augmentation.to_dict() if data.augmentation else None,
         "annotation_sha256": data.annotation_sha256,
         "exif": data.exif,
         "box_policy": dict(data.policy.to_dict()),
@@ -122,10 +250,12 @@ def cache_identity(plan: CachePlan) -> dict[str, Any]:
     }
 
 
-def cache_record(plan: CachePlan, objects: Mapping[str, Mapping[str, Any]]) -> CacheRecord:
+def cache_record(
+    plan: CachePlan, identity: Mapping[str, Any], objects: Mapping[str, ObjectEntry]
+) -> CacheRecord:
     """cache.json of a plan whose stored objects are `objects`."""
     return CacheRecord(
-        identity=cache_identity(plan),
+        identity=identity,
         image_root=str(plan.dataset.image_root),
         dropped={str(reason): int(count) for reason, count in plan.dataset.dropped.items()},
         id_kind=id_kind(plan.dataset.image_ids),
@@ -134,16 +264,11 @@ def cache_record(plan: CachePlan, objects: Mapping[str, Mapping[str, Any]]) -> C
     )
 
 
-def object_entry(data: bytes | memoryview) -> dict[str, Any]:
-    """Bytes and SHA-256 of a stored object, as records list them."""
-    return {"bytes": len(data), "sha256": digest(data)}
-
-
 def require_same_cache(found: Mapping[str, Any], wanted: Mapping[str, Any], url: str) -> None:
     """Refuse to continue a cache that was planned from something else. Raises IdentityError."""
     remedy = f"choose another --cache for this dataset, or delete {url} and run the same command again"
     # First, because other views change nearly every other key too.
-    views = ({"augmentation": each.get("augmentation", "none")} for each in (found, wanted))
+    views = ({"augmentation": each["augmentation"] or "none"} for each in (found, wanted))
     for theirs, ours in (views, (found, wanted)):
         require_same(
             theirs,

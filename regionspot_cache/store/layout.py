@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import ceil, prod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.store.records import canonical, digest
 
-FORMAT = 1
+FORMAT = 2
 HALVES = ("sam", "clip")
 STATUS_ABSENT, STATUS_OK = 0, 1
 # Code of every outcome for one image in one half; 0 (the fill value) is "never written".
@@ -47,6 +48,12 @@ INDEX_ENTRY_BYTES, CRC_BYTES = 16, 4
 _RUN_BYTES = 16 << 10  # inner chunk of arrays with small rows
 _SCALE_RUN_BYTES = 2 << 10
 _PLAN_SHARD_BYTES = 32 << 20
+_LARGEST_ITEM = 1 << 26  # values of one record
+
+# Sizes that a record may state; what is larger is refused before anything is allocated.
+Size = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+HalfName = Literal["sam", "clip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +69,7 @@ class ArraySpec:
 
     name: str
     dtype: Literal["int8", "float16"]
-    item_shape: tuple[int, ...]
+    item_shape: tuple[Positive, ...]
     ragged: bool
 
 
@@ -78,10 +85,11 @@ class HalfSpec:
         # Names become folders; a record read from elsewhere must not leave the cache.
         names = [array.name for array in self.arrays]
         good = all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and not name.endswith("_scale") for name in names)
+        good = good and all(0 < prod(array.item_shape) <= _LARGEST_ITEM for array in self.arrays)
         if self.name not in HALVES or not good or "status" in names or len(set(names)) < len(names):
             raise InputError(
-                f"a half {self.name!r} with arrays {names}",
-                f"one of {HALVES} with different lower-case array names",
+                f"a half {self.name!r} with arrays {[(a.name, a.item_shape) for a in self.arrays]}",
+                f"one of {HALVES} with different lower-case array names and shapes that fit into memory",
                 "use make_sam_half or make_clip_half",
             )
 
@@ -93,23 +101,9 @@ class HalfSpec:
             "fingerprint": dict(self.fingerprint),
         }
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "HalfSpec":
-        """Inverse of `to_dict`."""
-        arrays = tuple(
-            ArraySpec(
-                name=array["name"],
-                dtype=array["dtype"],
-                item_shape=tuple(array["item_shape"]),
-                ragged=array["ragged"],
-            )
-            for array in value["arrays"]
-        )
-        return cls(name=value["name"], arrays=arrays, fingerprint=value["fingerprint"])
-
     @property
     def digest(self) -> str:
-        """SHA-256 of the identity; markers and the manifest name the half by it."""
+        """SHA-256 of the identity of the features."""
         return digest(canonical(self.to_dict()))
 
 
@@ -147,19 +141,12 @@ class PlanShape:
         views: whether there are extra views of images; each counts as an image.
     """
 
-    num_images: int
-    num_boxes: int
-    partition_size: int
-    max_boxes: int
-    max_text: int
+    num_images: Positive
+    num_boxes: Annotated[int, Field(ge=0, lt=2**40)]
+    partition_size: Positive
+    max_boxes: Size
+    max_text: Size
     views: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; without extra views it is what it was before there were any."""
-        values = asdict(self)
-        if not self.views:
-            del values["views"]
-        return values
 
     @property
     def num_partitions(self) -> int:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import resource
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -24,13 +25,14 @@ STAGING = "staging"
 _IOV_MAX = 1024
 _COMPARE_BYTES = 8 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG}
 
 
 class LocalHandle:
     """An open file; closed when the last user lets go of it."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = _open_file(path)
         status = os.fstat(self._fd)
         self.size = status.st_size
         self.version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -74,18 +76,20 @@ class LocalObjects:
 
     def read(self, key: str) -> bytes:
         """The whole file."""
-        return (self.root / key).read_bytes()
+        with open(_open_file(self.root / key), "rb", buffering=0) as file, _readable(self.root / key):
+            return file.readall()
 
     def size(self, key: str) -> int | None:
         """Bytes of the file, None when there is none."""
         try:
-            return (self.root / key).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
+            with _readable(self.root / key):
+                return _require_file(self.root / key, (self.root / key).stat()).st_size
+        except FileNotFoundError:
             return None
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Every file below `prefix`, sorted by name within its folder."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), _readable(self.root / prefix):
             for entry in sorted(os.scandir(self.root / prefix), key=lambda entry: entry.name):
                 key = f"{prefix}/{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
@@ -180,6 +184,51 @@ class LocalStage:
                 os.fsync(file.fileno())
             _compare(path, memoryview(data))
         return path
+
+
+def _open_file(path: Path) -> int:
+    """A descriptor of a file, for reading. Raises FileNotFoundError and what `_readable` raises."""
+    with _readable(path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or a pipe would wait for a writer
+        try:
+            _require_file(path, os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def _require_file(path: Path, status: os.stat_result) -> os.stat_result:
+    if not stat.S_ISREG(status.st_mode):
+        raise DamageError(
+            f"{path} is no file",
+            "a file that rs-cache extract wrote",
+            f"ls -l {path.parent}",
+        )
+    return status
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn an operating-system error while reading into one of ours; FileNotFoundError stays.
+
+    Raises:
+        DamageError: a loop of links, or something else than a file or folder where one belongs.
+        RegionSpotError: anything else, such as a file that this user may not read.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
+    except OSError as error:
+        kind = DamageError if error.errno in _NO_FILE else RegionSpotError
+        raise kind(
+            f"cannot read {path}: {error.strerror}",
+            "a cache whose files this user may read",
+            f"ls -l {path.parent}; then run the same command again",
+        ) from error
 
 
 def _write_all(fd: int, view: memoryview) -> None:

@@ -1,15 +1,31 @@
-"""Commit markers (one per half and partition) and the sealed manifest, the only way in for readers."""
+"""Commit markers (one per half and partition) and the sealed manifest, the only way in for readers.
+
+They form a chain: the manifest has the digest of every marker, a marker that of the half's record, which has
+that of the plan. What belongs to another plan, half or partition is never taken for one's own.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from regionspot_cache.errors import DamageError
-from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS
+from regionspot_cache.store.entries import ObjectEntry
+from regionspot_cache.store.identity import HalfRecord
+from regionspot_cache.store.layout import (
+    STATUS_ABSENT,
+    STATUS_CODES,
+    STATUS_OK,
+    STATUS_REASONS,
+    HalfName,
+    PlanShape,
+    Size,
+)
 from regionspot_cache.store.objects import Objects
-from regionspot_cache.store.records import digest, from_record, to_record
+from regionspot_cache.store.records import Count, Sha256, digest, from_record, parse, to_record
 
 MANIFEST_KEY = "manifest.json"
 _READERS = 16
@@ -20,14 +36,38 @@ def marker_key(half: str, partition: int) -> str:
     return f"markers/{half}/{partition:06d}.json"
 
 
+def _is_reason(name: str) -> str:
+    if name not in STATUS_CODES:
+        raise ValueError(f"{name!r} is none of {', '.join(STATUS_CODES)}")
+    return name
+
+
+def _is_failure(code: int) -> int:
+    if code not in STATUS_REASONS or code in (STATUS_ABSENT, STATUS_OK):
+        raise ValueError(f"{code} is the code of no failure")
+    return code
+
+
+def _is_described(failure: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not {"image_id", "file_name", "reason"} <= failure.keys():
+        raise ValueError("lacks image_id, file_name or reason")
+    return failure
+
+
+Reason = Annotated[str, AfterValidator(_is_reason)]
+FailureCode = Annotated[int, AfterValidator(_is_failure)]
+Failed = tuple[tuple[Count, FailureCode], ...]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Marker:
     """Proof that one partition of a half is complete.
 
     Attributes:
         half, partition: what it is about.
-        half_digest: `HalfSpec.digest` of the half it belongs to.
-        objects: bytes and SHA-256 by key of every stored object of the partition.
+        half_digest: `HalfRecord.digest` of the half it belongs to, and so of the plan.
+        objects: every stored object of the partition by key.
         counts: number of images by outcome ("ok" or a failure reason).
         failed: (slot, status code) of every image without features.
         failures: {"image_id", "file_name", "reason", ...} of the same images.
@@ -35,14 +75,14 @@ class Marker:
         host, time: who wrote it and when (ISO 8601, UTC).
     """
 
-    half: str
-    partition: int
-    half_digest: str
-    objects: Mapping[str, Mapping[str, Any]]
-    counts: Mapping[str, int]
-    failed: tuple[tuple[int, int], ...]
-    failures: tuple[Mapping[str, Any], ...]
-    timings: Mapping[str, float]
+    half: HalfName
+    partition: Size
+    half_digest: Sha256
+    objects: Mapping[str, ObjectEntry]
+    counts: Mapping[Reason, Count]
+    failed: Failed
+    failures: tuple[Annotated[Mapping[str, str | int], AfterValidator(_is_described)], ...]
+    timings: Mapping[str, Seconds]
     host: str
     time: str
 
@@ -51,37 +91,59 @@ class Marker:
         return to_record(asdict(self))
 
     @classmethod
-    def from_bytes(cls, data: bytes, key: str) -> "Marker":
+    def from_bytes(cls, data: bytes, key: str, shape: PlanShape) -> "Marker":
         """Inverse of `to_bytes`. Raises DamageError."""
-        value = from_record(data, key)
-        value["failed"] = tuple((slot, code) for slot, code in value["failed"])
-        value["failures"] = tuple(value["failures"])
-        return cls(**value)
+        marker = parse(cls, from_record(data, key), key)
+        images = shape.partition_images(marker.partition) if marker.partition < shape.num_partitions else 0
+        _require_positions(marker.failed, images, key)
+        return marker
+
+    def is_of(self, half: HalfRecord, partition: int) -> bool:
+        """Whether it proves this partition of this half of this plan."""
+        wanted = (half.spec.name, partition, half.digest)
+        return (self.half, self.partition, self.half_digest) == wanted
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all its objects."""
+        return sum(entry.bytes for entry in self.objects.values())
 
 
-def read_marker(objects: Objects, half: str, half_digest: str, partition: int) -> tuple[Marker, str] | None:
-    """The marker of a partition and its digest; None when it is absent, damaged or of another identity.
+def _require_positions(failed: Failed, images: int, key: str) -> None:
+    positions = [position for position, _ in failed]
+    if positions != sorted(set(positions)) or (positions and positions[-1] >= images):
+        raise DamageError(
+            f"{key} lists failed images {positions[:5]} ...",
+            f"each once, in order, below {images}",
+            "rs-cache verify CACHE --full names all damage",
+        )
+
+
+def read_marker(
+    objects: Objects, half: HalfRecord, shape: PlanShape, partition: int
+) -> tuple[Marker, str] | None:
+    """The marker of a partition and its digest; None when it is absent, damaged or of something else.
 
     A marker that cannot be trusted counts as absent: the partition is then simply done again.
     """
-    key = marker_key(half, partition)
+    key = marker_key(half.spec.name, partition)
     try:
         data = objects.read(key)
-        marker = Marker.from_bytes(data, key)
+        marker = Marker.from_bytes(data, key, shape)
     except (FileNotFoundError, DamageError):
         return None
-    same = (marker.half, marker.partition, marker.half_digest) == (half, partition, half_digest)
-    return (marker, digest(data)) if same else None
+    return (marker, digest(data)) if marker.is_of(half, partition) else None
 
 
 def read_markers(
-    objects: Objects, half: str, half_digest: str, partitions: Iterable[int]
+    objects: Objects, half: HalfRecord, shape: PlanShape, partitions: Iterable[int]
 ) -> dict[int, tuple[Marker, str]]:
     """Valid markers by partition; several are read at a time."""
-    present = {key for key, _ in objects.list(f"markers/{half}")}
-    wanted = [partition for partition in partitions if marker_key(half, partition) in present]
+    name = half.spec.name
+    present = {key for key, _ in objects.list(f"markers/{name}")}
+    wanted = [partition for partition in partitions if marker_key(name, partition) in present]
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda partition: read_marker(objects, half, half_digest, partition), wanted)
+        found = pool.map(lambda partition: read_marker(objects, half, shape, partition), wanted)
         return {partition: item for partition, item in zip(wanted, found, strict=True) if item}
 
 
@@ -90,14 +152,14 @@ class SealedHalf:
     """A complete half as the manifest records it.
 
     Attributes:
-        digest: `HalfSpec.digest`.
+        digest: `HalfRecord.digest`.
         markers: SHA-256 of each partition's marker, in order.
         failed: (position, status code) of every image without features, position = p * S + slot.
     """
 
-    digest: str
-    markers: tuple[str, ...]
-    failed: tuple[tuple[int, int], ...]
+    digest: Sha256
+    markers: tuple[Sha256, ...]
+    failed: Failed
 
     def counts(self, num_images: int) -> Counter[str]:
         """Images by outcome."""
@@ -111,30 +173,30 @@ class Manifest:
     """manifest.json: the sealed state of a cache, replaced atomically.
 
     Attributes:
-        cache_digest: SHA-256 of cache.json.
+        plan_digest: `CacheRecord.plan_digest`.
         halves: every complete half.
     """
 
-    cache_digest: str
-    halves: Mapping[str, SealedHalf]
+    plan_digest: Sha256
+    halves: Mapping[HalfName, SealedHalf]
 
     def to_bytes(self) -> bytes:
         """The stored bytes."""
         return to_record(asdict(self))
 
     @classmethod
-    def read(cls, objects: Objects) -> "Manifest | None":
+    def read(cls, objects: Objects, shape: PlanShape) -> "Manifest | None":
         """Read it; None when nothing was sealed yet. Raises DamageError."""
         try:
-            value = from_record(objects.read(MANIFEST_KEY), MANIFEST_KEY)
+            manifest = parse(cls, from_record(objects.read(MANIFEST_KEY), MANIFEST_KEY), MANIFEST_KEY)
         except FileNotFoundError:
             return None
-        halves = {
-            name: SealedHalf(
-                digest=half["digest"],
-                markers=tuple(half["markers"]),
-                failed=tuple((position, code) for position, code in half["failed"]),
-            )
-            for name, half in value["halves"].items()
-        }
-        return cls(cache_digest=value["cache_digest"], halves=halves)
+        for half in manifest.halves.values():
+            _require_positions(half.failed, shape.num_images, MANIFEST_KEY)
+            if len(half.markers) != shape.num_partitions:
+                raise DamageError(
+                    f"{MANIFEST_KEY} lists {len(half.markers)} partitions of a half",
+                    f"{shape.num_partitions}",
+                    "rs-cache extract with the same arguments seals the cache again",
+                )
+        return manifest

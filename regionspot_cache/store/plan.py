@@ -6,7 +6,7 @@ Everything is kept as flat arrays (one row an image or a box), so 25 million box
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -158,7 +158,7 @@ _HASHED = {
 _HASHED_VIEWS = {"numbers": "<i4", "origins": "<i4", "frames": "<i4"}
 
 
-def id_kind(image_ids: Sequence[int | str]) -> str:
+def id_kind(image_ids: Sequence[int | str]) -> Literal["int", "str"]:
     """ "int" or "str": how the text of an image id is to be read back."""
     return "str" if any(isinstance(image_id, str) for image_id in image_ids) else "int"
 

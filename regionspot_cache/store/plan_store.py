@@ -1,28 +1,32 @@
 """The plan as stored arrays: written once, then read a partition at a time or loaded flat."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 
 from regionspot_cache.errors import DamageError
 from regionspot_cache.store.encode import METADATA, array_metadata, empty_block, encode_shard, group_metadata
-from regionspot_cache.store.layout import PlanShape, StackedArray, plan_arrays
+from regionspot_cache.store.entries import ObjectEntry, object_entry, recorded_sums
+from regionspot_cache.store.identity import CacheRecord
+from regionspot_cache.store.layout import StackedArray, plan_arrays
 from regionspot_cache.store.objects import Objects, WholeObjects
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
-from regionspot_cache.store.shards import ChunkError, StoredArray
+from regionspot_cache.store.shards import ChunkError, StoredArray, chunk_sums
 from regionspot_cache.views import ViewTable
 
 
-def plan_objects(plan: CachePlan) -> Iterator[tuple[str, bytes | memoryview]]:
-    """Every object of the stored plan, (key, bytes), one at a time to bound memory."""
-    yield f"plan/{METADATA}", group_metadata()
+def plan_objects(plan: CachePlan) -> Iterator[tuple[str, bytes | memoryview, ObjectEntry]]:
+    """Every object of the stored plan, (key, bytes, entry), one at a time to bound memory."""
+    metadata = group_metadata()
+    yield f"plan/{METADATA}", metadata, object_entry(metadata)
     for name, array in plan_arrays(plan.shape).items():
-        yield f"{array.path}/{METADATA}", array_metadata(array)
+        metadata = array_metadata(array)
+        yield f"{array.path}/{METADATA}", metadata, object_entry(metadata)
         for shard in range(array.shards):
             data = encode_shard(array, _plan_block(plan, name, array, shard))
             if data is not None:
-                yield array.key(shard), data
+                yield array.key(shard), data, object_entry(data, chunk_sums(array, data))
 
 
 def _plan_block(plan: CachePlan, name: str, array: StackedArray, shard: int) -> np.ndarray:
@@ -52,15 +56,16 @@ class StoredPlan:
 
     Args:
         objects: the cache's objects.
-        shape: from cache.json.
-        id_kind: "int" or "str".
+        record: cache.json; every row that is read is the one whose checksum it has.
     """
 
-    def __init__(self, objects: Objects, shape: PlanShape, id_kind: str) -> None:
-        self.shape = shape
-        self._objects = objects
-        self._make_id: Callable[[str], int | str] = int if id_kind == "int" else str
-        self._arrays = {name: StoredArray(objects.open, a) for name, a in plan_arrays(shape).items()}
+    def __init__(self, objects: Objects, record: CacheRecord) -> None:
+        self.shape = record.shape
+        self._objects, self._record = objects, record
+        self._arrays = {name: self._stored(a, objects) for name, a in plan_arrays(record.shape).items()}
+
+    def _stored(self, array: StackedArray, objects: Objects | WholeObjects) -> StoredArray:
+        return StoredArray(objects.open, array, recorded_sums(self._record.objects, array))
 
     @property
     def num_partitions(self) -> int:
@@ -75,7 +80,7 @@ class StoredPlan:
         boxes = int(offsets[-1])
         return PartitionPlan(
             index=index,
-            image_ids=[self._make_id(text) for text in texts[::2]],
+            image_ids=self._ids(texts[::2]),
             file_names=texts[1::2],
             sizes=self._rows("sizes", index, images),
             boxes=self._rows("boxes", index, boxes),
@@ -102,12 +107,24 @@ class StoredPlan:
 
     def image_ids(self, index: int) -> list[int | str]:
         """Image ids of a partition."""
-        return [self._make_id(text) for text in self.texts(index)[::2]]
+        return self._ids(self.texts(index)[::2])
 
     def image_name(self, index: int, slot: int) -> tuple[int | str, str]:
         """Image id and file name of one image."""
         image_id, file_name = self.texts(index)[2 * slot : 2 * slot + 2]
-        return self._make_id(image_id), file_name
+        return self._ids([image_id])[0], file_name
+
+    def _ids(self, texts: list[str]) -> list[int | str]:
+        if self._record.id_kind == "str":
+            return [*texts]
+        try:
+            return [int(text) for text in texts]
+        except ValueError:
+            raise DamageError(
+                f"the image ids of {self._objects.url} are no numbers",
+                "numbers, as its cache.json says",
+                "rs-cache verify CACHE --full lists every damaged object of the cache",
+            ) from None
 
     def load(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Array `name` of all partitions, one after the other: [sum(rows), *item_shape].
@@ -117,7 +134,7 @@ class StoredPlan:
             rows: int [P], how many rows each partition has.
         """
         array = self._arrays[name].array
-        whole = StoredArray(WholeObjects(self._objects).open, array)
+        whole = self._stored(array, WholeObjects(self._objects))
         flat = np.empty((int(np.sum(rows)), *array.item_shape), array.dtype)
         start = 0
         for index, count in enumerate(np.asarray(rows).tolist()):

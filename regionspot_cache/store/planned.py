@@ -24,7 +24,7 @@ class PlannedImages:
 
     def __init__(self, objects: Objects, record: CacheRecord) -> None:
         self._objects, self._record = objects, record
-        self._plan = StoredPlan(objects, record.shape, record.id_kind)
+        self._plan = StoredPlan(objects, record)
         self.dataset = _dataset(record)
         self.dropped = dict(record.dropped)
         self._offsets = self._load_offsets()
@@ -166,7 +166,7 @@ def _dataset(record: CacheRecord) -> SimpleNamespace:
         category_ids=np.array(identity["category_ids"], np.int64),
         class_frequency=tuple(identity["class_frequency"]),
         exif=identity["exif"],
-        augmentation=identity.get("augmentation"),
+        augmentation=identity["augmentation"],
         box_policy=identity["box_policy"],
         image_root=record.image_root,
         seed=identity["seed"],

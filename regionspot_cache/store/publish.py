@@ -3,43 +3,48 @@
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from regionspot_cache.errors import DamageError, IdentityError, InputError
 from regionspot_cache.store.encode import empty_block, encode_shard
-from regionspot_cache.store.identity import HalfRecord, object_entry
+from regionspot_cache.store.entries import ObjectEntry, object_entry
+from regionspot_cache.store.identity import CacheRecord, HalfRecord
 from regionspot_cache.store.layout import (
     STATUS_OK,
     STATUS_REASONS,
+    HalfName,
     HalfSpec,
     PlanShape,
+    StackedArray,
     half_arrays,
 )
 from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, Marker, marker_key
 from regionspot_cache.store.objects import Objects, Stage
 from regionspot_cache.store.plan import PartitionPlan
+from regionspot_cache.store.shards import chunk_sums
 
 
 def encoded_objects(
     spec: HalfSpec, shape: PlanShape, partition: int, rows: Mapping[str, np.ndarray]
-) -> Iterator[tuple[str, memoryview | None]]:
-    """(key, bytes) of every array's stored object, one at a time; None for one that would hold nothing."""
+) -> Iterator[tuple[StackedArray, memoryview | None]]:
+    """(array, bytes) of every array's stored object, one at a time; None for one that would hold nothing."""
     for name, array in half_arrays(spec, shape).items():
         block = rows[name][None]
         if block.shape[1] < array.length:
             block = empty_block(array)
             block[0, : len(rows[name])] = rows[name]
-        yield array.key(partition), encode_shard(array, block)
+        yield array, encode_shard(array, block)
 
 
 def build_marker(
-    spec: HalfSpec,
+    half: HalfRecord,
     partition: PartitionPlan,
     status: np.ndarray,
-    objects: Mapping[str, Mapping[str, Any]],
+    objects: Mapping[str, ObjectEntry],
     failures: Sequence[Mapping[str, Any]],
     timings: Mapping[str, float],
 ) -> Marker:
@@ -52,9 +57,9 @@ def build_marker(
             "report this as a bug",
         )
     return Marker(
-        half=spec.name,
+        half=cast(HalfName, half.spec.name),
         partition=partition.index,
-        half_digest=spec.digest,
+        half_digest=half.digest,
         objects=objects,
         counts=dict(Counter(STATUS_REASONS[int(code)] for code in status)),
         failed=failed,
@@ -77,46 +82,50 @@ def default_failures(partition: PartitionPlan, status: np.ndarray) -> list[dict[
     ]
 
 
-def require_current_half(objects: Objects, spec: HalfSpec) -> None:
-    """Refuse to write into a half that was rebuilt for another backbone meanwhile. Raises IdentityError."""
-    record = HalfRecord.read(objects, spec.name)
-    if record is None or record.spec.digest != spec.digest:
+def require_current_half(objects: Objects, half: HalfRecord) -> None:
+    """Refuse to write into a half that was rebuilt or planned anew meanwhile. Raises IdentityError."""
+    record = HalfRecord.read(objects, half.spec.name)
+    if record is None or record.digest != half.digest:
         raise IdentityError(
-            f"the {spec.name} half of {objects.url} was rebuilt by another run",
+            f"the {half.spec.name} half of {objects.url} was rebuilt by another run",
             "the half that this run started with",
             "run rs-cache extract again; partitions that are already committed are kept",
         )
 
 
 def put_objects(
-    stage: Stage, encoded: Iterator[tuple[str, memoryview | None]]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Stage every object; returns their checksums by key and the keys that must not exist."""
+    stage: Stage, encoded: Iterator[tuple[StackedArray, memoryview | None]], partition: int
+) -> tuple[dict[str, ObjectEntry], list[str]]:
+    """Stage every object; returns their entries by key and the keys that must not exist."""
     entries, empty = {}, []
-    for key, data in encoded:
+    for array, data in encoded:
+        key = array.key(partition)
         if data is None:
             empty.append(key)
             continue
         stage.put(key, data)
-        entries[key] = object_entry(data)
+        entries[key] = object_entry(data, chunk_sums(array, data))
     return entries, empty
 
 
-def withdraw(objects: Objects, cache_digest: str, half: str, partition: int) -> None:
+def withdraw(objects: Objects, record: CacheRecord, half: str, partition: int) -> None:
     """Make a partition uncommitted: take its half out of the manifest, then remove its marker."""
     with objects.exclusive("manifest") as stage:
-        unseal(objects, stage, cache_digest, half)
+        unseal(objects, stage, record, half)
         stage.delete(marker_key(half, partition))
 
 
-def unseal(objects: Objects, stage: Stage, cache_digest: str, half: str) -> None:
-    """Take one half out of the manifest. A damaged manifest is replaced by an empty one."""
+def unseal(objects: Objects, stage: Stage, record: CacheRecord, half: str) -> None:
+    """Take one half out of the manifest. A damaged one or one of another plan is emptied."""
+    empty = Manifest(plan_digest=record.plan_digest, halves={})
     try:
-        manifest = Manifest.read(objects)
+        found = Manifest.read(objects, record.shape)
     except DamageError:
-        manifest = Manifest(cache_digest=cache_digest, halves={})
-        stage.put(MANIFEST_KEY, manifest.to_bytes())
-    if manifest is not None and half in manifest.halves:
-        kept = {name: sealed for name, sealed in manifest.halves.items() if name != half}
-        stage.put(MANIFEST_KEY, Manifest(cache_digest=cache_digest, halves=kept).to_bytes())
+        found = None
+        stage.put(MANIFEST_KEY, empty.to_bytes())
+    if found is not None and found.plan_digest != record.plan_digest:
+        stage.put(MANIFEST_KEY, empty.to_bytes())
+    elif found is not None and half in found.halves:
+        kept = {name: sealed for name, sealed in found.halves.items() if name != half}
+        stage.put(MANIFEST_KEY, replace(empty, halves=kept).to_bytes())
     stage.publish()

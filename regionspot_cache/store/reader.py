@@ -9,12 +9,19 @@ from typing import Any
 import numpy as np
 
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
-from regionspot_cache.store.identity import CacheRecord, HalfRecord, require_fingerprint
+from regionspot_cache.store.identity import (
+    CacheRecord,
+    HalfRecord,
+    read_half,
+    require_fingerprint,
+    require_offsets,
+)
 from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, HalfSpec, half_arrays
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import Manifest, SealedHalf
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.planned import PlannedImages
+from regionspot_cache.store.proof import SealedSums
 from regionspot_cache.store.quantise import dequantise
 from regionspot_cache.store.shards import ChunkError, StoredArray
 
@@ -32,7 +39,8 @@ def open_cache(
         path: folder or URL.
         halves: those that are needed.
         expect: fingerprint by half that the features must have been made with.
-        check: compare every record that is read with its crc32c.
+        check: compare the bytes of every record that is read with its crc32c. That the record was committed
+            for this very image is compared in any case.
 
     Raises:
         MissingFileError: no cache there.
@@ -42,9 +50,10 @@ def open_cache(
     """
     objects = open_objects(path)
     record = CacheRecord.read(objects)
-    manifest = Manifest.read(objects)
+    require_offsets(record, objects)
+    manifest = Manifest.read(objects, record.shape)
     sealed: dict[str, SealedHalf] = {}
-    specs: dict[str, HalfSpec] = {}
+    records: dict[str, HalfRecord] = {}
     for half in halves:
         if manifest is None or half not in manifest.halves:
             raise IncompleteError(
@@ -52,8 +61,8 @@ def open_cache(
                 "a half whose partitions are all committed and sealed",
                 f"rs-cache extract --cache {objects.url} --half {half} continues where it stopped",
             )
-        found = HalfRecord.read(objects, half)
-        if found is None or found.spec.digest != manifest.halves[half].digest:
+        found = read_half(objects, record, half)
+        if found is None or found.digest != manifest.halves[half].digest:
             raise DamageError(
                 f"the manifest of {objects.url} does not belong to its {half} half",
                 "the half that was sealed",
@@ -61,14 +70,14 @@ def open_cache(
             )
         if expect and half in expect:
             require_fingerprint(found.spec, expect[half], objects.url)
-        sealed[half], specs[half] = manifest.halves[half], found.spec
-    if manifest is not None and manifest.cache_digest != record.digest:
+        sealed[half], records[half] = manifest.halves[half], found
+    if manifest is not None and manifest.plan_digest != record.plan_digest:
         raise IdentityError(
             f"the manifest of {objects.url} was sealed for another plan",
             "a manifest of this cache",
             f"delete {objects.url} and extract again",
         )
-    return Cache(objects, record, specs, sealed, check=check)
+    return Cache(objects, record, records, sealed, check=check)
 
 
 class Cache(PlannedImages):
@@ -84,21 +93,25 @@ class Cache(PlannedImages):
         self,
         objects: Objects,
         record: CacheRecord,
-        specs: Mapping[str, HalfSpec],
+        records: Mapping[str, HalfRecord],
         sealed: Mapping[str, SealedHalf],
         *,
         check: bool,
     ) -> None:
         super().__init__(objects, record)
         self._sealed, self._check = sealed, check
-        self.halves = dict(specs)
-        self._arrays = {
-            f"{half}/{name}": StoredArray(objects.open, array, check=check)
-            for half, spec in specs.items()
-            for name, array in half_arrays(spec, record.shape).items()
+        self.halves: dict[str, HalfSpec] = {half: found.spec for half, found in records.items()}
+        self._arrays: dict[str, StoredArray] = {}
+        for half, found in records.items():
+            arrays = half_arrays(found.spec, record.shape)
+            sums = SealedSums(objects, found, sealed[half], arrays, record.shape)
+            for name, array in arrays.items():
+                of_array = partial(sums.of, name)
+                self._arrays[f"{half}/{name}"] = StoredArray(objects.open, array, of_array, check=check)
+        self._int8 = {
+            f"{half}/{a.name}" for half, spec in self.halves.items() for a in spec.arrays if a.dtype == "int8"
         }
-        self._int8 = {f"{h}/{a.name}" for h, spec in specs.items() for a in spec.arrays if a.dtype == "int8"}
-        self._status = {half: _status_codes(sealed[half], record.shape.num_images) for half in specs}
+        self._status = {half: _status_codes(sealed[half], record.shape.num_images) for half in records}
 
     def __reduce__(self) -> tuple:
         return partial(open_cache, halves=tuple(self.halves), check=self._check), (self._objects.url,)

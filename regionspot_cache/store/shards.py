@@ -1,5 +1,6 @@
 """Reading stored arrays without zarr: the index of a stored object is parsed once, then one positioned read
-brings one inner chunk, or a run of neighbouring ones, straight into place.
+brings one inner chunk, or a run of neighbouring ones, straight into place. Every chunk is compared with the
+checksum that is recorded for its place, not only with the one beside it.
 
 Format: zarr v3 "sharding_indexed" codec, index at the end, inner codecs bytes + crc32c
 (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/).
@@ -10,11 +11,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 import google_crc32c
 import numpy as np
 
+from regionspot_cache.store.entries import Sums
 from regionspot_cache.store.layout import CRC_BYTES, FILL_VALUES, INDEX_ENTRY_BYTES, StackedArray
 from regionspot_cache.store.objects import Handle
 
 _NO_CHUNK = np.uint64(2**64 - 1)
 _ABSENT, _IMPOSSIBLE = -1, -2  # in place of an offset
+_NOT_COMMITTED = "the record is not the one that was committed here"
 
 
 class ChunkError(Exception):
@@ -49,23 +52,37 @@ def parse_index(array: StackedArray, tail: np.ndarray) -> np.ndarray:
     return offsets
 
 
+def chunk_sums(array: StackedArray, data: memoryview) -> np.ndarray:
+    """The crc32c beside every inner chunk of a stored object, uint32 [entries]; 0 where there is none."""
+    flat = np.frombuffer(data, np.uint8)
+    offsets = parse_index(array, flat[-array.index_bytes :])
+    sums = np.zeros(len(offsets), "<u4")
+    stored = np.flatnonzero(offsets >= 0)
+    places = offsets[stored, None] + array.chunk_bytes + np.arange(CRC_BYTES)
+    sums[stored] = flat[places].view("<u4")[:, 0]
+    return sums
+
+
 class StoredArray:
     """Reads rows of one stored array.
 
     Args:
         open_object: opens a key for positioned reads.
         array: the layout of the array.
-        check: compare every inner chunk with its crc32c.
+        sums: the recorded crc32c of every inner chunk; the one stored beside it must be the same.
+        check: compare the bytes of every inner chunk with it, too.
     """
 
     def __init__(
-        self, open_object: Callable[[str], Handle], array: StackedArray, *, check: bool = True
+        self, open_object: Callable[[str], Handle], array: StackedArray, sums: Sums, *, check: bool = True
     ) -> None:
         self.array = array
         self._open = open_object
+        self._sums = sums
         self._check = check
-        # Version and offsets by shard, 8 bytes an inner chunk. A memoryview yields plain integers quickly.
-        self._indexes: dict[int, tuple[Hashable, memoryview]] = {}
+        # Version, offsets and recorded checksums by shard, 12 bytes an inner chunk. A memoryview yields plain
+        # integers quickly.
+        self._indexes: dict[int, tuple[Hashable, memoryview, memoryview]] = {}
 
     def read_rows(self, partition: int, start: int, stop: int) -> np.ndarray:
         """Rows start:stop of one partition, [stop - start, *item_shape].
@@ -112,29 +129,35 @@ class StoredArray:
         stored = np.empty(len(places), "<u4")
         checksums = list(stored.view(np.uint8).reshape(-1, CRC_BYTES))
         stride = self.array.chunk_bytes + CRC_BYTES
-        for handle, offset, begin, end in self._runs(places, stride):
+        recorded: list[int] = []
+        for handle, offset, begin, end in self._runs(places, stride, recorded):
             buffers = [piece for i in range(begin, end) for piece in (into[i], checksums[i])]
             try:
                 handle.read_into(offset, buffers, (end - begin) * stride)
             except EOFError:
                 raise ChunkError(self.array, *places[begin], "the object ends too early") from None
-        if self._check:
-            self._compare(places, into, stored.tolist())
+        self._compare(places, into, stored.tolist(), recorded)
 
-    def _runs(self, places: Sequence[tuple[int, int]], stride: int) -> Iterator[tuple[Handle, int, int, int]]:
-        """Neighbouring chunks: (object, offset in it, begin and end in `places`). Raises ChunkError."""
+    def _runs(
+        self, places: Sequence[tuple[int, int]], stride: int, recorded: list[int]
+    ) -> Iterator[tuple[Handle, int, int, int]]:
+        """Neighbouring chunks: (object, offset in it, begin and end in `places`). Raises ChunkError.
+
+        Appends to `recorded` the checksum that each of `places` must have.
+        """
         if not places:
             return
-        begin, group = 0, self.array.group
+        begin, group, record = 0, self.array.group, recorded.append
         shard = places[0][0] // group
-        handle, index = self._index(places[0][0])
+        handle, index, sums = self._index(places[0][0])
         while begin < len(places):
             partition, chunk = places[begin]
             if partition // group != shard:
                 shard = partition // group
-                handle, index = self._index(partition)
+                handle, index, sums = self._index(partition)
             base = (partition % group) * self.array.chunks_per_partition
             offset, end = index[base + chunk], begin + 1
+            record(sums[base + chunk])
             if offset < 0:
                 what = "the record was never written" if offset == _ABSENT else "the index is impossible"
                 raise ChunkError(self.array, partition, chunk, what)
@@ -142,6 +165,7 @@ class StoredArray:
             while (
                 end < len(places) and places[end][0] == partition and index[base + places[end][1]] == wanted
             ):
+                record(sums[base + places[end][1]])
                 wanted += stride
                 end += 1
             yield handle, offset, begin, end
@@ -150,10 +174,25 @@ class StoredArray:
     def present(self, partition: int) -> np.ndarray:
         """bool [chunks_per_partition]: which inner chunks of a partition are stored. Raises ChunkError."""
         base = (partition % self.array.group) * self.array.chunks_per_partition
-        _, index = self._index(partition)
+        _, index, _ = self._index(partition)
         return np.asarray(index)[base : base + self.array.chunks_per_partition] >= 0
 
-    def _index(self, partition: int) -> tuple[Handle, memoryview]:
+    def compare_stored_sums(self, partition: int, chunks: Sequence[int]) -> None:
+        """Compares the checksums beside some stored chunks with the recorded ones. Raises ChunkError."""
+        handle, index, sums = self._index(partition)
+        base = (partition % self.array.group) * self.array.chunks_per_partition
+        for chunk in chunks:
+            stored = np.empty(1, "<u4")
+            try:
+                place = index[base + chunk] + self.array.chunk_bytes
+                handle.read_into(place, [stored.view(np.uint8)], CRC_BYTES)
+            except EOFError:
+                raise ChunkError(self.array, partition, chunk, "the object ends too early") from None
+            if stored[0] != sums[base + chunk]:
+                raise ChunkError(self.array, partition, chunk, _NOT_COMMITTED)
+
+    def _index(self, partition: int) -> tuple[Handle, memoryview, memoryview]:
+        """Of the object that holds a partition: handle, int64 offsets and recorded uint32 checksums."""
         shard = partition // self.array.group
         try:
             handle = self._open(self.array.key(shard))
@@ -161,15 +200,15 @@ class StoredArray:
             raise ChunkError(self.array, partition, 0, "the object is missing") from None
         known = self._indexes.get(shard)
         if known is None or known[0] != handle.version:
-            known = (handle.version, self._read_index(handle, partition))
+            known = (handle.version, self._read_index(handle, partition), self._sums(shard))
             self._indexes[shard] = known
-        return handle, known[1]
+        return handle, known[1], known[2]
 
     def _read_index(self, handle: Handle, partition: int) -> memoryview:
-        tail = np.empty(self.array.index_bytes, np.uint8)
         try:
-            if handle.size < len(tail):
+            if handle.size < self.array.index_bytes:
                 raise EOFError
+            tail = np.empty(self.array.index_bytes, np.uint8)
             handle.read_into(handle.size - len(tail), [tail], len(tail))
             return parse_index(self.array, tail).data
         except EOFError:
@@ -178,9 +217,18 @@ class StoredArray:
             raise ChunkError(self.array, partition, 0, str(error)) from None
 
     def _compare(
-        self, places: Sequence[tuple[int, int]], into: Sequence[np.ndarray], stored: Sequence[int]
+        self,
+        places: Sequence[tuple[int, int]],
+        into: Sequence[np.ndarray],
+        stored: list[int],
+        recorded: list[int],
     ) -> None:
+        if stored != recorded:
+            wrong = next(i for i, (a, b) in enumerate(zip(stored, recorded, strict=True)) if a != b)
+            raise ChunkError(self.array, *places[wrong], _NOT_COMMITTED)
+        if not self._check:
+            return
         checksum = google_crc32c.value
-        for place, data, expected in zip(places, into, stored, strict=True):
+        for place, data, expected in zip(places, into, recorded, strict=True):
             if checksum(data) != expected:
                 raise ChunkError(self.array, *place, "the record does not match its crc32c")

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from regionspot_cache.errors import DamageError
-from regionspot_cache.store.checks import HalfCheck, Problem, check_object
-from regionspot_cache.store.identity import CACHE_KEY, CacheRecord, HalfRecord, half_key
-from regionspot_cache.store.layout import HALVES
+from regionspot_cache.store.checks import HalfCheck, Problem, check_object, check_stored_sums
+from regionspot_cache.store.entries import recorded_sums
+from regionspot_cache.store.identity import CACHE_KEY, CacheRecord, HalfRecord, half_key, offset_keys
+from regionspot_cache.store.layout import HALVES, plan_arrays
 from regionspot_cache.store.location import open_objects
-from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest
+from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, SealedHalf
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan_store import StoredPlan
+from regionspot_cache.store.shards import StoredArray
 
 _WORKERS = 4  # each holds one stored object in memory; hashing releases the interpreter
 
@@ -44,7 +46,9 @@ def verify(
     except DamageError as error:
         return [Problem(None, None, None, CACHE_KEY, "checksum", error.found)]
     problems = _plan_problems(objects, record, full)
-    plan = StoredPlan(objects, record.shape, record.id_kind)
+    if {problem.key for problem in problems}.intersection(offset_keys(record)):
+        return problems  # how many images there are is not certain
+    plan = StoredPlan(objects, record)
     checks: list[HalfCheck] = []
     for half in HALVES:
         try:
@@ -52,8 +56,12 @@ def verify(
         except DamageError as error:
             problems.append(Problem(half, None, None, half_key(half), "checksum", error.found))
             continue
-        if found is not None:
-            checks.append(HalfCheck(objects, plan, found, full))
+        if found is None:
+            continue
+        if found.plan_digest != record.plan_digest:
+            problems.append(Problem(half, None, None, half_key(half), "identity", "it is of another plan"))
+            continue
+        checks.append(HalfCheck(objects, plan, found, full))
     problems += _partition_problems(checks, record.shape.num_partitions, progress)
     for check in checks:
         problems += check.surroundings()
@@ -68,6 +76,17 @@ def _plan_problems(objects: Objects, record: CacheRecord, full: bool) -> list[Pr
     for key, entry in record.objects.items():
         array = key.split("/")[1] if key.count("/") > 1 else None
         problems += check_object(objects, key, entry, full, Problem(None, None, array, key, "", ""))
+    damaged = {problem.key for problem in problems}
+    if damaged.intersection(offset_keys(record)):
+        return problems
+    for name, array in plan_arrays(record.shape).items():
+        stored = StoredArray(objects.open, array, recorded_sums(record.objects, array))
+        for shard in range(array.shards):
+            key, last = array.key(shard), min(array.partitions, (shard + 1) * array.group) - 1
+            where = Problem(None, None, name, key, "", "")
+            if key in record.objects and key not in damaged:
+                for partition in {shard * array.group, last}:
+                    problems += check_stored_sums(stored, partition, where)
     return problems + _foreign(objects, "plan", record.objects)
 
 
@@ -89,13 +108,13 @@ def _manifest_problems(objects: Objects, record: CacheRecord, checks: list[HalfC
         return Problem(half, None, None, MANIFEST_KEY, kind, detail)
 
     try:
-        manifest = Manifest.read(objects)
+        manifest = Manifest.read(objects, record.shape)
     except DamageError as error:
         yield problem("checksum", error.found)
         return
-    if manifest is not None and manifest.cache_digest != record.digest:
+    if manifest is not None and manifest.plan_digest != record.plan_digest:
         yield problem("identity", "the manifest was sealed for another cache.json")
-    sealed = {} if manifest is None else dict(manifest.halves)
+    sealed: dict[str, SealedHalf] = {} if manifest is None else {**manifest.halves}
     for check in checks:
         half = sealed.pop(check.half, None)
         if half is None:

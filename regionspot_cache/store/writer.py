@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from regionspot_cache.errors import DamageError, IncompleteError, InputError
 from regionspot_cache.store import publish
+from regionspot_cache.store.entries import recorded_sums
 from regionspot_cache.store.features import Features, row_mask, stored_rows
-from regionspot_cache.store.identity import CacheRecord, HalfRecord
-from regionspot_cache.store.layout import HALVES, HalfSpec, half_arrays
+from regionspot_cache.store.identity import CacheRecord, HalfRecord, read_half, require_offsets
+from regionspot_cache.store.layout import HALVES, HalfName, HalfSpec, StackedArray, half_arrays
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import (
     MANIFEST_KEY,
@@ -48,18 +49,23 @@ class CacheWriter:
     Attributes:
         objects: where the cache is.
         record: cache.json.
-        halves: `HalfSpec` by name.
         plan: the stored plan.
     """
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
         self.record = CacheRecord.read(objects)
-        self.plan = StoredPlan(objects, self.record.shape, self.record.id_kind)
-        self.halves = _read_halves(objects)
+        require_offsets(self.record, objects)
+        self.plan = StoredPlan(objects, self.record)
+        self._records = self._read_halves()
 
     def __reduce__(self) -> tuple:
         return open_writer, (self.objects.url,)
+
+    @property
+    def halves(self) -> dict[str, HalfSpec]:
+        """`HalfSpec` by name."""
+        return {name: record.spec for name, record in self._records.items()}
 
     @property
     def num_partitions(self) -> int:
@@ -76,7 +82,7 @@ class CacheWriter:
 
     def marker(self, half: str, partition: int) -> Marker | None:
         """Marker of one partition; None while it is not committed."""
-        found = read_marker(self.objects, half, self._half(half).digest, partition)
+        found = self._read_marker(half, partition)
         return found[0] if found else None
 
     def pending(self, half: str) -> list[int]:
@@ -119,11 +125,11 @@ class CacheWriter:
             IdentityError: the half was rebuilt meanwhile.
             RegionSpotError: the disk is full or the folder cannot be written; nothing is committed.
         """
-        spec, plan = self._half(half), self.partition(partition)
-        if read_marker(self.objects, half, spec.digest, partition):
+        plan = self.partition(partition)
+        if self._read_marker(half, partition):
             return "lost race"
-        rows = stored_rows(spec, plan, arrays, status)
-        return self._publish(spec, plan, rows, failures, timings, replaces=None)
+        rows = stored_rows(self._half(half).spec, plan, arrays, status)
+        return self._publish(half, plan, rows, failures, timings, replaces=None)
 
     def recommit(
         self,
@@ -151,8 +157,8 @@ class CacheWriter:
         Raises:
             InputError: a slot has not failed, or the partition is not committed; see also `commit`.
         """
-        spec, plan = self._half(half), self.partition(partition)
-        found = read_marker(self.objects, half, spec.digest, partition)
+        spec, plan = self._half(half).spec, self.partition(partition)
+        found = self._read_marker(half, partition)
         known = {slot for slot, _ in found[0].failed} if found else set()
         if found is None or not known.issuperset(slots) or sorted(set(slots)) != list(slots):
             raise InputError(
@@ -165,7 +171,7 @@ class CacheWriter:
         boxes, layouts = _box_rows(plan, slots), half_arrays(spec, self.record.shape)
         for name, values in patch.items():
             rows[name][boxes if layouts[name].ragged else list(slots)] = values
-        return self._publish(spec, plan, rows, failures, timings, replaces=found[1])
+        return self._publish(half, plan, rows, failures, timings, replaces=found[1])
 
     def read_partition(self, half: str, partition: int) -> dict[str, np.ndarray]:
         """Stored rows of every array of a committed partition, "status" included, as they are stored.
@@ -173,18 +179,22 @@ class CacheWriter:
         Rows of failed images hold the fill value (-128 or NaN).
 
         Raises:
-            DamageError: a record is missing or damaged.
+            DamageError: a record is missing or damaged, or the partition is not committed.
         """
-        spec, plan = self._half(half), self.partition(partition)
-        layouts = half_arrays(spec, self.record.shape)
+        plan, marker = self.partition(partition), self.marker(half, partition)
+        layouts = half_arrays(self._half(half).spec, self.record.shape)
         # Whole objects, read afresh: an open handle may be on an object that was replaced since.
-        fresh = WholeObjects(self.objects).open
+        fresh, entries = WholeObjects(self.objects).open, marker.objects if marker else {}
+
+        def stored(array: StackedArray) -> StoredArray:
+            return StoredArray(fresh, array, recorded_sums(entries, array))
+
         try:
-            status = StoredArray(fresh, layouts.pop("status")).read_rows(partition, 0, plan.num_images)
+            status = stored(layouts.pop("status")).read_rows(partition, 0, plan.num_images)
             rows = {"status": status}
             for name, array in layouts.items():
                 mask = row_mask(array.ragged, plan, status)
-                rows[name] = StoredArray(fresh, array).read_needed(partition, mask)
+                rows[name] = stored(array).read_needed(partition, mask)
         except ChunkError as error:
             raise DamageError(
                 str(error), "a record for every image", "rs-cache verify CACHE --full names all damage"
@@ -194,7 +204,7 @@ class CacheWriter:
     def discard(self, half: str, partition: int) -> None:
         """Make a partition uncommitted, for example because it is damaged; extraction then does it again."""
         with self.objects.exclusive(_lock_name(half, partition)):
-            publish.withdraw(self.objects, self.record.digest, half, partition)
+            publish.withdraw(self.objects, self.record, half, partition)
 
     def seal(self) -> Manifest:
         """Put every complete half into the manifest, the only way in for readers.
@@ -203,8 +213,8 @@ class CacheWriter:
             IncompleteError: no half is complete.
         """
         with self.objects.exclusive("manifest") as stage:
-            self.halves = _read_halves(self.objects)  # another run may have rebuilt or added one
-            found = {name: self._markers(name) for name in self.halves}
+            self._records = self._read_halves()  # another run may have rebuilt or added one
+            found = {name: self._markers(name) for name in self._records}
             complete = {n: markers for n, markers in found.items() if len(markers) == self.num_partitions}
             if not complete:
                 states = ", ".join(
@@ -215,8 +225,8 @@ class CacheWriter:
                     "at least one half with every partition committed",
                     f"rs-cache extract --cache {self.objects.url} continues where it stopped",
                 )
-            halves = {name: self._sealed(name, markers) for name, markers in complete.items()}
-            manifest = Manifest(cache_digest=self.record.digest, halves=halves)
+            halves = {cast(HalfName, n): self._sealed(n, markers) for n, markers in complete.items()}
+            manifest = Manifest(plan_digest=self.record.plan_digest, halves=halves)
             data = manifest.to_bytes()
             if self.objects.size(MANIFEST_KEY) != len(data) or self.objects.read(MANIFEST_KEY) != data:
                 stage.put(MANIFEST_KEY, data)
@@ -233,11 +243,11 @@ class CacheWriter:
             (p * size + slot, code) for p in sorted(markers) for slot, code in markers[p][0].failed
         )
         digests = tuple(markers[p][1] for p in sorted(markers))
-        return SealedHalf(digest=self.halves[half].digest, markers=digests, failed=failed)
+        return SealedHalf(digest=self._half(half).digest, markers=digests, failed=failed)
 
     def _publish(
         self,
-        spec: HalfSpec,
+        half: str,
         plan: PartitionPlan,
         rows: Mapping[str, np.ndarray],
         failures: Sequence[Mapping[str, Any]] | None,
@@ -249,43 +259,45 @@ class CacheWriter:
 
         `replaces` is the digest of the marker that this commit follows; None for a first commit.
         """
-        status, index = rows["status"], plan.index
+        status, index, record = rows["status"], plan.index, self._half(half)
         listed = publish.default_failures(plan, status) if failures is None else failures
-        with self.objects.exclusive(_lock_name(spec.name, index)) as stage:
-            publish.require_current_half(self.objects, spec)
-            found = read_marker(self.objects, spec.name, spec.digest, index)
+        with self.objects.exclusive(_lock_name(half, index)) as stage:
+            publish.require_current_half(self.objects, record)
+            found = self._read_marker(half, index)
             if (found[1] if found else None) != replaces:
                 return "lost race"
             started = perf_counter()
-            encoded = publish.encoded_objects(spec, self.record.shape, index, rows)
-            entries, empty = publish.put_objects(stage, encoded)
+            encoded = publish.encoded_objects(record.spec, self.record.shape, index, rows)
+            entries, empty = publish.put_objects(stage, encoded, index)
             spent = {**(timings or {}), "write": perf_counter() - started}
-            marker = publish.build_marker(spec, plan, status, entries, listed, spent)
+            marker = publish.build_marker(record, plan, status, entries, listed, spent)
             data = marker.to_bytes()
-            if self.objects.size(marker_key(spec.name, index)) is not None:
-                publish.withdraw(self.objects, self.record.digest, spec.name, index)
+            if self.objects.size(marker_key(half, index)) is not None:
+                publish.withdraw(self.objects, self.record, half, index)
             stage.publish()
             for key in empty:
                 stage.delete(key)
-            won = stage.put_if_absent(marker_key(spec.name, index), data)
+            won = stage.put_if_absent(marker_key(half, index), data)
         return "committed" if won else "lost race"
 
-    def _markers(self, half: str) -> dict[int, tuple[Marker, str]]:
-        return read_markers(self.objects, half, self._half(half).digest, range(self.num_partitions))
+    def _read_marker(self, half: str, partition: int) -> tuple[Marker, str] | None:
+        return read_marker(self.objects, self._half(half), self.record.shape, partition)
 
-    def _half(self, half: str) -> HalfSpec:
-        if half not in self.halves:
+    def _markers(self, half: str) -> dict[int, tuple[Marker, str]]:
+        return read_markers(self.objects, self._half(half), self.record.shape, range(self.num_partitions))
+
+    def _read_halves(self) -> dict[str, HalfRecord]:
+        found = {name: read_half(self.objects, self.record, name) for name in HALVES}
+        return {name: record for name, record in found.items() if record}
+
+    def _half(self, half: str) -> HalfRecord:
+        if half not in self._records:
             raise InputError(
                 f"the cache at {self.objects.url} has no {half} half",
-                f"one of {sorted(self.halves)}",
+                f"one of {sorted(self._records)}",
                 f"rs-cache extract --cache {self.objects.url} --half {half}",
             )
-        return self.halves[half]
-
-
-def _read_halves(objects: Objects) -> dict[str, HalfSpec]:
-    records = {name: HalfRecord.read(objects, name) for name in HALVES}
-    return {name: record.spec for name, record in records.items() if record}
+        return self._records[half]
 
 
 def _lock_name(half: str, partition: int) -> str:

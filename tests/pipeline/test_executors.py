@@ -2,16 +2,22 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.executors import run_here
-from regionspot_cache.errors import InputError, RegionSpotError
+from pipeline.executors import run_here, run_on_scheduler
+from regionspot_cache.errors import IdentityError, IncompleteError, InputError, RegionSpotError
 from regionspot_cache.store import verify as problems_of
 from tests.running import features, rs_cache
 
@@ -49,7 +55,10 @@ def test_in_this_process_an_error_is_an_outcome_and_the_rest_goes_on() -> None:
     assert (outcomes.pop(0), outcomes.pop(3)) == (0, 30)
     assert outcomes[1].found == "one"
     assert isinstance(outcomes[2], RegionSpotError)
-    assert outcomes[2].found == "ZeroDivisionError: two"
+    assert outcomes[2].found.startswith("ZeroDivisionError: two (line")
+    assert outcomes[2].found.endswith(f"{__file__}, in unit)")
+    assert "RS_DEBUG=1" in outcomes[2].remedy
+    assert 'raise ZeroDivisionError("two")' in str(outcomes[2].__cause__)
 
 
 def test_local_workers_store_the_same_bytes(workplace: Path, in_this_process: dict[str, str]) -> None:
@@ -94,6 +103,133 @@ def test_a_running_scheduler_and_a_worker_killed_in_the_middle(
     assert not Path(f"/proc/{killed[0]}").exists()
     assert features(CACHE) == in_this_process
     assert problems_of(CACHE, "full") == []
+
+
+OWN_NETWORK = """\
+import os
+from dataclasses import replace
+from regionspot_cache.backbones import load_clip
+
+class Own:
+    def __init__(self, spec, device):
+        self._inner = load_clip(replace(spec, model="packaged", weights="random:2"), device)
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+    def fingerprint(self):
+        return {**self._inner.fingerprint(), "arithmetic": os.environ.get("RS_TEST_ARITHMETIC", "bf16")}
+    def encode_map(self, batch):
+        if os.environ.get("RS_TEST_BROKEN"):
+            raise KeyError("a bug of the user's")
+        return self._inner.encode_map(batch)
+    for _name in ("preprocess", "encode_image", "encode_text", "text_fingerprint"):
+        exec(f"def {_name}(self, *a): return self._inner.{_name}(*a)")
+    for _name in ("device", "image_size", "grid", "prefix_tokens", "map_shape", "logit_scale"):
+        exec(f"{_name} = property(lambda self: self._inner.{_name})")
+"""
+
+
+@pytest.fixture
+def own_network(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """own.yaml: a CLIP side whose fingerprint and health depend on the environment of the process."""
+    (workplace / "own_network.py").write_text(OWN_NETWORK)
+    text = 'sam: {model: packaged, weights: "random:1"}\nclip: {model: "own_network:Own"}\n'
+    (workplace / "own.yaml").write_text(f"name: own\n{text}")
+    monkeypatch.syspath_prepend(str(workplace))
+    monkeypatch.setenv("PYTHONPATH", f"{workplace}:{os.environ.get('PYTHONPATH', '')}")
+    return workplace
+
+
+@contextmanager
+def workers_of(*environments: dict[str, str]) -> Iterator[str]:
+    """A scheduler with one worker for each environment; its address."""
+    from distributed import Nanny, SpecCluster
+    from distributed.scheduler import Scheduler
+
+    workers = {
+        number: {"cls": Nanny, "options": {"nthreads": 1, "env": env, "memory_limit": 0, "dashboard": False}}
+        for number, env in enumerate(environments)
+    }
+    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1"}}
+    with SpecCluster(workers=workers, scheduler=scheduler) as cluster:
+        yield cluster.scheduler_address
+
+
+OWN = ("extract", "--backbone", "own.yaml", "--set", "partition_size=2", "--set", "batch_size=2")
+
+
+def test_workers_that_differ_are_refused_before_anything_is_computed(own_network: Path) -> None:
+    with workers_of({}, {"RS_TEST_ARITHMETIC": "fp32"}, {}) as address:
+        ran = rs_cache(*OWN, "--scheduler", address)
+    assert ran.code == 4, ran.err
+    assert "fingerprint.arithmetic = 'bf16'" in ran.error["error"]
+    assert "fingerprint.arithmetic = 'fp32'" in ran.error["expected"]
+    assert "1 of 3 workers: tcp://" in ran.error["expected"]
+    assert socket.gethostname() in ran.error["expected"]
+    assert "take it out" in ran.error["next"]
+    assert not (own_network / "rs-cache-data/caches").exists()
+
+
+def test_a_worker_that_joins_later_with_another_network_commits_nothing(own_network: Path) -> None:
+    from pipeline.partition import ExtractJob, extract_partition
+    from regionspot_cache.backbones import load_preset
+    from regionspot_cache.store import open_writer
+
+    assert rs_cache(*OWN, "--limit", 4).code == 0
+    cache = own_network / "rs-cache-data/caches/shapes-train-own"
+    open_writer(cache).discard("clip", 1)
+    job = ExtractJob(
+        cache=str(cache),
+        image_root=str(own_network / "rs-cache-data/datasets/shapes/images"),
+        exif="ignore",
+        spec=load_preset("own.yaml"),
+        halves=("sam", "clip"),
+        dtype="int8",
+        batch_size=2,
+        decode_threads=1,
+        device="cpu",
+    )
+    with workers_of({"RS_TEST_ARITHMETIC": "fp32"}) as address:
+        ((_, outcome),) = run_on_scheduler(partial(extract_partition, job), [1], address=address)
+    assert isinstance(outcome, IdentityError)
+    assert socket.gethostname() in outcome.expected
+    assert "'bf16'" in outcome.found
+    assert "'fp32'" in outcome.expected
+    assert open_writer(cache).pending("clip") == [1]
+
+
+def test_the_traceback_of_a_worker_is_not_lost(own_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with workers_of({"RS_TEST_BROKEN": "1"}) as address:
+        ran = rs_cache(*OWN, "--limit", 2, "--scheduler", address)
+        assert ran.code == 3
+        assert 'KeyError: "a bug of the user\'s" (line' in ran.error["error"]
+        assert "own_network.py, in encode_map)" in ran.error["error"]
+        assert "RS_DEBUG=1" in ran.error["next"]
+        monkeypatch.setenv("RS_DEBUG", "1")
+        with pytest.raises(IncompleteError) as caught:
+            rs_cache(*OWN, "--limit", 2, "--scheduler", address)
+    text = "".join(traceback.format_exception(caught.value))
+    assert 'raise KeyError("a bug of the user\'s")' in text
+    assert "features.py" in text
+
+
+def test_ctrl_c_stops_local_workers_without_a_word_of_theirs(workplace: Path) -> None:
+    code = "from pipeline.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, EXTRACT), "--workers", "2"]
+    child = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    while not (workplace / CACHE / "markers/clip").exists():
+        assert child.poll() is None
+        time.sleep(0.01)
+    os.killpg(child.pid, signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    said = [line for line in err.splitlines() if "extracting:" not in line and "to do" not in line]
+    assert said == ["Interrupted. What is committed is kept; the same command continues."]
 
 
 @pytest.mark.parametrize("address", ["nonsense", pytest.param("tcp://127.0.0.1:9", marks=pytest.mark.slow)])

@@ -82,8 +82,8 @@ def test_another_backbone_is_refused_and_rebuild_replaces_its_half_only(workplac
     assert features(CACHE) == before
     ran = rs_cache(*other, "--rebuild")
     assert ran.code == 0
-    assert "Replacing the clip half" in ran.err
-    assert "Replacing the sam half" not in ran.err
+    assert "Replaced the clip half" in ran.err
+    assert "Replaced the sam half" not in ran.err
     verified()
     after = features(CACHE)
     changed = {key for key in before if before[key] != after[key]}
@@ -119,8 +119,16 @@ def test_failed_images_alone_are_tried_again_once_they_are_mended(workplace: Pat
     missing.unlink()
     shutil.copy(IMAGES.parent / "images/train/000001.jpg", mismatched)
     resize(mismatched)
-    ran = extract()
-    assert ran.json["failed_images"] == 3
+    ran = extract(code=3)
+    assert (ran.json["failed_images"], ran.json["failures"]) == (
+        3,
+        {"missing": 1, "undecodable": 1, "size mismatch": 1},
+    )
+    told = "21 of 24 images; 3 failed: 1 missing, 1 size mismatch, 1 undecodable"
+    assert told in ran.error["error"]
+    assert "once the files are there" in ran.error["next"]
+    assert told in rs_cache("status", CACHE).out
+    assert rs_cache("status", CACHE, "--json").json["failures"] == ran.json["failures"]
     assert "warning: not in the cache: train/000003.jpg: missing" in ran.err
     verified()
     listed = rs_cache("status", CACHE, "--json").json["halves"]
@@ -136,7 +144,7 @@ def test_failed_images_alone_are_tried_again_once_they_are_mended(workplace: Pat
     assert len(stored) == 21
 
     missing.write_bytes(kept["000003.jpg"])
-    ran = extract()
+    ran = extract("--set", "max_failed=0.1")  # 2 of 24 are fewer than a tenth
     assert ran.json["failed_images"] == 2
     now = records(CACHE)
     assert len(now) == 22
@@ -155,8 +163,12 @@ def test_failed_images_alone_are_tried_again_once_they_are_mended(workplace: Pat
 def test_status_and_a_later_seal_after_every_image_of_a_partition_failed(workplace: Path) -> None:
     for path in (IMAGES / "train").iterdir():
         path.write_bytes(b"not an image")
-    ran = extract("--limit", 4)
+    ran = extract("--limit", 4, code=3)
     assert ran.json["failed_images"] == 4
+    assert "0 of 4 images; 4 failed: 4 undecodable" in ran.error["error"]
+    text = rs_cache("extract", "--backbone", "small.yaml", *SMALL[2:4], "--limit", 4, "--set", "max_failed=1")
+    assert text.code == 0
+    assert "is complete: 0 of 4 images; 4 failed: 4 undecodable" in text.out
     verified()
     cache = open_cache(CACHE)
     assert +cache.counts["sam"] == {"undecodable": 4}
@@ -192,3 +204,64 @@ def test_the_summary_counts_what_is_on_the_disk(workplace: Path, dtype: str) -> 
     )
     assert found["bytes"] == on_disk
     assert json.loads((CACHE / "halves/clip.json").read_text())
+
+
+def test_a_cache_that_was_planned_anew_is_refused(workplace: Path) -> None:
+    extract()
+    before = features(CACHE)
+    (CACHE / "cache.json").unlink()
+    ran = extract("--set", "seed=1", code=4)
+    assert "another plan" in ran.error["error"]
+    assert "--rebuild" not in ran.error["next"]
+    extract("--set", "seed=1", "--rebuild", code=4)
+    assert "; 0 to do;" in extract().err  # the same plan again
+    assert features(CACHE) == before
+    verified()
+
+
+def test_swapped_maps_stop_training_and_a_fast_verification(workplace: Path) -> None:
+    extract()
+    a, b = (CACHE / f"clip/map/c.{p}.0.0.0" for p in (0, 1))
+    a.rename("spare")
+    b.rename(a)
+    Path("spare").rename(b)
+    ran = rs_cache("train", "--config", "train.yaml")
+    assert ran.code == 4
+    assert "not the one that was committed here" in ran.error["error"]
+    assert rs_cache("verify", CACHE).code == 4
+
+
+def test_each_half_is_given_its_own_seconds(workplace: Path) -> None:
+    extract()
+    halves = rs_cache("status", CACHE, "--json").json["halves"]
+    assert set(halves["sam"]["seconds"]) == {"read", "decode", "prepare", "sam", "write"}
+    assert set(halves["clip"]["seconds"]) == {"read", "decode", "prepare", "clip", "write"}
+    assert halves["sam"]["seconds"]["decode"] == halves["clip"]["seconds"]["decode"]
+
+
+def test_the_room_that_is_needed_is_that_of_what_is_missing(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract("--half", "clip")  # nearly all of the bytes
+    needed = sum(open_writer(CACHE).markers("clip")[p].stored_bytes for p in range(6))
+    monkeypatch.setattr("pipeline.extract.free_space", lambda path: needed // 4)
+    extract()
+
+
+def test_a_run_that_stops_says_why(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, batch: object) -> None:
+        raise ZeroDivisionError("in the network")
+
+    monkeypatch.setattr("pipeline.partition.PartitionFeatures.add", broken)
+    ran = extract(code=3)
+    assert "stopped after 3 failed in a row. ZeroDivisionError: in the network (line" in ran.error["error"]
+    assert f"{Path(__file__).name}, in broken)" in ran.error["error"]
+    assert "RS_DEBUG=1" in ran.error["next"]
+    monkeypatch.setenv("RS_DEBUG", "1")
+    with pytest.raises(Exception, match="is not complete") as caught:
+        rs_cache("extract", *SMALL)
+    causes = [caught.value]
+    while causes[-1].__cause__:
+        causes.append(causes[-1].__cause__)
+    assert "in broken" in str(causes[-1])
+    assert "Traceback (most recent call last)" in str(causes[-1])

@@ -68,8 +68,8 @@ def test_an_id_finds_the_image_as_it_is(tmp_path: Path, text_ids: bool) -> None:
 def test_without_extra_views_nothing_is_written_of_them(tmp_path: Path) -> None:
     extract(create_cache(tmp_path / "c", plain_dataset(), partition_size=4, halves=HALVES))
     record = json.loads((tmp_path / "c" / "cache.json").read_text())
-    assert "augmentation" not in record["identity"]
-    assert "views" not in record["shape"]
+    assert record["identity"]["augmentation"] is None
+    assert record["shape"]["views"] is False
     assert sorted(path.name for path in (tmp_path / "c" / "plan").iterdir() if path.is_dir()) == [
         *("annotation_ids", "boxes", "labels", "offsets", "sizes", "text", "text_offsets")
     ]

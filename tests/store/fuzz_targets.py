@@ -1,0 +1,130 @@
+"""Caches as fuzz targets: every file as bytes, every record by its content with a right checksum."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+
+from pipeline.inspection import info, status
+from regionspot_cache.errors import RegionSpotError
+from regionspot_cache.store import create_cache, open_cache, open_writer, verify
+from regionspot_cache.store.records import CHECKSUM_KEY, to_record
+from tests.fuzzing import Target
+from tests.store.small_world import clip_half, make_cache, make_dataset, sam_half
+
+RECORDS = ("cache.json", "halves/sam.json", "halves/clip.json", "markers/clip/000000.json", "manifest.json")
+FAILING = {"train/000001.jpg": "missing"}
+
+
+def make(folder: Path) -> None:
+    """A small sealed cache, one image of which failed."""
+    make_cache(folder, make_dataset(6), failing=FAILING)
+
+
+def read(folder: Path) -> None:
+    """Everything that a cache is asked; the first refusal is raised when all have answered."""
+    refusals = [error for error in (_refusal(partial(ask, folder)) for ask in ASKED) if error]
+    if refusals:
+        raise refusals[0]
+
+
+def _refusal(ask: Callable[[], object]) -> RegionSpotError | None:
+    try:
+        ask()
+    except RegionSpotError as error:
+        return error
+    return None
+
+
+def _read_records(folder: Path) -> None:
+    cache = open_cache(folder)
+    for i in range(cache.num_images):
+        cache.image(i), cache.boxes(i), cache.labels(i), cache.size(i)
+        if cache.ok(i, "clip"):
+            cache.raw_map(i)
+        if cache.ok(i, "sam"):
+            cache.raw_tokens(i)
+    assert cache.counts
+
+
+def _write(folder: Path) -> None:
+    writer = open_writer(folder)
+    for half in writer.halves:
+        writer.pending(half), writer.failed(half)
+    writer.partition(0)
+
+
+def _verify(folder: Path, level: str) -> None:
+    problems = verify(folder, level)
+    if problems:
+        raise RegionSpotError(problems[0].detail)
+
+
+def _plan_again(folder: Path) -> None:
+    create_cache(folder, make_dataset(6), partition_size=4, halves=[sam_half(), clip_half()])
+
+
+def _quietly(verb: Callable, folder: Path) -> None:
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        verb(str(folder))
+        verb(str(folder), as_json=True)
+
+
+ASKED: tuple[Callable[[Path], object], ...] = (
+    _read_records,
+    _write,
+    partial(_verify, level="fast"),
+    partial(_verify, level="full"),
+    partial(_quietly, status),
+    partial(_quietly, info),
+)
+
+
+@lru_cache(maxsize=1)
+def _good() -> tempfile.TemporaryDirectory:
+    folder = tempfile.TemporaryDirectory(prefix="rs-fuzz-cache-")
+    make(Path(folder.name) / "cache")
+    return folder
+
+
+def content(record: str) -> bytes:
+    """The value of a record of the small cache as JSON, without its checksum."""
+    value = json.loads((Path(_good().name) / "cache" / record).read_bytes())
+    del value[CHECKSUM_KEY]
+    return json.dumps(value).encode()
+
+
+def read_content(file: Path, record: str) -> None:
+    """Reads a cache whose `record` says what the file says, under a checksum that is right."""
+    try:
+        signed = to_record(json.loads(file.read_bytes()))
+    except (ValueError, TypeError, OSError, RecursionError):
+        raise RegionSpotError("no content of a record") from None
+    with tempfile.TemporaryDirectory(prefix="rs-fuzz-cache-") as place:
+        cache = Path(place) / "cache"
+        shutil.copytree(Path(_good().name) / "cache", cache)
+        (cache / record).write_bytes(signed)
+        refused = _refusal(partial(read, cache))
+        refused = _refusal(partial(_plan_again, cache)) or refused
+    if refused:
+        raise refused
+
+
+TARGETS = [
+    Target(name="cache", sample=make, read=read, structured=False, share=0.4),
+    *(
+        Target(
+            name=f"cache record {record}",
+            sample=content(record),
+            read=partial(read_content, record=record),
+            suffix=".json",
+            share=0.4,
+        )
+        for record in RECORDS
+    ),
+]
