@@ -5,8 +5,7 @@ import json
 import os
 import sys
 import time
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +14,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from regionspot_cache.arithmetic import Choice, slowdown
+from regionspot_cache.arithmetic import Precision, choose, slowdown
+from regionspot_cache.errors import visible
 
 PLAIN_EVERY_SECONDS = 5.0
 
@@ -54,17 +54,6 @@ class LastingStream(io.TextIOWrapper):
         os.close(nowhere)
 
 
-def visible(text: str) -> str:
-    """`text` with everything escaped that a terminal would obey, not show; lines and tabs stay."""
-    return text if text.isprintable() else "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    if character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs":
-        return character
-    return character.encode("unicode_escape").decode("ascii")
-
-
 def say(text: str) -> None:
     """A progress line, for people."""
     err.print(visible(text), markup=False)
@@ -75,14 +64,16 @@ def warn(text: str) -> None:
     err.print(f"warning: {visible(text)}", style="yellow", markup=False)
 
 
-def arithmetic(what: str, choice: Choice, device: str) -> None:
-    """Says in which arithmetic something runs and why; warns of one that is slow here."""
-    say(f"{what} in {choice.reason}")
-    if choice.slow:
-        warn(
-            f"bfloat16 is emulated here: a product takes {slowdown(device):.0f} times as long as in float32; "
-            "without the setting `precision` the faster one is chosen"
-        )
+def arithmetic(device: str, **precisions: Precision) -> None:
+    """Says in which arithmetic each part of the work runs and why; warns of one that is slow here."""
+    for precision in dict.fromkeys(precisions.values()):
+        choice = choose(precision, device)
+        say(f"{', '.join(k for k, wanted in precisions.items() if wanted == precision)}: {choice.reason}")
+        if choice.slow:
+            warn(
+                f"bfloat16 is emulated here: a product takes {slowdown(device):.0f} times as long as in "
+                "float32; `precision: auto` chooses the faster one"
+            )
 
 
 def result(value: dict[str, Any], text: str | None = None, *, as_json: bool = False) -> None:
@@ -101,7 +92,7 @@ def write_json(value: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def one_document() -> Iterator[list[dict[str, Any]]]:
+def one_document() -> Generator[list[dict[str, Any]]]:
     """Keeps the JSON results of a command: an error after them belongs into the same document."""
     global _documents
     before, _documents = _documents, []
@@ -149,7 +140,7 @@ class Ticker:
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Ticker]:
+def progress(label: str, total: int) -> Generator[Ticker]:
     """A ticker for `total` units of work."""
     if not err.is_terminal:
         yield Ticker(label, total, None)

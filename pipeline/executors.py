@@ -10,7 +10,7 @@ import signal
 import socket
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -89,7 +89,7 @@ def run_on_workers(unit: Unit, items: list[int], *, workers: int) -> Iterator[Ou
 
 
 @contextmanager
-def _without_ctrl_c() -> Iterator[None]:
+def _without_ctrl_c() -> Generator[None]:
     """Threads that are started in here, and all processes that those start, never see SIGINT.
 
     Ctrl-C goes to every process of a terminal. Only the command itself should act on it and stop its workers.
@@ -162,14 +162,14 @@ def _workers(client: Any, address: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _connect(address: str) -> Iterator[Any]:
+def _connect(address: str) -> Generator[Any]:
     import dask
     from distributed import Client
 
     with dask.config.set(DASK_CONFIG):
         try:
             client = Client(address, timeout=10)
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"No Dask scheduler answers at {address} ({type(error).__name__}).",
                 "The address that `dask scheduler` prints, such as tcp://host:8786.",

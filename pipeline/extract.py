@@ -23,6 +23,7 @@ from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError, RegionSpotError
+from regionspot_cache.identity import ARITHMETIC
 from regionspot_cache.store import (
     CachePlan,
     CacheWriter,
@@ -44,6 +45,7 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
     dataset, spec = open_dataset(settings), backbone_spec(settings)
     path = cache_path(settings.cache, dataset, spec)
     specs = _describe(spec, settings)
+    _say_arithmetic(spec, specs, settings)
     writer = _prepare(path, dataset, specs, settings)
     job = ExtractJob(
         cache=path if "://" in path else str(Path(path).absolute()),  # workers may run in another folder
@@ -75,6 +77,15 @@ def _contents(dataset: DetectionDataset) -> str:
         return f"{len(dataset)} images"
     images = int((dataset.views.numbers == 0).sum())
     return f"{images} images in {len(dataset)} views ({', '.join(dataset.augmentation.names)})"
+
+
+def _say_arithmetic(spec: BackboneSpec, specs: list[HalfSpec], settings: ExtractSettings) -> None:
+    if settings.scheduler:
+        chosen = ", ".join(f"{half.name} in {half.fingerprint.get(ARITHMETIC)}" for half in specs)
+        console.say(f"the workers compute {chosen}")
+        return
+    precisions = {half: getattr(spec, half).precision for half in settings.halves}
+    console.arithmetic(resolve_device(settings.device), **precisions)
 
 
 def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[HalfSpec]:

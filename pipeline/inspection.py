@@ -12,7 +12,7 @@ from pipeline.console import counts
 from pipeline.failures import by_reason, failures_of, failures_text
 from regionspot_cache.backbones.presets import BackboneSpec, load_preset
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
-from regionspot_cache.identity import require_same
+from regionspot_cache.identity import require_same, without_arithmetic
 from regionspot_cache.store import Cache, CacheWriter, Problem, open_cache, open_writer
 from regionspot_cache.store import verify as verify_store
 from regionspot_cache.views import Augmentation
@@ -280,8 +280,8 @@ def _encoders_of(cache: Cache, spec: BackboneSpec) -> "Encoders":
 
 def _require_same(cache: Cache, half: str, fingerprint: dict[str, Any]) -> None:
     require_same(
-        {half: cache.halves[half].fingerprint},
-        {half: fingerprint},
+        {half: without_arithmetic(cache.halves[half].fingerprint)},
+        {half: without_arithmetic(fingerprint)},
         what="the cache",
         wanted_by="these networks",
         remedy="Name the networks that it was made with: rs-cache verify CACHE --recompute K --backbone NAME",

@@ -210,7 +210,7 @@ def require_same_networks(found: HalfSpec, wanted: HalfSpec, *, whose: str, by: 
         wanted.to_dict(),
         what=f"the {found.name} half of {whose}",
         wanted_by=f"the networks on {by}",
-        remedy=f"give {by} the same weights and arithmetic (`precision` in the backbone file), or take it "
+        remedy=f"give {by} the same weights and all one arithmetic (--set precision=fp32), or take it "
         "out, and run the same command again; committed partitions are kept",
     )
 

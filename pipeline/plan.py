@@ -92,9 +92,14 @@ def open_plain_dataset(settings: ExtractSettings) -> DetectionDataset:
 
 
 def backbone_spec(settings: ExtractSettings) -> BackboneSpec:
-    """The backbone of the settings, with their token positions."""
+    """The backbone of the settings, with their token positions and arithmetic."""
     spec = load_preset(settings.backbone)
-    return replace(spec, sam=replace(spec.sam, positions=settings.positions)) if settings.positions else spec
+    if settings.positions:
+        spec = replace(spec, sam=replace(spec.sam, positions=settings.positions))
+    if settings.precision:
+        sam = replace(spec.sam, precision=settings.precision)
+        spec = replace(spec, sam=sam, clip=replace(spec.clip, precision=settings.precision))
+    return spec
 
 
 def cache_path(given: str | None, dataset: DetectionDataset, spec: BackboneSpec) -> str:

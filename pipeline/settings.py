@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 from pipeline import names
 from pipeline.options import Option
 from pipeline.places import WORKPLACE
+from regionspot_cache.arithmetic import Precision
 from regionspot_cache.errors import UsageError, near
 from regionspot_cache.regions import BoxPolicy
 from regionspot_cache.training.config import TrainConfig
@@ -91,6 +92,8 @@ class ExtractSettings:
     dtype: Literal["int8", "float16"] = "int8"
     positions: tuple[Literal["transformer", "prompt", "mlp"], ...] | None = None
     """Where in SAM the box tokens are taken; the backbone's own when not given."""
+    precision: Precision | None = None
+    """Arithmetic of the encoders; the backbone's own when not given. Workers of unlike hardware need one."""
     device: str = "auto"
     decode_threads: int = 4
     max_failed: float = 0.01

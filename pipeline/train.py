@@ -13,7 +13,6 @@ from pipeline.console import counts
 from pipeline.partition import resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.settings import PromptSettings, TrainSettings
-from regionspot_cache.arithmetic import choose
 from regionspot_cache.backbones import ClipEncoder, load_clip, load_preset, save_preset
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
 from regionspot_cache.errors import IdentityError, UsageError
@@ -36,7 +35,7 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     if main:
         caches = ", ".join(settings.caches)
         console.say(f"training on {caches} into {settings.out}: {total} steps on {device}")
-        console.arithmetic("training", choose(settings.training.precision, device), device)
+        console.arithmetic(device, training=settings.training.precision)
     with console.progress("training", total) as ticker:
         result = train_head(
             sources, settings.training, settings.out, device=device, on_step=lambda step: _show(ticker, step)

@@ -16,8 +16,12 @@ def printable(text: str) -> str:
     Control and formatting characters and lone surrogates become \\x1b, \\u202e, \\ud800; line ends and spaces
     stay. What is longer than 2,000 characters loses its middle.
     """
-    text = _shortened(text)
-    return text if text.isprintable() else _shortened("".join(map(_shown, text)))
+    return _shortened(visible(_shortened(text)))
+
+
+def visible(text: str) -> str:
+    """`text` with everything escaped that a terminal would obey, not show; lines, tabs and spaces stay."""
+    return text if text.isprintable() else "".join(map(_shown, text))
 
 
 def _shortened(text: str) -> str:
@@ -25,7 +29,7 @@ def _shortened(text: str) -> str:
 
 
 def _shown(character: str) -> str:
-    if character.isprintable() or character == "\n" or unicodedata.category(character) == "Zs":
+    if character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
 

@@ -10,6 +10,16 @@ from regionspot_cache.errors import IdentityError
 _SHOWN = 120  # characters of a value in a message
 
 
+ARITHMETIC = "precision"
+"""Key of a fingerprint under which a network says in which arithmetic it ran."""
+
+
+def without_arithmetic(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What must agree to read features: a laptop in float32 reads what a GPU wrote in bfloat16. To add to a
+    cache the whole fingerprint must agree."""
+    return {key: value for key, value in fingerprint.items() if key != ARITHMETIC}
+
+
 def require_same(
     found: Mapping[str, Any], wanted: Mapping[str, Any], *, what: str, wanted_by: str, remedy: str
 ) -> None:

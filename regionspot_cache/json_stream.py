@@ -101,7 +101,7 @@ class JsonWindow:
                     self._position = end
                     return value
 
-    def elements(self) -> Iterator[Any]:
+    def elements(self) -> Generator[Any]:
         """The values of the array at the position."""
         self.skip()
         if self.peek() == "]":

@@ -14,7 +14,7 @@ from regionspot_cache.backbones.presets import Position
 from regionspot_cache.errors import InputError
 from regionspot_cache.head import RegionHead, read_model_config
 from regionspot_cache.hub import BACKBONE_FILE, CONFIG_FILE, model_folder
-from regionspot_cache.identity import require_same
+from regionspot_cache.identity import require_same, without_arithmetic
 from regionspot_cache.images import ImageFailure, read_image
 from regionspot_cache.recognition import RegionInputs, RegionSpot
 from regionspot_cache.vocabulary import text_embeddings
@@ -156,7 +156,7 @@ def require_backbone(config: dict[str, Any], backbone: Backbone, model: str) -> 
     check_origin(config, model)
     for half, network in (("sam", backbone.sam), ("clip", backbone.clip)):
         found = network.fingerprint()
-        recorded = {key: value for key, value in config[half].items() if key != "precision"}
+        recorded = without_arithmetic(config[half])
         require_same(
             {half: recorded},
             {half: {key: found.get(key) for key in recorded}},

@@ -87,6 +87,7 @@ def load_own_methods(settings: EvalSettings) -> OwnMethods:
     spec = load_preset(
         settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
     )
+    console.arithmetic(device, sam=spec.sam.precision, clip=spec.clip.precision)
     backbone = load_backbone(spec, device, console.fetching)
     config = read_model_config(settings.checkpoint) if set(WITH_HEAD) & set(settings.methods) else {}
     return OwnMethods(

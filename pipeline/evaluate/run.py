@@ -1,7 +1,7 @@
 """`rs-cache eval`: methods and results files of one dataset, scored by one protocol."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +65,7 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
 
 
 @contextmanager
-def _folder(settings: EvalSettings, dataset: DetectionDataset) -> Iterator[Path]:
+def _folder(settings: EvalSettings, dataset: DetectionDataset) -> Generator[Path]:
     """The folder of the results: the given one, or a new one that no other evaluation has."""
     if settings.out is not None:
         settings.out.mkdir(parents=True, exist_ok=True)

@@ -176,7 +176,7 @@ def _record_problems(
     stored: StoredArray, needed: np.ndarray, where: Problem, values: np.ndarray | None, full: bool
 ) -> list[Problem]:
     """Check the index of a stored object: exactly the needed inner chunks; some checksums, or all records."""
-    partition, array = int(where.partition or 0), stored.array
+    partition, array = where.partition or 0, stored.array
     try:
         present = stored.present(partition)
         wanted = np.zeros(array.chunks_per_partition, bool)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, TypeAdapter
 
 from regionspot_cache.errors import DamageError, IdentityError, MissingFileError
-from regionspot_cache.identity import require_same
+from regionspot_cache.identity import require_same, without_arithmetic
 from regionspot_cache.images import ExifRule
 from regionspot_cache.store.entries import ObjectEntry
 from regionspot_cache.store.layout import (
@@ -257,7 +257,7 @@ def cache_record(
     return CacheRecord(
         identity=identity,
         image_root=str(plan.dataset.image_root),
-        dropped={str(reason): int(count) for reason, count in plan.dataset.dropped.items()},
+        dropped=dict(plan.dataset.dropped),
         id_kind=id_kind(plan.dataset.image_ids),
         shape=plan.shape,
         objects=objects,
@@ -285,8 +285,12 @@ def require_same_half(found: HalfSpec, wanted: HalfSpec, url: str) -> None:
 
 
 def require_fingerprint(found: HalfSpec, wanted: Mapping[str, Any], url: str) -> None:
-    """Refuse features that were not made by the backbone in use. Raises IdentityError."""
-    _require_same_half({"fingerprint": found.fingerprint}, {"fingerprint": wanted}, found.name, url)
+    """Refuse to read features that were not made by the backbone in use, in whatever arithmetic.
+
+    Raises IdentityError.
+    """
+    theirs, ours = ({"fingerprint": without_arithmetic(each)} for each in (found.fingerprint, wanted))
+    _require_same_half(theirs, ours, found.name, url)
 
 
 def _require_same_half(found: Mapping[str, Any], wanted: Mapping[str, Any], half: str, url: str) -> None:

@@ -11,7 +11,7 @@ import os
 import resource
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -98,7 +98,7 @@ class LocalObjects:
                     yield key, entry.stat(follow_symlinks=False).st_size
 
     @contextmanager
-    def exclusive(self, name: str, *, wait: bool = True) -> Iterator["LocalStage"]:
+    def exclusive(self, name: str, *, wait: bool = True) -> Generator["LocalStage"]:
         """Hold flock on staging/NAME.lock. Raises BlockingIOError when `wait` is off and another holds it."""
         lock_path = self.root / STAGING / f"{name}.lock"
         with _explained(lock_path, 0):
@@ -209,7 +209,7 @@ def _require_file(path: Path, status: os.stat_result) -> os.stat_result:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path) -> Generator[None]:
     """Turn an operating-system error while reading into one of ours; FileNotFoundError stays.
 
     Raises:
@@ -289,7 +289,7 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path, size: int) -> Iterator[None]:
+def _explained(path: Path, size: int) -> Generator[None]:
     """Turn an operating-system error while writing into one that says what to do."""
     try:
         yield

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -99,7 +99,7 @@ class RemoteObjects:
             return self._handles(key)
 
     @contextmanager
-    def exclusive(self, name: str, *, wait: bool = True) -> Iterator["RemoteStage"]:
+    def exclusive(self, name: str, *, wait: bool = True) -> Generator["RemoteStage"]:
         """Hold the claim object of `name`. Raises BlockingIOError when `wait` is off and another holds it."""
         key, owner = f"{_CLAIMS}/{name}.claim", f"{socket.gethostname()} {os.getpid()} {uuid4()}".encode()
         while not self._claim(key, owner):
@@ -198,7 +198,7 @@ class RemoteStage:
 
 
 @contextmanager
-def _explained(action: str, key: str) -> Iterator[None]:
+def _explained(action: str, key: str) -> Generator[None]:
     """Turn an object-store error into one that says what to do."""
     try:
         yield

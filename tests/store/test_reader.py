@@ -1,5 +1,6 @@
 """Reading a sealed cache."""
 
+import dataclasses
 import multiprocessing
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from regionspot_cache.errors import (
     MissingFileError,
 )
 from regionspot_cache.store import Cache, create_cache, open_cache, open_writer
+from regionspot_cache.store.identity import require_fingerprint
+from regionspot_cache.store.layout import HalfSpec
 from tests.store.small_world import (
     PROMPT_DIM,
     TOKEN_DIM,
@@ -204,6 +207,21 @@ def test_fingerprints_are_compared(sealed: Path) -> None:
         caught.value.remedy
         == f"rs-cache extract --cache {sealed} --half clip --rebuild with its --dataset and --backbone"
     )
+
+
+def test_features_of_another_arithmetic_are_read_and_never_added_to(tmp_path: Path, dataset) -> None:
+    """A laptop reads in float32 what a GPU wrote in bfloat16."""
+
+    def half(precision: str) -> HalfSpec:
+        return dataclasses.replace(clip_half(), fingerprint={"model": "L", "precision": precision})
+
+    with pytest.raises(IncompleteError):  # made, and nothing committed
+        create_cache(tmp_path / "c", dataset, halves=[half("bf16")], partition_size=4).seal()
+    with pytest.raises(IdentityError, match=r"fingerprint\.precision = 'bf16'"):
+        create_cache(tmp_path / "c", dataset, halves=[half("fp32")], partition_size=4)
+    require_fingerprint(half("bf16"), half("fp32").fingerprint, "c")
+    with pytest.raises(IdentityError, match=r"fingerprint\.model"):
+        require_fingerprint(half("bf16"), {**half("bf16").fingerprint, "model": "B"}, "c")
 
 
 @pytest.fixture
