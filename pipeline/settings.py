@@ -9,40 +9,12 @@ from pydantic import AfterValidator
 from pipeline import names
 from pipeline.options import Option
 from pipeline.places import WORKPLACE
+from pipeline.shared_options import Backbone, Checkpoint, Dataset, Images, Limit
 from regionspot_cache.arithmetic import Precision
 from regionspot_cache.errors import UsageError, near
 from regionspot_cache.regions import BoxPolicy
 from regionspot_cache.training.config import TrainConfig
 from regionspot_cache.views import Augmentation
-
-Backbone = Annotated[
-    str,
-    Option(
-        name="--backbone",
-        metavar="NAME",
-        help="The frozen networks: tiny, bb, bl, bl336, or a YAML file.",
-        complete=names.backbones,
-    ),
-    AfterValidator(names.check_backbone),
-]
-Dataset = Annotated[
-    str,
-    Option(
-        name="--dataset",
-        metavar="NAME",
-        help="NAME or NAME:SPLIT of the catalog, or a COCO-style FILE.json.",
-        complete=names.datasets,
-    ),
-    AfterValidator(names.check_dataset),
-]
-Images = Annotated[
-    Path,
-    Option(name="--images", metavar="DIR", help="Image root, where it is not the dataset's usual one."),
-]
-Checkpoint = Annotated[
-    Path, Option(name="--checkpoint", metavar="DIR", help="Model folder written by train or import.")
-]
-Limit = Annotated[int, Option(name="--limit", help="A seeded sample of this many images.")]
 
 Half = Literal["sam", "clip"]
 HALVES: tuple[Half, Half] = ("sam", "clip")

@@ -32,8 +32,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()
         if isinstance(event, AliasEvent) or getattr(event, "tag", None) is not None:
+            mark: Any = event.start_mark
             raise yaml.constructor.ConstructorError(
-                problem="aliases (*name) and tags (!name) are not read", problem_mark=event.start_mark
+                problem="aliases (*name) and tags (!name) are not read", problem_mark=mark
             )
         return super().compose_node(parent, index)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pipeline.options import Option
 from pipeline.places import WORKPLACE
-from pipeline.settings import Backbone
+from pipeline.shared_options import Backbone
 from regionspot_cache.errors import UsageError, one_of
 
 BENCHMARKS = ("read", "extract", "train", "evaluate", "workers")

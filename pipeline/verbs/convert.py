@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pipeline.options import Option
-from pipeline.settings import Backbone
+from pipeline.shared_options import Backbone
 from pipeline.verbs.command import verb
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pipeline.options import Option
-from pipeline.settings import Backbone, Images
+from pipeline.shared_options import Backbone, Images
 from pipeline.verbs.command import verb
 from regionspot_cache.errors import UsageError
 
