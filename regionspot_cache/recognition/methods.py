@@ -19,6 +19,7 @@ from regionspot_cache.recognition.inputs import RegionInputs
 # Side of the crop over the side of the box: for each baseline the stronger of 1.0 and 1.25 on `shapes`.
 BOX_CONTEXT, MASK_CONTEXT = 1.0, 1.25
 CROP_BATCH = 64
+CPU_BATCH = 8  # whose activations stay in the caches
 
 
 class Recogniser(Protocol):
@@ -75,8 +76,9 @@ class ClipCrops:
     def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
         clip = inputs.backbone.clip
         out = [text.new_zeros(0, len(text))]
-        for start in range(0, len(inputs.boxes), CROP_BATCH):
-            rows = range(start, min(start + CROP_BATCH, len(inputs.boxes)))
+        size = CPU_BATCH if text.device.type == "cpu" else CROP_BATCH
+        for start in range(0, len(inputs.boxes), size):
+            rows = range(start, min(start + size, len(inputs.boxes)))
             batch = torch.stack([clip.preprocess(self._crop(inputs, i)) for i in rows])
             out.append(clip.logit_scale * normalize(clip.encode_image(batch).float(), dim=-1) @ text.T)
         return torch.cat(out)

@@ -44,8 +44,12 @@ def test_attention_is_a_distribution_over_the_map(backbone: Backbone, head: Regi
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("masked", [False, True])
-def test_crops_are_what_clip_says_of_each_crop(masked: bool, backbone: Backbone) -> None:
+def test_crops_are_what_clip_says_of_each_crop(
+    masked: bool, batch: int, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regionspot_cache.recognition.methods.CPU_BATCH", batch)
     inputs, clip = inputs_of(backbone), backbone.clip
     found = ClipCrops(masked=masked).logits(inputs, TEXT)
     for i, box in enumerate(BOXES):
