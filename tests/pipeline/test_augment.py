@@ -195,7 +195,7 @@ def test_training_with_a_class_tree(copied: Path) -> None:
     [
         ({"LabelName": "thing"}, "augmented", 1, "knows 0 of the"),
         ({"LabelName": "thing"}, "other", 2, "'other', which is no cache of this run"),
-        (None, "augmented", 1, "no class tree"),
+        (None, "augmented", 1, "no file tree.json"),
     ],
 )
 def test_class_trees_that_do_not_fit(
