@@ -115,7 +115,7 @@ def _say(error: dict[str, Any]) -> None:
 
 def _explained(error: Exception, verb: str) -> tuple[int, dict[str, Any]]:
     if hasattr(error, "format_message"):
-        return _wrong_usage(error)
+        return _wrong_usage(error, verb)
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # an EOFError, which Typer takes for the user's
     if os.environ.get("RS_DEBUG"):
@@ -134,10 +134,9 @@ def _explained(error: Exception, verb: str) -> tuple[int, dict[str, Any]]:
     return error.exit_code, {**named, "exit_code": error.exit_code}
 
 
-def _wrong_usage(error: Any) -> tuple[int, dict[str, Any]]:
+def _wrong_usage(error: Any, verb: str) -> tuple[int, dict[str, Any]]:
     """Of Typer's own usage errors."""
-    context = getattr(error, "ctx", None)
-    verb = f"{context.info_name} " if context is not None and context.parent is not None else ""
+    verb = f"{verb} " if verb in VERBS else ""
     parts = {"found": error.format_message()}
     if known := getattr(error, "possibilities", None):
         parts["found"] = error.message

@@ -97,7 +97,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UsageError: not UTF-8, not YAML, or no mapping.
     """
     if not file.is_file():
-        raise MissingFileError(f"No config file at {file}.", "A YAML file.", "ls configs/")
+        raise MissingFileError(f"No config file at {file}.", "A YAML file.", "rs-cache VERB --help")
     try:
         values = parse_yaml(file.read_text(encoding="utf-8"))
     except (NotYamlError, UnicodeDecodeError) as error:

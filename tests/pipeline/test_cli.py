@@ -120,6 +120,7 @@ def test_wrong_usage_is_exit_2_and_says_why(
     [
         (("info",), "rs-cache info --help"),
         (("train", "--steps", "3"), "rs-cache train --help"),
+        (("extract", "--limit"), "rs-cache extract --help"),
         (("train", "--set", "training.seed=many"), "rs-cache train --help"),
     ],
 )
