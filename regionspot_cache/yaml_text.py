@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event: Any = self.peek_event()
         if isinstance(event, AliasEvent) or getattr(event, "tag", None) is not None:
             raise yaml.constructor.ConstructorError(
                 problem="aliases (*name) and tags (!name) are not read", problem_mark=event.start_mark
