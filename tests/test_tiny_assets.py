@@ -105,8 +105,9 @@ def test_proposals_find_the_objects(backbone: Backbone) -> None:
 
 
 def test_clip_recognises_objects_whatever_the_templates(backbone: Backbone) -> None:
+    some = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES[::8]]  # all of them take many seconds
     ensemble, bare = (
-        torch.from_numpy(text_embeddings(backbone.clip, CLASS_NAMES, t)) for t in ("clip80+name", ("{}",))
+        torch.from_numpy(text_embeddings(backbone.clip, CLASS_NAMES, t)) for t in (some, ("{}",))
     )
     for pictures, labels in (singles(160), crops(12, 1.25)):
         images = embed(backbone.clip, pictures)
