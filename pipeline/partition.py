@@ -210,8 +210,8 @@ def require_same_networks(found: HalfSpec, wanted: HalfSpec, *, whose: str, by: 
         wanted.to_dict(),
         what=f"the {found.name} half of {whose}",
         wanted_by=f"the networks on {by}",
-        remedy=f"give {by} the same weights and arithmetic (`precision` in the backbone file), or take it out, "
-        "and run the same command again; committed partitions are kept",
+        remedy=f"give {by} the same weights and arithmetic (`precision` in the backbone file), or take it "
+        "out, and run the same command again; committed partitions are kept",
     )
 
 
