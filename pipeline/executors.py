@@ -22,6 +22,7 @@ from regionspot_cache.errors import InputError, RegionSpotError
 
 WINDOW = 2  # items in flight for each worker: enough to hide the scheduler, little to lose
 RETRIES = 2
+_LOOK_EVERY_SECONDS = 5  # whether a worker that was asked something is still there
 DASK_CONFIG = {
     "distributed.worker.daemon": False,
     "distributed.scheduler.work-stealing": False,
@@ -136,13 +137,30 @@ def ask_every_worker(question: Callable[[], Any], *, address: str) -> list[Worke
             for worker in workers
         ]
         hosts = [str(workers[worker].get("host", worker)) for worker in workers]
-        found = [_outcome(future) for future in asked]
+        found = [_answer(client, worker, future) for worker, future in zip(workers, asked, strict=True)]
     return [
         WorkerAnswer(worker=worker, host=host, answer=outcome)
         if isinstance(outcome, RegionSpotError)
         else WorkerAnswer(worker=worker, host=outcome[0], answer=outcome[1])
         for worker, host, outcome in zip(workers, hosts, found, strict=True)
     ]
+
+
+def _answer(client: Any, worker: str, future: Any) -> Any:
+    """The outcome of a question to one worker, which may be gone before it has answered."""
+    from distributed import wait
+
+    while not future.done():
+        try:
+            wait(future, timeout=_LOOK_EVERY_SECONDS)
+        except TimeoutError:
+            if worker not in client.scheduler_info(n_workers=-1)["workers"]:
+                return RegionSpotError(
+                    "it left, or died, while it loaded the networks",
+                    "workers with the memory that the networks need",
+                    "see the worker's log, then run the same command again",
+                )
+    return _outcome(future)
 
 
 def _with_host(question: Callable[[], Any]) -> tuple[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.executors import run_here, run_on_scheduler
+from pipeline.executors import ask_every_worker, run_here, run_on_scheduler
 from pipeline.partition import ExtractJob, extract_partition, specs_of
 from regionspot_cache.backbones import load_preset
 from regionspot_cache.errors import IdentityError, InputError, RegionSpotError
@@ -122,7 +122,7 @@ class Own:
         return {**self._inner.fingerprint(), "arithmetic": os.environ.get("RS_TEST_ARITHMETIC", "bf16")}
     for _name in ("preprocess", "encode_map", "encode_image", "encode_text", "text_fingerprint"):
         exec(f"def {_name}(self, *a): return self._inner.{_name}(*a)")
-    for _name in ("device", "image_size", "grid", "prefix_tokens", "map_shape", "logit_scale"):
+    for _name in ("device", "image_size", "grid", "prefix_tokens", "map_shape", "logit_scale", "mean", "std"):
         exec(f"{_name} = property(lambda self: self._inner.{_name})")
 
 class Unpicklable(Exception):
@@ -142,6 +142,7 @@ def own_network(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = 'sam: {model: packaged, weights: "random:1"}\nclip: {model: "own_network:Own"}\n'
     (workplace / "own.yaml").write_text(f"name: own\n{text}")
     monkeypatch.syspath_prepend(str(workplace))
+    monkeypatch.delitem(sys.modules, "own_network", raising=False)
     monkeypatch.setenv("PYTHONPATH", f"{workplace}:{os.environ.get('PYTHONPATH', '')}")
     return workplace
 
@@ -165,7 +166,6 @@ OWN = ("extract", "--backbone", "own.yaml", "--set", "partition_size=2", "--set"
 
 
 def test_workers_that_differ_are_refused_and_their_tracebacks_are_kept(own_network: Path) -> None:
-    sys.modules.pop("own_network", None)
     from own_network import broken  # pyrefly: ignore[missing-import]
 
     with workers_of({}, {"RS_TEST_ARITHMETIC": "fp32"}) as address:
@@ -187,6 +187,17 @@ def test_workers_that_differ_are_refused_and_their_tracebacks_are_kept(own_netwo
     text = "".join(traceback.format_exception(outcome))
     assert 'raise Unpicklable("a bug of the user\'s")' in text
     assert "in _explained" in text
+
+
+def test_a_worker_that_dies_while_it_is_asked_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setattr("pipeline.executors._LOOK_EVERY_SECONDS", 0.2)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        threading.Timer(1, cluster.scale, args=[0]).start()
+        (found,) = ask_every_worker(partial(time.sleep, 4), address=cluster.scheduler_address)
+    assert isinstance(found.answer, RegionSpotError)
+    assert "left, or died" in found.answer.found
 
 
 def test_a_worker_that_joins_later_with_another_network_commits_nothing(
