@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,11 @@ def run_on_workers(unit: Unit, items: list[int], *, workers: int) -> Iterator[Ou
 
     _silence()
     threads = max(1, (os.cpu_count() or 1) // workers)
-    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "DASK_LOGGING__DISTRIBUTED": "critical",  # errors come back with their tracebacks; see `WorkerError`
+    }
     with dask.config.set({**DASK_CONFIG, "distributed.nanny.pre-spawn-environ": environment}):
         with _without_ctrl_c():
             cluster = LocalCluster(
@@ -95,6 +100,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
     Ctrl-C goes to every process of a terminal. Only the command itself should act on it and stop its workers.
     """
+    resource_tracker.ensure_running()  # the first process to be started would start it, and unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
