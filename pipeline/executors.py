@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from regionspot_cache.errors import InputError, RegionSpotError
 
 WINDOW = 2  # items in flight for each worker: enough to hide the scheduler, little to lose
 RETRIES = 2
+_LOOK_EVERY_SECONDS = 5  # whether a worker that was asked something is still there
 DASK_CONFIG = {
     "distributed.worker.daemon": False,
     "distributed.scheduler.work-stealing": False,
@@ -72,7 +74,11 @@ def run_on_workers(unit: Unit, items: list[int], *, workers: int) -> Iterator[Ou
 
     _silence()
     threads = max(1, (os.cpu_count() or 1) // workers)
-    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "DASK_LOGGING__DISTRIBUTED": "critical",  # errors come back with their tracebacks; see `WorkerError`
+    }
     with dask.config.set({**DASK_CONFIG, "distributed.nanny.pre-spawn-environ": environment}):
         with _without_ctrl_c():
             cluster = LocalCluster(
@@ -94,6 +100,7 @@ def _without_ctrl_c() -> Generator[None]:
 
     Ctrl-C goes to every process of a terminal. Only the command itself should act on it and stop its workers.
     """
+    resource_tracker.ensure_running()  # the first process to be started would start it, and unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -136,13 +143,30 @@ def ask_every_worker(question: Callable[[], Any], *, address: str) -> list[Worke
             for worker in workers
         ]
         hosts = [str(workers[worker].get("host", worker)) for worker in workers]
-        found = [_outcome(future) for future in asked]
+        found = [_answer(client, worker, future) for worker, future in zip(workers, asked, strict=True)]
     return [
         WorkerAnswer(worker=worker, host=host, answer=outcome)
         if isinstance(outcome, RegionSpotError)
         else WorkerAnswer(worker=worker, host=outcome[0], answer=outcome[1])
         for worker, host, outcome in zip(workers, hosts, found, strict=True)
     ]
+
+
+def _answer(client: Any, worker: str, future: Any) -> Any:
+    """The outcome of a question to one worker, which may be gone before it has answered."""
+    from distributed import wait
+
+    while not future.done():
+        try:
+            wait(future, timeout=_LOOK_EVERY_SECONDS)
+        except TimeoutError:
+            if worker not in client.scheduler_info(n_workers=-1)["workers"]:
+                return RegionSpotError(
+                    "it left, or died, while it loaded the networks",
+                    "workers with the memory that the networks need",
+                    "see the worker's log, then run the same command again",
+                )
+    return _outcome(future)
 
 
 def _with_host(question: Callable[[], Any]) -> tuple[str, Any]:

@@ -11,13 +11,23 @@ import numpy as np
 from pipeline import console
 from pipeline.console import counts
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
-from pipeline.partition import encoders_of, half_specs, resolve_device
+from pipeline.partition import encoders_of, resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec, load_preset
+from regionspot_cache.backbones.at_hand import clip_at_hand, sam_at_hand
+from regionspot_cache.backbones.costs import clip_cost, sam_cost
 from regionspot_cache.datasets import DetectionDataset, load_dataset, with_views
-from regionspot_cache.store import CachePlan, HalfSpec, estimate
-from regionspot_cache.store.identity import CACHE_KEY
+from regionspot_cache.store import (
+    CachePlan,
+    HalfSpec,
+    estimate,
+    make_clip_half,
+    make_sam_half,
+    missing_bytes,
+    open_writer,
+)
+from regionspot_cache.store.identity import CACHE_KEY, cache_identity, require_same_cache, require_same_half
 from regionspot_cache.store.location import open_objects
 
 MEASURED_IMAGES = 32
@@ -26,21 +36,34 @@ _APART = (
     "free_bytes",
     "dropped",
     "bytes_without_extra_views",
+    "images_left",
+    "bytes_left",
+    "weights_not_here",
     "images_per_second",
     "hours",
 )  # not lines of their own
 
 
 def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
-    """Prints images, views, boxes, partitions, bytes of every array, free space, hours at a measured rate."""
+    """Prints images, views, boxes, partitions, bytes of every array, free space, and what is still to do.
+
+    Needs no weights: only the rate, and with it the hours, is measured where they are on this machine.
+
+    Raises:
+        IdentityError: the cache that is there holds another plan or other arrays.
+    """
     plain, spec = open_plain_dataset(settings), backbone_spec(settings)
     dataset = with_views(plain, settings.augment)
-    encoders = encoders_of(spec, settings.halves, resolve_device(settings.device))
     plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)
-    halves = half_specs(encoders, settings.dtype)
+    halves, absent = described_halves(spec, settings), weights_not_here(spec, settings)
     sizes = estimate(plan, halves)
-    rate = measured_rate(plan, encoders, settings)
     path = cache_path(settings.cache, dataset, spec)
+    pending = pending_partitions(path, plan, halves, rebuild=settings.rebuild)
+    left = int(plan.image_counts[sorted(set().union(*pending.values()))].sum())
+    rate = None
+    if left and not absent:
+        encoders = encoders_of(spec, settings.halves, resolve_device(settings.device))
+        rate = measured_rate(plan, encoders, settings)
     facts = {
         "dataset": f"{dataset.name} {dataset.split}".strip(),
         "cache": path,
@@ -52,8 +75,11 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
         "partitions": plan.num_partitions,
         "bytes": sizes,
         "free_bytes": free_space(path),
+        "images_left": left,
+        "bytes_left": missing_bytes(plan, halves, pending),
+        "weights_not_here": absent,
         "images_per_second": rate and float(f"{rate:.4g}"),
-        "hours": rate and round(len(dataset) / rate / 3600 / max(1, settings.workers), 3),
+        "hours": rate and round(left / rate / 3600 / max(1, settings.workers), 3),
     }
     console.result(facts, _text(facts), as_json=as_json)
 
@@ -109,6 +135,47 @@ def cache_path(given: str | None, dataset: DetectionDataset, spec: BackboneSpec)
     return given or str(WORKPLACE / "caches" / name)
 
 
+def described_halves(spec: BackboneSpec, settings: ExtractSettings) -> list[HalfSpec]:
+    """Arrays of the halves from the shapes of the networks alone; they have no fingerprint."""
+    halves = []
+    if "sam" in settings.halves:
+        halves.append(make_sam_half(sam_cost(spec.sam).token_dims, dtype=settings.dtype, fingerprint={}))
+    if "clip" in settings.halves:
+        cost = clip_cost(spec.clip)
+        tokens = cost.prefix_tokens + cost.grid[0] * cost.grid[1]
+        halves.append(make_clip_half(tokens, cost.width, dtype=settings.dtype, fingerprint={}))
+    return halves
+
+
+def weights_not_here(spec: BackboneSpec, settings: ExtractSettings) -> list[str]:
+    """Halves whose weights an extraction would have to fetch first."""
+    here = {"sam": lambda: sam_at_hand(spec.sam), "clip": lambda: clip_at_hand(spec.clip)}
+    return [half for half in settings.halves if not here[half]()]
+
+
+def pending_partitions(
+    path: str, plan: CachePlan, halves: list[HalfSpec], *, rebuild: bool
+) -> dict[str, list[int]]:
+    """Partitions that a cache lacks, by half: all where there is no cache, or a half is to be replaced.
+
+    Raises:
+        IdentityError: the cache holds another plan, or a half other arrays.
+    """
+    lacking = {half.name: [*range(plan.num_partitions)] for half in halves}
+    if not has_cache(path):
+        return lacking
+    writer = open_writer(path)
+    require_same_cache(writer.record.identity, cache_identity(plan), path)
+    for half in halves:
+        if half.name in writer.halves:
+            found = replace(writer.halves[half.name], fingerprint={})
+            if rebuild and found.digest != half.digest:
+                continue
+            require_same_half(found, half, path)
+            lacking[half.name] = writer.pending(half.name)
+    return lacking
+
+
 def has_cache(path: str) -> bool:
     """Whether a cache was planned there already."""
     return open_objects(path).size(CACHE_KEY) is not None
@@ -146,9 +213,13 @@ def _text(facts: dict[str, Any]) -> str:
     sizes = facts["bytes"]
     lines = [f"{key:<18} {value}" for key, value in facts.items() if key not in _APART]
     lines.insert(4, f"{'dropped':<18} {counts(facts['dropped'])}")
+    left = f"{facts['images_left']} images, {console.size(facts['bytes_left'])}"
+    lines.append(f"{'still to do':<18} {left if facts['images_left'] else 'nothing'}")
     if speed := facts["images_per_second"]:
         lines.append(f"{'measured here':<18} {console.rate(speed, 'image')} in one process")
         lines.append(f"{'hours':<18} {facts['hours']}")
+    elif absent := facts["weights_not_here"]:
+        lines.append(f"{'measured here':<18} nothing: the weights of {' and '.join(absent)} are not here yet")
     lines += [f"  {path:<24} {console.size(value):>12}" for path, value in sizes.items() if path != "total"]
     free = "unknown" if facts["free_bytes"] is None else console.size(facts["free_bytes"])
     lines.append(f"{'total':<26} {console.size(sizes['total']):>12}   free: {free}")

@@ -93,7 +93,7 @@ class _LazyTokenizer:
     def tokenize(self) -> Tokenizer:
         try:
             with _quiet():
-                return open_clip.get_tokenizer(self.spec.model, cache_dir=_cache_folder())
+                return open_clip.get_tokenizer(self.spec.model, cache_dir=open_clip_folder())
         except ImportError as error:
             raise UsageError(
                 f"The tokenizer of {self.spec.model} needs another package: {error}.",
@@ -104,7 +104,7 @@ class _LazyTokenizer:
             detail = " ".join(str(error).split())[:200]
             raise MissingFileError(
                 f"The tokenizer of {self.spec.model} could not be fetched: {detail}",
-                f"A network once, or its copy under {_cache_folder()}.",
+                f"A network once, or its copy under {open_clip_folder()}.",
                 "Fetch it elsewhere and copy that folder, or set HF_HOME to a cache that has it.",
             ) from None
 
@@ -155,7 +155,7 @@ def _create(spec: ClipSpec, known: dict[str, Any], device: str) -> Any:
             pretrained_text=False,
             require_pretrained=seed is None,
             load_weights=seed is None,
-            cache_dir=_cache_folder(),
+            cache_dir=open_clip_folder(),
             weights_only=True,
         )
 
@@ -165,7 +165,8 @@ def _runs_quick_gelu(model: torch.nn.Module) -> bool:
     return any(type(module).__name__ == "QuickGELU" for module in model.modules())
 
 
-def _cache_folder() -> str:
+def open_clip_folder() -> str:
+    """Where open_clip keeps what it fetched."""
     return str(weights_home() / "open_clip")
 
 
@@ -187,7 +188,7 @@ def _described_errors(spec: ClipSpec) -> Generator[None]:
         if random_seed(spec.weights) is None and not local:
             raise MissingFileError(
                 f"The weights of {spec.model} ({spec.weights}) could not be fetched: {detail}",
-                f"A network, or open_clip's copy under {_cache_folder()}.",
+                f"A network, or open_clip's copy under {open_clip_folder()}.",
                 "Fetch them elsewhere and give clip.weights as the path of the .safetensors or .pt file.",
             ) from error
         raise InputError(

@@ -16,6 +16,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 
 from regionspot_cache.errors import DamageError, IncompleteError, RegionSpotError
+from regionspot_cache.store.contact import explained, require_contact
 from regionspot_cache.store.objects import scatter
 
 _CLAIMS = "staging"
@@ -62,7 +63,13 @@ class RemoteObjects:
 
     @classmethod
     def from_url(cls, url: str) -> "RemoteObjects":
-        """Open a URL; credentials come from the environment, as obstore reads them."""
+        """Open a URL; credentials come from the environment, as obstore reads them.
+
+        Raises:
+            RegionSpotError: what is permanently wrong, such as a missing bucket, is said within seconds.
+        """
+        if not url.startswith(("file://", "memory://")):
+            require_contact(url)
         with _explained("open", url):
             return cls(from_url(url), url)
 
@@ -205,8 +212,4 @@ def _explained(action: str, key: str) -> Generator[None]:
     except AlreadyExistsError:
         raise
     except BaseError as error:
-        raise RegionSpotError(
-            f"cannot {action} {key}: {str(error).splitlines()[0]}",
-            "an object store that can be reached, with rights to read and write",
-            "check the URL, the credentials and the quota, then run the same command again",
-        ) from error
+        raise explained(error, f"cannot {action} {key}") from error

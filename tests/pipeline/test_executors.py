@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.executors import run_here, run_on_scheduler
-from regionspot_cache.errors import IdentityError, IncompleteError, InputError, RegionSpotError
+from pipeline.executors import ask_every_worker, run_here, run_on_scheduler
+from pipeline.partition import ExtractJob, extract_partition, specs_of
+from regionspot_cache.backbones import load_preset
+from regionspot_cache.errors import IdentityError, InputError, RegionSpotError
+from regionspot_cache.store import open_writer
 from regionspot_cache.store import verify as problems_of
 from tests.running import features, rs_cache
 
@@ -117,14 +120,18 @@ class Own:
         return getattr(self._inner, name)
     def fingerprint(self):
         return {**self._inner.fingerprint(), "arithmetic": os.environ.get("RS_TEST_ARITHMETIC", "bf16")}
-    def encode_map(self, batch):
-        if os.environ.get("RS_TEST_BROKEN"):
-            raise KeyError("a bug of the user's")
-        return self._inner.encode_map(batch)
-    for _name in ("preprocess", "encode_image", "encode_text", "text_fingerprint"):
+    for _name in ("preprocess", "encode_map", "encode_image", "encode_text", "text_fingerprint"):
         exec(f"def {_name}(self, *a): return self._inner.{_name}(*a)")
-    for _name in ("device", "image_size", "grid", "prefix_tokens", "map_shape", "logit_scale"):
+    for _name in ("device", "image_size", "grid", "prefix_tokens", "map_shape", "logit_scale", "mean", "std"):
         exec(f"{_name} = property(lambda self: self._inner.{_name})")
+
+class Unpicklable(Exception):
+    def __init__(self, text):
+        super().__init__(text)
+        self.lock = lambda: None
+
+def broken(item):
+    raise Unpicklable("a bug of the user's")
 """
 
 
@@ -135,6 +142,7 @@ def own_network(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = 'sam: {model: packaged, weights: "random:1"}\nclip: {model: "own_network:Own"}\n'
     (workplace / "own.yaml").write_text(f"name: own\n{text}")
     monkeypatch.syspath_prepend(str(workplace))
+    monkeypatch.delitem(sys.modules, "own_network", raising=False)
     monkeypatch.setenv("PYTHONPATH", f"{workplace}:{os.environ.get('PYTHONPATH', '')}")
     return workplace
 
@@ -157,26 +165,49 @@ def workers_of(*environments: dict[str, str]) -> Iterator[str]:
 OWN = ("extract", "--backbone", "own.yaml", "--set", "partition_size=2", "--set", "batch_size=2")
 
 
-def test_workers_that_differ_are_refused_before_anything_is_computed(own_network: Path) -> None:
-    with workers_of({}, {"RS_TEST_ARITHMETIC": "fp32"}, {}) as address:
+def test_workers_that_differ_are_refused_and_their_tracebacks_are_kept(own_network: Path) -> None:
+    from own_network import broken  # pyrefly: ignore[missing-import]
+
+    with workers_of({}, {"RS_TEST_ARITHMETIC": "fp32"}) as address:
         ran = rs_cache(*OWN, "--scheduler", address)
+        ((_, outcome),) = run_on_scheduler(broken, [1], address=address)
     assert ran.code == 4, ran.err
-    assert "fingerprint.arithmetic = 'bf16'" in ran.error["error"]
-    assert "fingerprint.arithmetic = 'fp32'" in ran.error["expected"]
-    assert "1 of 3 workers: tcp://" in ran.error["expected"]
+    assert "fingerprint.arithmetic = " in ran.error["error"]
+    assert "fingerprint.arithmetic = " in ran.error["expected"]
+    assert "'bf16'" in ran.error["error"] + ran.error["expected"]
+    assert "'fp32'" in ran.error["error"] + ran.error["expected"]
+    assert "1 of 2 workers: tcp://" in ran.error["expected"]
     assert socket.gethostname() in ran.error["expected"]
     assert "take it out" in ran.error["next"]
     assert not (own_network / "rs-cache-data/caches").exists()
 
+    assert outcome.found.startswith("Unpicklable: a bug of the user's (line")
+    assert outcome.found.endswith("own_network.py, in broken)")
+    assert "RS_DEBUG=1" in outcome.remedy
+    text = "".join(traceback.format_exception(outcome))
+    assert 'raise Unpicklable("a bug of the user\'s")' in text
+    assert "in _explained" in text
 
-def test_a_worker_that_joins_later_with_another_network_commits_nothing(own_network: Path) -> None:
-    from pipeline.partition import ExtractJob, extract_partition
-    from regionspot_cache.backbones import load_preset
-    from regionspot_cache.store import open_writer
 
+def test_a_worker_that_dies_while_it_is_asked_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setattr("pipeline.executors._LOOK_EVERY_SECONDS", 0.2)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        threading.Timer(1, cluster.scale, args=[0]).start()
+        (found,) = ask_every_worker(partial(time.sleep, 4), address=cluster.scheduler_address)
+    assert isinstance(found.answer, RegionSpotError)
+    assert "left, or died" in found.answer.found
+
+
+def test_a_worker_that_joins_later_with_another_network_commits_nothing(
+    own_network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert rs_cache(*OWN, "--limit", 4).code == 0
     cache = own_network / "rs-cache-data/caches/shapes-train-own"
     open_writer(cache).discard("clip", 1)
+    monkeypatch.setenv("RS_TEST_ARITHMETIC", "fp32")
+    specs_of.cache_clear()
     job = ExtractJob(
         cache=str(cache),
         image_root=str(own_network / "rs-cache-data/datasets/shapes/images"),
@@ -188,28 +219,13 @@ def test_a_worker_that_joins_later_with_another_network_commits_nothing(own_netw
         decode_threads=1,
         device="cpu",
     )
-    with workers_of({"RS_TEST_ARITHMETIC": "fp32"}) as address:
-        ((_, outcome),) = run_on_scheduler(partial(extract_partition, job), [1], address=address)
+    ((_, outcome),) = run_here(partial(extract_partition, job), [1])
+    specs_of.cache_clear()
     assert isinstance(outcome, IdentityError)
+    assert "fingerprint.arithmetic = 'bf16'" in outcome.found
+    assert "fingerprint.arithmetic = 'fp32'" in outcome.expected
     assert socket.gethostname() in outcome.expected
-    assert "'bf16'" in outcome.found
-    assert "'fp32'" in outcome.expected
     assert open_writer(cache).pending("clip") == [1]
-
-
-def test_the_traceback_of_a_worker_is_not_lost(own_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with workers_of({"RS_TEST_BROKEN": "1"}) as address:
-        ran = rs_cache(*OWN, "--limit", 2, "--scheduler", address)
-        assert ran.code == 3
-        assert 'KeyError: "a bug of the user\'s" (line' in ran.error["error"]
-        assert "own_network.py, in encode_map)" in ran.error["error"]
-        assert "RS_DEBUG=1" in ran.error["next"]
-        monkeypatch.setenv("RS_DEBUG", "1")
-        with pytest.raises(IncompleteError) as caught:
-            rs_cache(*OWN, "--limit", 2, "--scheduler", address)
-    text = "".join(traceback.format_exception(caught.value))
-    assert 'raise KeyError("a bug of the user\'s")' in text
-    assert "features.py" in text
 
 
 def test_ctrl_c_stops_local_workers_without_a_word_of_theirs(workplace: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.console import counts
 from pipeline.plan import free_space
+from regionspot_cache.store import open_writer
 from tests.running import rs_cache
 
 
@@ -46,6 +47,49 @@ def test_a_dry_run_for_people(workplace: Path) -> None:
     assert "measured here" in ran.out
     assert ran.out.split()[0] == "dataset"
     assert not Path("rs-cache-data/caches").exists()
+
+
+@pytest.mark.parametrize("backbone", ["bb", "bl336"])
+def test_no_weights_are_needed(backbone: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RS_CACHE_HOME", str(workplace / "none"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(workplace / "none"))
+
+    def fetched(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run fetches nothing")
+
+    monkeypatch.setattr("pipeline.plan.encoders_of", fetched)
+    monkeypatch.setattr("regionspot_cache.backbones.load.fetch", fetched)
+    found = rs_cache("extract", "--backbone", backbone, "--dry-run", "--json").json
+    assert found["weights_not_here"] == ["sam", "clip"]
+    assert found["hours"] is None
+    tokens, width = {"bb": (197, 768), "bl336": (577, 1024)}[backbone]
+    assert found["bytes"]["clip/map"] > 24 * tokens * width
+    assert found["bytes_left"] == sum(
+        size for path, size in found["bytes"].items() if path.startswith(("sam", "clip"))
+    )
+    assert "are not here yet" in rs_cache("extract", "--backbone", backbone, "--dry-run").out
+
+
+def test_finished_work_and_workers_are_counted(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.plan.measured_rate", lambda *_: 0.001)
+    arguments = ("extract", "--backbone", "small.yaml", "--set", "partition_size=4")
+    whole = rs_cache(*arguments, "--dry-run", "--json").json
+    assert (whole["images_left"], whole["hours"]) == (24, round(24 / 0.001 / 3600, 3))
+    assert rs_cache(*arguments, "--dry-run", "--workers", 4, "--json").json["hours"] == round(
+        whole["hours"] / 4, 3
+    )
+    assert rs_cache(*arguments).code == 0
+    done = rs_cache(*arguments, "--dry-run", "--json").json
+    assert (done["images_left"], done["bytes_left"], done["hours"]) == (0, 0, None)
+    writer = open_writer(done["cache"])
+    gone = writer.markers("clip")[2].stored_bytes
+    writer.discard("clip", 2)
+    left = rs_cache(*arguments, "--dry-run", "--json").json
+    assert (left["images_left"], left["bytes_left"]) == (4, gone)
+    assert left["hours"] == round(4 / 0.001 / 3600, 3)
+    refused = rs_cache(*arguments, "--dry-run", "--set", "seed=1")
+    assert refused.code == 4
+    assert "seed" in refused.error["error"]
 
 
 def test_no_room_is_said_before_the_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,60 @@
+"""Whether the weights of a spec are on this machine: answered without fetching or loading anything."""
+
+from pathlib import Path
+
+import open_clip
+from huggingface_hub import try_to_load_from_cache
+
+from regionspot_cache.backbones.clip_build import open_clip_folder
+from regionspot_cache.backbones.clip_tags import BRINGS_WEIGHTS
+from regionspot_cache.backbones.hf_sam_load import FOLDER, HUB, is_transformers
+from regionspot_cache.backbones.hf_sam_load import PUBLISHED as TRANSFORMERS_SAMS
+from regionspot_cache.backbones.load import SAM_FILES
+from regionspot_cache.backbones.presets import ClipSpec, SamSpec
+from regionspot_cache.backbones.registry import own_network
+from regionspot_cache.backbones.weights import random_seed, weights_home
+
+_HUB_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+
+
+def sam_at_hand(spec: SamSpec) -> bool:
+    """Whether `load_sam` needs no network; a network of the user's own is taken to need none."""
+    if own_network("sam", spec.model) or random_seed(spec.weights) is not None or spec.weights == "packaged":
+        return True
+    if is_transformers(spec.model):
+        if spec.model.startswith(FOLDER):
+            return True
+        published = TRANSFORMERS_SAMS.get(spec.model)
+        return _on_the_disk(published.repository if published else spec.model.removeprefix(HUB), None)
+    if spec.weights == "official" and spec.model in SAM_FILES:
+        return (weights_home() / "weights" / SAM_FILES[spec.model].name).is_file()
+    return Path(spec.weights).is_file()
+
+
+def clip_at_hand(spec: ClipSpec) -> bool:
+    """Whether `load_clip` needs no network; a network of the user's own is taken to need none."""
+    if own_network("clip", spec.model) or random_seed(spec.weights) is not None or spec.weights == "packaged":
+        return True
+    if spec.model.startswith(BRINGS_WEIGHTS):
+        repository = spec.model.removeprefix("hf-hub:")
+        return spec.model.startswith("local-dir:") or _on_the_disk(repository, open_clip_folder())
+    known = open_clip.get_pretrained_cfg(spec.model, spec.weights)
+    if not known:
+        return Path(spec.weights).is_file()
+    repository = str(known.get("hf_hub") or "").rstrip("/")
+    published = Path(str(known.get("url") or "")).name
+    folder = open_clip_folder()
+    return bool(published and (Path(folder) / published).is_file()) or _on_the_disk(repository, folder)
+
+
+def _on_the_disk(repository: str, folder: str | None) -> bool:
+    """Whether the weights of a repository of the Hugging Face hub were fetched before."""
+    if repository.count("/") != 1:
+        return False
+    return any(isinstance(try_to_load_from_cache(repository, name, folder), str) for name in _HUB_FILES)
