@@ -96,6 +96,12 @@ class Marker:
         marker = parse(cls, from_record(data, key), key)
         images = shape.partition_images(marker.partition) if marker.partition < shape.num_partitions else 0
         _require_positions(marker.failed, images, key)
+        if len(marker.failures) != len(marker.failed):
+            raise DamageError(
+                f"{key} describes {len(marker.failures)} failures and lists {len(marker.failed)}",
+                "one description of each",
+                "rs-cache verify CACHE --full names all damage",
+            )
         return marker
 
     def is_of(self, half: HalfRecord, partition: int) -> bool:

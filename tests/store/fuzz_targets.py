@@ -101,6 +101,8 @@ def content(record: str) -> bytes:
 
 def read_content(file: Path, record: str) -> None:
     """Reads a cache whose `record` says what the file says, under a checksum that is right."""
+    if not file.is_file():
+        raise RegionSpotError("no content of a record")
     try:
         signed = to_record(json.loads(file.read_bytes()))
     except (ValueError, TypeError, OSError, RecursionError):

@@ -75,7 +75,7 @@ def test_marker_records_what_happened(writer: CacheWriter) -> None:
     assert marker.timings == {"read": 0.5, "sam": 2.0, "write": marker.timings["write"]}
     assert marker.timings["write"] > 0
     for key, entry in marker.objects.items():
-        assert (Path(writer.objects.url) / key).stat().st_size == entry["bytes"]
+        assert (Path(writer.objects.url) / key).stat().st_size == entry.bytes
     assert writer.failed("sam") == {2: [1]}
 
 
