@@ -64,7 +64,7 @@ def backbone_file(name: str, model: str) -> Path:
     text = BACKBONE.replace("name: small", f"name: {name}")
     path.write_text(
         text.replace(
-            'sam: {model: packaged, weights: "random:1"}', f'sam: {{model: "{model}", weights: "random:5"}}'
+            'sam: {model: packaged, weights: "random:1"', f'sam: {{model: "{model}", weights: "random:5"'
         )
     )
     return path

@@ -40,7 +40,7 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setattr(timm, "create_model", small)
     siglip_folder(root / "siglip")
     text = BACKBONE.replace("name: small", "name: siglip")
-    old = 'clip: {model: packaged, weights: "random:2"}'
+    old = 'clip: {model: packaged, weights: "random:2", precision: fp32}'
     assert old in text
     new = f'clip: {{model: "local-dir:siglip", weights: "random:4", image_size: {16 * GRID}}}'
     (root / "siglip.yaml").write_text(text.replace(old, new))

@@ -47,7 +47,7 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_replaces_the_clip_half_only(family: str) -> None:
     model, tag, prefix, pixels, mean, interpolation = FAMILIES[family]
-    old = 'clip: {model: packaged, weights: "random:2"}'
+    old = 'clip: {model: packaged, weights: "random:2", precision: fp32}'
     assert old in BACKBONE
     new = f'clip: {{model: {model}, tag: {tag}, weights: "random:4", layer: 0}}'
     Path("own.yaml").write_text(BACKBONE.replace(old, new))
