@@ -19,7 +19,8 @@ from tests.running import features, rs_cache
 
 CACHE = Path("augmented")
 IMAGES = Path("rs-cache-data/datasets/shapes/images")
-EXTRACT = ("extract", "--backbone", "small.yaml", "--limit", 6, "--cache", CACHE)
+SAMPLE = ("extract", "--backbone", "small.yaml", "--limit", 6)
+EXTRACT = (*SAMPLE, "--cache", CACHE)
 EXACT = ("--set", "dtype=float16", "--set", "batch_size=1", "--set", "partition_size=4")
 VIEWS = ("--set", "augment.flip=true", "--set", "augment.crops=2", "--set", "augment.jitter=0.05")
 
@@ -78,7 +79,7 @@ def test_mirrored_boxes_lie_on_the_mirrored_picture(augmented: Path) -> None:
 
 
 def test_a_dry_run_shows_views_and_their_bytes(augmented: Path) -> None:
-    plain = rs_cache(*EXTRACT, *EXACT, "--cache", "plain", "--dry-run", "--json", cwd=augmented).json
+    plain = rs_cache(*SAMPLE, *EXACT, "--cache", "plain", "--dry-run", "--json", cwd=augmented).json
     facts = rs_cache(*EXTRACT, *EXACT, *VIEWS, "--dry-run", "--json", cwd=augmented).json
     cache = open_cache(augmented / CACHE)
     assert facts["images"] == plain["images"] == 6
