@@ -6,8 +6,10 @@ an image counts 1 / (images of the GLOBAL batch). Ours is therefore the official
 per GPU; AdamW does not notice the constant, only the gradient clip of 1.0 bites at another point.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -37,8 +39,10 @@ def sigmoid_focal_loss(
     return negatives.scatter(1, picked, positives).sum(1)
 
 
-def box_weights(counts: Tensor, images: int) -> Tensor:
+def box_weights(counts: NDArray[np.int64], images: int) -> NDArray[np.float32]:
     """Weight of every box: mean over an image's boxes, then mean over the global batch.
+
+    Plain numpy, because readers call it from their threads; see `training.loader.collate`.
 
     Args:
         counts: int64 [B], real boxes per image, each at least 1.
@@ -47,7 +51,7 @@ def box_weights(counts: Tensor, images: int) -> Tensor:
     Returns:
         float32 [T] with T = counts.sum(), image after image; sums to B / images.
     """
-    return (1.0 / (counts.double() * images)).repeat_interleave(counts).float()
+    return np.repeat(1.0 / (counts.astype(np.float64) * images), counts).astype(np.float32)
 
 
 def region_loss(

@@ -85,7 +85,7 @@ def test_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [code] = blocks("add-a-loss.md", "python")
     loss = run(code)["region_cross_entropy"]
     logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    labels, weights = torch.tensor([0, 1, 4]), box_weights(torch.tensor([1, 2]), images=2)
+    labels, weights = torch.tensor([0, 1, 4]), torch.from_numpy(box_weights(np.array([1, 2]), images=2))
     each = F.cross_entropy(logits, labels, reduction="none")
     torch.testing.assert_close(loss(logits, labels, weights), each[0] / 2 + each[1:].sum() / 4)
     shares = loss(logits[:1], labels[:1], weights[:1]) + loss(logits[1:], labels[1:], weights[1:])

@@ -1,5 +1,6 @@
 """The focal loss against torchvision, and its independence from how a batch is split."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ def test_ignored_classes_have_no_loss_and_no_gradient() -> None:
 
 def test_loss_is_mean_over_boxes_then_over_images() -> None:
     logits, labels = random_case(boxes=6)
-    weights = box_weights(torch.tensor([1, 2, 3]), images=3)
+    weights = torch.from_numpy(box_weights(np.array([1, 2, 3]), images=3))
     per_box = sigmoid_focal_loss(logits, labels)
     expected = torch.stack([per_box[:1].mean(), per_box[1:3].mean(), per_box[3:].mean()]).mean()
     torch.testing.assert_close(region_loss(logits, labels, weights), expected)
@@ -58,8 +59,8 @@ def test_loss_is_mean_over_boxes_then_over_images() -> None:
 
 def test_shares_of_two_processes_add_up_to_the_batch() -> None:
     logits, labels = random_case(boxes=6)
-    counts = torch.tensor([1, 2, 3])
-    whole = region_loss(logits, labels, box_weights(counts, images=3))
-    first = region_loss(logits[:3], labels[:3], box_weights(counts[:2], images=3))
-    second = region_loss(logits[3:], labels[3:], box_weights(counts[2:], images=3))
+    counts = np.array([1, 2, 3])
+    whole = region_loss(logits, labels, torch.from_numpy(box_weights(counts, images=3)))
+    first = region_loss(logits[:3], labels[:3], torch.from_numpy(box_weights(counts[:2], images=3)))
+    second = region_loss(logits[3:], labels[3:], torch.from_numpy(box_weights(counts[2:], images=3)))
     torch.testing.assert_close(first + second, whole)
