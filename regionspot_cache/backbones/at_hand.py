@@ -39,7 +39,7 @@ def sam_at_hand(spec: SamSpec) -> bool:
 
 def clip_at_hand(spec: ClipSpec) -> bool:
     """Whether `load_clip` needs no network; a network of the user's own is taken to need none."""
-    if own_network("clip", spec.model) or random_seed(spec.weights) is not None or spec.weights == "packaged":
+    if own_network("clip", spec.model) or random_seed(spec.weights) is not None or spec.model == "packaged":
         return True
     if spec.model.startswith(BRINGS_WEIGHTS):
         repository = spec.model.removeprefix("hf-hub:")
