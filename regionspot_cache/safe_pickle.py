@@ -7,6 +7,7 @@ name is refused before anything is called.
 
 import pickle
 import re
+import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,6 +94,15 @@ for _core in ("numpy.core", "numpy._core"):
     _STAND_INS[f"{_core}.numeric", "_frombuffer"] = _from_buffer
 
 
+def _load_bytearray8(unpickler: Any) -> None:
+    # The library's own fills memory of the length that the pickle claims before it reads.
+    (length,) = struct.unpack("<Q", unpickler.read(8))
+    data = unpickler.read(length)
+    if len(data) < length:
+        raise EOFError("the pickle ends within a bytearray")
+    unpickler.append(bytearray(data))
+
+
 # The unpickler that is written in Python: the one in C makes a table as long as the largest number that a
 # pickle gives to a value, up to 64 GiB for a file of six bytes.
 class _ArrayUnpickler(pickle._Unpickler):
@@ -104,6 +114,8 @@ class _ArrayUnpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: object) -> Any:
         raise _RefusedError(f"a persistent object {pid!r}")
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray8}  # noqa: RUF012
 
 
 def load_arrays(path: Path) -> Any:

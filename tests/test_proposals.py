@@ -220,12 +220,19 @@ class Malicious:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"Nr\xff\xff\xff\xff.", b"Np4000000000\n.", b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f."]
+    "payload",
+    [
+        b"Nr\xff\xff\xff\xff.",
+        b"Np4000000000\n.",
+        b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",
+        b"\x80\x05\x96" + (1 << 29).to_bytes(8, "little") + b"abc.",
+    ],
 )
 def test_the_size_of_a_pickle_bounds_what_it_takes(tmp_path: Path, payload: bytes) -> None:
     """Two give a value the number 4 billion, for which the unpickler in C makes a table of 64 GiB."""
     (tmp_path / "p.pkl").write_bytes(payload)
     limits = resource.getrlimit(resource.RLIMIT_AS)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limits[1]))
     try:
@@ -234,6 +241,7 @@ def test_the_size_of_a_pickle_bounds_what_it_takes(tmp_path: Path, payload: byte
         else:
             with pytest.raises(InputError, match="not a readable pickle"):
                 load_arrays(tmp_path / "p.pkl")
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # kB really touched
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 

@@ -21,8 +21,11 @@ def reference_input(
     """
     images = by_id(annotations["images"])
     place = places((image["id"] for image in images), "the ground truth")
+    known = {category["id"] for category in annotations["categories"]}
     objects = []
     for number, annotation in enumerate(annotations["annotations"]):
+        if annotation["category_id"] not in known:  # left out by our evaluator too, whatever its image
+            continue
         copy = {key: deepcopy(value) for key, value in annotation.items() if key != "segmentation"}
         copy["area"] = annotation_area(annotation)
         copy["id"] = number + 1  # 0 would say "no match"
