@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot_cache.backbones.vocabulary import read_class_names
 from regionspot_cache.errors import MissingFileError, UsageError, near
-from regionspot_cache.hub import CLASSES_FILE, CONFIG_FILE
-from regionspot_cache.vocabulary import read_class_names
+from regionspot_cache.models.hub import CLASSES_FILE, CONFIG_FILE
 
 
 def require_image(path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from regionspot_cache.arithmetic import Precision, choose, slowdown
+from regionspot_cache.backbones.arithmetic import Precision, choose, slowdown
 from regionspot_cache.errors import visible
 
 PLAIN_EVERY_SECONDS = 5.0

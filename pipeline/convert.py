@@ -11,15 +11,15 @@ from pipeline import console
 from pipeline.places import WORKPLACE
 from pipeline.settings import PromptSettings
 from regionspot_cache.backbones import BackboneSpec, load_backbone, load_preset, save_preset
-from regionspot_cache.card import model_card
 from regionspot_cache.errors import InputError, MissingFileError
 from regionspot_cache.files import file_sha256, replacing
-from regionspot_cache.head import RegionHead, read_model_config
-from regionspot_cache.hub import BACKBONE_FILE, CARD_FILE, CONFIG_FILE, push_to_hub
-from regionspot_cache.official import export_official, import_official, released_backbone
+from regionspot_cache.models.card import model_card
+from regionspot_cache.models.hub import BACKBONE_FILE, CARD_FILE, CONFIG_FILE, push_to_hub
+from regionspot_cache.models.official import export_official, import_official, released_backbone
 from regionspot_cache.training.checkpoint import publish_model
 from regionspot_cache.training.distributed import ProcessGroup
 from regionspot_cache.training.folder import claim_folder
+from regionspot_cache.training.head import RegionHead, read_model_config
 
 NOT_LOADED = "not at hand when this was imported: only their names and widths are checked"
 

@@ -16,9 +16,9 @@ from pipeline.report_tables import group_tables, overall_tables, protocol_sectio
 from pipeline.reproduce.rows import PAPER, load_table
 from pipeline.settings import DemoSettings
 from regionspot_cache.datasets import DetectionDataset, ImageRecord, load_dataset
-from regionspot_cache.images import read_image
-from regionspot_cache.predictor import RegionPredictor
+from regionspot_cache.datasets.images import read_image
 from regionspot_cache.recognition import ClipCrops
+from regionspot_cache.recognition.predictor import RegionPredictor
 from regionspot_cache.reporting.page import Curve, Figure, KeyValues, ReportSection, Table, Text, write_report
 
 

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot_cache.backbones import ClipEncoder, SamEncoder
-from regionspot_cache.errors import InputError
-from regionspot_cache.images import (
+from regionspot_cache.datasets.augmentation import view_of
+from regionspot_cache.datasets.images import (
     ExifRule,
     ImageFailure,
     decode_image,
     find_image,
     read_file,
 )
+from regionspot_cache.errors import InputError
 from regionspot_cache.store import (
     STATUS_CODES,
     STATUS_OK,
@@ -31,7 +32,6 @@ from regionspot_cache.store import (
     quantise,
     to_half_precision,
 )
-from regionspot_cache.views import view_of
 
 NON_FINITE = "non-finite features"
 SHARED_STEPS = ("read", "decode", "prepare")

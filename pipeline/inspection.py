@@ -11,11 +11,11 @@ from pipeline import console
 from pipeline.console import counts
 from pipeline.failures import by_reason, failures_of, failures_text
 from regionspot_cache.backbones.presets import BackboneSpec, load_preset
+from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.identity import require_same, without_arithmetic
 from regionspot_cache.store import Cache, CacheWriter, Problem, open_cache, open_writer
 from regionspot_cache.store import verify as verify_store
-from regionspot_cache.views import Augmentation
 
 if TYPE_CHECKING:
     from pipeline.features import Encoders

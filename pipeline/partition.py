@@ -17,9 +17,9 @@ from pipeline import console
 from pipeline.devices import resolve_device
 from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
 from regionspot_cache.backbones import BackboneSpec, load_clip, load_sam
+from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.errors import IdentityError
 from regionspot_cache.identity import require_same
-from regionspot_cache.images import ExifRule
 from regionspot_cache.store import (
     STATUS_OK,
     STATUS_REASONS,

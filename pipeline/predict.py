@@ -14,8 +14,8 @@ from pipeline.report_figures import Names, Seen, figures, patch_attention, top_n
 from pipeline.settings import PredictSettings
 from regionspot_cache.backbones import load_proposer
 from regionspot_cache.errors import InputError
-from regionspot_cache.predictor import Prediction, RegionPredictor
 from regionspot_cache.recognition import ClipCrops
+from regionspot_cache.recognition.predictor import Prediction, RegionPredictor
 from regionspot_cache.reporting.drawing import attention_sheet, compare_predictions, draw_regions
 from regionspot_cache.reporting.page import Cell, KeyValues, ReportSection, Table, Text, write_report
 

@@ -10,11 +10,11 @@ from pipeline import names
 from pipeline.options import Option
 from pipeline.places import WORKPLACE
 from pipeline.shared_options import Backbone, Checkpoint, Dataset, Images, Limit
-from regionspot_cache.arithmetic import Precision
+from regionspot_cache.backbones.arithmetic import Precision
+from regionspot_cache.datasets.augmentation import Augmentation
+from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import UsageError, near
-from regionspot_cache.regions import BoxPolicy
 from regionspot_cache.training.config import TrainConfig
-from regionspot_cache.views import Augmentation
 
 Half = Literal["sam", "clip"]
 HALVES: tuple[Half, Half] = ("sam", "clip")
@@ -108,7 +108,7 @@ class PromptSettings:
     """`raw-mean` of the embeddings over the templates, or `unit-mean`: of each at unit length first."""
 
     def __post_init__(self) -> None:
-        from regionspot_cache.vocabulary import check_prompts
+        from regionspot_cache.backbones.vocabulary import check_prompts
 
         check_prompts(self.templates, self.cleaning)
 

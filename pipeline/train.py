@@ -14,13 +14,13 @@ from pipeline.partition import resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.settings import PromptSettings, TrainSettings
 from regionspot_cache.backbones import ClipEncoder, load_clip, load_preset, save_preset
+from regionspot_cache.backbones.vocabulary import text_embeddings, unique_classes
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
 from regionspot_cache.errors import IdentityError, UsageError
-from regionspot_cache.hub import BACKBONE_FILE, CLASSES_FILE
+from regionspot_cache.models.hub import BACKBONE_FILE, CLASSES_FILE
 from regionspot_cache.store import open_cache
 from regionspot_cache.training import StepReport, TrainingSource, TrainResult
 from regionspot_cache.training import train as train_head
-from regionspot_cache.vocabulary import text_embeddings, unique_classes
 
 
 def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:

@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from regionspot_cache.head import RegionHead
-    from regionspot_cache.predictor import RegionPredictor
+    from regionspot_cache.recognition.predictor import RegionPredictor
     from regionspot_cache.store import open_cache
+    from regionspot_cache.training.head import RegionHead
 
 __all__ = ["RegionHead", "RegionPredictor", "open_cache"]
 

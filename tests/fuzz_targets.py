@@ -11,21 +11,21 @@ import torch
 from PIL import Image
 from safetensors.torch import save as save_safetensors
 
-from regionspot_cache import vocabulary
+from regionspot_cache.backbones import vocabulary
 from regionspot_cache.backbones.presets import PRESETS, save_preset
+from regionspot_cache.backbones.vocabulary import prompts, read_class_names
 from regionspot_cache.backbones.weights import read_state
+from regionspot_cache.datasets.images import ImageFailure, image_size, read_image
 from regionspot_cache.errors import InputError
-from regionspot_cache.head import HeadConfig, RegionHead
-from regionspot_cache.hub import model_folder
-from regionspot_cache.images import ImageFailure, image_size, read_image
 from regionspot_cache.json_stream import json_entries
-from regionspot_cache.model_files import read_model_config, read_weights
-from regionspot_cache.official import export_official, read_official
-from regionspot_cache.predictor import check_origin
-from regionspot_cache.safe_pickle import load_arrays
-from regionspot_cache.vocabulary import prompts, read_class_names
+from regionspot_cache.models.folder import read_model_config, read_weights
+from regionspot_cache.models.hub import model_folder
+from regionspot_cache.models.official import export_official, read_official
+from regionspot_cache.models.safe_pickle import load_arrays
+from regionspot_cache.recognition.predictor import check_origin
+from regionspot_cache.training.head import HeadConfig, RegionHead
 from tests.fuzzing import Target
-from tests.test_model_files import CONFIG, ORIGIN
+from tests.models.test_folder import CONFIG, ORIGIN
 
 RGB = np.random.default_rng(0).integers(0, 255, (9, 12, 3), dtype=np.uint8)
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}

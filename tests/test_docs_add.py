@@ -14,8 +14,8 @@ from PIL import Image
 from regionspot_cache.backbones import load_preset
 from regionspot_cache.datasets import catalog, load_dataset
 from regionspot_cache.datasets.sources import Source
-from regionspot_cache.losses import box_weights
 from regionspot_cache.training import loop, train
+from regionspot_cache.training.losses import box_weights
 from tests.running import rs_cache
 from tests.training.fake import make_config, make_source
 

@@ -18,10 +18,10 @@ from pipeline.tiny.common import Schedule, Stage
 from pipeline.tiny.measure import accuracy, crops, embed, singles
 from regionspot_cache.backbones.load import Backbone, load_backbone, load_proposer
 from regionspot_cache.backbones.presets import load_preset
+from regionspot_cache.backbones.vocabulary import text_embeddings
+from regionspot_cache.datasets.regions import box_iou
 from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES
-from regionspot_cache.regions import box_iou
-from regionspot_cache.vocabulary import text_embeddings
 
 ASSETS = Path(regionspot_cache.__file__).parent / "assets" / "tiny"
 WEIGHTS = ("sam", "clip", "rpn")

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regionspot_cache.arithmetic import autocast, choose
-from regionspot_cache.head import HeadConfig
-from regionspot_cache.losses import region_loss
+from regionspot_cache.backbones.arithmetic import autocast, choose
 from regionspot_cache.training import TrainConfig, TrainingSource
+from regionspot_cache.training.head import HeadConfig
 from regionspot_cache.training.loader import Batch, SourceReader, make_batch
+from regionspot_cache.training.losses import region_loss
 from regionspot_cache.training.sources import build_head_config
 
 BATCHES = 4

@@ -4,9 +4,9 @@ from typing import Any
 
 from pipeline.settings import WITH_HEAD, EvalSettings
 from regionspot_cache.backbones import Backbone
-from regionspot_cache.head import RegionHead
-from regionspot_cache.predictor import require_backbone
 from regionspot_cache.recognition import ClipCrops, OfficialRegionSpot, Recogniser, RegionSpot
+from regionspot_cache.recognition.predictor import require_backbone
+from regionspot_cache.training.head import RegionHead
 
 
 def make_method(

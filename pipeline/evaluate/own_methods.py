@@ -22,11 +22,11 @@ from regionspot_cache.backbones import Backbone, load_backbone, load_preset, loa
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import IdentityError, IncompleteError, MissingFileError, UsageError
 from regionspot_cache.evaluation import IouType, write_results
-from regionspot_cache.head import read_model_config
-from regionspot_cache.hub import BACKBONE_FILE
-from regionspot_cache.proposals import Proposals, ground_truth_proposals, load_proposals
+from regionspot_cache.models.hub import BACKBONE_FILE
 from regionspot_cache.recognition import Recogniser
+from regionspot_cache.recognition.proposals import Proposals, ground_truth_proposals, load_proposals
 from regionspot_cache.store import Cache, open_cache
+from regionspot_cache.training.head import read_model_config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from pipeline.evaluate.recognise import Recognition
 from pipeline.report_figures import Names, Seen, figures, patch_attention, pick_images
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import ImageRecord
+from regionspot_cache.datasets.images import ImageFailure
+from regionspot_cache.datasets.regions import box_iou
 from regionspot_cache.evaluation.selection import pair_scores
-from regionspot_cache.images import ImageFailure
-from regionspot_cache.proposals import Proposals
 from regionspot_cache.recognition import Recogniser, RegionInputs
-from regionspot_cache.regions import box_iou
+from regionspot_cache.recognition.proposals import Proposals
 from regionspot_cache.reporting.page import Figure, ReportSection, Text
 
 ATTENTION_OF = 4  # boxes of an image

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline import console
 from regionspot_cache.backbones import Backbone, RegionProposer
 from regionspot_cache.datasets import DetectionDataset, ImageRecord
+from regionspot_cache.datasets.images import ImageFailure, find_image, read_image
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation import (
     AccuracyMeter,
@@ -24,9 +25,8 @@ from regionspot_cache.evaluation import (
     encode_mask,
 )
 from regionspot_cache.evaluation.confusion import ConfusionMeter
-from regionspot_cache.images import ImageFailure, find_image, read_image
-from regionspot_cache.proposals import Proposals
 from regionspot_cache.recognition import Recogniser, RegionInputs
+from regionspot_cache.recognition.proposals import Proposals
 from regionspot_cache.store import Cache
 
 

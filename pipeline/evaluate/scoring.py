@@ -20,7 +20,7 @@ from regionspot_cache.evaluation import evaluate as average_precision
 from regionspot_cache.evaluation.annotations import Annotations
 from regionspot_cache.evaluation.ground_truth import is_federated
 from regionspot_cache.evaluation.result import AP_TYPES
-from regionspot_cache.proposals import Proposals
+from regionspot_cache.recognition.proposals import Proposals
 
 
 @dataclass(frozen=True, kw_only=True)

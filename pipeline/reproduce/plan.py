@@ -8,7 +8,7 @@ from pipeline.reproduce.rows import BackboneRole, BoxesRole, DataRole, PaperTabl
 from pipeline.reproduce.settings import BoxSource, ReproduceSettings
 from pipeline.settings import RESULTS, PromptSettings
 from regionspot_cache.backbones.presets import Position
-from regionspot_cache.head_config import HeadOptions
+from regionspot_cache.training.head_config import HeadOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from pipeline.settings import RESULTS, PromptSettings
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.config import load_config, validate
 from regionspot_cache.errors import UsageError, one_of
-from regionspot_cache.head_config import HeadOptions
+from regionspot_cache.training.head_config import HeadOptions
 
 Figure = Literal["AP", "APr", "APc", "APf", "hours"]
 DataRole = Literal["first", "second", "third"]

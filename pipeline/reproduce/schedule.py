@@ -17,7 +17,7 @@ from pipeline.reproduce.plan import Head, Measurement, Plan, heads_of, measureme
 from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.reproduce.units import Evaluation, Unit, digest
 from pipeline.settings import RESULTS, EvalSettings, TrainSettings
-from regionspot_cache.head_config import HeadOptions
+from regionspot_cache.training.head_config import HeadOptions
 
 VERSION = 1  # raise when the same settings would give other numbers
 

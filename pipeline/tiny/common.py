@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import regionspot_cache
-from regionspot_cache.arithmetic import autocast, choose
+from regionspot_cache.backbones.arithmetic import autocast, choose
 
 ASSETS = Path(regionspot_cache.__file__).parent / "assets" / "tiny"
 # First entry of the generator keys here; those of the dataset `shapes` begin with its seed, 0.

@@ -13,10 +13,10 @@ from pipeline.tiny.common import CLIP_SINGLES, log, parser, read_config, start, 
 from regionspot_cache.backbones.clip_encoder import ClipEncoder
 from regionspot_cache.backbones.load import load_clip
 from regionspot_cache.backbones.presets import load_preset
+from regionspot_cache.backbones.vocabulary import text_embeddings
 from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES
 from regionspot_cache.datasets.shapes_scene import draw_single, image_rng
-from regionspot_cache.vocabulary import text_embeddings
 
 TEMPLATE_SETS: dict[str, str | Sequence[str]] = {
     "name": ("{}",),

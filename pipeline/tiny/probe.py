@@ -14,12 +14,12 @@ from pipeline.tiny.common import log, parser, start
 from pipeline.tiny.measure import accuracy, crop, embed
 from regionspot_cache.backbones.load import Backbone, load_backbone
 from regionspot_cache.backbones.presets import load_preset
+from regionspot_cache.backbones.vocabulary import text_embeddings
 from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_annotations import is_boxed
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES
-from regionspot_cache.head import HeadConfig, RegionHead
-from regionspot_cache.losses import sigmoid_focal_loss
-from regionspot_cache.vocabulary import text_embeddings
+from regionspot_cache.training.head import HeadConfig, RegionHead
+from regionspot_cache.training.losses import sigmoid_focal_loss
 
 IMAGES = 24  # per step
 

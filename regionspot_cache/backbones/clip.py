@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from regionspot_cache.arithmetic import autocast, choose
+from regionspot_cache.backbones.arithmetic import autocast, choose
 from regionspot_cache.backbones.clip_build import ClipParts, portable_name
 from regionspot_cache.backbones.clip_tower import block_index, tower_shape
 from regionspot_cache.backbones.presets import ClipSpec

@@ -16,7 +16,7 @@ from segment_anything.modeling import TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regionspot_cache.arithmetic import autocast
+from regionspot_cache.backbones.arithmetic import autocast
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.sam_base import FrozenSam
 from regionspot_cache.backbones.sam_decode import TokenDecoder

@@ -15,7 +15,7 @@ from typing import Literal
 
 import yaml
 
-from regionspot_cache.arithmetic import Precision
+from regionspot_cache.backbones.arithmetic import Precision
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError, near
 from regionspot_cache.files import replacing

@@ -11,7 +11,7 @@ from segment_anything.modeling import Sam, TwoWayTransformer
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-from regionspot_cache.arithmetic import autocast
+from regionspot_cache.backbones.arithmetic import autocast
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.sam_base import FrozenSam
 from regionspot_cache.backbones.sam_decode import TokenDecoder

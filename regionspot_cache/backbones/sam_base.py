@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regionspot_cache.arithmetic import choose
+from regionspot_cache.backbones.arithmetic import choose
 from regionspot_cache.backbones.presets import Position, SamSpec
 from regionspot_cache.backbones.sam_decode import TokenDecoder
 from regionspot_cache.backbones.sam_encoder import Embedding

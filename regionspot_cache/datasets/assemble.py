@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot_cache.regions import Boxes, BoxPolicy, CleanBoxes, clean_boxes
+from regionspot_cache.datasets.regions import Boxes, BoxPolicy, CleanBoxes, clean_boxes
 
 UNKNOWN_IMAGE = "unknown image"
 _BOXES_AT_ONCE = 1 << 18

@@ -13,10 +13,10 @@ from regionspot_cache.datasets.coco_style import read_coco_style
 from regionspot_cache.datasets.columns import EntryReader
 from regionspot_cache.datasets.openimages import read_openimages
 from regionspot_cache.datasets.records import DetectionDataset
+from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.datasets.shapes_spaces import SPACES
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES, Source
 from regionspot_cache.errors import InputError, MissingFileError, UsageError, near
-from regionspot_cache.regions import BoxPolicy
 
 O365 = "o365"  # whichever release lies in the data folder
 SHAPES = {"shapes": None, **{f"shapes-{space}": space for space in SPACES}}  # name -> label space

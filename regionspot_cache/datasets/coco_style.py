@@ -11,8 +11,8 @@ from regionspot_cache.datasets.formats import correct_o365_spelling, require_o36
 from regionspot_cache.datasets.layouts import choose_layout, coco_patterns
 from regionspot_cache.datasets.minival import MINIVAL, WHOLE, images_in_folder
 from regionspot_cache.datasets.records import DetectionDataset
+from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.datasets.units import require_pixels
-from regionspot_cache.regions import BoxPolicy
 
 
 def read_coco_style(

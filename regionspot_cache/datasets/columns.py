@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from regionspot_cache.datasets.assemble import FileBoxes
 from regionspot_cache.datasets.formats import O365_V2_ABSENT, o365_version
+from regionspot_cache.datasets.images import is_utf8, safe_file_name
 from regionspot_cache.datasets.json_arrays import JsonArrays
 from regionspot_cache.datasets.records import ImageId
 from regionspot_cache.errors import InputError
-from regionspot_cache.images import is_utf8, safe_file_name
 
 UNSAFE_NAME = "image: file name leaves the image folder"
 NO_SIZE = "image: size not positive"

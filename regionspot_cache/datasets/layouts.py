@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from regionspot_cache.datasets.images import resolve_image
 from regionspot_cache.errors import InputError, MissingFileError
-from regionspot_cache.images import resolve_image
 
 Pattern = Callable[[str], str]  # file name in the annotations -> file name below the root
 

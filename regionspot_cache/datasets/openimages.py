@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from regionspot_cache.datasets.assemble import FileBoxes, group_and_clean
 from regionspot_cache.datasets.columns import NO_SIZE, UNSAFE_NAME
+from regionspot_cache.datasets.images import ImageFailure, image_size, resolve_image, safe_file_name
 from regionspot_cache.datasets.layouts import choose_layout, openimages_patterns
 from regionspot_cache.datasets.records import DetectionDataset
+from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import open_file
-from regionspot_cache.images import ImageFailure, image_size, resolve_image, safe_file_name
-from regionspot_cache.regions import BoxPolicy
 
 _BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax", "IsGroupOf")
 _SIZE_COLUMNS = ("ImageID", "Width", "Height")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot_cache.images import ExifRule
-from regionspot_cache.regions import Boxes, BoxPolicy, xyxy_to_xywh
-from regionspot_cache.views import Augmentation, ViewTable
+from regionspot_cache.datasets.augmentation import Augmentation, ViewTable
+from regionspot_cache.datasets.images import ExifRule
+from regionspot_cache.datasets.regions import Boxes, BoxPolicy, xyxy_to_xywh
 
 ImageId = int | str
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.datasets.assemble import FileBoxes
+from regionspot_cache.datasets.regions import Boxes
 from regionspot_cache.errors import InputError
-from regionspot_cache.regions import Boxes
 
 _PROBES = 100_000  # boxes that are looked at, evenly spread over the file
 _NEARLY_ALL = 0.9

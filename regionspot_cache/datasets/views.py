@@ -6,10 +6,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot_cache.datasets.augmentation import (
+    Augmentation,
+    Frames,
+    ViewTable,
+    image_keys,
+    to_view,
+    view_sizes,
+)
 from regionspot_cache.datasets.records import DetectionDataset
+from regionspot_cache.datasets.regions import Boxes, box_area, clean_boxes
 from regionspot_cache.errors import InputError
-from regionspot_cache.regions import Boxes, box_area, clean_boxes
-from regionspot_cache.views import Augmentation, Frames, ViewTable, image_keys, to_view, view_sizes
 
 KEPT_SHARE = 0.4  # of its area that a box must keep in a crop
 CUT_AWAY = "cut away"

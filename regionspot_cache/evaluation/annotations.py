@@ -8,8 +8,8 @@ from reprlib import repr as brief
 from typing import Any
 
 from regionspot_cache.datasets.json_arrays import JsonArrays
+from regionspot_cache.datasets.values import TextIds, check_image_id, is_int64
 from regionspot_cache.errors import InputError
-from regionspot_cache.values import TextIds, check_image_id, is_int64
 
 SECTIONS = ("images", "annotations", "categories")
 _LARGEST = 1 << 31  # coordinate or side; no image is larger

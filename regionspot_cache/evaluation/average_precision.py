@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from regionspot_cache.datasets.values import places
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections
 from regionspot_cache.evaluation.ground_truth import GroundTruth
@@ -14,7 +15,6 @@ from regionspot_cache.evaluation.matching import MATCHED, UNMATCHED, Matches, ma
 from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, Curves
 from regionspot_cache.evaluation.overlap import Overlap, box_overlap, mask_overlap, shared_pairs
 from regionspot_cache.evaluation.results_file import IouType
-from regionspot_cache.values import places
 
 COCO_PER_PAIR = 100  # detections per image and category in COCO's AP
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from regionspot_cache.datasets.values import places
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.annotations import Annotations
 from regionspot_cache.evaluation.rle import Rle, annotation_rle
-from regionspot_cache.values import places
 
 
 @dataclass(frozen=True, kw_only=True)

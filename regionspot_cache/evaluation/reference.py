@@ -3,12 +3,12 @@
 from copy import deepcopy
 from typing import Any
 
+from regionspot_cache.datasets.values import places
 from regionspot_cache.evaluation.annotations import Annotations
 from regionspot_cache.evaluation.detections import Detections
 from regionspot_cache.evaluation.ground_truth import annotation_area, by_id
 from regionspot_cache.evaluation.results_file import IouType, image_entries
 from regionspot_cache.evaluation.rle import annotation_rle
-from regionspot_cache.values import places
 
 
 def reference_input(

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from regionspot_cache.datasets.values import TextIds, check_image_id, is_int64, places
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections, MaskTable
 from regionspot_cache.evaluation.rle import annotation_rle, check_fills, fills, mask_box
-from regionspot_cache.values import TextIds, check_image_id, is_int64, places
 
 _OUTSIDE = -1
 _64_BITS = (1 << 64) - 1

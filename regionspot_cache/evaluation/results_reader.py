@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from regionspot_cache.datasets.values import integers, numbers
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections
 from regionspot_cache.evaluation.results_columns import ResultColumns
 from regionspot_cache.json_stream import JsonWindow, open_json
-from regionspot_cache.values import integers, numbers
 
 NOT_EVALUATED = "of images that are not evaluated"
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from regionspot_cache.datasets.images import MAX_PIXELS
 from regionspot_cache.errors import InputError
-from regionspot_cache.images import MAX_PIXELS
 
 Rle = dict[str, Any]
 

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.evaluation.selection import ScoreRule
-from regionspot_cache.head import RegionHead
 from regionspot_cache.recognition.inputs import RegionInputs
+from regionspot_cache.training.head import RegionHead
 
 # Side of the crop over the side of the box: for each baseline the stronger of 1.0 and 1.25 on `shapes`.
 BOX_CONTEXT, MASK_CONTEXT = 1.0, 1.25

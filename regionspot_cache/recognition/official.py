@@ -19,8 +19,8 @@ from regionspot_cache.backbones import ClipBackbone
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.errors import UsageError
 from regionspot_cache.evaluation.selection import ScoreRule
-from regionspot_cache.head import RegionHead
 from regionspot_cache.recognition.inputs import RegionInputs
+from regionspot_cache.training.head import RegionHead
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 

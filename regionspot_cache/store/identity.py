@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
+from regionspot_cache.datasets.augmentation import Augmentation
+from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.errors import DamageError, IdentityError, MissingFileError
 from regionspot_cache.identity import require_same, without_arithmetic
-from regionspot_cache.images import ExifRule
 from regionspot_cache.store.entries import ObjectEntry
 from regionspot_cache.store.layout import (
     CRC_BYTES,
@@ -30,7 +31,6 @@ from regionspot_cache.store.records import (
     parse,
     to_record,
 )
-from regionspot_cache.views import Augmentation
 
 CACHE_KEY = "cache.json"
 

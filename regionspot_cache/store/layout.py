@@ -259,7 +259,7 @@ def plan_arrays(shape: PlanShape) -> dict[str, StackedArray]:
     height), text uint8 [P, T] with text_offsets int32 [P, 2S+1]: UTF-8 of image id and file name in turn.
 
     With extra views also views int32 [P, S] (0: the picture itself), origins int32 [P, S] (number of the
-    image in the dataset) and frames int32 [P, S, 6] (see `regionspot_cache.views`).
+    image in the dataset) and frames int32 [P, S, 6] (see `regionspot_cache.datasets.augmentation`).
     """
     images, boxes, text = shape.partition_size, max(1, shape.max_boxes), max(1, shape.max_text)
     table: dict[str, tuple[str, int, tuple[int, ...]]] = {

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from regionspot_cache.datasets.augmentation import ViewTable
 from regionspot_cache.errors import InputError
 from regionspot_cache.hashing import random64
 from regionspot_cache.store.layout import PlanShape
-from regionspot_cache.views import ViewTable
 
 if TYPE_CHECKING:
     from regionspot_cache.datasets import DetectionDataset

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from regionspot_cache.datasets.augmentation import ViewTable
 from regionspot_cache.errors import DamageError
 from regionspot_cache.store.encode import METADATA, array_metadata, empty_block, encode_shard, group_metadata
 from regionspot_cache.store.entries import ObjectEntry, object_entry, recorded_sums
@@ -13,7 +14,6 @@ from regionspot_cache.store.layout import StackedArray, plan_arrays
 from regionspot_cache.store.objects import Objects, WholeObjects
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
 from regionspot_cache.store.shards import ChunkError, StoredArray, chunk_sums
-from regionspot_cache.views import ViewTable
 
 
 def plan_objects(plan: CachePlan) -> Iterator[tuple[str, bytes | memoryview, ObjectEntry]]:

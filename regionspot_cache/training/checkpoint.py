@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 
 from regionspot_cache.errors import DamageError, IdentityError, InputError
 from regionspot_cache.files import file_sha256
-from regionspot_cache.head import RegionHead
-from regionspot_cache.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from regionspot_cache.models.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from regionspot_cache.training.head import RegionHead
 
 CHECKPOINTS = "checkpoints"
 OPTIMIZER_FILE = "optimizer.safetensors"

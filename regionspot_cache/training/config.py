@@ -4,9 +4,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from regionspot_cache.arithmetic import Precision
+from regionspot_cache.backbones.arithmetic import Precision
 from regionspot_cache.errors import UsageError
-from regionspot_cache.head_config import HeadOptions
+from regionspot_cache.training.head_config import HeadOptions
 
 # Settings that change how fast or how safely a run goes, never its result: they may differ on resume.
 RUNTIME_FIELDS = frozenset(

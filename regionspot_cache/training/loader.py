@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot_cache.errors import InputError, RegionSpotError
-from regionspot_cache.losses import box_weights
+from regionspot_cache.training.losses import box_weights
 from regionspot_cache.training.sources import TrainingSource
 
 # Images per read while a cache is loaded into memory.

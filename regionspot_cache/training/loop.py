@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regionspot_cache.arithmetic import Arithmetic, autocast, choose
+from regionspot_cache.backbones.arithmetic import Arithmetic, autocast, choose
 from regionspot_cache.errors import InputError, RegionSpotError
 from regionspot_cache.identity import require_same
-from regionspot_cache.losses import region_loss
 from regionspot_cache.training.checkpoint import (
     load_tensors,
     newest_checkpoint,
@@ -31,6 +30,7 @@ from regionspot_cache.training.folder import claim_folder
 from regionspot_cache.training.gradients import FlatGradients
 from regionspot_cache.training.interrupt import Interruptible
 from regionspot_cache.training.loader import Batch, ReadAhead, make_batch
+from regionspot_cache.training.losses import region_loss
 from regionspot_cache.training.metrics import MetricsLog, StepReport
 from regionspot_cache.training.order import slice_of_rank
 from regionspot_cache.training.schedule import learning_rate

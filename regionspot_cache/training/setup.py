@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from regionspot_cache.errors import InputError, UsageError
-from regionspot_cache.head import RegionHead, read_model_config
 from regionspot_cache.identity import require_same
 from regionspot_cache.training.config import Stage, TrainConfig
+from regionspot_cache.training.head import RegionHead, read_model_config
 from regionspot_cache.training.loader import SourceReader
 from regionspot_cache.training.order import SampleOrder, UsableImages, usable_images, window_partitions
 from regionspot_cache.training.sources import TrainingSource, build_head_config, model_metadata

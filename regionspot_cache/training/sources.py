@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.head_config import HeadConfig, HeadOptions
 from regionspot_cache.identity import require_same
+from regionspot_cache.training.head_config import HeadConfig, HeadOptions
 from regionspot_cache.training.order import ImageTable
 
 

@@ -9,7 +9,7 @@ from regionspot_cache.backbones import load_clip, load_preset, registry
 from regionspot_cache.backbones.presets import ClipSpec, is_import_path
 from regionspot_cache.backbones.registry import own_network
 from regionspot_cache.errors import UsageError
-from regionspot_cache.predictor import RegionPredictor
+from regionspot_cache.recognition.predictor import RegionPredictor
 from tests.backbones.small import small_clip
 
 HERE = __name__

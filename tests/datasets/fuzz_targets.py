@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.coco_style import read_coco_style
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
+from regionspot_cache.datasets.images import ImageFailure, find_image, read_image
 from regionspot_cache.datasets.minival import FOLDER
 from regionspot_cache.datasets.openimages import read_classes, read_openimages
 from regionspot_cache.datasets.records import DetectionDataset, to_coco_dict
 from regionspot_cache.datasets.shapes import World, is_complete, materialise, materialise_space
 from regionspot_cache.datasets.views import with_views
-from regionspot_cache.images import ImageFailure, find_image, read_image
-from regionspot_cache.views import Augmentation
 from tests.datasets.builders import (
     O365_V2,
     annotation,

@@ -130,7 +130,7 @@ def test_a_missing_file_says_where_it_comes_from(tmp_path: Path) -> None:
 
 def test_a_box_does_not_push_down_its_ancestors() -> None:
     torch = pytest.importorskip("torch")
-    from regionspot_cache.losses import region_loss
+    from regionspot_cache.training.losses import region_loss
 
     names = ("Person", "Man", "Woman", "Tree")
     ignore = np.zeros((4, 4), bool)

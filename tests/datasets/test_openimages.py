@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regionspot_cache.datasets.images import resolve_image
 from regionspot_cache.datasets.openimages import read_openimages
 from regionspot_cache.datasets.records import DetectionDataset
+from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import InputError, MissingFileError
-from regionspot_cache.images import resolve_image
-from regionspot_cache.regions import BoxPolicy
 from tests.datasets.builders import BOX_HEADER, image_file, openimages_row, write_csv
 
 TORTOISE, CONTAINER, MAGPIE = "/m/011k07", "/m/011q46kg", "/m/012074"

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 
 from regionspot_cache.datasets.coco_style import read_coco_style
 from regionspot_cache.datasets.records import DetectionDataset, to_coco_dict
-from regionspot_cache.regions import BoxPolicy
+from regionspot_cache.datasets.regions import BoxPolicy
 from tests.datasets.builders import annotation, coco_json, image
 
 

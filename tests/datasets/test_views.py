@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from regionspot_cache.datasets import DetectionDataset, with_views
+from regionspot_cache.datasets.augmentation import Augmentation, to_view, view_sizes
 from regionspot_cache.datasets.coco_style import read_coco_style
+from regionspot_cache.datasets.regions import BoxPolicy, box_area
 from regionspot_cache.datasets.views import CUT_AWAY, KEPT_SHARE, WITHOUT_BOXES
 from regionspot_cache.errors import InputError
-from regionspot_cache.regions import BoxPolicy, box_area
-from regionspot_cache.views import Augmentation, to_view, view_sizes
 from tests.datasets.builders import annotation, classes, coco_json, image, image_file
 
 BOTH = Augmentation(flip=True, crops=3, seed=5)

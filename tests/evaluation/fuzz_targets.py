@@ -13,10 +13,10 @@ from regionspot_cache.evaluation.annotations import load_annotations
 from regionspot_cache.evaluation.ground_truth import is_federated, judged_pairs, restrict
 from regionspot_cache.evaluation.results_columns import pair_code
 from regionspot_cache.evaluation.rle import annotation_rle
-from regionspot_cache.proposals import load_proposals
+from regionspot_cache.recognition.proposals import load_proposals
 from tests.evaluation.synthetic import HEIGHT, WIDTH, Problem, annotations, detections, perfect_detections
 from tests.fuzzing import Target
-from tests.test_proposals import BOXES, DATASET, SCORES, UNIT, detectron2
+from tests.recognition.test_proposals import BOXES, DATASET, SCORES, UNIT, detectron2
 
 COCO = annotations(np.random.default_rng(0), Problem(images=2, classes=3, federated=False))
 LVIS = annotations(np.random.default_rng(1), Problem(images=2, classes=3))

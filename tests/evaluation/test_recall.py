@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from regionspot_cache.evaluation import proposal_recall
 from regionspot_cache.evaluation.metrics import IOU_THRESHOLDS
-from regionspot_cache.proposals import Proposals
+from regionspot_cache.recognition.proposals import Proposals
 from tests.evaluation.synthetic import Problem, annotations, random_boxes
 
 COCO_SAMPLE = Path(__file__).parents[2].parent / "shared" / "real-images" / "instances.json"

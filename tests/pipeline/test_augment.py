@@ -11,9 +11,9 @@ from PIL import Image, ImageOps
 
 from pipeline.evaluate.recognise import Regions
 from regionspot_cache.datasets import load_dataset
-from regionspot_cache.proposals import ground_truth_proposals
+from regionspot_cache.datasets.augmentation import ViewTable
+from regionspot_cache.recognition.proposals import ground_truth_proposals
 from regionspot_cache.store import Cache, open_cache
-from regionspot_cache.views import ViewTable
 from tests.pipeline.test_recognise import Fixed, recognition
 from tests.running import features, rs_cache
 

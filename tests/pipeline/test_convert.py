@@ -13,9 +13,9 @@ import torch
 
 from regionspot_cache.backbones import Backbone, BackboneSpec, load_preset
 from regionspot_cache.errors import IdentityError, MissingFileError
-from regionspot_cache.head import HeadConfig, RegionHead, read_model_config
-from regionspot_cache.official import export_official, read_official
-from regionspot_cache.predictor import require_backbone
+from regionspot_cache.models.official import export_official, read_official
+from regionspot_cache.recognition.predictor import require_backbone
+from regionspot_cache.training.head import HeadConfig, RegionHead, read_model_config
 from tests.backbones.small import small_clip, small_sam
 from tests.running import rs_cache
 

@@ -19,7 +19,7 @@ from pipeline.features import (
     empty_rows,
     put_rows,
 )
-from regionspot_cache.images import ExifRule
+from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.store import STATUS_OK, STATUS_REASONS, Cache, Quantised, open_cache
 from tests.running import rs_cache
 

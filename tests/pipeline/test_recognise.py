@@ -11,8 +11,8 @@ import torch
 from pipeline.evaluate.recognise import MaskCodes, Recognition, Regions
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.evaluation.rle import mask_areas
-from regionspot_cache.proposals import Proposals, ground_truth_proposals
 from regionspot_cache.recognition import RegionInputs
+from regionspot_cache.recognition.proposals import Proposals, ground_truth_proposals
 from regionspot_cache.store import open_cache
 
 CACHE = Path("rs-cache-data/caches/shapes-val-small")
@@ -152,7 +152,7 @@ def test_an_image_that_goes_missing_in_the_middle_is_left_out_for_every_method(
 
 
 def test_masks_are_coded_when_asked_for_and_once(dataset, small_backbone) -> None:
-    from regionspot_cache.images import read_image
+    from regionspot_cache.datasets.images import read_image
 
     record = dataset[0]
     image = read_image(dataset.image_root / record.file_name)

@@ -10,8 +10,8 @@ from pipeline.asked import parse_boxes, parse_classes
 from regionspot_cache.backbones.weights import read_state
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
-from regionspot_cache.head import HeadConfig, RegionHead
-from regionspot_cache.official import read_official
+from regionspot_cache.models.official import read_official
+from regionspot_cache.training.head import HeadConfig, RegionHead
 from tests.running import rs_cache
 
 

@@ -10,9 +10,9 @@ from pipeline.reproduce.plan import heads_of, make_plan, measurements_of
 from pipeline.reproduce.rows import PAPER, Row, load_table, table_names
 from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.settings import PromptSettings
+from regionspot_cache.backbones.vocabulary import CLEANING, TEMPLATES
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError
-from regionspot_cache.vocabulary import CLEANING, TEMPLATES
 from tests.running import rs_cache
 
 TABLES = ["table1", "table2", "table3", "table3b", "table4a", "table4b", "table4c", "table4d"]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from regionspot_cache.head import HeadConfig, RegionHead
+from regionspot_cache.training.head import HeadConfig, RegionHead
 
 
 @pytest.fixture(scope="package")

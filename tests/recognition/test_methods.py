@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from regionspot_cache.backbones import Backbone
-from regionspot_cache.head import RegionHead
 from regionspot_cache.recognition import ClipCrops, RegionInputs, RegionSpot
 from regionspot_cache.recognition.methods import BOX_CONTEXT, MASK_CONTEXT, crop_window
+from regionspot_cache.training.head import RegionHead
 from tests.backbones.small import picture, random_boxes, small_clip, small_sam
 
 BOXES = random_boxes(5, 40, 60)

@@ -10,9 +10,9 @@ from torch.nn.functional import normalize
 
 from regionspot_cache.backbones import PRESETS, Backbone, ClipBackbone
 from regionspot_cache.errors import UsageError
-from regionspot_cache.head import RegionHead
 from regionspot_cache.recognition import OfficialRegionSpot, RegionInputs, RegionSpot
 from regionspot_cache.recognition.official import resize_short_side, resized_size
+from regionspot_cache.training.head import RegionHead
 from tests.backbones.small import picture, small_clip, small_sam
 
 IMAGE = picture(30, 45)

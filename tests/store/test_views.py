@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from regionspot_cache.datasets import DetectionDataset, with_views
+from regionspot_cache.datasets.augmentation import Augmentation
+from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import IdentityError, InputError
-from regionspot_cache.regions import BoxPolicy
 from regionspot_cache.store import CachePlan, create_cache, estimate, open_cache, open_writer, verify
-from regionspot_cache.views import Augmentation
 from tests.store.small_world import clip_half, extract, make_dataset, sam_half
 
 BOTH = Augmentation(flip=True, crops=1, jitter=0.05, seed=2)

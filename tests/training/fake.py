@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from regionspot_cache.head_config import HeadOptions
 from regionspot_cache.training import Stage, TrainConfig, TrainingSource
+from regionspot_cache.training.head_config import HeadOptions
 
 TOKEN_DIM, MAP_TOKENS, MAP_DIM, TEXT_DIM = 6, 5, 8, 7
 GRID = (2, 2)

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regionspot_cache.errors import DamageError, IdentityError, InputError, RegionSpotError, UsageError
-from regionspot_cache.head import RegionHead, read_model_config
-from regionspot_cache.head_config import HeadOptions
 from regionspot_cache.training import Stage, StepReport, TrainConfig, TrainingSource, train
+from regionspot_cache.training.head import RegionHead, read_model_config
+from regionspot_cache.training.head_config import HeadOptions
 from tests.training.fake import FakeCache, make_config, make_source
 from tests.training.run_fake import config_of
 
@@ -336,10 +336,10 @@ def test_the_arithmetic_that_was_chosen_is_the_runs_identity(
 ) -> None:
     """A run of "auto" on a processor without bfloat16 goes on as float32 where "auto" would be bfloat16."""
     config = make_config(precision="auto", checkpoint_seconds=0.0)
-    monkeypatch.setattr("regionspot_cache.arithmetic._cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr("regionspot_cache.backbones.arithmetic._cpu_multiplies_bf16", lambda: False)
     with pytest.raises(InterruptedRunError):
         train([make_source()], config, tmp_path, on_step=interrupt_at(5))
-    monkeypatch.setattr("regionspot_cache.arithmetic._cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr("regionspot_cache.backbones.arithmetic._cpu_multiplies_bf16", lambda: True)
     with pytest.raises(IdentityError, match=r"config\.precision = 'fp32'"):
         train([make_source()], config, tmp_path)
     train([make_source()], make_config(precision="fp32"), tmp_path)

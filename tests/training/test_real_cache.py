@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from regionspot_cache.errors import DamageError
-from regionspot_cache.head import RegionHead
 from regionspot_cache.store import STATUS_CODES, create_cache, make_clip_half, make_sam_half, open_cache
 from regionspot_cache.training import TrainingSource, train
+from regionspot_cache.training.head import RegionHead
 from tests.training.fake import GRID, MAP_DIM, MAP_TOKENS, TEXT_DIM, TOKEN_DIM, make_config
 
 IMAGES, CLASSES = 21, ("cat", "dog", "owl")

@@ -12,9 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot_cache.datasets.regions import Boxes
 from regionspot_cache.errors import UsageError
 from regionspot_cache.hashing import uniform
-from regionspot_cache.regions import Boxes
 
 Frames = NDArray[np.int32]  # [M, 6]
 

@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 
 from regionspot_cache.datasets import DetectionDataset
+from regionspot_cache.datasets.values import TextIds, places
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import file_sha256, replacing
 from regionspot_cache.json_stream import write_json_array
-from regionspot_cache.proposal_files import Piece, read_pieces
-from regionspot_cache.values import TextIds, places
+from regionspot_cache.recognition.proposal_files import Piece, read_pieces
 
 BoxUnit = Literal["pixels", "normalised"]
 ScoreUnit = Literal["probabilities", "logits"]

@@ -11,8 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionspot_cache.errors import InputError, MissingFileError, UsageError
-from regionspot_cache.vocabulary import (
+from regionspot_cache.backbones.vocabulary import (
     TEMPLATES,
     clean,
     prompts,
@@ -22,6 +21,7 @@ from regionspot_cache.vocabulary import (
     unique_classes,
     vild,
 )
+from regionspot_cache.errors import InputError, MissingFileError, UsageError
 from tests.backbones.small import small_clip
 
 NAMES = ["bow_(weapon)", "cabinet/shelf", "dog", "dog"]
@@ -105,7 +105,7 @@ def test_equal_names_are_embedded_once() -> None:
 
 def test_results_do_not_depend_on_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = text_embeddings(CountingEncoder(), NAMES, "clip7")
-    monkeypatch.setattr("regionspot_cache.vocabulary.PROMPTS_AT_ONCE", 1)
+    monkeypatch.setattr("regionspot_cache.backbones.vocabulary.PROMPTS_AT_ONCE", 1)
     seen = []
     parts = text_embeddings(CountingEncoder(), NAMES, "clip7", progress=lambda *step: seen.append(step))
     np.testing.assert_array_equal(whole, parts)

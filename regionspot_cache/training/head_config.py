@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from regionspot_cache.config import validate
 from regionspot_cache.errors import IdentityError, InputError, UsageError
-from regionspot_cache.hub import CONFIG_FILE
+from regionspot_cache.models.hub import CONFIG_FILE
 
 _LARGEST, _DEEPEST = 1 << 16, 256  # sizes and layers beyond which a config makes no sense
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import open_file, read_json
-from regionspot_cache.hub import CONFIG_FILE, WEIGHTS_FILE
+from regionspot_cache.models.hub import CONFIG_FILE, WEIGHTS_FILE
 
 
 def read_model_config(folder: Path | str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.proposals import load_proposals
-from tests.test_proposals import BOXES, DATASET, SCORES, detectron2
+from regionspot_cache.recognition.proposals import load_proposals
+from tests.recognition.test_proposals import BOXES, DATASET, SCORES, detectron2
 
 
 @pytest.mark.parametrize("image_id", [None, True, 7.0, [7], 2**63, "\ud800"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from regionspot_cache.errors import IdentityError, InputError, MissingFileError
-from regionspot_cache.head import HeadConfig, RegionHead, read_model_config, sine_positions
+from regionspot_cache.training.head import HeadConfig, RegionHead, read_model_config, sine_positions
 
 GRID = (3, 4)
 MAP_TOKENS = 1 + GRID[0] * GRID[1]

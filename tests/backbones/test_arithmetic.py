@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from regionspot_cache import arithmetic
-from regionspot_cache.arithmetic import autocast, choose, slowdown
+from regionspot_cache.backbones import arithmetic
+from regionspot_cache.backbones.arithmetic import autocast, choose, slowdown
 
 AVX2_ONLY = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
@@ -46,7 +46,7 @@ def test_a_forced_choice_is_kept_and_called_slow_where_it_is(monkeypatch: pytest
 
 def test_a_cpu_that_may_not_use_its_bfloat16_instructions_is_a_cpu_without() -> None:
     """What a processor of the AVX2 generation sees: bfloat16 products there are 80 times slower."""
-    code = "from regionspot_cache.arithmetic import choose; print(choose('auto', 'cpu').arithmetic)"
+    code = "from regionspot_cache.backbones.arithmetic import choose; print(choose('auto', 'cpu').arithmetic)"
     ran = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **AVX2_ONLY}, capture_output=True, text=True
     )

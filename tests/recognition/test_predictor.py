@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from regionspot_cache.errors import IdentityError, InputError, MissingFileError
-from regionspot_cache.predictor import RegionPredictor
+from regionspot_cache.recognition.predictor import RegionPredictor
 from regionspot_cache.store import open_cache
 
 RUN = Path("rs-cache-data/runs/small")

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset
 from regionspot_cache.backbones.presets import Position
+from regionspot_cache.backbones.vocabulary import text_embeddings
+from regionspot_cache.datasets.images import ImageFailure, read_image
 from regionspot_cache.errors import InputError
-from regionspot_cache.head import RegionHead, read_model_config
-from regionspot_cache.hub import BACKBONE_FILE, CONFIG_FILE, model_folder
 from regionspot_cache.identity import require_same, without_arithmetic
-from regionspot_cache.images import ImageFailure, read_image
+from regionspot_cache.models.hub import BACKBONE_FILE, CONFIG_FILE, model_folder
 from regionspot_cache.recognition import RegionInputs, RegionSpot
-from regionspot_cache.vocabulary import text_embeddings
+from regionspot_cache.training.head import RegionHead, read_model_config
 
 
 @dataclass(frozen=True, kw_only=True)

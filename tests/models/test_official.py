@@ -13,8 +13,13 @@ from torch import Tensor, nn
 
 from regionspot_cache.backbones.presets import PRESETS, BackboneSpec, ClipSpec, SamSpec
 from regionspot_cache.errors import IdentityError, InputError, MissingFileError, UsageError
-from regionspot_cache.head import HeadConfig, RegionHead
-from regionspot_cache.official import export_official, import_official, read_official, released_backbone
+from regionspot_cache.models.official import (
+    export_official,
+    import_official,
+    read_official,
+    released_backbone,
+)
+from regionspot_cache.training.head import HeadConfig, RegionHead
 
 
 class OfficialNetwork(nn.Module):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from regionspot_cache.regions import (
+from regionspot_cache.datasets.regions import (
     BoxPolicy,
     box_area,
     box_iou,

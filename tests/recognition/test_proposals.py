@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from regionspot_cache.errors import InputError, MissingFileError
-from regionspot_cache.proposals import Proposals, ground_truth_proposals, load_proposals
-from regionspot_cache.safe_pickle import load_arrays
+from regionspot_cache.models.safe_pickle import load_arrays
+from regionspot_cache.recognition.proposals import Proposals, ground_truth_proposals, load_proposals
 
 DATASET = SimpleNamespace(
     name="lvis",

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from regionspot_cache.datasets.values import check_image_id, integers, numbers
 from regionspot_cache.errors import InputError, MissingFileError
 from regionspot_cache.json_stream import json_entries
-from regionspot_cache.safe_pickle import load_arrays
-from regionspot_cache.values import check_image_id, integers, numbers
+from regionspot_cache.models.safe_pickle import load_arrays
 
 # (image id, boxes f64 [n,4] xyxy, scores f64 [n]); an image may come in several pieces.
 Piece = tuple[int | str, np.ndarray, np.ndarray]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from regionspot_cache import hub
-from regionspot_cache.card import model_card
 from regionspot_cache.errors import IdentityError, InputError, MissingFileError, RegionSpotError, UsageError
-from regionspot_cache.head import HeadConfig, RegionHead
-from regionspot_cache.predictor import RegionPredictor
+from regionspot_cache.models import hub
+from regionspot_cache.models.card import model_card
+from regionspot_cache.recognition.predictor import RegionPredictor
 from regionspot_cache.training.checkpoint import publish_model
+from regionspot_cache.training.head import HeadConfig, RegionHead
 
 SIZES = {
     "token_dim": 6,

@@ -14,11 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from regionspot_cache.datasets.images import (
+    ImageFailure,
+    image_size,
+    read_image,
+    resolve_image,
+    safe_file_name,
+)
 from regionspot_cache.errors import InputError
-from regionspot_cache.images import ImageFailure, image_size, read_image, resolve_image, safe_file_name
 
 RGB = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3) * 3
-SHARED = Path(__file__).parents[1].parent / "shared" / "real-images" / "images"
+SHARED = Path(__file__).parents[2].parent / "shared" / "real-images" / "images"
 
 
 def saved(path: Path, mode: str = "RGB", **options: object) -> Path:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
-from regionspot_cache.losses import box_weights, region_loss, sigmoid_focal_loss
+from regionspot_cache.training.losses import box_weights, region_loss, sigmoid_focal_loss
 
 
 def random_case(boxes: int = 12, classes: int = 7, scale: float = 5.0) -> tuple[Tensor, Tensor]:

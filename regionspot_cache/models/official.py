@@ -20,7 +20,7 @@ from torch import Tensor
 from regionspot_cache.backbones.presets import PRESETS, BackboneSpec, load_preset
 from regionspot_cache.errors import IdentityError, InputError, UsageError
 from regionspot_cache.files import open_file, replacing
-from regionspot_cache.head import HeadConfig, RegionHead
+from regionspot_cache.training.head import HeadConfig, RegionHead
 
 PREFIX = "model."
 FROZEN = ("clip_model.", "sam.")

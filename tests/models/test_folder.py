@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from regionspot_cache.errors import IdentityError, InputError, MissingFileError
-from regionspot_cache.head import HeadConfig, RegionHead
-from regionspot_cache.model_files import read_model_config
-from regionspot_cache.predictor import check_origin
+from regionspot_cache.models.folder import read_model_config
+from regionspot_cache.recognition.predictor import check_origin
+from regionspot_cache.training.head import HeadConfig, RegionHead
 
 CONFIG = HeadConfig(token_dim=6, map_dim=8, text_dim=5, grid=(2, 2), depth=1, num_heads=2, ffn_dim=4)
 

@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regionspot_cache.card import model_card
-from regionspot_cache.decoder import Decoder, DecoderLayer
 from regionspot_cache.errors import IdentityError, InputError
-from regionspot_cache.head_config import HeadConfig
-from regionspot_cache.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_folder, push_to_hub
-from regionspot_cache.model_files import read_model_config, read_weights
+from regionspot_cache.models.card import model_card
+from regionspot_cache.models.folder import read_model_config, read_weights
+from regionspot_cache.models.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_folder, push_to_hub
+from regionspot_cache.training.decoder import Decoder, DecoderLayer
+from regionspot_cache.training.head_config import HeadConfig
 
 
 def sine_positions(grid: tuple[int, int], dim: int) -> Tensor:

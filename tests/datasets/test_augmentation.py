@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regionspot_cache.datasets.augmentation import Augmentation, image_keys, to_view, view_of, view_sizes
 from regionspot_cache.errors import UsageError
 from regionspot_cache.hashing import random64, uniform
-from regionspot_cache.views import Augmentation, image_keys, to_view, view_of, view_sizes
 
 BOTH = Augmentation(flip=True, crops=2, min_scale=0.4, seed=3)
 SIDES = st.integers(2, 300)

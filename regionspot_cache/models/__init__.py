@@ -1,0 +1,1 @@
+"""Model folders: saving, loading, the hub, the card, and the official checkpoints."""
