@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = (".ci", "benchmarks", "configs", "docs", "pipeline", "regionspot_cache", "tests")
+FOLDERS = (".ci", "benchmarks", "configs", "docs", "pipeline", "regionspot_cache", "tests", "tools")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # In pieces, because this file is searched too: hosts of package registries, and folders of one machine.
 FORBIDDEN = [

@@ -1,6 +1,7 @@
-"""Measure the small CLIP on held-out pictures, as production runs it: `python -m pipeline.tiny.measure`."""
+"""Measure the small CLIP on held-out pictures, as production runs it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.tiny.clip_data import VALIDATION
-from pipeline.tiny.common import CLIP_SINGLES, log, parser, read_config, start, update_config
+from regionspot_cache.backbones.assets import FOLDER as ASSETS
 from regionspot_cache.backbones.clip_encoder import ClipEncoder
 from regionspot_cache.backbones.load import load_clip
 from regionspot_cache.backbones.presets import load_preset
@@ -17,6 +17,8 @@ from regionspot_cache.backbones.vocabulary import text_embeddings
 from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES
 from regionspot_cache.datasets.shapes_scene import draw_single, image_rng
+from tools.tiny.clip_data import VALIDATION
+from tools.tiny.training import CLIP_SINGLES, record
 
 TEMPLATE_SETS: dict[str, str | Sequence[str]] = {
     "name": ("{}",),
@@ -90,24 +92,9 @@ def evaluate(clip: ClipEncoder, *, pictures: int, scenes: int) -> dict[str, Any]
         results = {n: accuracy((embeddings @ t.T).argmax(1).numpy(), labels) for n, t in texts.items()}
         figures[kind] = {"images": len(labels), **results["clip80+name"]}
         figures[kind]["top1_by_templates"] = {name: result["top1"] for name, result in results.items()}
-        log.info("%s: %s", kind, figures[kind])
     return figures
 
 
-def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--pictures", type=int, default=1280)
-    options.add_argument("--scenes", type=int, default=600)
-    options.add_argument("--keep", action="store_true", help="write the figures into the assets' config.json")
-    arguments = options.parse_args()
-    start("measure", arguments.work, arguments.threads)
-    clip = load_clip(load_preset("tiny").clip)
-    figures = evaluate(clip, pictures=arguments.pictures, scenes=arguments.scenes)
-    if arguments.keep:
-        measured = dict(read_config().get("measured", {}))
-        measured["clip"] = measured.get("clip", {}) | figures
-        update_config("measured", measured)
-
-
-if __name__ == "__main__":
-    main()
+def measure(_work: Path, assets: Path = ASSETS, *, pictures: int = 1280, scenes: int = 600) -> None:
+    """Measures the CLIP of the preset `tiny`; its weights are those in the package."""
+    record(assets, "clip", evaluate(load_clip(load_preset("tiny").clip), pictures=pictures, scenes=scenes))

@@ -1,13 +1,12 @@
-"""Train the small SAM: `python -m pipeline.tiny.sam`.
+"""Train the small SAM.
 
 The networks are segment_anything's own classes, prompts are boxes, and pixels go through the normalisation of
 SamPredictor. Only the single-mask output (mask token 0) is trained.
 """
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,63 +15,16 @@ from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from pipeline.tiny.common import (
-    ASSETS,
-    SAM_SCENES,
-    Run,
-    Schedule,
-    Stage,
-    fast_autocast,
-    load_half,
-    log,
-    parser,
-    record,
-    save_half,
-    start,
-    update_config,
-)
+from regionspot_cache.backbones.assets import FOLDER as ASSETS
+from regionspot_cache.backbones.assets import packaged_config
 from regionspot_cache.backbones.sam_build import build_sam
 from regionspot_cache.datasets.shapes_classes import class_probabilities
 from regionspot_cache.datasets.shapes_scene import Scene, draw_scene, image_rng
+from tools.tiny.training import SAM_SCENES, Stage, fast_autocast, fit, publish, record
 
-CONFIG: dict[str, Any] = {
-    "image_encoder": {
-        "img_size": 256,
-        "patch_size": 16,
-        "embed_dim": 128,
-        "depth": 4,
-        "num_heads": 4,
-        "mlp_ratio": 3.0,
-        "out_chans": 128,
-        "qkv_bias": True,
-        "use_rel_pos": False,
-        "window_size": 0,
-        "global_attn_indexes": [0, 1, 2, 3],
-    },
-    "prompt_encoder": {
-        "embed_dim": 128,
-        "image_embedding_size": [16, 16],
-        "input_image_size": [256, 256],
-        "mask_in_chans": 16,
-    },
-    "transformer": {"depth": 2, "embedding_dim": 128, "mlp_dim": 256, "num_heads": 8},
-    "mask_decoder": {
-        "transformer_dim": 128,
-        "num_multimask_outputs": 3,
-        "iou_head_depth": 3,
-        "iou_head_hidden_dim": 128,
-    },
-    "pixel_mean": [123.675, 116.28, 103.53],
-    "pixel_std": [58.395, 57.12, 57.375],
-}
+CONFIG = packaged_config("sam")
 COARSE = 3400  # steps in which every pixel counts the same; then every object does
-SCHEDULE = Schedule(
-    stages=(
-        Stage(steps=COARSE, rate=1e-3, warmup=80),
-        Stage(steps=2200, rate=7e-4, warmup=80),
-        Stage(steps=1200, rate=5e-4, warmup=20),
-    )
-)
+STAGES = (Stage(COARSE, 1e-3, warmup=80), Stage(2200, 7e-4, warmup=80), Stage(1200, 5e-4, warmup=20))
 IMAGES, BOXES = 8, 4  # per step and per image
 PLACE_BANDS = 4
 VALIDATION = 1_000_000  # held-out scenes start at this index
@@ -219,34 +171,10 @@ def evaluate(sam: Sam, scenes: int) -> dict[str, float]:
     }
 
 
-def publish(sam: Sam, run: Run, scenes: int) -> None:
-    save_half(sam.state_dict(), ASSETS / "sam.safetensors")
-    update_config("sam", CONFIG)
-    stored = copy.deepcopy(sam).eval()
-    stored.load_state_dict(load_half(ASSETS / "sam.safetensors"))
-    figures = evaluate(stored, scenes)
-    record("sam", figures | {"images_seen": run.step * IMAGES}, run)
-    log.info("step %d: %s", run.step, figures)
-
-
-def train(work: Path, threads: int) -> None:
-    folder = start("sam", work, threads)
+def train(work: Path, assets: Path = ASSETS, stages: Sequence[Stage] = STAGES, scenes: int = 300) -> None:
+    """Trains, stores and measures on held-out scenes."""
     trainer = Trainer()
-    run = Run(trainer, SCHEDULE, folder)
-    for step in run:
-        loss = trainer(batch_of(step), fine=step >= COARSE)
-        run.update(loss)
-        if step % 50 == 0:
-            log.info("step %d loss %.3f, %.0f s", step, loss.item(), run.seconds)
-        if step % 600 == 599:
-            publish(trainer.sam, run, 40)
-    publish(trainer.sam, run, 300)
-
-
-def main() -> None:
-    options = parser(__doc__).parse_args()
-    train(options.work, options.threads)
-
-
-if __name__ == "__main__":
-    main()
+    cost = fit(trainer, stages, lambda step: trainer(batch_of(step), fine=step >= COARSE), work)
+    sam = trainer.sam.eval()
+    publish(sam, assets / "sam.safetensors")
+    record(assets, "sam", {**evaluate(sam, scenes), **cost, "images_seen": cost["steps"] * IMAGES})

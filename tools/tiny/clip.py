@@ -1,10 +1,11 @@
-"""Train the small CLIP: `python -m pipeline.tiny.clip`.
+"""Train the small CLIP.
 
 The network is open_clip's CLIP. Image and phrase embeddings are compared as in CLIP, for the whole image
 (class token) and for its best patches (after FILIP, Yao et al. 2022), and the words of the caption are
 predicted (after SuperClass, Huang et al. 2024). Supervision is captions only.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,56 +18,23 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.tiny import clip_data as data
-from pipeline.tiny.bpe import templates, write_vocabulary
-from pipeline.tiny.common import (
-    ASSETS,
-    Run,
-    Schedule,
-    Stage,
-    fast_autocast,
-    log,
-    parser,
-    record,
-    save_half,
-    start,
-    update_config,
-)
+from regionspot_cache.backbones.assets import FOLDER as ASSETS
+from regionspot_cache.backbones.assets import packaged_config
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES, COLOURS, SHAPES, TEXTURES
+from tools.tiny import clip_data as data
+from tools.tiny.bpe import templates, write_vocabulary
+from tools.tiny.training import LOG_EVERY, Stage, fast_autocast, fit, log, publish, record
 
-VOCABULARY = "bpe_simple_vocab.txt.gz"
-PATCH, WIDTH, CONTEXT = 8, 192, 32
-SCHEDULE = Schedule(
-    stages=(
-        Stage(steps=1600, rate=1.2e-3, horizon=5000, warmup=150),
-        Stage(steps=1400, rate=1e-3, horizon=5400, warmup=20),
-        Stage(steps=3000, rate=8e-4, warmup=20),
-        Stage(steps=1000, rate=6e-4, warmup=20),
-    ),
-    decay=0.05,
+CONFIG = packaged_config("clip")
+VISION = CONFIG["model_cfg"]["vision_cfg"]
+PATCH, WIDTH = VISION["patch_size"], VISION["width"]
+STAGES = (
+    Stage(1600, 1.2e-3, warmup=150, horizon=5000),
+    Stage(1400, 1e-3, warmup=20, horizon=5400),
+    Stage(3000, 8e-4, warmup=20),
+    Stage(1000, 6e-4, warmup=20),
 )
 WORDS = (*TEXTURES, *COLOURS, *SHAPES)
-
-
-def model_config(vocabulary_size: int) -> dict[str, Any]:
-    return {
-        "embed_dim": 128,
-        "vision_cfg": {
-            "image_size": data.INPUT,
-            "patch_size": PATCH,
-            "width": WIDTH,
-            "layers": 4,
-            "head_width": 64,
-            "mlp_ratio": 4.0,
-        },
-        "text_cfg": {
-            "context_length": CONTEXT,
-            "vocab_size": vocabulary_size,
-            "width": 128,
-            "heads": 4,
-            "layers": 2,
-        },
-    }
 
 
 def sin_cos(side: int, width: int) -> Tensor:
@@ -78,13 +46,12 @@ def sin_cos(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
-def build_clip(config: dict[str, Any]) -> CLIP:
-    """open_clip's CLIP from a model config, with sine-cosine positions to start from."""
-    model = CLIP(**config)
+def build_clip() -> CLIP:
+    """open_clip's CLIP, with sine-cosine positions to start from."""
+    model = CLIP(**CONFIG["model_cfg"])
     visual = vision_tower(model)
-    grid = visual.grid_size[0]
     with torch.no_grad():
-        visual.positional_embedding[1:] = 0.3 * sin_cos(grid, visual.conv1.out_channels)
+        visual.positional_embedding[1:] = 0.3 * sin_cos(visual.grid_size[0], WIDTH)
     return model
 
 
@@ -123,9 +90,9 @@ def text_embeddings(model: CLIP, ids: Tensor) -> Tensor:
 class Trainer(nn.Module):
     """CLIP with the readers that only training needs."""
 
-    def __init__(self, vocabulary_size: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.clip = build_clip(model_config(vocabulary_size))
+        self.clip = build_clip()
         self.words = nn.Linear(WIDTH, len(WORDS))
         self.place = nn.Linear(WIDTH, 64)
         self.background = nn.Parameter(torch.zeros(()))
@@ -195,6 +162,10 @@ class Phase(NamedTuple):
     phrases: int = len(CLASSES)
     words: float = 1.0  # weight of the word loss
 
+    def images(self, kind: str) -> int:
+        """How many pictures of a kind a step has."""
+        return {"photo": self.photos, "scene": self.scenes}.get(kind, self.pieces)
+
 
 # Pieces teach textures at the least cost, many small steps of large pieces teach shapes, scenes make the
 # map dense, photos are what crops look like. Each phase lasts until its step and repeats its cycle.
@@ -213,11 +184,12 @@ def phase_at(step: int) -> Phase:
 
 def images_seen(steps: int) -> int:
     """Pictures in the first steps, repeated ones included."""
-    counts = [phase_at(step) for step in range(steps)]
-    sizes = [{"piece": p.pieces, "large": p.pieces, "photo": p.photos, "scene": p.scenes} for p in counts]
-    return sum(
-        size[p.cycle[step % len(p.cycle)]] for step, (p, size) in enumerate(zip(counts, sizes, strict=True))
-    )
+    return sum(phase_at(step).images(kind_at(step)) for step in range(steps))
+
+
+def kind_at(step: int) -> str:
+    cycle = phase_at(step).cycle
+    return cycle[step % len(cycle)]
 
 
 class Sampler:
@@ -234,25 +206,21 @@ class Sampler:
             "scene": data.Pool(data.scene, data.SCENES, data.INPUT),
         }
 
-    def __call__(self, step: int) -> tuple[str, tuple[data.Batch, Tensor, tuple[int, int], Tensor | None]]:
+    def __call__(self, step: int) -> tuple[data.Batch, Tensor, tuple[int, int], Tensor | None]:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((7, step))))
-        phase = phase_at(step)
-        kind = phase.cycle[step % len(phase.cycle)]
+        phase, kind = phase_at(step), kind_at(step)
         grid, part = data.INPUT // PATCH, data.PIECE // PATCH
         offset, keep = (0, 0), None
+        batch = self.pools[kind].batch(rng, phase.images(kind), phase.phrases)
         if kind in ("piece", "large"):
-            batch = self.pools[kind].batch(rng, phase.pieces, phase.phrases)
             row, column = rng.integers(grid - part + 1, size=2)
             offset = (int(row), int(column))
         elif kind == "photo":
-            batch = self.pools[kind].batch(rng, phase.photos, phase.phrases)
             keep = torch.from_numpy(np.sort(rng.permutation(grid * grid)[: grid * grid * 2 // 5]))
-        else:
-            batch = self.pools[kind].batch(rng, phase.scenes, phase.phrases)
         # One template for a step in two, another one for each name otherwise.
         chosen = rng.integers(len(self.ids), size=len(CLASSES) if step % 2 else 1)
         ids = self.ids[torch.from_numpy(chosen), torch.arange(len(CLASSES))]
-        return kind, (batch, ids, offset, keep)
+        return batch, ids, offset, keep
 
 
 def weigh(kind: str, losses: dict[str, Tensor], words: float) -> Tensor:
@@ -261,57 +229,20 @@ def weigh(kind: str, losses: dict[str, Tensor], words: float) -> Tensor:
     return image * losses["image"] + patch * losses["patch"] + words * losses["words"] + 0.3 * losses["place"]
 
 
-def publish(model: CLIP) -> None:
-    save_half(model.state_dict(), ASSETS / "clip.safetensors")
-    update_config(
-        "clip",
-        {
-            "model_cfg": model_config(model.vocab_size),
-            "tokenizer": {"bpe_file": VOCABULARY, "context_length": CONTEXT},
-            "preprocess": {
-                "mean": data.MEAN,
-                "std": data.STD,
-                "interpolation": "bicubic",
-                "resize_mode": "squash",
-            },
-        },
-    )
+def train(work: Path, assets: Path = ASSETS, stages: Sequence[Stage] = STAGES) -> None:
+    """Writes the vocabulary, trains and stores."""
+    vocabulary = assets / CONFIG["tokenizer"]["bpe_file"]
+    write_vocabulary(vocabulary, [*CLASS_NAMES, *(template.format("") for template in templates())])
+    trainer = Trainer()
+    sampler = Sampler(SimpleTokenizer(str(vocabulary), context_length=CONFIG["tokenizer"]["context_length"]))
 
+    def loss_of(step: int) -> Tensor:
+        kind, losses = kind_at(step), trainer(*sampler(step))
+        if step % LOG_EVERY == 0:
+            log.info("%s: %s", kind, " ".join(f"{name} {loss.item():.2f}" for name, loss in losses.items()))
+        return weigh(kind, losses, phase_at(step).words)
 
-def make_tokenizer() -> SimpleTokenizer:
-    return SimpleTokenizer(bpe_path=str(ASSETS / VOCABULARY), context_length=CONTEXT)
-
-
-def train(work: Path, threads: int) -> None:
-    folder = start("clip", work, threads)
-    prompts = templates()
-    write_vocabulary(ASSETS / VOCABULARY, [*CLASS_NAMES, *(p.format("") for p in prompts)])
-    tokenizer = make_tokenizer()
-    trainer = Trainer(tokenizer.vocab_size)
-    run = Run(trainer, SCHEDULE, folder)
-    sampler = Sampler(tokenizer)
-    sums: dict[str, list[float]] = {}
-    for step in run:
-        kind, inputs = sampler(step)
-        with sdpa_kernel(SDPBackend.MATH):
-            losses = trainer(*inputs)
-            run.update(weigh(kind, losses, phase_at(step).words))
-        for key, value in losses.items():
-            sums.setdefault(f"{kind}.{key}", []).append(value.item())
-        if step % 60 == 59:
-            summary = " ".join(f"{key} {np.mean(values):.2f}" for key, values in sorted(sums.items()))
-            log.info("step %d, %.0f s: %s", step, run.seconds, summary)
-            sums.clear()
-        if step % 300 == 299:
-            publish(trainer.clip)
-    publish(trainer.clip)
-    record("clip", {"images_seen": images_seen(run.step)}, run)
-
-
-def main() -> None:
-    options = parser(__doc__).parse_args()
-    train(options.work, options.threads)
-
-
-if __name__ == "__main__":
-    main()
+    with sdpa_kernel(SDPBackend.MATH):
+        cost = fit(trainer, stages, loss_of, work, decay=0.05)
+    publish(trainer.clip, assets / "clip.safetensors")
+    record(assets, "clip", {**cost, "images_seen": images_seen(int(cost["steps"]))})

@@ -1,58 +1,38 @@
-"""Train the small region proposal network on the frozen small SAM: `python -m pipeline.tiny.rpn`.
+"""Train the small region proposal network on the frozen small SAM.
 
 Boxes are those of the training split of `shapes`: objects of novel classes are in the images but never boxed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from pipeline.tiny.common import (
-    ASSETS,
-    Run,
-    Schedule,
-    Stage,
-    load_half,
-    log,
-    parser,
-    read_config,
-    record,
-    save_half,
-    start,
-    update_config,
-)
-from pipeline.tiny.sam import normalise
+from regionspot_cache.backbones.assets import FOLDER as ASSETS
+from regionspot_cache.backbones.assets import packaged_config
 from regionspot_cache.backbones.rpn import SamRpn
 from regionspot_cache.backbones.sam_build import build_sam
 from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_classes import CLASSES
 from regionspot_cache.datasets.shapes_scene import SCENE_SIZE
+from tools.tiny.sam import normalise
+from tools.tiny.training import Stage, fit, load_half, publish, record
 
-CONFIG: dict[str, Any] = {
-    "embed_dim": 128,
-    "image_size": SCENE_SIZE,
-    "anchor_sizes": [16, 28, 44, 68, 108],
-    "aspect_ratios": [0.5, 1.0, 2.0],
-    "width": 96,
-    "upsample": True,
-    "fg_iou": 0.6,
-    "bg_iou": 0.3,
-}
-SCHEDULE = Schedule(stages=(Stage(steps=1200, rate=1e-3),))
+STAGES = (Stage(1200, 1e-3),)
+WORLD = World()
 IMAGES = 8
-THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+THRESHOLDS = torch.arange(10) * 0.05 + 0.5
 
 
 class Embeddings:
     """SAM embeddings [M,E,h,w] (fp16) and annotated boxes of a split, computed in one go."""
 
-    def __init__(self, split: str, count: int) -> None:
-        sam = build_sam(read_config()["sam"])
-        sam.load_state_dict(load_half(ASSETS / "sam.safetensors"))
+    def __init__(self, split: str, count: int, assets: Path) -> None:
+        sam = build_sam(packaged_config("sam"))
+        sam.load_state_dict(load_half(assets / "sam.safetensors"))
         encoder = sam.image_encoder.eval()
         world, embeddings = World(), []
         self.boxes: list[Tensor] = []
@@ -77,9 +57,8 @@ def evaluate(rpn: SamRpn, data: Embeddings, top: int = 100) -> dict[str, float]:
     for image, boxes in zip(data.maps, data.boxes, strict=True):
         proposals, _ = rpn(image[None].float(), [(SCENE_SIZE, SCENE_SIZE)])[0]
         best.append(box_iou(boxes, proposals[:top]).max(1).values)
-    rpn.train()
     overlap, novel = torch.cat(best), torch.cat(data.novel)
-    average = torch.stack([(overlap >= t).float() for t in THRESHOLDS]).mean(0)
+    average = (overlap[:, None] >= THRESHOLDS).float()
     return {
         "images": len(data.maps),
         "boxes": len(overlap),
@@ -89,36 +68,17 @@ def evaluate(rpn: SamRpn, data: Embeddings, top: int = 100) -> dict[str, float]:
     }
 
 
-def publish(rpn: SamRpn, run: Run, data: Embeddings) -> None:
-    save_half(rpn.state_dict(), ASSETS / "rpn.safetensors")
-    update_config("rpn", CONFIG)
-    rpn.load_state_dict(load_half(ASSETS / "rpn.safetensors"))  # training is over; measure what is stored
-    figures = evaluate(rpn, data)
-    record("rpn", figures | {"images_seen": run.step * IMAGES}, run)
-    log.info("step %d: %s", run.step, figures)
+def train(work: Path, assets: Path = ASSETS, stages: Sequence[Stage] = STAGES, world: World = WORLD) -> None:
+    """Trains, stores and measures on the validation split."""
+    rpn = SamRpn(**packaged_config("rpn"))
+    learn = Embeddings("train", world.train, assets)
 
-
-def train(work: Path, threads: int) -> None:
-    folder = start("rpn", work, threads)
-    rpn = SamRpn(**CONFIG)
-    run = Run(rpn, SCHEDULE, folder)
-    world = World()
-    learn = Embeddings("train", world.train)
-    held_out = Embeddings("val", world.val)
-    log.info("embedded %d and %d images", len(learn.maps), len(held_out.maps))
-    for step in run:
+    def loss_of(step: int) -> Tensor:
         picked = np.random.Generator(np.random.Philox(step)).integers(len(learn.maps), size=IMAGES)
         losses = rpn.losses(learn.maps[picked].float(), [learn.boxes[i] for i in picked])
-        run.update(sum(losses.values(), torch.zeros(())))
-        if step % 100 == 0:
-            log.info("step %d %s", step, {key: round(value.item(), 3) for key, value in losses.items()})
-    publish(rpn, run, held_out)
+        return torch.stack(list(losses.values())).sum()
 
-
-def main() -> None:
-    options = parser(__doc__).parse_args()
-    train(options.work, options.threads)
-
-
-if __name__ == "__main__":
-    main()
+    cost = fit(rpn, stages, loss_of, work)
+    publish(rpn, assets / "rpn.safetensors")
+    figures = evaluate(rpn, Embeddings("val", world.val, assets))
+    record(assets, "rpn", {**figures, **cost, "images_seen": cost["steps"] * IMAGES})

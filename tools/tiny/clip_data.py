@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.tiny.common import CLIP_SCENES, CLIP_SINGLES
 from regionspot_cache.datasets.shapes_classes import CLASSES, class_probabilities
 from regionspot_cache.datasets.shapes_scene import draw_scene, draw_single, image_rng
+from tools.tiny.training import CLIP_SCENES, CLIP_SINGLES
 
 INPUT = 128  # pixels of CLIP's input
 PIECE = 48  # pixels of a small piece, at the scale of a scene

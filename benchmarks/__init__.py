@@ -1,0 +1,1 @@
+"""What measures this package against what people use for each part: `python -m benchmarks`."""

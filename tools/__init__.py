@@ -1,0 +1,1 @@
+"""What made the package's own data; not part of an installation."""

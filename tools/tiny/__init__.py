@@ -1,0 +1,1 @@
+"""How the built-in networks were trained: `python -m tools.tiny`."""
