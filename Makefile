@@ -7,7 +7,7 @@ IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # in one process, because its tests share what they make.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: setup demo reproduce check lint types test fuzz wheel test-pythons clean
+.PHONY: setup demo reproduce bench check lint types test fuzz wheel test-pythons clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,10 @@ demo: setup
 # The paper's tables on the built-in world, three seeds.
 reproduce: setup
 	$(BIN)/rs-cache reproduce
+
+# Speeds here, side by side with what people use for each part: `make bench NAMES="read train" OUT=FILE.md` is less.
+bench: setup
+	$(BIN)/python -m benchmarks $(NAMES) $(if $(OUT),--out $(OUT))
 
 test test-pythons: export OMP_NUM_THREADS = 1
 

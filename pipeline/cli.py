@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import console
-from pipeline.verbs import about, bench, convert, demo, evaluate, extract, inspect, predict, reproduce, train
+from pipeline.verbs import about, convert, demo, evaluate, extract, inspect, predict, reproduce, train
 from pipeline.verbs.command import Verbs, add
 from regionspot_cache.errors import InputError, RegionSpotError, UsageError
 
@@ -44,7 +44,6 @@ VERBS = {
     "predict": predict.predict,
     "reproduce": reproduce.reproduce,
     "demo": demo.demo,
-    "bench": bench.bench,
     "backbones": about.backbones,
     "env": about.env,
 }

@@ -2,53 +2,51 @@
 
 import os
 import platform
+import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from pipeline import console
 from pipeline.places import WORKPLACE
 from regionspot_cache.errors import RegionSpotError
 
-PACKAGES = [
-    "regionspot-cache",
-    "torch",
-    "torchvision",
-    "segment-anything",
-    "open_clip_torch",
-    "zarr",
-    "numcodecs",
-    "numpy",
-    "dask",
-    "distributed",
-    "pycocotools",
-    "lvis",
-    "safetensors",
-    "typer",
-]
+NAME = "regionspot-cache"
 
 
 def environment(*, as_json: bool = False) -> None:
     """Prints versions, devices and paths."""
-    facts = {
+    found = facts()
+    width = max(map(len, found))
+    lines = (f"{key:<{width}}  {value}" for key, value in found.items())
+    console.result(found, "\n".join(lines), as_json=as_json)
+
+
+def facts() -> dict[str, Any]:
+    """Versions of this package and of what it works with, devices and paths; JSON-able."""
+    return {
         "python": f"{platform.python_version()} ({sys.executable})",
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        **{name: _version(name) for name in PACKAGES},
+        NAME: installed(NAME) or "not installed",
+        **{name: installed(name) or "not installed" for name in _needed()},
         **_devices(),
         "workplace": str(WORKPLACE.absolute()),
     }
-    width = max(map(len, facts))
-    console.result(
-        facts, "\n".join(f"{key:<{width}}  {value}" for key, value in facts.items()), as_json=as_json
-    )
 
 
-def _version(name: str) -> str:
+def installed(package: str) -> str | None:
+    """Version of a package, None when it is not installed."""
     try:
-        return version(name)
+        return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return None
+
+
+def _needed() -> list[str]:
+    """Packages that the installed metadata names, without those of developers."""
+    needed = (requires(NAME) or []) if installed(NAME) else []
+    return sorted({re.split(r"[^\w.-]", text)[0] for text in needed if "dev" not in text.partition(";")[2]})
 
 
 def _devices() -> dict[str, Any]:

@@ -23,7 +23,6 @@ OPTIONS = {
     "predict": "backbone boxes checkpoint classes compare config json out report set top",
     "reproduce": "config dry-run json out seeds set workers world",
     "demo": "config out set",
-    "bench": "backbone config full json out set",
     "backbones": "config json set",
     "env": "json",
 }
@@ -33,7 +32,6 @@ ARGUMENTS = {
     "verify": ["cache"],
     "predict": ["image"],
     "reproduce": ["names"],
-    "bench": ["names"],
     "backbones": ["names"],
     "import": ["checkpoint"],
     "export": ["run"],

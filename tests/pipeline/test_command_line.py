@@ -48,7 +48,6 @@ LIGHT = [
     ["predict", "none.jpg", "--checkpoint", "nowhere"],
     ["predict", "small.yaml", "--checkpoint", "nowhere", "--classes", "none.txt"],
     ["reproduce", "table9"],
-    ["bench", "raed"],
 ]
 
 
@@ -129,7 +128,6 @@ def test_short_help_fits_the_terminal(verb: str, columns: str, monkeypatch: pyte
         (("eval", "--set", "score_rule=geomtric"), "geometric"),
         (("reproduce", "tabel1"), "table1"),
         (("reproduce", "--world", "shpaes"), "shapes"),
-        (("bench", "raed"), "read"),
     ],
 )
 def test_a_misspelt_name_comes_with_the_right_one(

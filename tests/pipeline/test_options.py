@@ -21,9 +21,7 @@ KNOWN = {
     "dataset": ("shapes:val", "lvis", "coco:val"),
     "proposals": ("gt", "rpn", "here.npz"),
     "world": ("shapes", "paper", "own"),
-    ("bench", "names"): (["read"], ["extract"], ["train", "workers"]),
     ("reproduce", "names"): (["table1"], ["table2", "table3"], ["table5"]),
-    ("bench", "out"): ("a.md", "b.md", "c.md"),
     "methods": (["clip-box"], ["clip-mask", "official"], ["regionspot"]),
 }
 NEEDED = {"world": "w", "image": "i.jpg", "cache": "c", "checkpoint": "c", "run": "r", "repository": "a/b"}

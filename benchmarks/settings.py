@@ -1,21 +1,18 @@
-"""How much each benchmark does. The defaults take under three minutes together on two idle cores."""
+"""How much each measurement does. The defaults take under three minutes together on two idle cores."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pipeline.options import Option
 from pipeline.places import WORKPLACE
-from pipeline.shared_options import Backbone
-from regionspot_cache.errors import UsageError, one_of
+from regionspot_cache.errors import UsageError
 
-BENCHMARKS = ("read", "extract", "train", "evaluate", "workers")
 HeadSize = Literal["tiny", "b16", "l14", "l14-336"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadBench:
-    """Shuffled reading of cached maps."""
+class Read:
+    """Shuffled reading of cached maps; `seconds` are of one run of one reader."""
 
     images: int = 512
     tokens: int = 257
@@ -23,11 +20,10 @@ class ReadBench:
     partition_size: int = 256
     batch_size: int = 16
     seconds: float = 0.4
-    """Of one run of one reader."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractBench:
+class Extract:
     """Extraction in one process against image by image; the dataset is also that of `workers`."""
 
     images: int = 32
@@ -35,13 +31,12 @@ class ExtractBench:
     """A name of the catalog or a COCO-style file; drawn scenes when not given."""
     image_root: Path | None = None
     data: Path = WORKPLACE / "datasets"
-    """As of `rs-cache extract`."""
     batch_size: int = 8
     decode_threads: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainBench:
+class Train:
     """Steps of the recognition head."""
 
     sizes: tuple[HeadSize, ...] | None = None
@@ -55,7 +50,7 @@ class TrainBench:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateBench:
+class Evaluate:
     """LVIS average precision of random detections; --full is the size of LVIS val."""
 
     images: int = 300
@@ -64,26 +59,19 @@ class EvaluateBench:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkersBench:
-    """Extraction by local Dask workers."""
+class Workers:
+    """Extraction by local Dask workers; `images` are for all of them, and one alone gets its share."""
 
     workers: int = 2
     images: int = 160
-    """For the most workers; one worker gets its share."""
     partition_size: int = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSettings:
-    """`rs-cache bench`."""
+class Settings:
+    """`python -m benchmarks`."""
 
-    names: Annotated[
-        tuple[str, ...],
-        Option(
-            name="NAMES", help=f"{', '.join(BENCHMARKS)}; all when not given.", complete=lambda: BENCHMARKS
-        ),
-    ] = ()
-    backbone: Backbone = "tiny"
+    backbone: str = "tiny"
     """Of `extract` and `workers`."""
     random_weights: bool = False
     """Nothing is fetched: speeds depend on the sizes of the networks only."""
@@ -91,26 +79,13 @@ class BenchSettings:
     """Of `extract` and `train`."""
     repeats: int = 3
     """Runs of each contender, taken in turns; medians are shown."""
-    full: Annotated[
-        bool, Option(name="--full", help="Full sizes: minutes to an hour, gigabytes of disk.")
-    ] = False
-    out: (
-        Annotated[
-            Path, Option(name="--out", metavar="FILE.md", help="A page to write, and FILE.json beside it.")
-        ]
-        | None
-    ) = None
-    read: ReadBench = field(default_factory=ReadBench)
-    extract: ExtractBench = field(default_factory=ExtractBench)
-    train: TrainBench = field(default_factory=TrainBench)
-    evaluate: EvaluateBench = field(default_factory=EvaluateBench)
-    workers: WorkersBench = field(default_factory=WorkersBench)
+    full: bool = False
+    read: Read = field(default_factory=Read)
+    extract: Extract = field(default_factory=Extract)
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    workers: Workers = field(default_factory=Workers)
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise UsageError(f"repeats = {self.repeats}.", "repeats >= 1.")
-        if self.out and self.out.suffix != ".md":
-            raise UsageError(f"--out {self.out}.", "FILE.md; FILE.json is written beside it.")
-        for name in self.names:
-            if name not in BENCHMARKS:
-                raise UsageError(f"No benchmark {name}.", one_of(name, BENCHMARKS))

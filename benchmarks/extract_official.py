@@ -12,31 +12,26 @@ from PIL import Image
 from segment_anything import SamPredictor
 from torch import Tensor
 
-from pipeline.features import Encoders
-from regionspot_cache.backbones import ClipBackbone, SamBackbone
+from regionspot_cache.backbones import Backbone, ClipBackbone, SamBackbone
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import UsageError
 
 
 class OfficialExtraction:
-    """SamPredictor and open_clip's image transform and encoder, with the networks of `encoders`.
+    """SamPredictor and open_clip's image transform and encoder, with the networks of a backbone.
 
     Raises:
-        UsageError: an image tower that open_clip wraps from elsewhere, whose blocks have other names.
+        UsageError: networks that are none of these libraries' own.
     """
 
-    def __init__(self, dataset: DetectionDataset, encoders: Encoders) -> None:
-        if encoders.sam is None or encoders.clip is None:
-            raise UsageError("One half of a backbone.", "Both.")
-        if not isinstance(encoders.sam, SamBackbone):
-            raise UsageError(
-                f"{encoders.sam.spec.model} is no SAM of segment_anything.", "For example vit_b."
-            )
-        if not isinstance(encoders.clip, ClipBackbone):
+    def __init__(self, dataset: DetectionDataset, backbone: Backbone) -> None:
+        if not isinstance(backbone.sam, SamBackbone):
+            raise UsageError(f"{backbone.sam.spec.model} is no SAM of segment_anything.", "Such as vit_b.")
+        if not isinstance(backbone.clip, ClipBackbone):
             raise UsageError("A CLIP side of your own.", "One of open_clip, for example bb or bl.")
-        self.dataset, self.clip = dataset, encoders.clip
-        self.predictor = SamPredictor(encoders.sam.network)
-        self.model: Any = encoders.clip.model
+        self.dataset, self.clip = dataset, backbone.clip
+        self.predictor = SamPredictor(backbone.sam.network)
+        self.model: Any = backbone.clip.model
         if not hasattr(self.model.visual, "transformer"):
             raise UsageError(f"{self.clip.spec.model} is no plain ViT of open_clip.", "For example bb or bl.")
         parts = self.clip.parts

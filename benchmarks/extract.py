@@ -1,0 +1,115 @@
+"""Extraction in one process against segment_anything and open_clip image by image, one .pth each."""
+
+import contextlib
+import io
+import time
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.extract_official import OfficialExtraction
+from benchmarks.harness import OURS, Findings, Row, against, take_turns
+from benchmarks.settings import Settings
+from pipeline.extract import extract
+from pipeline.partition import resolve_device
+from pipeline.settings import ExtractSettings
+from regionspot_cache.backbones import load_backbone, load_preset, save_preset
+from regionspot_cache.datasets import load_dataset
+from regionspot_cache.datasets.shapes import materialise
+from regionspot_cache.errors import RegionSpotError
+from regionspot_cache.store import open_cache
+
+PEER = "per image, one .pth each"
+
+
+def measure(settings: Settings, folder: Path) -> Findings:
+    """Images a second from files to stored features, and how far the features are apart."""
+    verb = extraction(settings, folder, images=settings.extract.images)
+    dataset = load_dataset(verb.dataset, data_root=verb.data, images=verb.images, limit=verb.limit)
+    device = resolve_device(settings.device)
+    official = OfficialExtraction(dataset, load_backbone(load_preset(verb.backbone), device=device))
+    numbers = count()
+
+    def ours() -> None:
+        quietly(replace(verb, cache=str(folder / f"cache-{next(numbers)}")))
+
+    def theirs() -> None:
+        official.run(folder / f"official-{next(numbers)}")
+
+    ours(), theirs()  # a warm-up, which also leaves what is compared
+    distances = _distances(folder / "cache-0", folder / "official-1")
+    rates = {OURS: partial(_rate, ours, len(dataset)), PEER: partial(_rate, theirs, len(dataset))}
+    what = f"extract {len(dataset)} images, {dataset.num_boxes} boxes, {settings.backbone}, {device}"
+    on_cpu = device == "cpu"
+    runs = take_turns(rates, settings.repeats)
+    found: Findings = [*against(what, "images/s", runs, goals={PEER: ">= 3x"} if on_cpu else {})]
+    for name, worst in distances.items():
+        stored = f"largest cosine distance, stored {name}"
+        found.append(Row(what=stored, unit="", ours=(worst,), lower=True, goal="<= 1e-3"))
+    found += [
+        "Both decode the same files and run the same networks; loading these is not counted.",
+        "Ours runs in the arithmetic of its backbone; the peer in float32.",
+    ]
+    if on_cpu:
+        found.append("GPU: none used, not measured.")
+    if settings.random_weights:
+        found.append("Random weights: speeds hold, distances are those of random features.")
+    return found
+
+
+def extraction(settings: Settings, folder: Path, *, images: int) -> ExtractSettings:
+    """What `rs-cache extract` is asked for: at most `images` images, drawn ones where no dataset is named."""
+    work, backbone = settings.extract, folder / "backbone.yaml"
+    spec = load_preset(settings.backbone)
+    if settings.random_weights:
+        sam, clip = replace(spec.sam, weights="random:0"), replace(spec.clip, weights="random:0")
+        spec = replace(spec, sam=sam, clip=clip)
+    save_preset(spec, backbone)
+    if not work.dataset:
+        materialise(folder / "shapes", train=images, val=1, processes=1)
+    return ExtractSettings(
+        dataset=work.dataset or str(folder / "shapes" / "train.json"),
+        images=work.image_root if work.dataset else folder / "shapes" / "images",
+        data=work.data,
+        backbone=str(backbone),
+        limit=images,
+        batch_size=work.batch_size,
+        decode_threads=work.decode_threads,
+        device=settings.device,
+    )
+
+
+def quietly(verb: ExtractSettings) -> None:
+    """`rs-cache extract` without a word."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        extract(verb)
+
+
+def _rate(work: Any, images: int) -> float:
+    start = time.perf_counter()
+    work()
+    return images / (time.perf_counter() - start)
+
+
+def _distances(cache_path: Path, official: Path) -> dict[str, float]:
+    cache = open_cache(cache_path)
+    worst = {"tokens": 0.0, "maps": 0.0}
+    for i in np.flatnonzero(cache.ok_mask("sam") & cache.ok_mask("clip")).tolist():
+        item = torch.load(official / f"{cache.image(i)[0]}.pth", weights_only=True)
+        for name, ours in (("tokens", cache.read_tokens(i)), ("maps", cache.read_map(i))):
+            worst[name] = max(worst[name], cosine_distance(ours, item[name].numpy()))
+    return worst
+
+
+def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest 1 - cosine of vectors [n, D] with their partners; 0 when there are none."""
+    if a.shape != b.shape:
+        raise RegionSpotError(f"features {a.shape} and {b.shape} of one image", "Equal shapes.")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return float((1 - (a * b).sum(-1) / norms).max(initial=0))

@@ -1,0 +1,81 @@
+"""Caches of random features: what is stored has no influence on how fast it is read."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from regionspot_cache.datasets import DetectionDataset, load_dataset
+from regionspot_cache.store import (
+    STATUS_OK,
+    ArraySpec,
+    Cache,
+    Quantised,
+    create_cache,
+    make_clip_half,
+    make_sam_half,
+    open_cache,
+)
+
+Dtype = Literal["int8", "float16"]
+SIDE = 640  # pixels
+
+
+def random_cache(
+    path: Path,
+    *,
+    images: int,
+    map_shape: tuple[int, int],
+    dtype: Dtype = "int8",
+    token_dim: int | None = None,
+    boxes: int = 1,
+    classes: int = 1,
+    partition_size: int = 256,
+) -> Cache:
+    """A sealed cache of random features.
+
+    Args:
+        map_shape: (tokens, channels) of a CLIP map.
+        token_dim: width of SAM tokens; None makes no SAM half.
+        boxes: of every image.
+    """
+    halves = [make_clip_half(*map_shape, dtype=dtype, fingerprint={"random": "map"})]
+    if token_dim is not None:
+        halves.append(make_sam_half({"transformer": token_dim}, dtype=dtype, fingerprint={"random": "sam"}))
+    dataset = _dataset(path.with_suffix(".json"), images, boxes, classes)
+    writer = create_cache(path, dataset, halves=halves, partition_size=partition_size)
+    rng = np.random.default_rng(0)
+    for p in range(writer.num_partitions):
+        part = writer.partition(p)
+        status = np.full(part.num_images, STATUS_OK, np.uint8)
+        for half in halves:
+            counts = {a: part.num_boxes if a.ragged else part.num_images for a in half.arrays}
+            writer.commit(half.name, p, {a.name: _values(rng, n, a) for a, n in counts.items()}, status)
+    writer.seal()
+    return open_cache(path, halves=tuple(half.name for half in halves))
+
+
+def _dataset(file: Path, images: int, boxes: int, classes: int) -> DetectionDataset:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, SIDE / 2, (images * boxes, 2)).tolist()
+    labels = rng.integers(1, classes + 1, images * boxes).tolist()
+    size = {"width": SIDE, "height": SIDE}
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", **size} for i in range(images)],
+        "annotations": [
+            {"id": n, "image_id": n // boxes, "category_id": label, "bbox": [x, y, SIDE / 4, SIDE / 4]}
+            for n, ((x, y), label) in enumerate(zip(corners, labels, strict=True))
+        ],
+        "categories": [{"id": c + 1, "name": f"class {c}"} for c in range(classes)],
+    }
+    file.write_text(json.dumps(content))
+    return load_dataset(str(file), data_root=file.parent, images=file.parent, require_images=False)
+
+
+def _values(rng: np.random.Generator, count: int, array: ArraySpec) -> np.ndarray | Quantised:
+    shape = (count, *array.item_shape)
+    values = rng.integers(-127, 128, shape, np.int8)
+    if array.dtype == "float16":
+        return values.astype(np.float16) / np.float16(64)
+    return Quantised(values, np.full(shape[:-1], 1 / 64, np.float16))

@@ -1,1 +1,0 @@
-"""`rs-cache bench`: one module a benchmark, each against named peers in the same run."""

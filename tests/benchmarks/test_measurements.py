@@ -1,0 +1,162 @@
+"""Every measurement at its smallest."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import evaluate, extract, read, train, workers
+from benchmarks.evaluate_data import random_problem, write_problem
+from benchmarks.harness import OURS, Findings, Row
+from benchmarks.read_peers import STREAMS
+from benchmarks.settings import Evaluate, Extract, Read, Settings, Train, Workers
+from regionspot_cache.errors import RegionSpotError
+from regionspot_cache.evaluation import evaluate as average_precision
+from regionspot_cache.evaluation import read_results
+
+SMALL = Settings(
+    repeats=2,
+    device="cpu",
+    read=Read(images=20, tokens=5, width=16, partition_size=8, batch_size=4, seconds=0.01),
+    extract=Extract(images=3, batch_size=2),
+    train=Train(sizes=("tiny",), batch_size=2, boxes=2, images=4, classes=3, steps=2),
+    evaluate=Evaluate(images=3, detections=6, categories=4),
+    workers=Workers(images=48, partition_size=4),
+)
+
+
+def rows(found: Findings, what: str = "") -> list[Row]:
+    return [row for row in found if isinstance(row, Row) and what in row.what]
+
+
+def remarks(found: Findings) -> str:
+    return "\n".join(remark for remark in found if isinstance(remark, str))
+
+
+def test_read(tmp_path: Path) -> None:
+    found = read.measure(SMALL, tmp_path)
+    for work in ("int8 maps [5, 16], random", "float16 maps [5, 16], random", "int8 maps [5, 16], window"):
+        peers = {row.peer: row for row in rows(found, work)}
+        assert {"numpy memmap (limit)", "zarr-python", "tensorstore", ".pth per image"} <= set(peers)
+        assert all(len(row.ours) == len(row.theirs) == 2 for row in peers.values())
+        assert all(min(*row.ours, *row.theirs) > 0 for row in peers.values())
+        assert len({tuple(row.ours) for row in peers.values()}) == 1  # one measurement of ours for all
+        assert peers["numpy memmap (limit)"].goal == ">= 0.5x"
+        assert sum(row.goal == ">= 2x" for row in peers.values()) == 1  # the best format
+    peers = {row.peer for row in rows(found, "int8 maps [5, 16], window")}
+    assert all(name in peers or f"{name}: not installed" in remarks(found) for name in STREAMS)
+
+
+def test_a_reader_with_other_values_is_refused() -> None:
+    values = np.zeros((2, 5, 16), np.int8)
+    readers = {OURS: lambda _: [values], "peer": lambda _: [values + np.int8(1)]}
+    with pytest.raises(RegionSpotError, match="peer returns other values"):
+        read.check_equal(readers, np.arange(2))
+
+
+@pytest.mark.parametrize("order", [read.random_order, read.window_order])
+def test_orders_visit_every_image_equally_often(order) -> None:
+    assert np.bincount(np.concatenate(order(SMALL.read))).tolist() == [4] * 20
+
+
+def test_a_window_is_one_partition() -> None:
+    images = np.concatenate(read.window_order(Read(images=16, partition_size=8, batch_size=4)))
+    windows = (images // 8).reshape(-1, 8)
+    assert (windows == windows[:, :1]).all()
+
+
+def test_extract(tmp_path: Path) -> None:
+    found = extract.measure(SMALL, tmp_path)
+    speed, tokens, maps = rows(found)
+    assert speed.peer == extract.PEER
+    assert min(*speed.ours, *speed.theirs) > 0
+    # The peer is made of the libraries' own paths, so this also proves the features right.
+    assert 0 < tokens.ours[0] < 1e-3
+    assert 0 < maps.ours[0] < 1e-3
+    assert "GPU: none used, not measured." in remarks(found)
+
+
+def test_cosine_distance() -> None:
+    a = np.array([[1.0, 0], [1, 1]])
+    assert extract.cosine_distance(a, 3 * a) == pytest.approx(0, abs=1e-12)
+    assert extract.cosine_distance(a, np.array([[0.0, 1], [1, 1]])) == pytest.approx(1)
+    assert extract.cosine_distance(a[:0], a[:0]) == 0
+    with pytest.raises(RegionSpotError):
+        extract.cosine_distance(a, a[:1])
+
+
+def test_train(tmp_path: Path) -> None:
+    found = train.measure(SMALL, tmp_path)
+    (row,) = rows(found)
+    assert len(row.ours) == len(row.theirs) == 2
+    assert min(*row.ours, *row.theirs) > 0
+    assert "l14-336" in remarks(found)
+    assert not list(tmp_path.rglob("*.safetensors"))  # stopped before the checkpoint
+
+
+def test_evaluate(tmp_path: Path) -> None:
+    found = evaluate.measure(SMALL, tmp_path)
+    for row in rows(found, "detections"):
+        assert row.peer in ("lvis package", "faster-coco-eval")
+        assert min(*row.ours, *row.theirs) > 0
+    assert all(0.02 < value < 2 for row in rows(found, "memory") for value in row.ours)
+    assert [row.met for row in rows(found, "largest difference")] == [True, True]
+    assert len(rows(found)) == 6
+
+
+def test_the_random_problem_has_detections_of_all_outcomes() -> None:
+    annotations, detections = random_problem(20, 30, 5)
+    assert len(detections) == 600
+    assert detections.category_ids.min() >= 1
+    assert detections.category_ids.max() <= 5
+    assert (detections.boxes[:, 2:] > detections.boxes[:, :2]).all()
+    for image in annotations["images"]:
+        present = {a["category_id"] for a in annotations["annotations"] if a["image_id"] == image["id"]}
+        assert not present & set(image["neg_category_ids"])
+        assert set(image["not_exhaustive_category_ids"]) <= present
+
+
+def test_a_results_file_like_those_of_other_systems(tmp_path: Path) -> None:
+    truth, results = write_problem(SMALL.evaluate, tmp_path)
+    found = read_results(results).detections
+    assert len(found) == len(found.masks) == 3 * 6
+    scored = average_precision(found, truth)
+    assert set(scored) == {"bbox", "segm"}
+    assert 0 < scored["segm"].metrics["AR"] < 1
+
+
+@pytest.mark.slow
+def test_workers(tmp_path: Path) -> None:
+    found = workers.measure(SMALL, tmp_path)
+    if rows(found):
+        speed, share, idle = rows(found)
+        assert min(*speed.ours, *speed.theirs, *share.ours) > 0
+        assert 0 <= min(idle.ours) < 1
+    else:
+        assert "Not measured" in remarks(found)
+
+
+def test_workers_need_cores_of_their_own(tmp_path: Path) -> None:
+    found = workers.measure(Settings(workers=Workers(workers=10_000)), tmp_path)
+    assert not rows(found)
+    assert "Not measured" in remarks(found)
+
+
+def test_steady_state_leaves_out_the_start_and_the_end() -> None:
+    tasks = [
+        *(workers.Task("a", 0, 2), workers.Task("b", 0, 1)),  # what the networks are
+        *(workers.Task("a", 2, 10), workers.Task("b", 1, 8)),  # first partitions
+        workers.Task("a", 10, 14),
+        workers.Task("a", 14, 18),  # 2 of its 4 seconds are inside
+        workers.Task("b", 8, 12),  # 2 of its 4 seconds are inside
+        workers.Task("b", 13, 16),  # one second idle before it
+    ]
+    steady = workers.steady_state(tasks, 2)  # from 10 to 16
+    assert steady.rate == pytest.approx((1 + 0.5 + 0.5 + 1) / 6)
+    assert steady.idle == pytest.approx(1 / 12)
+
+
+@pytest.mark.parametrize("other", ["a", "b"])
+def test_no_steady_state_is_an_error(other: str) -> None:
+    with pytest.raises(RegionSpotError, match="of 2 workers"):
+        workers.steady_state([workers.Task("a", 0, 1), workers.Task(other, 0, 1)], 2)
