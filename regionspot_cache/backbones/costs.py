@@ -2,9 +2,11 @@
 
 Networks of this package are built without values ("meta" tensors), so no weights are needed and nothing is
 computed. A network of the user's own is loaded and run once.
+
+One multiply-add is two operations; only products of matrices and convolutions count.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,42 +14,25 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from regionspot_cache.backbones.clip_encoder import ClipEncoder
 from regionspot_cache.backbones.load import load_clip, load_sam
 from regionspot_cache.backbones.presets import ClipSpec, SamSpec
 from regionspot_cache.backbones.registry import own_network
-from regionspot_cache.backbones.sam_encoder import SamEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamCost:
-    """The SAM side. One multiply-add is two operations; only products of matrices and convolutions count.
-
-    Attributes:
-        image_size: side of the input in pixels.
-        image_gflops: 10^9 operations an image: the encoder, and what the decoder does once an image.
-        box_gflops: 10^9 operations a box of the decoder, without masks.
-        token_dims: width of the token at each position.
-    """
+    """10^9 operations an image (what the decoder does once an image included) and a box (without masks),
+    the side of the input in pixels, and the width of the token at each position."""
 
     image_size: int
     image_gflops: float
     box_gflops: float
-    token_dims: Mapping[str, int]
+    token_dims: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipCost:
-    """The CLIP side.
-
-    Attributes:
-        image_size: side of the input in pixels.
-        image_gflops: 10^9 operations of the map of an image.
-        grid: (rows, columns) of patch tokens.
-        prefix_tokens: tokens before them.
-        width: channels of the map.
-        text_width: width of text embeddings.
-    """
+    """10^9 operations an image, the side of the input in pixels, and the shapes of map and text."""
 
     image_size: int
     image_gflops: float
@@ -60,38 +45,34 @@ class ClipCost:
 def sam_cost(spec: SamSpec) -> SamCost:
     """Counts the SAM side of a spec; errors as of `load_sam`."""
     if own_network("sam", spec.model):
-        return _count_sam(load_sam(spec))
-    with torch.device("meta"):
-        sam = load_sam(replace(spec, weights="random:0"), "meta")
-    return _count_sam(sam)
+        sam = load_sam(spec)
+    else:
+        with torch.device("meta"):
+            sam = load_sam(replace(spec, weights="random:0"), "meta")
+    side = sam.image_size
+    embedding, encoder = _counted(lambda: sam.embed(torch.zeros(1, 3, side, side, device=sam.device)))
+    boxes = np.array([[0, 0, side // 2, side // 2]] * 2, np.float32)
+    none, one, two = (
+        _counted(lambda n=n: sam.tokens(embedding, [boxes[:n]], [(side, side)]))[1] for n in range(3)
+    )
+    return SamCost(
+        image_size=side,
+        image_gflops=encoder + none,
+        box_gflops=two - one,
+        token_dims=dict(sam.token_dims),
+    )
 
 
 def clip_cost(spec: ClipSpec) -> ClipCost:
     """Counts the CLIP side of a spec; errors as of `load_clip`."""
     if own_network("clip", spec.model):
-        return _count_clip(load_clip(spec))
-    return _count_clip(load_clip(replace(spec, weights="random:0", precision="fp32"), "meta"))
-
-
-def _count_sam(sam: SamEncoder) -> SamCost:
-    side = sam.image_size
-    embedding, encoder = _counted(lambda: sam.embed(torch.zeros(1, 3, side, side, device=sam.device)))
-    boxes = np.array([[0, 0, side // 2, side // 2]] * 2, np.float32)
-    decoder = [_counted(lambda n=n: sam.tokens(embedding, [boxes[:n]], [(side, side)]))[1] for n in (0, 1, 2)]
-    return SamCost(
-        image_size=side,
-        image_gflops=(encoder + decoder[0]) / 1e9,
-        box_gflops=(decoder[2] - decoder[1]) / 1e9,
-        token_dims=dict(sam.token_dims),
-    )
-
-
-def _count_clip(clip: ClipEncoder) -> ClipCost:
+        clip = load_clip(spec)
+    else:
+        clip = load_clip(replace(spec, weights="random:0", precision="fp32"), "meta")
     batch = torch.zeros(1, 3, clip.image_size, clip.image_size, device=clip.device)
-    _, operations = _counted(lambda: clip.encode_map(batch))
     return ClipCost(
         image_size=clip.image_size,
-        image_gflops=operations / 1e9,
+        image_gflops=_counted(lambda: clip.encode_map(batch))[1],
         grid=clip.grid,
         prefix_tokens=clip.prefix_tokens,
         width=clip.map_shape[1],
@@ -99,7 +80,8 @@ def _count_clip(clip: ClipEncoder) -> ClipCost:
     )
 
 
-def _counted(work: Callable[[], Any]) -> tuple[Any, int]:
+def _counted(work: Callable[[], Any]) -> tuple[Any, float]:
+    """The result, and 10^9 operations."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused layer of PyTorch
     try:
@@ -107,4 +89,4 @@ def _counted(work: Callable[[], Any]) -> tuple[Any, int]:
             result = work()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-    return result, counter.get_total_flops()
+    return result, counter.get_total_flops() / 1e9
