@@ -36,10 +36,8 @@ def measure(settings: Settings, folder: Path) -> Findings:
     at_full = settings.full and work.detections == 300
     what = f"LVIS AP, {work.images} images x {work.detections} detections"
     found: Findings = []
-    for unit, values, goal in (
-        ("s", {name: [run.seconds for run in some] for name, some in runs.items()}, "<= 60"),
-        ("GB", {name: [run.gigabytes for run in some] for name, some in runs.items()}, "<= 4"),
-    ):
+    for unit, of, goal in (("s", "seconds", "<= 60"), ("GB", "gigabytes", "<= 4")):
+        values = {name: [getattr(run, of) for run in some] for name, some in runs.items()}
         measured = what if unit == "s" else f"{what}, peak memory"
         found += against(measured, unit, values, lower=True, goals={REFERENCE: goal} if at_full else {})
     found += [_difference(runs[OURS][0], some[0], name) for name, some in runs.items() if name != OURS]

@@ -15,18 +15,8 @@ from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.evaluation import Detections, evaluate
 from regionspot_cache.evaluation.results_file import image_entries
 
-# Our names and those of faster-coco-eval.
-FASTER_NAMES = {
-    "AP": "AP_all",
-    "AP50": "AP_50",
-    "AP75": "AP_75",
-    "APs": "AP_small",
-    "APm": "AP_medium",
-    "APl": "AP_large",
-    "APr": "APr",
-    "APc": "APc",
-    "APf": "APf",
-}
+OUR_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+THEIR_NAMES = ("AP_all", "AP_50", "AP_75", "AP_small", "AP_medium", "AP_large", "APr", "APc", "APf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +62,8 @@ def _by_faster_coco_eval(annotations: dict[str, Any], found: Detections) -> Mapp
     other.params.maxDets = [300]
     with contextlib.redirect_stdout(io.StringIO()):
         other.run()
-    return {ours: float(other.stats_as_dict[theirs]) for ours, theirs in FASTER_NAMES.items()}
+    figures = other.stats_as_dict
+    return {ours: float(figures[theirs]) for ours, theirs in zip(OUR_NAMES, THEIR_NAMES, strict=True)}
 
 
 EVALUATORS: dict[str, Callable[[dict[str, Any], Detections], Mapping[str, float]]] = {

@@ -1,7 +1,5 @@
 """Features without this package: both libraries' own paths, an image at a time, a file an image."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,42 +42,30 @@ class OfficialExtraction:
             interpolation=parts.interpolation,
         )
 
+        # What neither library returns: decoder tokens [n, 6, D] and patch tokens [1, N, C].
+        self.caught: dict[str, Tensor] = {}
+        block = self.model.visual.transformer.resblocks[self.clip.layer]
+        decoder = backbone.sam.network.mask_decoder.transformer
+        decoder.register_forward_hook(lambda _m, _i, out: self.caught.update(tokens=out[0]))
+        block.register_forward_hook(lambda _m, _i, out: self.caught.update(map=out))
+
     @torch.no_grad()
     def run(self, folder: Path) -> None:
         """Writes IMAGE_ID.pth with boxes, labels, tokens float32 [n, D] and maps float32 [N, C]."""
         folder.mkdir()
-        with self._hooks() as caught:
-            for i in range(len(self.dataset)):
-                record = self.dataset[i]
-                image = Image.open(self.dataset.image_root / record.file_name).convert("RGB")
-                item = {"boxes": torch.from_numpy(record.boxes), "labels": torch.from_numpy(record.labels)}
-                item["tokens"] = self._tokens(np.array(image), record.boxes, caught)
-                item["maps"] = self._map(image, caught)
-                torch.save(item, folder / f"{record.image_id}.pth")
+        for i in range(len(self.dataset)):
+            record = self.dataset[i]
+            image = Image.open(self.dataset.image_root / record.file_name).convert("RGB")
+            item = {"boxes": torch.from_numpy(record.boxes), "labels": torch.from_numpy(record.labels)}
+            item["tokens"] = self._tokens(np.array(image), record.boxes)
+            self.model.encode_image(self.transform(image)[None].to(self.clip.device))
+            item["maps"] = self.caught["map"][0].cpu()
+            torch.save(item, folder / f"{record.image_id}.pth")
 
-    def _tokens(self, image: np.ndarray, boxes: np.ndarray, caught: dict[str, Tensor]) -> Tensor:
+    def _tokens(self, image: np.ndarray, boxes: np.ndarray) -> Tensor:
         self.predictor.set_image(image)
         if not len(boxes):
             return torch.zeros(0, self.predictor.model.mask_decoder.transformer_dim)
         framed = self.predictor.transform.apply_boxes_torch(torch.from_numpy(boxes), image.shape[:2])
         self.predictor.predict_torch(None, None, framed.to(self.predictor.device), multimask_output=False)
-        return caught["tokens"][:, 1].cpu()  # after the IoU token comes mask token 0
-
-    def _map(self, image: Image.Image, caught: dict[str, Tensor]) -> Tensor:
-        self.model.encode_image(self.transform(image)[None].to(self.clip.device))
-        return caught["map"][0].cpu()
-
-    @contextmanager
-    def _hooks(self) -> Generator[dict[str, Tensor]]:
-        """Catches what neither library returns: decoder tokens [n, 6, D] and patch tokens [1, N, C]."""
-        caught: dict[str, Tensor] = {}
-        decoder, blocks = self.predictor.model.mask_decoder, self.model.visual.transformer.resblocks
-        handles = [
-            decoder.transformer.register_forward_hook(lambda _m, _i, out: caught.update(tokens=out[0])),
-            blocks[self.clip.layer].register_forward_hook(lambda _m, _i, out: caught.update(map=out)),
-        ]
-        try:
-            yield caught
-        finally:
-            for handle in handles:
-                handle.remove()
+        return self.caught["tokens"][:, 1].cpu()  # after the IoU token comes mask token 0
