@@ -34,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built by way of the source archive from a copy, where nothing that was built before can leak in."""
     place = tmp_path_factory.mktemp("wheel")
     tree = place / "tree"
-    for folder in ("regionspot_cache", "pipeline", "configs", "tests", "benchmarks"):
+    for folder in ("regionspot_cache", "pipeline", "configs", "tests", "benchmarks", "tools"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, tree / folder, symlinks=True, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
