@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from regionspot_cache import json_stream
 from regionspot_cache.errors import InputError
-from regionspot_cache.json_stream import json_entries, write_json_array
+from regionspot_cache.json_stream import JsonFile, write_json_array
 
 VALUES = st.recursive(
     st.none()
@@ -33,7 +33,7 @@ def test_equals_json(folder: Path, content: list | dict, chunk: int, indent: int
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=False), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_CHUNK", chunk)
-        entries = list(json_entries(path))
+        entries = list(JsonFile(path).entries())
     expected = list(content.items()) if isinstance(content, dict) else [(None, value) for value in content]
     assert entries == expected
 
@@ -42,20 +42,20 @@ def test_equals_json(folder: Path, content: list | dict, chunk: int, indent: int
 def test_a_file_cut_off_is_an_error(folder: Path, text: str) -> None:
     (folder / "cut.json").write_text(text)
     with pytest.raises(InputError, match=r"cut\.json is cut off"):
-        list(json_entries(folder / "cut.json"))
+        list(JsonFile(folder / "cut.json").entries())
 
 
 @pytest.mark.parametrize("text", ["7", "[1 2]", "[1,]", '{"a" 1}', "{1: 2}", "[tru]", "{,}", "[1] 2", ""])
 def test_other_text_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(InputError):
-        list(json_entries(tmp_path / "bad.json"))
+        list(JsonFile(tmp_path / "bad.json").entries())
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_bytes(b'["\xff"]')
     with pytest.raises(InputError):
-        list(json_entries(tmp_path / "bad.json"))
+        list(JsonFile(tmp_path / "bad.json").entries())
 
 
 @given(st.lists(st.lists(VALUES, max_size=3), max_size=4))

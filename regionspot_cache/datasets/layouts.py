@@ -48,8 +48,12 @@ def choose_layout(
     candidates = [(root, pattern) for root in roots for pattern in patterns]
     best, best_hits, escape = candidates[0], 0, None
     for root, pattern in candidates:
-        hits, refusal = _hits(root, [pattern(name) for name in probes])
-        escape = escape or refusal
+        hits = 0
+        for name in probes:
+            try:
+                hits += os.path.isfile(resolve_image(root, pattern(name)))
+            except InputError as error:
+                escape = escape or error
         if hits > best_hits:
             best, best_hits = (root, pattern), hits
         if hits == len(probes):
@@ -57,16 +61,6 @@ def choose_layout(
     if probes and not best_hits and required:
         raise escape or _nothing_found(probes[0], candidates)
     return best
-
-
-def _hits(root: Path, names: Sequence[str]) -> tuple[int, InputError | None]:
-    hits, refusal = 0, None
-    for name in names:
-        try:
-            hits += os.path.isfile(resolve_image(root, name))
-        except InputError as error:
-            refusal = error
-    return hits, refusal
 
 
 def _nothing_found(name: str, candidates: Sequence[tuple[Path, Pattern]]) -> MissingFileError:

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from regionspot_cache.evaluation.annotations import load_annotations
 from regionspot_cache.evaluation.ground_truth import GroundTruth, ground_truth
 from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, NOT_MEASURED
 from regionspot_cache.evaluation.overlap import MIN_IOU
@@ -34,7 +33,9 @@ class _Edges:
 
 
 def proposal_recall(
-    proposals: BoxSource, annotations: Path | str | Mapping[str, Any], limits: tuple[int, ...] = LIMITS
+    proposals: BoxSource,
+    annotations: Path | str | Mapping[str, Any] | GroundTruth,
+    limits: tuple[int, ...] = LIMITS,
 ) -> dict[str, float]:
     """Class-agnostic recall with one proposal per object.
 
@@ -45,7 +46,7 @@ def proposal_recall(
         "AR@100" (mean over IoU 0.50:0.05:0.95), "ARs@100", "ARm@100", "ARl@100" (by annotated area) and
         "R50@100" (at IoU 0.5) for each limit, as fractions; -1 where there is no object of this size.
     """
-    truth = ground_truth(load_annotations(annotations))
+    truth = ground_truth(annotations)
     edges = _edges(proposals, truth)
     metrics = {}
     for limit in limits:

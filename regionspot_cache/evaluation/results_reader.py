@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from regionspot_cache.datasets.values import integers, numbers
+from regionspot_cache.datasets.values import ENTRY_ERRORS
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections
 from regionspot_cache.evaluation.results_columns import ResultColumns
-from regionspot_cache.json_stream import JsonWindow, open_json
+from regionspot_cache.json_stream import JsonFile
 
 NOT_EVALUATED = "of images that are not evaluated"
 
@@ -29,7 +29,7 @@ class Scope:
         category_ids: i64 [C], of the annotation file.
         others: further images that the file may name, as text; detections of them are left out and counted.
             None: any.
-        judged: `pair_code` of every image and category that the annotations speak of. Masks of other
+        judged: every (place in `image_ids`, category id) that the annotations speak of. Masks of other
             detections are checked but not kept (their run lengths are empty), for nothing depends on them,
             and they are most of the memory. None: all are kept.
     """
@@ -38,7 +38,7 @@ class Scope:
     sizes: np.ndarray
     category_ids: np.ndarray
     others: frozenset[str] | None
-    judged: frozenset[int] | None = None
+    judged: frozenset[tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +73,19 @@ def read_results(path: Path, scope: Scope | None = None) -> ResultsFile:
     columns = (
         ResultColumns(path, scope.image_ids, scope.sizes, scope.judged) if scope else ResultColumns(path)
     )
-    with open_json(path) as window:
-        opening = window.peek()
-        if opening not in ("[", "{"):
-            raise window.error("[ or {")
-        read = _coco if opening == "[" else _glip
-        read(window, path, columns)
-        sha256 = window.finish()
+    file = JsonFile(path)
+    seen: set[str] = set()
+    for number, (key, entry) in enumerate(file.entries()):
+        try:
+            if key is None:
+                columns.add(entry)
+            elif key in seen:
+                raise ValueError("an earlier entry has the same key")
+            else:
+                seen.add(key)
+                columns.add_image(key, entry)
+        except ENTRY_ERRORS as error:
+            raise _unusable(path, number, key, error) from None
     if scope:
         _check_images(path, columns, scope)
     detections = columns.detections()
@@ -87,44 +93,25 @@ def read_results(path: Path, scope: Scope | None = None) -> ResultsFile:
         _check_categories(path, detections, scope)
     return ResultsFile(
         detections=detections,
-        form="COCO results" if opening == "[" else "GLIP dictionary",
-        sha256=sha256,
+        form="COCO results" if file.opening == "[" else "GLIP dictionary",
+        sha256=file.sha256,
         dropped=+Counter({NOT_EVALUATED: columns.outside.total()}),
     )
 
 
-def _coco(window: JsonWindow, path: Path, columns: ResultColumns) -> None:
-    for number, entry in enumerate(window.elements()):
-        try:
-            columns.add(entry)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            detail = error.found if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            raise InputError(
-                f"{path}: entry {number} is no detection ({detail})",
-                "image_id, category_id, score and bbox [x, y, w, h] or segmentation",
-                "write the file as a COCO results list",
-            ) from None
-
-
-def _glip(window: JsonWindow, path: Path, columns: ResultColumns) -> None:
-    seen: set[str] = set()
-    for image_id in window.member_names():
-        entry = window.value()
-        try:
-            if image_id in seen:
-                raise ValueError("an earlier entry has the same key")
-            seen.add(image_id)
-            boxes, scores = numbers(entry["boxes"], 4), numbers(entry["scores"])
-            labels = integers(entry["labels"])
-            if not len(boxes) == len(labels) == len(scores):
-                raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {len(scores)} scores")
-            columns.add_image(image_id, boxes, labels, scores)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(
-                f"{path}: the entry of image {image_id!r} is none ({type(error).__name__}: {error})",
-                "a GLIP dictionary: scores, labels and boxes [x0, y0, x1, y1] of one length for each image",
-                "write the file as a GLIP dictionary or a COCO results list",
-            ) from None
+def _unusable(path: Path, number: int, key: str | None, error: Exception) -> InputError:
+    detail = error.found if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    if key is None:
+        return InputError(
+            f"{path}: entry {number} is no detection ({detail})",
+            "image_id, category_id, score and bbox [x, y, w, h] or segmentation",
+            "write the file as a COCO results list",
+        )
+    return InputError(
+        f"{path}: the entry of image {key!r} is none ({detail})",
+        "a GLIP dictionary: scores, labels and boxes [x0, y0, x1, y1] of one length for each image",
+        "write the file as a GLIP dictionary or a COCO results list",
+    )
 
 
 def _check_images(path: Path, columns: ResultColumns, scope: Scope) -> None:

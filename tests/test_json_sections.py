@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regionspot_cache import json_stream
-from regionspot_cache.datasets.json_arrays import JsonArrays
 from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.json_stream import JsonFile
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 values = st.recursive(
@@ -42,10 +42,10 @@ def test_values_equal_those_of_json_whatever_the_window(
     content = json.loads(path.read_text(encoding="utf-8"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_CHUNK", chunk)
-        arrays = JsonArrays(path)
-        assert list(arrays) == entries(content)
-    assert arrays.keys == list(content)
-    assert arrays.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        file = JsonFile(path)
+        assert list(file.sections()) == entries(content)
+    assert file.keys == list(content)
+    assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @settings(max_examples=200)
@@ -61,7 +61,7 @@ def test_a_file_cut_anywhere_is_an_error_that_names_it(
     with pytest.raises(
         InputError, match=r"cut\.json (is empty|is cut off: it ends at byte \d+|is not valid JSON)"
     ):
-        list(JsonArrays(path))
+        list(JsonFile(path).sections())
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_broken_files_are_named_with_the_byte(tmp_path: Path, content: bytes, me
     path = tmp_path / "broken.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"broken\.json") as caught:
-        list(JsonArrays(path))
+        list(JsonFile(path).sections())
     assert message in caught.value.found
     assert caught.value.remedy
 
@@ -92,7 +92,7 @@ def test_broken_files_are_named_with_the_byte(tmp_path: Path, content: bytes, me
 def test_a_byte_order_mark_and_not_a_number_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'\xef\xbb\xbf{"a": [NaN, Infinity]}')
-    assert [str(value) for _, value in JsonArrays(path)] == ["nan", "inf"]
+    assert [str(value) for _, value in JsonFile(path).sections()] == ["nan", "inf"]
 
 
 def test_a_syntax_error_is_found_without_reading_the_rest(
@@ -103,11 +103,11 @@ def test_a_syntax_error_is_found_without_reading_the_rest(
     path.write_text('{"a": [{"b" 1' + " " * 100_000 + "}]}")
     tracemalloc.start()
     with pytest.raises(InputError, match="byte 12"):
-        list(JsonArrays(path))
+        list(JsonFile(path).sections())
     assert tracemalloc.get_traced_memory()[1] < 50_000
     tracemalloc.stop()
 
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"none\.json"):
-        list(JsonArrays(tmp_path / "none.json"))
+        list(JsonFile(tmp_path / "none.json").sections())
