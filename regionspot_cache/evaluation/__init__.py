@@ -6,8 +6,6 @@ from regionspot_cache.evaluation.detections import (
     MAX_DETECTIONS,
     PER_CATEGORY,
     Detections,
-    DetectionsBuilder,
-    ImageDetections,
     MaskTable,
 )
 from regionspot_cache.evaluation.evaluate import ApType, evaluate
@@ -31,9 +29,7 @@ __all__ = [
     "BestOfImages",
     "Collector",
     "Detections",
-    "DetectionsBuilder",
     "EvaluationResult",
-    "ImageDetections",
     "IouType",
     "MaskTable",
     "Protocol",

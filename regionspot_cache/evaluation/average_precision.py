@@ -3,10 +3,11 @@
 Follows lvis-api and cocoapi in every rule, down to the order of equal scores; tests compare them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from regionspot_cache.datasets.tables import Table, ranks
 from regionspot_cache.datasets.values import places
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections
@@ -20,7 +21,7 @@ COCO_PER_PAIR = 100  # detections per image and category in COCO's AP
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Candidates:
+class _Candidates(Table):
     """Detections that count, ordered by pair and falling score."""
 
     keys: np.ndarray  # i64 [D], pair keys
@@ -28,9 +29,6 @@ class _Candidates:
     scores: np.ndarray  # [D]
     boxes: np.ndarray  # i32 [D], rows of Detections.boxes
     areas: np.ndarray  # f64 [D]
-
-    def take(self, rows: np.ndarray) -> "_Candidates":
-        return _Candidates(**{name: column[rows] for name, column in vars(self).items()})
 
 
 def precision_curves(
@@ -74,12 +72,9 @@ def _candidates(
         areas=_areas(detections, detections.box_index[rows], iou_type),
     )
     if truth.federated:
-        found = found.take(np.flatnonzero(found.areas > 0))
+        found = found.take(found.areas > 0)
     found = found.take(np.lexsort((-found.scores, found.keys)))
-    if per_pair is None:
-        return found
-    rank = np.arange(len(found.keys)) - np.searchsorted(found.keys, found.keys)
-    return found.take(np.flatnonzero(rank < per_pair))
+    return found if per_pair is None else found.take(ranks(found.keys) < per_pair)
 
 
 def image_index(truth: GroundTruth, detections: Detections) -> np.ndarray:
@@ -101,17 +96,15 @@ def image_index(truth: GroundTruth, detections: Detections) -> np.ndarray:
 
 def _category_index(truth: GroundTruth, category_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Index of each category (i64) and whether the ground truth has it (bool)."""
-    if not len(truth.category_ids):
-        return np.zeros(len(category_ids), np.int64), np.zeros(len(category_ids), bool)
-    index = np.searchsorted(truth.category_ids, category_ids).clip(max=len(truth.category_ids) - 1)
-    return index, truth.category_ids[index] == category_ids
+    index = np.searchsorted(truth.category_ids, category_ids)
+    return index, np.isin(category_ids, truth.category_ids)
 
 
 def _contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """As np.isin, without sorting again."""
     if not len(sorted_keys):
         return np.zeros(len(keys), bool)
-    at = np.searchsorted(sorted_keys, keys).clip(max=len(sorted_keys) - 1)
-    return sorted_keys[at] == keys
+    return sorted_keys[np.searchsorted(sorted_keys, keys).clip(max=len(sorted_keys) - 1)] == keys
 
 
 def _areas(detections: Detections, box_index: np.ndarray, iou_type: IouType) -> np.ndarray:
@@ -137,18 +130,18 @@ def _match_all(
 ) -> Matches:
     annotation_keys = truth.pair_key(truth.images, truth.categories)[order]
     crowd = truth.crowd[order]
-    parts = [Matches(detection=np.zeros(0, np.int64), outcome=np.zeros((0, *_SETTINGS), np.uint8))]
+    parts = [
+        Matches(
+            detection=np.zeros(0, np.int64),
+            outcome=np.zeros((0, len(AREA_RANGES), len(IOU_THRESHOLDS)), np.uint8),
+        )
+    ]
     for pairs in shared_pairs(found.keys, annotation_keys).chunks():
         first, last = pairs.annotation_start[0], pairs.annotation_start[-1] + pairs.annotation_count[-1]
-        edges = overlap(pairs).shifted(-first)
+        edges = overlap(pairs)
+        edges = replace(edges, annotation=edges.annotation - first)  # of this run
         parts.append(match(edges, found.keys, ignore[first:last], crowd[first:last], IOU_THRESHOLDS))
-    return Matches(
-        detection=np.concatenate([part.detection for part in parts]),
-        outcome=np.concatenate([part.outcome for part in parts]),
-    )
-
-
-_SETTINGS = (len(AREA_RANGES), len(IOU_THRESHOLDS))
+    return Matches.concatenate(parts)
 
 
 def _accumulate(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from regionspot_cache.datasets.tables import Table
 from regionspot_cache.evaluation.detections import MaskTable
 from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.rle import mask_iou
@@ -14,20 +15,16 @@ _EDGES_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edges:
+class Edges(Table):
     """Overlaps of at least MIN_IOU, ordered by detection, then annotation."""
 
     detection: np.ndarray  # i64 [E]
     annotation: np.ndarray  # i64 [E]
     iou: np.ndarray  # f64 [E]
 
-    def shifted(self, by: int) -> "Edges":
-        """With annotations counted from elsewhere."""
-        return Edges(detection=self.detection, annotation=self.annotation + by, iou=self.iou)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs:
+class Pairs(Table):
     """(image, category) pairs with both detections and annotations, as runs of two sorted lists."""
 
     detection_start: np.ndarray  # i64 [P]
@@ -45,7 +42,7 @@ class Pairs:
         while at < len(self):
             done = ends[at - 1] if at else 0
             end = max(at + 1, int(np.searchsorted(ends, done + _EDGES_AT_ONCE, side="right")))
-            yield Pairs(**{name: column[at:end] for name, column in vars(self).items()})
+            yield self.take(slice(at, end))
             at = end
 
 
@@ -106,19 +103,13 @@ def mask_overlap(masks: MaskTable, mask_rows: np.ndarray, truth: GroundTruth, or
     crowd = truth.crowd[order]
 
     def overlap(pairs: Pairs) -> Edges:
-        detections, annotations, ious = [], [], []
+        parts = []
         for d, dn, a, an in zip(*vars(pairs).values(), strict=True):
             found = masks.rles(mask_rows[d : d + dn])
             wanted = [truth.rle(row) for row in order[a : a + an]]
             iou = mask_iou(found, wanted, crowd[a : a + an])  # [dn,an]
             rows, columns = np.nonzero(iou >= MIN_IOU)
-            detections.append(rows + d)
-            annotations.append(columns + a)
-            ious.append(iou[rows, columns])
-        return Edges(
-            detection=np.concatenate(detections),
-            annotation=np.concatenate(annotations),
-            iou=np.concatenate(ious),
-        )
+            parts.append(Edges(detection=rows + d, annotation=columns + a, iou=iou[rows, columns]))
+        return Edges.concatenate(parts)
 
     return overlap

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from regionspot_cache.datasets.tables import Table
 from regionspot_cache.evaluation.ground_truth import GroundTruth, ground_truth
 from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, NOT_MEASURED
 from regionspot_cache.evaluation.overlap import MIN_IOU
@@ -23,7 +24,7 @@ class BoxSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Edges:
+class _Edges(Table):
     """Overlaps of at least MIN_IOU between proposals and annotations of one image."""
 
     annotation: np.ndarray  # i64 [E]
@@ -72,7 +73,8 @@ def _recalls(ious: np.ndarray, wanted: int) -> np.ndarray:
 def _edges(proposals: BoxSource, truth: GroundTruth) -> _Edges:
     order = np.argsort(truth.images, kind="stable")
     bounds = np.searchsorted(truth.images[order], np.arange(len(truth.image_ids) + 1))
-    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    no_rows = np.zeros(0, np.int64)
+    parts = [_Edges(annotation=no_rows, proposal=no_rows, rank=no_rows, iou=np.zeros(0))]
     first = 0  # number of the image's first proposal
     for i, image_id in enumerate(truth.image_ids):
         rows = order[bounds[i] : bounds[i + 1]]
@@ -80,10 +82,9 @@ def _edges(proposals: BoxSource, truth: GroundTruth) -> _Edges:
         if len(rows) and len(boxes):
             iou = _iou(boxes.astype(np.float64), truth.boxes[rows])  # [n,G]
             p, g = np.nonzero(iou >= MIN_IOU)
-            parts.append((rows[g], p + first, p, iou[p, g]))
+            parts.append(_Edges(annotation=rows[g], proposal=p + first, rank=p, iou=iou[p, g]))
         first += len(boxes)
-    annotation, proposal, rank, iou = map(np.concatenate, zip(*parts, strict=True))
-    return _Edges(annotation=annotation, proposal=proposal, rank=rank, iou=iou)
+    return _Edges.concatenate(parts)
 
 
 def _iou(xyxy: np.ndarray, xywh: np.ndarray) -> np.ndarray:
