@@ -14,7 +14,7 @@ from regionspot_cache.evaluation.detections import Detections
 from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.matching import MATCHED, UNMATCHED, Matches, match
 from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, Curves
-from regionspot_cache.evaluation.overlap import Overlap, box_overlap, mask_overlap, shared_pairs
+from regionspot_cache.evaluation.overlap import box_edges, mask_edges, shared_pairs
 from regionspot_cache.evaluation.results_file import IouType
 
 COCO_PER_PAIR = 100  # detections per image and category in COCO's AP
@@ -46,23 +46,21 @@ def precision_curves(
     if iou_type == "segm" and detections.masks is None and len(detections):
         raise InputError("the detections have no masks", "a mask for every box", "evaluate boxes only")
     candidates = _candidates(truth, detections, iou_type, per_pair)
-    order = np.argsort(truth.pair_key(truth.images, truth.categories), kind="stable")
-    overlap = _overlap(truth, detections, candidates, order, iou_type)
-    areas = truth.areas[order, None]  # [G,1]
-    ignore = truth.ignore[order, None] | (areas < AREA_RANGES[:, 0]) | (areas > AREA_RANGES[:, 1])  # [G,A]
-    matches = _match_all(truth, candidates, order, overlap, ignore)
-    return _accumulate(truth, candidates, matches, truth.categories[order], ignore)
+    areas = truth.areas[:, None]  # [G,1]
+    ignore = truth.ignore[:, None] | (areas < AREA_RANGES[:, 0]) | (areas > AREA_RANGES[:, 1])  # [G,A]
+    matches = _match_all(truth, detections, candidates, iou_type, ignore)
+    return _accumulate(truth, candidates, matches, ignore)
 
 
 def _candidates(
     truth: GroundTruth, detections: Detections, iou_type: IouType, per_pair: int | None
 ) -> _Candidates:
     image = image_index(truth, detections)[detections.image_of_row]
-    category, known = _category_index(truth, detections.category_ids)
+    category = np.searchsorted(truth.category_ids, detections.category_ids)
+    known = np.isin(detections.category_ids, truth.category_ids)
     keys = truth.pair_key(image, category)
     if truth.federated:
-        positive = np.unique(truth.pair_key(truth.images, truth.categories))
-        known &= _contains(positive, keys) | _contains(truth.negative, keys)
+        known &= _contains(truth.pairs, keys) | _contains(truth.negative, keys)
     rows = np.flatnonzero(known)
     found = _Candidates(
         keys=keys[rows],
@@ -94,12 +92,6 @@ def image_index(truth: GroundTruth, detections: Detections) -> np.ndarray:
     return np.array([index[str(image_id)] for image_id in detections.image_ids], np.int64)
 
 
-def _category_index(truth: GroundTruth, category_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of each category (i64) and whether the ground truth has it (bool)."""
-    index = np.searchsorted(truth.category_ids, category_ids)
-    return index, np.isin(category_ids, truth.category_ids)
-
-
 def _contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """As np.isin, without sorting again."""
     if not len(sorted_keys):
@@ -115,42 +107,25 @@ def _areas(detections: Detections, box_index: np.ndarray, iou_type: IouType) -> 
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _overlap(
-    truth: GroundTruth, detections: Detections, found: _Candidates, order: np.ndarray, iou_type: IouType
-) -> Overlap:
-    if iou_type == "segm" and detections.masks is not None:
-        return mask_overlap(detections.masks, found.boxes, truth, order)
+def _match_all(
+    truth: GroundTruth, detections: Detections, found: _Candidates, iou_type: IouType, ignore: np.ndarray
+) -> Matches:
     boxes = detections.boxes[found.boxes].astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
-    return box_overlap(boxes, truth.boxes[order], truth.crowd[order])
-
-
-def _match_all(
-    truth: GroundTruth, found: _Candidates, order: np.ndarray, overlap: Overlap, ignore: np.ndarray
-) -> Matches:
-    annotation_keys = truth.pair_key(truth.images, truth.categories)[order]
-    crowd = truth.crowd[order]
-    parts = [
-        Matches(
-            detection=np.zeros(0, np.int64),
-            outcome=np.zeros((0, len(AREA_RANGES), len(IOU_THRESHOLDS)), np.uint8),
-        )
-    ]
-    for pairs in shared_pairs(found.keys, annotation_keys).chunks():
+    no_outcome = np.zeros((0, len(AREA_RANGES), len(IOU_THRESHOLDS)), np.uint8)
+    parts = [Matches(detection=np.zeros(0, np.int64), outcome=no_outcome)]
+    for pairs in shared_pairs(found.keys, truth.pairs).chunks():
+        if iou_type == "segm" and detections.masks is not None:
+            edges = mask_edges(pairs, detections.masks, found.boxes, truth)
+        else:
+            edges = box_edges(pairs, boxes, truth)
         first, last = pairs.annotation_start[0], pairs.annotation_start[-1] + pairs.annotation_count[-1]
-        edges = overlap(pairs)
         edges = replace(edges, annotation=edges.annotation - first)  # of this run
-        parts.append(match(edges, found.keys, ignore[first:last], crowd[first:last], IOU_THRESHOLDS))
+        parts.append(match(edges, found.keys, ignore[first:last], truth.crowd[first:last], IOU_THRESHOLDS))
     return Matches.concatenate(parts)
 
 
-def _accumulate(
-    truth: GroundTruth,
-    found: _Candidates,
-    matches: Matches,
-    annotation_categories: np.ndarray,
-    ignore: np.ndarray,
-) -> Curves:
+def _accumulate(truth: GroundTruth, found: _Candidates, matches: Matches, ignore: np.ndarray) -> Curves:
     num_categories = len(truth.category_ids)
     curves = Curves.empty(num_categories)
     # Detections of a category by falling score; equal ones by image, then as they were given.
@@ -165,19 +140,15 @@ def _accumulate(
     areas = found.areas[by_score]
     for a, (low, high) in enumerate(AREA_RANGES):
         counts_unmatched = ~(open_ended | (areas < low) | (areas > high))  # [D]
-        total = np.cumsum(counts_unmatched)
+        total = np.concatenate([[0], np.cumsum(counts_unmatched)])  # before each detection, and in all
         outcome = matches.outcome[hits, a]  # [K,T]
-        wanted = np.bincount(annotation_categories[~ignore[:, a]], minlength=num_categories)
+        wanted = np.bincount(truth.categories[~ignore[:, a]], minlength=num_categories)
         # False positives up to each hit: unmatched detections that count, less the hits among them.
-        spared = np.cumsum((outcome != UNMATCHED) & counts_unmatched[hit_place, None], axis=0)
-        false = total[hit_place, None] - spared  # [K,T], counted from the first category on
+        spared = (outcome != UNMATCHED) & counts_unmatched[hit_place, None]
+        spared = np.concatenate([np.zeros((1, spared.shape[1]), np.int64), np.cumsum(spared, axis=0)])
+        false = total[hit_place + 1, None] - spared[1:]  # [K,T], counted from the first category on
         for c in np.flatnonzero(wanted):
             rows = slice(hit_bounds[c], hit_bounds[c + 1])
-            before = _before(total, bounds[c]) - _before(spared, rows.start)
+            before = total[bounds[c]] - spared[rows.start]
             curves.set(a, int(c), outcome[rows] == MATCHED, false[rows] - before, int(wanted[c]))
     return curves
-
-
-def _before(running: np.ndarray, at: int) -> np.ndarray | int:
-    """A running sum just before row `at`."""
-    return running[at - 1] if at else 0

@@ -29,7 +29,7 @@ _NOT_LISTED = -1
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruth:
-    """Boxes to find, and what was looked for where.
+    """Boxes to find, by image and category, then in the order of the file; and what was looked for where.
 
     Attributes:
         image_ids: [M], sorted: among equal scores the order of images decides, as in lvis and pycocotools.
@@ -69,6 +69,11 @@ class GroundTruth:
         """One i64 for each (image index, category index), ordered by image."""
         return np.asarray(images, np.int64) * len(self.category_ids) + categories
 
+    @property
+    def pairs(self) -> np.ndarray:
+        """i64 [G], rising: the pair key of each annotation."""
+        return self.pair_key(self.images, self.categories)
+
     def pairs_of(self, keys: np.ndarray) -> Iterator[tuple[int, int]]:
         """(image index, category id) of pair keys."""
         image, category = np.divmod(keys, max(len(self.category_ids), 1))
@@ -77,8 +82,7 @@ class GroundTruth:
     def judged_pairs(self, image_ids: Iterable[int | str]) -> Iterator[tuple[int, int]]:
         """(place in `image_ids`, category id) of all that federated annotations name: found, or absent."""
         place = places(image_ids, "the evaluated images")
-        found = self.pair_key(self.images, self.categories)
-        for image, category in self.pairs_of(np.union1d(found, self.negative)):
+        for image, category in self.pairs_of(np.union1d(self.pairs, self.negative)):
             yield place[str(self.image_ids[image])], category
 
     def rle(self, row: int) -> Rle:
@@ -181,6 +185,7 @@ class TruthReader:
         if image_ids is None:
             self._refuse_unlisted(counts & (image_of == _NOT_LISTED))
         rows = np.flatnonzero(counts & (image_of != _NOT_LISTED))
+        rows = rows[np.lexsort((category_of[rows], image_of[rows]))]  # stable
         letters = tuple(self._frequency[category] for category in category_ids)
 
         def pairs(field: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Which detections overlap which annotations of their image and category."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,19 +59,12 @@ def shared_pairs(detection_keys: np.ndarray, annotation_keys: np.ndarray) -> Pai
     )
 
 
-Overlap = Callable[[Pairs], Edges]
-
-
-def box_overlap(boxes: np.ndarray, truth_boxes: np.ndarray, crowd: np.ndarray) -> Overlap:
-    """IoU of boxes [D,4] and [G,4], f64 xywh. A crowd is met by the share of the detection inside it."""
-
-    def overlap(pairs: Pairs) -> Edges:
-        d, a = _combinations(pairs)
-        iou = _box_iou(boxes[d], truth_boxes[a], crowd[a])
-        kept = np.flatnonzero(iou >= MIN_IOU)
-        return Edges(detection=d[kept], annotation=a[kept], iou=iou[kept])
-
-    return overlap
+def box_edges(pairs: Pairs, boxes: np.ndarray, truth: GroundTruth) -> Edges:
+    """By the IoU of boxes, detected ones f64 [D,4] xywh; a crowd is met by the share of them inside it."""
+    d, a = _combinations(pairs)
+    iou = _box_iou(boxes[d], truth.boxes[a], truth.crowd[a])
+    kept = np.flatnonzero(iou >= MIN_IOU)
+    return Edges(detection=d[kept], annotation=a[kept], iou=iou[kept])
 
 
 def _combinations(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
@@ -93,23 +86,13 @@ def _box_iou(d: np.ndarray, a: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
 
 
-def mask_overlap(masks: MaskTable, mask_rows: np.ndarray, truth: GroundTruth, order: np.ndarray) -> Overlap:
-    """IoU of masks.
-
-    Args:
-        mask_rows: i32 [D], the mask of each detection.
-        order: i64 [G], the annotations in the order of their pair keys.
-    """
-    crowd = truth.crowd[order]
-
-    def overlap(pairs: Pairs) -> Edges:
-        parts = []
-        for d, dn, a, an in zip(*vars(pairs).values(), strict=True):
-            found = masks.rles(mask_rows[d : d + dn])
-            wanted = [truth.rle(row) for row in order[a : a + an]]
-            iou = mask_iou(found, wanted, crowd[a : a + an])  # [dn,an]
-            rows, columns = np.nonzero(iou >= MIN_IOU)
-            parts.append(Edges(detection=rows + d, annotation=columns + a, iou=iou[rows, columns]))
-        return Edges.concatenate(parts)
-
-    return overlap
+def mask_edges(pairs: Pairs, masks: MaskTable, mask_rows: np.ndarray, truth: GroundTruth) -> Edges:
+    """By the IoU of masks; `mask_rows` i32 [D] are those of the detections."""
+    parts = []
+    for d, dn, a, an in zip(*vars(pairs).values(), strict=True):
+        found = masks.rles(mask_rows[d : d + dn])
+        wanted = [truth.rle(row) for row in range(a, a + an)]
+        iou = mask_iou(found, wanted, truth.crowd[a : a + an])  # [dn,an]
+        rows, columns = np.nonzero(iou >= MIN_IOU)
+        parts.append(Edges(detection=rows + d, annotation=columns + a, iou=iou[rows, columns]))
+    return Edges.concatenate(parts)

@@ -71,13 +71,12 @@ def _recalls(ious: np.ndarray, wanted: int) -> np.ndarray:
 
 
 def _edges(proposals: BoxSource, truth: GroundTruth) -> _Edges:
-    order = np.argsort(truth.images, kind="stable")
-    bounds = np.searchsorted(truth.images[order], np.arange(len(truth.image_ids) + 1))
+    bounds = np.searchsorted(truth.images, np.arange(len(truth.image_ids) + 1))
     no_rows = np.zeros(0, np.int64)
     parts = [_Edges(annotation=no_rows, proposal=no_rows, rank=no_rows, iou=np.zeros(0))]
     first = 0  # number of the image's first proposal
     for i, image_id in enumerate(truth.image_ids):
-        rows = order[bounds[i] : bounds[i + 1]]
+        rows = np.arange(bounds[i], bounds[i + 1])
         boxes = proposals[image_id][0]
         if len(rows) and len(boxes):
             iou = _iou(boxes.astype(np.float64), truth.boxes[rows])  # [n,G]

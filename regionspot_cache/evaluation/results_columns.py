@@ -3,6 +3,7 @@
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
@@ -19,6 +20,28 @@ _OUTSIDE = -1
 _FARTHEST = 1 << 31  # pixels of any coordinate; areas stay far from overflow
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """What of a file is wanted, and what it may name.
+
+    Attributes:
+        image_ids: the images that are evaluated; ids match as 7 or "7".
+        sizes: i32 [M,2], their height and width.
+        category_ids: i64 [C], of the annotation file.
+        others: further images that the file may name, as text; detections of them are left out and counted.
+            None: any.
+        judged: every (place in `image_ids`, category id) that the annotations speak of. Masks of other
+            detections are checked but not kept (their run lengths are empty), for nothing depends on them,
+            and they are most of the memory. None: all are kept.
+    """
+
+    image_ids: tuple[int | str, ...]
+    sizes: np.ndarray
+    category_ids: np.ndarray
+    others: frozenset[str] | None
+    judged: frozenset[tuple[int, int]] | None = None
+
+
 class ResultColumns:
     """Takes entries in the order of the file.
 
@@ -26,17 +49,9 @@ class ResultColumns:
         outside: detections of images that are not wanted, by image id.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        image_ids: Sequence[int | str] | None = None,
-        sizes: np.ndarray | None = None,
-        judged: frozenset[tuple[int, int]] | None = None,
-    ) -> None:
-        """`image_ids`, `sizes` (i32 [M,2], height and width) and `judged` as in `Scope`; None takes all."""
-        self._path, self._sizes, self._judged = path, sizes, judged
-        self._image_ids = None if image_ids is None else tuple(image_ids)
-        self._wanted = places(image_ids or (), "the evaluated images")
+    def __init__(self, path: Path, scope: Scope | None) -> None:
+        self._path, self._scope = path, scope
+        self._wanted = places(scope.image_ids if scope else (), "the evaluated images")
         self._texts = TextIds(str(path))
         self._place: dict[int | str, int] = {}
         self.outside: Counter[int | str] = Counter()
@@ -66,7 +81,7 @@ class ResultColumns:
             self._mask_sizes.extend((height, width))
             if not counts:
                 raise ValueError("empty run lengths")
-            if self._judged is None or (place, category) in self._judged:
+            if self._is_judged(place, category):
                 self._counts += counts.encode("ascii") if isinstance(counts, str) else counts
             self._offsets.append(len(self._counts))
         self.images.append(place)
@@ -88,12 +103,15 @@ class ResultColumns:
         self.scores.frombytes(scores.tobytes())
         self.boxes.frombytes(boxes.tobytes())
 
+    def _is_judged(self, place: int, category: int) -> bool:
+        return self._scope is None or self._scope.judged is None or (place, category) in self._scope.judged
+
     def _place_of(self, image_id: int | str) -> int:
         place = self._place.get(image_id)
         if place is None:
             check_image_id(image_id)
             text = self._texts.text(image_id)
-            place = len(self._place) if self._image_ids is None else self._wanted.get(text, _OUTSIDE)
+            place = self._wanted.get(text, _OUTSIDE) if self._scope else len(self._place)
             self._place[image_id] = place
         return place
 
@@ -103,10 +121,10 @@ class ResultColumns:
             return annotation_rle(mask, *mask["size"])
         if not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask):
             raise ValueError("a polygon of less than three points")
-        if self._sizes is None:
+        if self._scope is None:
             return None
         self._box_polygons += box is not None and _is_box(mask, box)
-        return annotation_rle(mask, *self._sizes[place].tolist())
+        return annotation_rle(mask, *self._scope.sizes[place].tolist())
 
     def detections(self) -> Detections:
         """Everything that was added, gathered by image.
@@ -121,7 +139,7 @@ class ResultColumns:
             if broken := int(np.count_nonzero(~good)):
                 found = f"{self._path}: {broken} of {len(scores)} detections have a {what} that is not finite"
                 raise InputError(found, f"a finite {what}, in pixels", "remove those detections")
-        ids = tuple(self._place) if self._image_ids is None else self._image_ids
+        ids = tuple(self._scope.image_ids if self._scope else self._place)
         order = np.argsort(images, kind="stable")
         return Detections(
             image_ids=ids,
@@ -141,9 +159,9 @@ class ResultColumns:
             found = f"{self._path}: {count} of {len(images)} entries have masks"
             raise InputError(found, "all or none", "remove the masks")
         sizes = np.frombuffer(self._mask_sizes, np.int32).reshape(-1, 2)
-        if self._sizes is not None and (wrong := (sizes != self._sizes[images]).any(axis=1)).any():
-            first = int(np.argmax(wrong))
-            found, wanted = sizes[first].tolist(), self._sizes[images[first]].tolist()
+        right = self._scope.sizes[images] if self._scope else sizes
+        if (wrong := (sizes != right).any(axis=1)).any():
+            found, wanted = (side[np.argmax(wrong)].tolist() for side in (sizes, right))
             raise InputError(
                 f"{self._path}: {np.count_nonzero(wrong)} of {count} masks are not of their image's size",
                 f"height and width of the annotation file, {wanted} where the first of them has {found}",

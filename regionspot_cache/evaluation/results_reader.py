@@ -13,32 +13,10 @@ import numpy as np
 from regionspot_cache.datasets.values import ENTRY_ERRORS
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections
-from regionspot_cache.evaluation.results_columns import ResultColumns
+from regionspot_cache.evaluation.results_columns import ResultColumns, Scope
 from regionspot_cache.json_stream import JsonFile
 
 NOT_EVALUATED = "of images that are not evaluated"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scope:
-    """What of a file is wanted, and what it may name.
-
-    Attributes:
-        image_ids: the images that are evaluated; ids match as 7 or "7".
-        sizes: i32 [M,2], their height and width.
-        category_ids: i64 [C], of the annotation file.
-        others: further images that the file may name, as text; detections of them are left out and counted.
-            None: any.
-        judged: every (place in `image_ids`, category id) that the annotations speak of. Masks of other
-            detections are checked but not kept (their run lengths are empty), for nothing depends on them,
-            and they are most of the memory. None: all are kept.
-    """
-
-    image_ids: tuple[int | str, ...]
-    sizes: np.ndarray
-    category_ids: np.ndarray
-    others: frozenset[str] | None
-    judged: frozenset[tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +48,18 @@ def read_results(path: Path, scope: Scope | None = None) -> ResultsFile:
         InputError: an entry that is no detection, numbers that are not finite, images or categories that the
             annotation file lacks, masks for some boxes only or of another size than the image.
     """
-    columns = (
-        ResultColumns(path, scope.image_ids, scope.sizes, scope.judged) if scope else ResultColumns(path)
-    )
+    columns = ResultColumns(path, scope)
     file = JsonFile(path)
     seen: set[str] = set()
     for number, (key, entry) in enumerate(file.entries()):
         try:
             if key is None:
                 columns.add(entry)
-            elif key in seen:
+                continue
+            if key in seen:
                 raise ValueError("an earlier entry has the same key")
-            else:
-                seen.add(key)
-                columns.add_image(key, entry)
+            seen.add(key)
+            columns.add_image(key, entry)
         except ENTRY_ERRORS as error:
             raise _unusable(path, number, key, error) from None
     if scope:
