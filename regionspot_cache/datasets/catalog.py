@@ -4,7 +4,7 @@ The names: `shapes` and its label spaces `shapes-s`, `shapes-m`, `shapes-l`; `o3
 `openimages`, `v3det`, `lvis`, `coco`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +60,6 @@ def check_name(name_or_file: str) -> None:
         )
 
 
-Progress = Callable[[int, int], None]  # images drawn, images in all
-
-
 def load_dataset(
     name_or_file: str,
     *,
@@ -74,7 +71,7 @@ def load_dataset(
     seed: int = 0,
     correct_spelling: bool = False,
     require_images: bool = True,
-    progress: Progress | None = None,
+    progress: shapes.Progress | None = None,
     also: EntryReader | None = None,
 ) -> DetectionDataset:
     """Loads a dataset of the catalog, or a file.
@@ -84,13 +81,10 @@ def load_dataset(
         split: overrides the default split (train; val for LVIS and COCO).
         data_root: folder that holds the datasets of the catalog; `shapes` is drawn there on first use.
         images: image folder, instead of the usual places.
-        policy: how boxes are cleaned, `BoxPolicy()` by default.
         limit: a sample of this many images, drawn by `seed`; None for all.
         seed: of the sample.
-        correct_spelling: mend the misspelt class names of Objects365 v2.
-        require_images: raise when not one image is found; evaluation of stored detections needs none.
         progress: called while `shapes` is drawn.
-        also: given every entry of a JSON file, for a second reader in the same pass.
+        policy, correct_spelling, require_images, also: as of `read_coco_style`.
 
     Raises:
         UsageError: unknown name or split.
@@ -152,7 +146,7 @@ class _Request:
         return next((path for path in paths if path.is_file()), None)
 
 
-def _shapes(name: str, split: str, request: _Request, progress: Progress | None) -> DetectionDataset:
+def _shapes(name: str, split: str, request: _Request, progress: shapes.Progress | None) -> DetectionDataset:
     space = SHAPES[name]
     if space and split != "train":
         found = f"{name} has no split {split!r}: it is a part of the training images."

@@ -3,7 +3,6 @@
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +13,14 @@ from regionspot_cache.datasets.assemble import FileBoxes
 from regionspot_cache.datasets.formats import O365_V2_ABSENT, o365_version
 from regionspot_cache.datasets.images import is_utf8, safe_file_name
 from regionspot_cache.datasets.records import ImageId
-from regionspot_cache.datasets.values import ENTRY_ERRORS, check_image_id, places, unusable_entry
-from regionspot_cache.datasets.values import category_id as checked_category_id
-from regionspot_cache.datasets.values import side as checked_side
+from regionspot_cache.datasets.values import (
+    ENTRY_ERRORS,
+    category_id,
+    check_image_id,
+    places,
+    side,
+    unusable_entry,
+)
 from regionspot_cache.errors import InputError
 from regionspot_cache.json_stream import JsonFile
 
@@ -39,26 +43,21 @@ class Category(NamedTuple):
     novel: bool
 
 
-@dataclass(kw_only=True, eq=False)
 class Columns:
-    """The file's entries. `codes` numbers image ids as they are met, for sections come in any order."""
+    """The file's entries, an array a column."""
 
-    codes: dict[ImageId, int] = field(default_factory=dict)
-    image_codes: array = field(default_factory=lambda: array("q"))
-    image_ids: list[ImageId] = field(default_factory=list)
-    file_names: list[str] = field(default_factory=list)
-    widths: array = field(default_factory=lambda: array("i"))
-    heights: array = field(default_factory=lambda: array("i"))
-    box_codes: array = field(default_factory=lambda: array("q"))
-    box_corners: array = field(default_factory=lambda: array("f"))
-    box_categories: array = field(default_factory=lambda: array("q"))
-    box_ids: array = field(default_factory=lambda: array("q"))
-    box_crowd: array = field(default_factory=lambda: array("b"))
-    categories: list[Category] = field(default_factory=list)
-    federated: bool = False  # LVIS: images state which classes were checked
-    v3det: bool = False
-    dropped: Counter[str] = field(default_factory=Counter)
-    sha256: str = ""
+    def __init__(self) -> None:
+        self.codes: dict[ImageId, int] = {}  # image ids are numbered as met, for sections come in any order
+        self.image_codes, self.widths, self.heights = array("q"), array("i"), array("i")
+        self.image_ids: list[ImageId] = []
+        self.file_names: list[str] = []
+        self.box_codes, self.box_categories, self.box_ids = array("q"), array("q"), array("q")
+        self.box_corners, self.box_crowd = array("f"), array("b")
+        self.categories: list[Category] = []
+        self.federated = False  # LVIS: images state which classes were checked
+        self.v3det = False
+        self.dropped: Counter[str] = Counter()
+        self.sha256 = ""
 
     def add_annotation(self, entry: dict[str, Any]) -> None:
         x, y, width, height = entry["bbox"]
@@ -73,7 +72,7 @@ class Columns:
 
     def add_image(self, entry: dict[str, Any]) -> None:
         code, file_name = self._code(entry["id"]), safe_file_name(_file_name(entry))
-        width, height = checked_side(entry, "width"), checked_side(entry, "height")
+        width, height = side(entry, "width"), side(entry, "height")
         self.federated |= "neg_category_ids" in entry
         if file_name is None or min(width, height) <= 0:
             self.dropped[UNSAFE_NAME if file_name is None else NO_SIZE] += 1
@@ -87,7 +86,7 @@ class Columns:
     def add_category(self, entry: dict[str, Any]) -> None:
         frequency = entry.get("frequency")
         category = Category(
-            checked_category_id(entry["id"]),
+            category_id(entry["id"]),
             _text(entry["name"], "name").strip(),
             frequency if frequency in ("r", "c", "f") else "",  # other data sets write counts
             entry.get("novel") is True,
