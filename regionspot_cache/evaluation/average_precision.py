@@ -110,8 +110,7 @@ def _areas(detections: Detections, box_index: np.ndarray, iou_type: IouType) -> 
 def _match_all(
     truth: GroundTruth, detections: Detections, found: _Candidates, iou_type: IouType, ignore: np.ndarray
 ) -> Matches:
-    boxes = detections.boxes[found.boxes].astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
+    boxes = detections.boxes[found.boxes]
     no_outcome = np.zeros((0, len(AREA_RANGES), len(IOU_THRESHOLDS)), np.uint8)
     parts = [Matches(detection=np.zeros(0, np.int64), outcome=no_outcome)]
     for pairs in shared_pairs(found.keys, truth.pairs).chunks():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -21,6 +22,10 @@ class Edges(Table):
     detection: np.ndarray  # i64 [E]
     annotation: np.ndarray  # i64 [E]
     iou: np.ndarray  # f64 [E]
+
+    @classmethod
+    def none(cls) -> Self:
+        return cls(detection=np.zeros(0, np.int64), annotation=np.zeros(0, np.int64), iou=np.zeros(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +65,11 @@ def shared_pairs(detection_keys: np.ndarray, annotation_keys: np.ndarray) -> Pai
 
 
 def box_edges(pairs: Pairs, boxes: np.ndarray, truth: GroundTruth) -> Edges:
-    """By the IoU of boxes, detected ones f64 [D,4] xywh; a crowd is met by the share of them inside it."""
+    """By the IoU of detected boxes [D,4] xyxy; a crowd is met by the share of the detection inside it."""
     d, a = _combinations(pairs)
-    iou = _box_iou(boxes[d], truth.boxes[a], truth.crowd[a])
+    found = boxes[d].astype(np.float64)
+    found[:, 2:] -= found[:, :2]
+    iou = _box_iou(found, truth.boxes[a], truth.crowd[a])
     kept = np.flatnonzero(iou >= MIN_IOU)
     return Edges(detection=d[kept], annotation=a[kept], iou=iou[kept])
 
