@@ -210,20 +210,17 @@ def _sizes(
     if sizes_csv is not None:
         return _sizes_from_csv(image_ids, sizes_csv)
     sizes, dropped = np.zeros((len(names), 2), np.int32), Counter()
+
+    def read(i: int) -> str | None:
+        try:
+            sizes[i] = image_size(find_image(root, names[i]))
+        except ImageFailure as failure:
+            return f"image: {failure.reason}"
+        return None
+
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        for i, size in enumerate(pool.map(lambda name: _size_or_reason(root, name), names, chunksize=256)):
-            if isinstance(size, str):
-                dropped[f"image: {size}"] += 1
-            else:
-                sizes[i] = size
+        dropped.update(filter(None, pool.map(read, range(len(names)), chunksize=256)))
     return sizes, dropped
-
-
-def _size_or_reason(root: Path, name: str) -> tuple[int, int] | str:
-    try:
-        return image_size(find_image(root, name))
-    except ImageFailure as failure:
-        return failure.reason
 
 
 def _sizes_from_csv(image_ids: Sequence[str], file: Path) -> tuple[NDArray[np.int32], Counter[str]]:

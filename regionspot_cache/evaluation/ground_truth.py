@@ -187,12 +187,6 @@ class TruthReader:
         rows = np.flatnonzero(counts & (image_of != _NOT_LISTED))
         rows = rows[np.lexsort((category_of[rows], image_of[rows]))]  # stable
         letters = tuple(self._frequency[category] for category in category_ids)
-
-        def pairs(field: str) -> np.ndarray:
-            named = [(i, c) for i, image in enumerate(images) for c in image.get(field, ())]
-            keys = [i * len(category_ids) + category_index[c] for i, c in named if c in category_index]
-            return np.unique(np.array(keys, np.int64))
-
         return GroundTruth(
             image_ids=tuple(order),
             sizes=np.array([(i["height"], i["width"]) for i in images], np.int32).reshape(-1, 2),
@@ -207,8 +201,8 @@ class TruthReader:
             segmentations=[self._segmentations[row] for row in rows],
             has_masks=self._has_masks,
             federated=federated,
-            negative=pairs("neg_category_ids"),
-            not_exhaustive=pairs("not_exhaustive_category_ids"),
+            negative=_pairs(images, category_index, "neg_category_ids"),
+            not_exhaustive=_pairs(images, category_index, "not_exhaustive_category_ids"),
         )
 
     def _order(self, image_ids: Iterable[int | str] | None) -> list[int | str]:
@@ -280,6 +274,13 @@ class TruthReader:
         self._ignore.append(ignore)
         self._segmentations.append(segmentation)
         self._has_masks &= "segmentation" in entry
+
+
+def _pairs(images: list[dict[str, Any]], category_index: dict[int, int], field: str) -> np.ndarray:
+    """Sorted pair keys of what the lists of ids in the images name."""
+    named = [(i, c) for i, image in enumerate(images) for c in image.get(field, ())]
+    keys = [i * len(category_index) + category_index[c] for i, c in named if c in category_index]
+    return np.unique(np.array(keys, np.int64))
 
 
 def _refuse_again(value: int | str, seen: Mapping[Any, object]) -> None:
