@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipeline import console
 from pipeline.console import counts
 from pipeline.evaluate.scoring import Origin, Scored, Scorer
-from regionspot_cache.evaluation import PER_CATEGORY, Detections, ResultsFile, Scope, read_results
+from regionspot_cache.evaluation import PER_CATEGORY, Detections, ResultsFile, read_results
 
 OWN = "own"  # boxes, prompts and names are those of the other system
 
@@ -18,21 +18,14 @@ def score_results(path: Path, scorer: Scorer, others: frozenset[str] | None) -> 
     """Scores the file as the row named by its stem; says what it leaves out.
 
     Args:
-        others: images that the file may name without being evaluated; see `Scope`.
+        others: images that the file may name without being evaluated; see `read_results`.
 
     Raises:
         MissingFileError, InputError: no such file, or not detections of this dataset.
     """
-    dataset, truth = scorer.dataset, scorer.truth
+    truth = scorer.truth
     console.say(f"reading {path}")
-    scope = Scope(
-        image_ids=tuple(dataset.image_ids),
-        sizes=np.stack([dataset.heights, dataset.widths], axis=1),
-        category_ids=dataset.category_ids,
-        others=others,
-        judged=frozenset(truth.judged_pairs(dataset.image_ids)) if truth.federated else None,
-    )
-    found = read_results(path, scope)
+    found = read_results(path, truth, others)
     _say_content(path, found, scorer)
     origin = Origin(
         method=f"{path.stem}, {found.form} {path.name}, sha256 {found.sha256[:12]}",

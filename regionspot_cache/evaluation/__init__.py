@@ -13,7 +13,7 @@ from regionspot_cache.evaluation.metrics import AveragePrecision
 from regionspot_cache.evaluation.recall import RECALL_RULE, proposal_recall
 from regionspot_cache.evaluation.result import EvaluationResult, Protocol
 from regionspot_cache.evaluation.results_file import IouType, write_results
-from regionspot_cache.evaluation.results_reader import ResultsFile, Scope, read_results
+from regionspot_cache.evaluation.results_reader import ResultsFile, read_results
 from regionspot_cache.evaluation.rle import encode_mask
 from regionspot_cache.evaluation.selection import SCORE_RULES, ScoreRule, Selection, select_top_k
 
@@ -34,7 +34,6 @@ __all__ = [
     "MaskTable",
     "Protocol",
     "ResultsFile",
-    "Scope",
     "ScoreRule",
     "Selection",
     "encode_mask",

@@ -79,11 +79,10 @@ class GroundTruth:
         image, category = np.divmod(keys, max(len(self.category_ids), 1))
         return zip(image.tolist(), self.category_ids[category].tolist(), strict=True)
 
-    def judged_pairs(self, image_ids: Iterable[int | str]) -> Iterator[tuple[int, int]]:
-        """(place in `image_ids`, category id) of all that federated annotations name: found, or absent."""
-        place = places(image_ids, "the evaluated images")
-        for image, category in self.pairs_of(np.union1d(self.pairs, self.negative)):
-            yield place[str(self.image_ids[image])], category
+    @property
+    def judged(self) -> frozenset[tuple[int, int]] | None:
+        """(image index, category id) of all that the annotations name, found or absent; None: everything."""
+        return frozenset(self.pairs_of(np.union1d(self.pairs, self.negative))) if self.federated else None
 
     def rle(self, row: int) -> Rle:
         """Compressed run lengths of annotation `row`.

@@ -3,7 +3,6 @@
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
@@ -14,32 +13,11 @@ from regionspot_cache.datasets.tables import offsets_of
 from regionspot_cache.datasets.values import TextIds, check_image_id, integers, is_int64, numbers, places
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections, MaskTable
+from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.rle import annotation_rle, check_fills, fills, mask_box
 
 _OUTSIDE = -1
 _FARTHEST = 1 << 31  # pixels of any coordinate; areas stay far from overflow
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scope:
-    """What of a file is wanted, and what it may name.
-
-    Attributes:
-        image_ids: the images that are evaluated; ids match as 7 or "7".
-        sizes: i32 [M,2], their height and width.
-        category_ids: i64 [C], of the annotation file.
-        others: further images that the file may name, as text; detections of them are left out and counted.
-            None: any.
-        judged: every (place in `image_ids`, category id) that the annotations speak of. Masks of other
-            detections are checked but not kept (their run lengths are empty), for nothing depends on them,
-            and they are most of the memory. None: all are kept.
-    """
-
-    image_ids: tuple[int | str, ...]
-    sizes: np.ndarray
-    category_ids: np.ndarray
-    others: frozenset[str] | None
-    judged: frozenset[tuple[int, int]] | None = None
 
 
 class ResultColumns:
@@ -49,9 +27,11 @@ class ResultColumns:
         outside: detections of images that are not wanted, by image id.
     """
 
-    def __init__(self, path: Path, scope: Scope | None) -> None:
-        self._path, self._scope = path, scope
-        self._wanted = places(scope.image_ids if scope else (), "the evaluated images")
+    def __init__(self, path: Path, truth: GroundTruth | None) -> None:
+        self._path, self._truth = path, truth
+        self._wanted = places(truth.image_ids if truth else (), "the evaluated images")
+        # Nothing depends on the masks of other pairs, and they are most of the memory.
+        self._judged = truth.judged if truth else None
         self._texts = TextIds(str(path))
         self._place: dict[int | str, int] = {}
         self.outside: Counter[int | str] = Counter()
@@ -81,7 +61,7 @@ class ResultColumns:
             self._mask_sizes.extend((height, width))
             if not counts:
                 raise ValueError("empty run lengths")
-            if self._is_judged(place, category):
+            if self._judged is None or (place, category) in self._judged:
                 self._counts += counts.encode("ascii") if isinstance(counts, str) else counts
             self._offsets.append(len(self._counts))
         self.images.append(place)
@@ -103,15 +83,12 @@ class ResultColumns:
         self.scores.frombytes(scores.tobytes())
         self.boxes.frombytes(boxes.tobytes())
 
-    def _is_judged(self, place: int, category: int) -> bool:
-        return self._scope is None or self._scope.judged is None or (place, category) in self._scope.judged
-
     def _place_of(self, image_id: int | str) -> int:
         place = self._place.get(image_id)
         if place is None:
             check_image_id(image_id)
             text = self._texts.text(image_id)
-            place = self._wanted.get(text, _OUTSIDE) if self._scope else len(self._place)
+            place = self._wanted.get(text, _OUTSIDE) if self._truth else len(self._place)
             self._place[image_id] = place
         return place
 
@@ -121,10 +98,10 @@ class ResultColumns:
             return annotation_rle(mask, *mask["size"])
         if not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask):
             raise ValueError("a polygon of less than three points")
-        if self._scope is None:
+        if self._truth is None:
             return None
         self._box_polygons += box is not None and _is_box(mask, box)
-        return annotation_rle(mask, *self._scope.sizes[place].tolist())
+        return annotation_rle(mask, *self._truth.sizes[place].tolist())
 
     def detections(self) -> Detections:
         """Everything that was added, gathered by image.
@@ -139,7 +116,7 @@ class ResultColumns:
             if broken := int(np.count_nonzero(~good)):
                 found = f"{self._path}: {broken} of {len(scores)} detections have a {what} that is not finite"
                 raise InputError(found, f"a finite {what}, in pixels", "remove those detections")
-        ids = tuple(self._scope.image_ids if self._scope else self._place)
+        ids = tuple(self._truth.image_ids if self._truth else self._place)
         order = np.argsort(images, kind="stable")
         return Detections(
             image_ids=ids,
@@ -159,7 +136,7 @@ class ResultColumns:
             found = f"{self._path}: {count} of {len(images)} entries have masks"
             raise InputError(found, "all or none", "remove the masks")
         sizes = np.frombuffer(self._mask_sizes, np.int32).reshape(-1, 2)
-        right = self._scope.sizes[images] if self._scope else sizes
+        right = self._truth.sizes[images] if self._truth else sizes
         if (wrong := (sizes != right).any(axis=1)).any():
             found, wanted = (side[np.argmax(wrong)].tolist() for side in (sizes, right))
             raise InputError(

@@ -13,7 +13,8 @@ import numpy as np
 from regionspot_cache.datasets.values import ENTRY_ERRORS
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections
-from regionspot_cache.evaluation.results_columns import ResultColumns, Scope
+from regionspot_cache.evaluation.ground_truth import GroundTruth
+from regionspot_cache.evaluation.results_columns import ResultColumns
 from regionspot_cache.json_stream import JsonFile
 
 NOT_EVALUATED = "of images that are not evaluated"
@@ -36,19 +37,28 @@ class ResultsFile:
     dropped: Counter[str]
 
 
-def read_results(path: Path, scope: Scope | None = None) -> ResultsFile:
+def read_results(
+    path: Path, truth: GroundTruth | None = None, others: frozenset[str] | None = None
+) -> ResultsFile:
     """Reads a file in one pass; entries of an image need not stand together.
 
-    Without a scope all images are taken in the order of their first entry, any category is right, and
+    Without a ground truth all images are taken in the order of their first entry, any category is right, and
     polygons are no masks, for the sizes of images are not known. An entry without bbox gets the bounding box
     of its mask. Polygons that all repeat their boxes, as pycocotools adds them, are no masks either.
+
+    Args:
+        path: of the file.
+        truth: says which images are wanted, how large they are, and which categories there are. Masks of what
+            federated annotations do not judge are checked but not kept (their run lengths are empty).
+        others: further images that the file may name, as text; detections of them are left out and counted.
+            None: any.
 
     Raises:
         MissingFileError: no such file.
         InputError: an entry that is no detection, numbers that are not finite, images or categories that the
             annotation file lacks, masks for some boxes only or of another size than the image.
     """
-    columns = ResultColumns(path, scope)
+    columns = ResultColumns(path, truth)
     file = JsonFile(path)
     seen: set[str] = set()
     for number, (key, entry) in enumerate(file.entries()):
@@ -62,11 +72,10 @@ def read_results(path: Path, scope: Scope | None = None) -> ResultsFile:
             columns.add_image(key, entry)
         except ENTRY_ERRORS as error:
             raise _unusable(path, number, key, error) from None
-    if scope:
-        _check_images(path, columns, scope)
+    _check_images(path, columns, others)
     detections = columns.detections()
-    if scope:
-        _check_categories(path, detections, scope)
+    if truth:
+        _check_categories(path, detections, truth.category_ids)
     return ResultsFile(
         detections=detections,
         form="COCO results" if file.opening == "[" else "GLIP dictionary",
@@ -90,9 +99,9 @@ def _unusable(path: Path, number: int, key: str | None, error: Exception) -> Inp
     )
 
 
-def _check_images(path: Path, columns: ResultColumns, scope: Scope) -> None:
+def _check_images(path: Path, columns: ResultColumns, others: frozenset[str] | None) -> None:
     """Refuses files of other images; those of the annotation file that are not evaluated are no error."""
-    unknown = [] if scope.others is None else [i for i in columns.outside if str(i) not in scope.others]
+    unknown = [] if others is None else [i for i in columns.outside if str(i) not in others]
     if unknown:
         count = sum(columns.outside[image_id] for image_id in unknown)
         found = f"{path}: {count} detections of {len(unknown)} images that the annotation file lacks, "
@@ -109,17 +118,17 @@ def _check_images(path: Path, columns: ResultColumns, scope: Scope) -> None:
         )
 
 
-def _check_categories(path: Path, detections: Detections, scope: Scope) -> None:
+def _check_categories(path: Path, detections: Detections, category_ids: np.ndarray) -> None:
     values, counts = np.unique(detections.category_ids, return_counts=True)
-    known = np.isin(values, scope.category_ids)
+    known = np.isin(values, category_ids)
     if known.all():
         return
-    first, last = scope.category_ids[0], scope.category_ids[-1]
+    span = f", {category_ids[0]} to {category_ids[-1]}" if len(category_ids) else ""
     some = ", ".join(map(str, values[~known][:5].tolist()))
     hint = " (labels that count from 0 are no ids)" if 0 in values[~known] else ""
     raise InputError(
         f"{path}: {counts[~known].sum()} of {counts.sum()} detections have a label that is no category id: "
         f"{np.count_nonzero(~known)} labels, such as {some}{hint}",
-        f"one of the {len(scope.category_ids)} category ids of the annotation file, {first} to {last}",
+        f"one of the {len(category_ids)} category ids of the annotation file{span}",
         "write the category ids of the annotation file into the results",
     )
