@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import DetectionDataset
@@ -19,7 +20,9 @@ from regionspot_cache.evaluation import (
 from regionspot_cache.evaluation import evaluate as average_precision
 from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.result import AP_TYPES
-from regionspot_cache.recognition.proposals import Proposals
+
+if TYPE_CHECKING:
+    from regionspot_cache.recognition.proposals import Proposals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class Scorer:
         *,
         masks: bool,
         accuracy: AccuracyMeter | None = None,
-        proposals: Proposals | None = None,
+        proposals: "Proposals | None" = None,
     ) -> Scored:
         """Metrics of one method.
 
