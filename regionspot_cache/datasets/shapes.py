@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,10 @@ class World:
     val: int = 600
     format: int = FORMAT
 
+    @property
+    def name(self) -> str:
+        return "-".join(map(str, astuple(self)))
+
     def chunks(self, split: str) -> "list[Chunk]":
         size = self.train if split == "train" else self.val
         starts = range(0, size, CHUNK)
@@ -57,7 +61,8 @@ class Chunk:
         return self.stop - self.start
 
     def part(self, root: Path) -> Path:
-        return root / "parts" / f"{self.split}-{self.start:06d}.json"
+        """The entries of its images, a file that is there when all of them are."""
+        return root / "parts" / self.world.name / f"{self.split}-{self.start:06d}.json"
 
 
 def materialise(
@@ -91,7 +96,7 @@ def materialise(
             return
         _write_chunks(root, world, processes or len(os.sched_getaffinity(0)), progress)
         _write_annotations(root, world)
-        shutil.rmtree(root / "parts")
+        shutil.rmtree(root / "parts", ignore_errors=True)
 
 
 def materialise_space(root: Path, space: str) -> Path:
@@ -150,10 +155,12 @@ def draw(world: World, split: str, index: int) -> tuple[Scene, dict[str, Any]]:
 
 
 def _write_chunks(root: Path, world: World, processes: int, progress: Progress | None) -> None:
-    for folder in ("parts", *(f"images/{split}" for split in SPLITS)):
-        (root / folder).mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        (root / "images" / split).mkdir(parents=True, exist_ok=True)
+    for other in {*root.glob("parts/*")} - {root / "parts" / world.name}:  # its images are drawn over
+        shutil.rmtree(other)
     chunks = [chunk for split in SPLITS for chunk in world.chunks(split)]
-    missing = [chunk for chunk in chunks if not _is_written(root, chunk)]
+    missing = [chunk for chunk in chunks if not chunk.part(root).is_file()]
     total = sum(map(len, chunks))
     done = total - sum(map(len, missing))
     for chunk in _run(root, missing, processes):
@@ -180,17 +187,9 @@ def _write_chunk(root: Path, chunk: Chunk) -> Chunk:
         with replacing(path) as temporary:
             Image.fromarray(scene.image).save(temporary, "JPEG", quality=JPEG_QUALITY)
         entries.append(entry)
-    _write_json(chunk.part(root), {"chunk": asdict(chunk), "entries": entries})
+    chunk.part(root).parent.mkdir(parents=True, exist_ok=True)
+    _write_json(chunk.part(root), entries)
     return chunk
-
-
-def _is_written(root: Path, chunk: Chunk) -> bool:
-    part = _read_dict(chunk.part(root))
-    try:
-        files = [root / "images" / entry["image"]["file_name"] for entry in part["entries"]]
-    except (KeyError, TypeError):  # no part, or a torn one
-        return False
-    return part.get("chunk") == asdict(chunk) and all(file.is_file() for file in files)
 
 
 def _write_annotations(root: Path, world: World) -> None:
@@ -200,7 +199,7 @@ def _write_annotations(root: Path, world: World) -> None:
     digests, train_annotations = {}, None
     for split in SPLITS:  # training images come first: their counts tell how frequent a class is
         parts = [json.loads(chunk.part(root).read_text()) for chunk in world.chunks(split)]
-        entries = [entry for part in parts for entry in part["entries"]]
+        entries = [entry for part in parts for entry in part]
         annotations = [a for entry in entries for a in entry["annotations"]]
         train_annotations = train_annotations if split != "train" else annotations
         images = [entry["image"] for entry in entries]
