@@ -1,11 +1,14 @@
-"""Large JSON files entry by entry, in and out: memory follows the largest entry, not the file."""
+"""Large JSON files entry by entry, in and out: memory follows the largest entry, not the file.
+
+Entries are decoded by the C scanner of the json module. Readers of events are slower when one file has
+several arrays, refuse the NaN that Python writes, and set no limit to nesting.
+"""
 
 import codecs
 import hashlib
 import json
 import re
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,140 +20,146 @@ _LARGEST_ENTRY = 1 << 28  # characters; beyond this the file is no list of entri
 # A decoding error this close to the end of the window may only mean that the entry continues.
 _TAIL = 32
 _SPACE = re.compile(r"[ \t\r\n]*")
+_CLOSING = {"[": "]", "{": "}"}
 _ENCODER = json.JSONEncoder(allow_nan=False)
 _REMEDY = "Fetch or write the file again and compare its size or checksum with the source."
 
 
-def json_entries(path: Path) -> Iterator[tuple[str | None, Any]]:
-    """Yields the entries of the array or object at the top of a JSON file.
+class JsonFile:
+    """A JSON file with an array or an object at the top, read once, in order.
 
-    Returns:
-        (None, value) for every element of an array, (key, value) for every member of an object.
-
-    Raises:
-        MissingFileError: no such file.
-        InputError: neither an array nor an object, cut off, or not JSON.
+    Attributes:
+        path: of the file.
+        opening: "[" or "{".
+        keys: of the object at the top, as far as they were read.
+        arrays: those of `keys` whose values are arrays; only `sections` knows them.
+        sha256: hex digest of the file, when everything was read.
     """
-    with open_json(path) as window:
-        opening = window.peek()
-        if opening == "[":
-            for value in window.elements():
-                yield None, value
-        elif opening == "{":
-            for key in window.member_names():
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.opening, self.sha256 = path, "", ""
+        self.keys: list[str] = []
+        self.arrays: list[str] = []
+
+    def entries(self) -> Iterator[tuple[str | None, Any]]:
+        """Yields (None, value) for every element of an array, (key, value) for every member of an object.
+
+        Raises:
+            MissingFileError: no such file.
+            InputError: neither an array nor an object, cut off, or not JSON; names the file and the byte.
+        """
+        with open_file(self.path, "A JSON file.") as file:
+            window = _Window(file, self.path)
+            self.opening = window.peek()
+            for key in window.entries():
                 yield key, window.value()
-        else:
-            raise window.error("[ or {")
-        window.finish()
+            self.sha256 = window.finish()
+
+    def sections(self) -> Iterator[tuple[str, Any]]:
+        """Yields (key, entry) for every entry of every array in an object.
+
+        Raises:
+            MissingFileError, InputError: as `entries`; also for an array at the top.
+        """
+        with open_file(self.path, "A JSON file.") as file:
+            window = _Window(file, self.path)
+            self.opening = window.peek()
+            if self.opening != "{":
+                problem = {"": "is empty", "[": "holds a list"}
+                raise InputError(
+                    f"{self.path} {problem.get(self.opening, f'begins with {self.opening!r}')}.",
+                    "A JSON object with `images`, `annotations` and `categories`.",
+                    "Boxes of a detector go to eval as --proposals FILE.",
+                )
+            for key in window.entries():
+                self.keys.append(key)
+                if window.peek() != "[":
+                    window.value()
+                    continue
+                self.arrays.append(key)
+                for _ in window.entries():
+                    yield key, window.value()
+            self.sha256 = window.finish()
 
 
-@contextmanager
-def open_json(path: Path) -> Generator["JsonWindow"]:
-    """A window at the start of a file. Raises as `open_file`."""
-    with open_file(path, "A JSON file.") as file:
-        yield JsonWindow(file, path)
-
-
-class JsonWindow:
-    """A part of a JSON file as text, and a position in it; memory follows the largest entry, not the file.
-
-    Values are decoded by the C scanner of the json module, and taken in the order of the file.
-    """
+class _Window:
+    """A part of the file as text, and a position in it."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
         self._decode = codecs.getincrementaldecoder("utf-8-sig")()
         self._scan = json.JSONDecoder().raw_decode
         self._sha = hashlib.sha256()
-        self._text, self._position, self._at_end = "", 0, False
+        self._text, self._at, self._ended = "", 0, False
         self._bytes_read = 0
 
     def peek(self) -> str:
         """The next character that is not white space; "" at the end of the file."""
         while True:
-            self._position = _SPACE.match(self._text, self._position).end()  # type: ignore[union-attr]
-            if self._position < len(self._text):
-                return self._text[self._position]
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text):
+                return self._text[self._at]
             if not self._grow():
                 return ""
 
-    def skip(self) -> None:
-        self._position += 1
-
-    def expect(self, *characters: str) -> str:
-        found = self.peek()
-        if found not in characters or not found:
-            raise self.error(" or ".join(map(repr, characters)))
-        self.skip()
-        return found
+    def entries(self) -> Iterator[Any]:
+        """The keys of the object, or None for each element of the array; `value` must take what follows."""
+        closing = _CLOSING[self._take("[{")]
+        if self.peek() == closing:
+            self._at += 1
+            return
+        following = ","
+        while following == ",":
+            key = self._key() if closing == "}" else None
+            yield key
+            following = self._take("," + closing)
 
     def value(self) -> Any:
         """Decodes the value at the position and steps behind it."""
         self.peek()
         while True:
             try:
-                value, end = self._scan(self._text, self._position)
+                value, end = self._scan(self._text, self._at)
             except json.JSONDecodeError as error:
-                if not self._may_continue(error) or not self._grow():
-                    raise self._broken(error) from None
+                unfinished = error.msg.startswith("Unterminated string")
+                position = len(self._text) if unfinished else error.pos
+                may_continue = position >= len(self._text) - _TAIL
+                if not (may_continue and len(self._text) - self._at < _LARGEST_ENTRY and self._grow()):
+                    raise self._broken(error.msg, position) from None
             except (RecursionError, ValueError) as error:
-                raise self.error(f"an ordinary entry ({error})") from None
+                raise self._broken(str(error), self._at) from None
             else:
                 # A number at the end of the window may go on behind it: `1`, `1.` and `1e+` read as 1.
                 if end < len(self._text) - 2 or not self._grow():
-                    self._position = end
+                    self._at = end
                     return value
-
-    def elements(self) -> Generator[Any]:
-        """The values of the array at the position."""
-        self.skip()
-        if self.peek() == "]":
-            self.skip()
-            return
-        while True:
-            yield self.value()
-            if self.expect(",", "]") == "]":
-                return
-
-    def member_names(self) -> Iterator[str]:
-        """The keys of the object at the position; at each of them the position is that of its value."""
-        self.skip()
-        if self.peek() == "}":
-            self.skip()
-            return
-        while True:
-            if self.peek() != '"':
-                raise self.error("a key in double quotes")
-            key = self.value()
-            self.expect(":")
-            yield key
-            if self.expect(",", "}") == "}":
-                return
 
     def finish(self) -> str:
         """Checks that nothing follows; the file's SHA-256."""
         if self.peek():
-            raise self.error("the end of the file")
+            raise self._unexpected("the end of the file")
         return self._sha.hexdigest()
 
-    def error(self, expected: str) -> InputError:
-        found = self._text[self._position : self._position + 1]
-        at = self._byte(self._position)
-        if not found:
-            return self._cut_off(at)
-        return InputError(
-            f"{self._path} is not valid JSON: {found!r} at byte {at}.",
-            f"Expected {expected} there.",
-            _REMEDY,
-        )
+    def _key(self) -> str:
+        if self.peek() != '"':
+            raise self._unexpected("a key in double quotes")
+        key = self.value()
+        self._take(":")
+        return key
+
+    def _take(self, choices: str) -> str:
+        """Steps over the next character, which must be one of the choices."""
+        found = self.peek()
+        if not found or found not in choices:
+            raise self._unexpected(" or ".join(map(repr, choices)))
+        self._at += 1
+        return found
 
     def _grow(self) -> bool:
         """Reads on, twice as far for an entry that does not fit; False at the end of the file."""
-        if self._at_end:
-            return False
-        data = self._file.read(max(_CHUNK, len(self._text) - self._position))
+        data = self._file.read(max(_CHUNK, len(self._text) - self._at)) if not self._ended else b""
         if not data:
-            self._at_end = True
+            self._ended = True
             return False
         self._sha.update(data)
         self._bytes_read += len(data)
@@ -163,35 +172,21 @@ class JsonWindow:
                 "A JSON file, not compressed.",
                 "Unpack the file, or save it as UTF-8.",
             ) from None
-        self._text, self._position = self._text[self._position :] + new, 0
+        self._text, self._at = self._text[self._at :] + new, 0
         return True
 
-    def _may_continue(self, error: json.JSONDecodeError) -> bool:
-        size = len(self._text) - self._position
-        at_tail = error.pos >= len(self._text) - _TAIL or error.msg.startswith("Unterminated string")
-        return at_tail and size < _LARGEST_ENTRY
+    def _unexpected(self, expected: str) -> InputError:
+        found = repr(self._text[self._at : self._at + 1])
+        return self._broken(found, self._at, f"Expected {expected} there.")
 
-    def _broken(self, error: json.JSONDecodeError) -> InputError:
-        unfinished = error.msg.startswith("Unterminated string") or error.pos >= len(self._text.rstrip())
-        if self._at_end and unfinished:
-            return self._cut_off(self._bytes_read)
-        return InputError(
-            f"{self._path} is not valid JSON: {error.msg} at byte {self._byte(error.pos)}.",
-            "A complete JSON file.",
-            _REMEDY,
-        )
-
-    def _cut_off(self, at: int) -> InputError:
-        return InputError(
-            f"{self._path} is cut off: it ends at byte {at}, before its JSON does.",
-            "A complete JSON file.",
-            _REMEDY,
-        )
-
-    def _byte(self, position: int) -> int:
-        """The file offset of a position in the window."""
+    def _broken(self, problem: str, at: int, expected: str = "A complete JSON file.") -> InputError:
+        """The error for what is found at a position in the window."""
         pending = len(self._decode.getstate()[0])
-        return self._bytes_read - pending - len(self._text[position:].encode("utf-8", "surrogatepass"))
+        byte = self._bytes_read - pending - len(self._text[at:].encode("utf-8", "surrogatepass"))
+        found = f"{self._path} is not valid JSON: {problem} at byte {byte}."
+        if self._ended and at >= len(self._text.rstrip()):
+            found = f"{self._path} is cut off: it ends at byte {self._bytes_read}, before its JSON does."
+        return InputError(found, expected, _REMEDY)
 
 
 def write_json_array(path: Path, groups: Iterable[list[Any]]) -> None:

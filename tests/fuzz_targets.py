@@ -17,7 +17,7 @@ from regionspot_cache.backbones.vocabulary import prompts, read_class_names
 from regionspot_cache.backbones.weights import read_state
 from regionspot_cache.datasets.images import ImageFailure, image_size, read_image
 from regionspot_cache.errors import InputError
-from regionspot_cache.json_stream import json_entries
+from regionspot_cache.json_stream import JsonFile
 from regionspot_cache.models.folder import read_model_config, read_weights
 from regionspot_cache.models.hub import model_folder
 from regionspot_cache.models.official import export_official, read_official
@@ -47,7 +47,7 @@ def _exif() -> bytes:
 
 
 def _read_image(path: Path) -> None:
-    image_size(path, exif="apply")
+    image_size(path)
     pixels = read_image(path, exif="apply", max_pixels=10**6)
     assert pixels.dtype == np.uint8
     assert pixels.ndim == pixels.shape[2] == 3
@@ -147,7 +147,9 @@ TARGETS = [
         )
         for kind, data in _IMAGES.items()
     ),
-    Target(name="json stream", sample=_JSON, suffix=".json", read=lambda path: list(json_entries(path))),
+    Target(
+        name="json stream", sample=_JSON, suffix=".json", read=lambda path: list(JsonFile(path).entries())
+    ),
     *(
         Target(name=f"pickle {protocol}", sample=_pickled(protocol), suffix=".pkl", read=load_arrays)
         for protocol in (0, 2, 4)

@@ -55,7 +55,7 @@ class OwnMethods:
             text=torch.from_numpy(text).to(self.device),
             regions=regions,
             cache=cache,
-            masks=settings.masks and scorer.truth_has_masks,
+            masks=settings.masks and scorer.truth.has_masks,
             score_rule=settings.score_rule,
             ap=settings.ap,
             cap=settings.cap,

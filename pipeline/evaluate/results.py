@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from pipeline import console
 from pipeline.console import counts
 from pipeline.evaluate.scoring import Origin, Scored, Scorer
-from regionspot_cache.evaluation import PER_CATEGORY, Detections, ResultsFile, Scope, read_results
-from regionspot_cache.evaluation.ground_truth import is_federated, judged_pairs
-from regionspot_cache.evaluation.results_columns import pair_code
+from regionspot_cache.evaluation import PER_CATEGORY, Detections, ResultsFile, read_results
 
 OWN = "own"  # boxes, prompts and names are those of the other system
 
@@ -20,21 +18,14 @@ def score_results(path: Path, scorer: Scorer, others: frozenset[str] | None) -> 
     """Scores the file as the row named by its stem; says what it leaves out.
 
     Args:
-        others: images that the file may name without being evaluated; see `Scope`.
+        others: images that the file may name without being evaluated; see `read_results`.
 
     Raises:
         MissingFileError, InputError: no such file, or not detections of this dataset.
     """
-    dataset = scorer.dataset
+    truth = scorer.truth
     console.say(f"reading {path}")
-    scope = Scope(
-        image_ids=tuple(dataset.image_ids),
-        sizes=np.stack([dataset.heights, dataset.widths], axis=1),
-        category_ids=dataset.category_ids,
-        others=others,
-        judged=_judged(scorer) if is_federated(scorer.truth) else None,
-    )
-    found = read_results(path, scope)
+    found = read_results(path, truth, others)
     _say_content(path, found, scorer)
     origin = Origin(
         method=f"{path.stem}, {found.form} {path.name}, sha256 {found.sha256[:12]}",
@@ -43,13 +34,8 @@ def score_results(path: Path, scorer: Scorer, others: frozenset[str] | None) -> 
         class_names=OWN,
         score_rule="as given",
     )
-    masks = scorer.settings.masks and scorer.truth_has_masks and found.detections.masks is not None
+    masks = scorer.settings.masks and truth.has_masks and found.detections.masks is not None
     return scorer.score(path.stem, found.detections, origin, masks=masks)
-
-
-def _judged(scorer: Scorer) -> frozenset[int]:
-    pairs = judged_pairs(scorer.truth, scorer.dataset.image_ids)
-    return frozenset(pair_code(image, category) for image, category in pairs)
 
 
 def _say_content(path: Path, found: ResultsFile, scorer: Scorer) -> None:

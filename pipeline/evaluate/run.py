@@ -21,8 +21,7 @@ from regionspot_cache.datasets import (
 )
 from regionspot_cache.datasets.minival import holds_minival_only
 from regionspot_cache.evaluation import EvaluationResult
-from regionspot_cache.evaluation.annotations import AnnotationReader, Annotations, load_annotations
-from regionspot_cache.evaluation.ground_truth import restrict
+from regionspot_cache.evaluation.ground_truth import GroundTruth, TruthReader, ground_truth
 from regionspot_cache.files import numbered_folder
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
         InputError: a results file of another dataset.
     """
     own = _own(settings)
-    reader = AnnotationReader(settings.dataset)
+    reader = TruthReader(settings.dataset)
     dataset = load_dataset(
         settings.dataset,
         split=evaluation_split(settings.dataset) if settings.dataset in DATASET_NAMES else None,
@@ -87,8 +86,8 @@ def _own(settings: EvalSettings) -> "OwnMethods | None":
 
 
 def _ground_truth(
-    dataset: DetectionDataset, reader: AnnotationReader
-) -> tuple[Annotations, frozenset[str] | None]:
+    dataset: DetectionDataset, reader: TruthReader
+) -> tuple[GroundTruth, frozenset[str] | None]:
     """The original annotations of the sampled images; the boxes of a CSV in the same form.
 
     Args:
@@ -98,12 +97,11 @@ def _ground_truth(
         annotations, and which images a results file may name beside theirs (None: any), as text.
     """
     if dataset.format == "openimages":
-        return load_annotations(to_coco_dict(dataset)), None if dataset.limit else frozenset()
-    content = reader.finish()
-    ids = frozenset(str(image["id"]) for image in content["images"])
+        return ground_truth(to_coco_dict(dataset)), None if dataset.limit else frozenset()
+    ids = frozenset(map(str, reader.images))
     # Results of the whole of LVIS val are scored on minival too, whose own file does not list the rest.
-    anything = dataset.split == "minival" and holds_minival_only(content["images"])
-    return restrict(content, dataset.image_ids), None if anything else ids
+    anything = dataset.split == "minival" and holds_minival_only(reader.images.values())
+    return reader.finish(dataset.image_ids), None if anything else ids
 
 
 def _show(results: list[EvaluationResult], out: Path, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import DetectionDataset
@@ -17,10 +18,11 @@ from regionspot_cache.evaluation import (
     proposal_recall,
 )
 from regionspot_cache.evaluation import evaluate as average_precision
-from regionspot_cache.evaluation.annotations import Annotations
-from regionspot_cache.evaluation.ground_truth import is_federated
+from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.result import AP_TYPES
-from regionspot_cache.recognition.proposals import Proposals
+
+if TYPE_CHECKING:
+    from regionspot_cache.recognition.proposals import Proposals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,12 @@ class Scorer:
     """Scores every method of one evaluation by the same protocol."""
 
     def __init__(
-        self, settings: EvalSettings, dataset: DetectionDataset, truth: Annotations, out: Path
+        self, settings: EvalSettings, dataset: DetectionDataset, truth: GroundTruth, out: Path
     ) -> None:
         """`out` is the folder that results go to."""
         self.settings, self.dataset, self.truth, self.out = settings, dataset, truth, out
         ids = dataset.category_ids.tolist()
         self.class_names = dict(zip(ids, dataset.class_names, strict=True))
-        self.truth_has_masks = all("segmentation" in a for a in truth["annotations"])
         self.subsets = {}
         if any(dataset.class_novel):
             self.subsets = {
@@ -77,7 +78,7 @@ class Scorer:
         *,
         masks: bool,
         accuracy: AccuracyMeter | None = None,
-        proposals: Proposals | None = None,
+        proposals: "Proposals | None" = None,
     ) -> Scored:
         """Metrics of one method.
 
@@ -121,7 +122,7 @@ class Scorer:
         return Protocol(
             dataset=dataset.name,
             split=", ".join(filter(None, (dataset.split, sample))),
-            metric="LVIS" if is_federated(self.truth) else "COCO",
+            metric="LVIS" if self.truth.federated else "COCO",
             ap_type=AP_TYPES[self.settings.ap],
             cap=self.settings.cap if self.settings.ap == "standard" else None,
             recall=recall,

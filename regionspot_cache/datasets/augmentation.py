@@ -7,12 +7,13 @@ right bottom corner of the view lie in it, in whole pixels. A mirrored view has 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.datasets.regions import Boxes
+from regionspot_cache.datasets.tables import Table
 from regionspot_cache.errors import UsageError
 from regionspot_cache.hashing import uniform
 
@@ -124,7 +125,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ViewTable:
+class ViewTable(Table):
     """The views of M records; the views of one image share its number.
 
     Attributes:
@@ -139,12 +140,6 @@ class ViewTable:
 
     def __len__(self) -> int:
         return len(self.numbers)
-
-    def take(self, records: Any) -> Self:
-        """The views of some records, in this order."""
-        return type(self)(
-            numbers=self.numbers[records], origins=self.origins[records], frames=self.frames[records]
-        )
 
 
 def image_keys(image_ids: Iterable[int | str], seed: int) -> NDArray[np.uint64]:

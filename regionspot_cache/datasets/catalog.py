@@ -4,8 +4,8 @@ The names: `shapes` and its label spaces `shapes-s`, `shapes-m`, `shapes-l`; `o3
 `openimages`, `v3det`, `lvis`, `coco`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from regionspot_cache.datasets import minival, shapes
@@ -45,7 +45,7 @@ def check_name(name_or_file: str) -> None:
     """
     name, _, split = name_or_file.partition(":")
     if name in DATASET_NAMES:
-        _check_split(name, split or splits_of(name)[0], splits_of(name))
+        _check_split(name, split or splits_of(name)[0])
         return
     path = Path(name_or_file)
     if path.suffix.lower() != ".json" and not path.is_file():
@@ -60,9 +60,6 @@ def check_name(name_or_file: str) -> None:
         )
 
 
-Progress = Callable[[int, int], None]  # images drawn, images in all
-
-
 def load_dataset(
     name_or_file: str,
     *,
@@ -74,7 +71,7 @@ def load_dataset(
     seed: int = 0,
     correct_spelling: bool = False,
     require_images: bool = True,
-    progress: Progress | None = None,
+    progress: shapes.Progress | None = None,
     also: EntryReader | None = None,
 ) -> DetectionDataset:
     """Loads a dataset of the catalog, or a file.
@@ -84,30 +81,31 @@ def load_dataset(
         split: overrides the default split (train; val for LVIS and COCO).
         data_root: folder that holds the datasets of the catalog; `shapes` is drawn there on first use.
         images: image folder, instead of the usual places.
-        policy: how boxes are cleaned, `BoxPolicy()` by default.
         limit: a sample of this many images, drawn by `seed`; None for all.
         seed: of the sample.
-        correct_spelling: mend the misspelt class names of Objects365 v2.
-        require_images: raise when not one image is found; evaluation of stored detections needs none.
         progress: called while `shapes` is drawn.
-        also: given every entry of a JSON file, for a second reader in the same pass.
+        policy, correct_spelling, require_images, also: as of `read_coco_style`.
 
     Raises:
         UsageError: unknown name or split.
         MissingFileError: says which files go where, and who offers them.
         InputError: what the readers raise.
     """
-    request = Request(
+    request = _Request(
         data_root=data_root,
         images=images,
-        policy=policy or BoxPolicy(),
+        policy=policy,
         correct_spelling=correct_spelling,
         require_images=require_images,
         also=also,
     )
     name, _, named_split = name_or_file.partition(":")
     if name not in DATASET_NAMES:
-        dataset = _file(name_or_file, split, request)
+        check_name(name_or_file)
+        if images and not images.is_dir():
+            found = f"There is no image folder {images}."
+            raise MissingFileError(found, "The folder that the file names start from.", "--images DIR")
+        dataset = request.read(Path(name_or_file), split=split)
     elif split and named_split and split != named_split:
         raise UsageError(f"{name_or_file} with split {split}.", "One split.", f"--dataset {name}:{split}")
     elif name in SHAPES:
@@ -118,15 +116,27 @@ def load_dataset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class _Request:
     """What is asked of every reader alike."""
 
     data_root: Path
     images: Path | None
-    policy: BoxPolicy = field(default_factory=BoxPolicy)
-    correct_spelling: bool = False
-    require_images: bool = True
-    also: EntryReader | None = None
+    policy: BoxPolicy | None
+    correct_spelling: bool
+    require_images: bool
+    also: EntryReader | None
+
+    def read(self, file: Path, places: Sequence[str] = (), **options: str | None) -> DetectionDataset:
+        """A COCO-style file; `options` are others of `read_coco_style`."""
+        return read_coco_style(
+            file,
+            roots=self.roots(places),
+            policy=self.policy,
+            correct_spelling=self.correct_spelling,
+            require_images=self.require_images,
+            also=self.also,
+            **options,
+        )
 
     def roots(self, places: Sequence[str]) -> tuple[Path, ...]:
         return (self.images,) if self.images else tuple(self.data_root / place for place in places)
@@ -136,53 +146,30 @@ class Request:
         return next((path for path in paths if path.is_file()), None)
 
 
-def _file(name: str, split: str | None, request: Request) -> DetectionDataset:
-    path = Path(name)
-    check_name(name)
-    if request.images and not request.images.is_dir():
-        found = f"There is no image folder {request.images}."
-        raise MissingFileError(found, "The folder that the file names start from.", "--images DIR")
-    return read_coco_style(
-        path,
-        split=split,
-        roots=(request.images,) if request.images else (),
-        policy=request.policy,
-        correct_spelling=request.correct_spelling,
-        require_images=request.require_images,
-        also=request.also,
-    )
-
-
-def _shapes(name: str, split: str, request: Request, progress: Progress | None) -> DetectionDataset:
+def _shapes(name: str, split: str, request: _Request, progress: shapes.Progress | None) -> DetectionDataset:
     space = SHAPES[name]
     if space and split != "train":
         found = f"{name} has no split {split!r}: it is a part of the training images."
         raise UsageError(found, "train, or the validation images of all classes.", "--dataset shapes:val")
-    _check_split(name, split, splits_of(name))
+    _check_split(name, split)
     root = request.data_root / "shapes"
     if not (root / "COMPLETE").is_file():  # a world of other parameters is used as it is
         shapes.materialise(root, progress=progress)
-    return read_coco_style(
-        shapes.materialise_space(root, space) if space else root / f"{split}.json",
-        name=name,
-        split=split,
-        roots=request.roots(("shapes/images",)),
-        policy=request.policy,
-        require_images=request.require_images,
-        also=request.also,
-    )
+    file = shapes.materialise_space(root, space) if space else root / f"{split}.json"
+    return request.read(file, ("shapes/images",), name=name, split=split)
 
 
-def _named(name: str, split: str, request: Request) -> DetectionDataset:
+def _named(name: str, split: str, request: _Request) -> DetectionDataset:
     options = [SOURCES[key] for key in (("o365v1", "o365v2") if name == O365 else (name,))]
     split = split or options[0].default_split
-    _check_split(name, split, splits_of(name))
+    _check_split(name, split)
     found = [(source, file) for source in options if (file := request.find(source.annotations, split))]
-    whole = request.find(options[0].annotations, minival.WHOLE) if split == minival.MINIVAL else None
-    if whole and not found:
-        return _found(name, split, options[0], whole, request, folder=minival.FOLDER)
+    folder = None
+    if not found and split == minival.MINIVAL:
+        folder, whole = minival.FOLDER, request.find(options[0].annotations, minival.WHOLE)
+        found = [(options[0], whole)] if whole else []
     if not found:
-        raise _absent(name, split, options, request)
+        raise _absent(name, split, options, request.data_root)
     if len(found) > 1:
         files = " and ".join(str(file) for _, file in found)
         expected = "One release; their class ids name different things."
@@ -190,32 +177,12 @@ def _named(name: str, split: str, request: Request) -> DetectionDataset:
             f"Both releases of Objects365 are there: {files}.", expected, f"--dataset o365v2:{split}"
         )
     source, file = found[0]
-    return _found(name, split, source, file, request)
-
-
-def _found(
-    name: str, split: str, source: Source, file: Path, request: Request, folder: str | None = None
-) -> DetectionDataset:
-    if name == "openimages":
-        return _openimages(file, split, source, request)
-    return read_coco_style(
-        file,
-        name=name,
-        split=split,
-        roots=request.roots(source.roots),
-        policy=request.policy,
-        o365=name if name.startswith(O365) else None,
-        correct_spelling=request.correct_spelling,
-        require_images=request.require_images,
-        folder=folder,
-        also=request.also,
-    )
-
-
-def _openimages(file: Path, split: str, source: Source, request: Request) -> DetectionDataset:
+    if name != "openimages":
+        o365 = name if name.startswith(O365) else None
+        return request.read(file, source.roots, name=name, split=split, o365=o365, folder=folder)
     classes = request.find(OPENIMAGES_CLASSES, split)
     if classes is None:
-        raise _absent("openimages", split, [source], request)
+        raise _absent(name, split, options, request.data_root)
     return read_openimages(
         file,
         classes,
@@ -227,14 +194,14 @@ def _openimages(file: Path, split: str, source: Source, request: Request) -> Det
     )
 
 
-def _check_split(name: str, split: str, splits: Sequence[str]) -> None:
+def _check_split(name: str, split: str) -> None:
+    splits = splits_of(name)
     if split not in splits:
         found = f"{name} has no split {split!r}."
         raise UsageError(found, f"One of {', '.join(splits)}.", f"--dataset {name}:{splits[0]}")
 
 
-def _absent(name: str, split: str, options: Sequence[Source], request: Request) -> MissingFileError:
-    root = request.data_root
+def _absent(name: str, split: str, options: Sequence[Source], root: Path) -> MissingFileError:
     files = " or ".join(str(root / option.annotations[0].format(split=split)) for option in options)
     if name == "openimages":
         files += f" (oidv6-{split}-annotations-bbox.csv will do) and {root / OPENIMAGES_CLASSES[0]}"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from regionspot_cache.datasets.assemble import group_and_clean
-from regionspot_cache.datasets.columns import Columns, EntryReader, read_columns
+from regionspot_cache.datasets.assemble import assemble
+from regionspot_cache.datasets.columns import EntryReader, read_columns
 from regionspot_cache.datasets.formats import correct_o365_spelling, require_o365
 from regionspot_cache.datasets.layouts import choose_layout, coco_patterns
 from regionspot_cache.datasets.minival import MINIVAL, WHOLE, images_in_folder
@@ -51,22 +51,48 @@ def read_coco_style(
             pixels or corners, another Objects365 release, no image in `folder`.
     """
     columns = read_columns(file, also)
-    columns.check(file)
+    kind = columns.format
     if o365 is not None:
-        require_o365(columns.format, o365, columns.names_by_id, file)
-        name = name or columns.format
-    if columns.format == "o365v2":
+        require_o365(kind, o365, columns.names_by_id, file)
+        name = name or kind
+    if kind == "o365v2":
         columns.drop_absent_images()
-        if correct_spelling:
-            columns.rename_classes(correct_o365_spelling)
+    categories = sorted(columns.categories)
+    category_ids = np.array([category.id for category in categories], np.int64)
+    class_names = tuple(category.name for category in categories)
+    if kind == "o365v2" and correct_spelling:
+        class_names = tuple(map(correct_o365_spelling, class_names))
     split = guess_split(file) if split is None else split
-    roots = roots or (file.parent, file.parent.parent)
-    chosen = images_in_folder(file, columns.file_names, folder) if folder else range(len(columns.file_names))
-    patterns = coco_patterns(WHOLE if split == MINIVAL else split)
-    names = [columns.file_names[i] for i in chosen]
-    root, pattern = choose_layout(names, roots, patterns, required=require_images)
-    columns.file_names = [pattern(file_name) for file_name in columns.file_names]
-    dataset = _dataset(columns, file, name or file.stem, split, root, policy or BoxPolicy())
+    names = columns.file_names
+    chosen = images_in_folder(file, names, folder) if folder else range(len(names))
+    root, pattern = choose_layout(
+        [names[i] for i in chosen],
+        roots or (file.parent, file.parent.parent),
+        coco_patterns(WHOLE if split == MINIVAL else split),
+        required=require_images,
+    )
+    widths, heights = np.array(columns.widths, np.int32), np.array(columns.heights, np.int32)
+    boxes = columns.boxes(category_ids, file)
+    require_pixels(boxes, widths, heights, file)
+    dataset = assemble(
+        boxes,
+        name=name or file.stem,
+        split=split,
+        format=kind,
+        image_root=root,
+        annotation_files=(file,),
+        annotation_sha256=columns.sha256,
+        class_names=class_names,
+        category_ids=category_ids,
+        class_frequency=tuple(category.frequency for category in categories),
+        class_novel=tuple(category.novel for category in categories),
+        image_ids=columns.image_ids,
+        file_names=[pattern(file_name) for file_name in names],
+        widths=widths,
+        heights=heights,
+        dropped=columns.dropped,
+        policy=policy or BoxPolicy(),
+    )
     return dataset.select(np.array(chosen, np.int64)) if folder else dataset
 
 
@@ -74,38 +100,3 @@ def guess_split(file: Path) -> str:
     """ "train", "val", "minival" or "test" when the file's name has that word, else ""."""
     words = re.findall(r"train|minival|val|test", file.stem.lower())
     return words[-1] if words else ""
-
-
-def _dataset(
-    columns: Columns, file: Path, name: str, split: str, root: Path, policy: BoxPolicy
-) -> DetectionDataset:
-    categories = sorted(columns.categories, key=lambda category: category["id"])
-    category_ids = np.array([category["id"] for category in categories], np.int64)
-    widths, heights = np.array(columns.widths, np.int32), np.array(columns.heights, np.int32)
-    boxes = columns.boxes(category_ids, file)
-    require_pixels(boxes, widths, heights, file)
-    grouped = group_and_clean(boxes, widths, heights, policy)
-    return DetectionDataset(
-        name=name,
-        split=split,
-        format=columns.format,
-        image_root=root,
-        annotation_files=(file,),
-        annotation_sha256=columns.sha256,
-        class_names=tuple(category["name"] for category in categories),
-        category_ids=category_ids,
-        class_frequency=tuple(category["frequency"] for category in categories),
-        class_novel=tuple(category["novel"] for category in categories),
-        image_ids=columns.image_ids,
-        file_names=columns.file_names,
-        widths=widths,
-        heights=heights,
-        offsets=grouped.offsets,
-        boxes=grouped.boxes.boxes,
-        labels=grouped.boxes.labels,
-        annotation_ids=grouped.boxes.ids,
-        crowd=grouped.boxes.crowd,
-        dropped=columns.dropped + grouped.dropped,
-        policy=policy,
-        exif="ignore",
-    )

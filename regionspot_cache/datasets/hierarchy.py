@@ -76,18 +76,16 @@ def read_hierarchy(file: Path) -> tuple[Edges, dict[str, str]]:
     tree = read_json(file, OFFICIAL, "Fetch it, again if it is here.")
     try:
         if "father2child" in tree:
-            return _v3det(tree)
+            v3det = {node: _children(node, kinds) for node, kinds in tree["father2child"].items()}
+            return v3det, {node: _text(name, node).strip() for node, name in tree["id2name"].items()}
         edges: Edges = defaultdict(set)
         labels = dict.fromkeys(_walk(tree, edges))
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} is not a class tree: {error!r}.", OFFICIAL, "Fetch it again.") from None
-    described = _descriptions(file.parent)
+    beside = (file.parent / Path(place).name for place in OPENIMAGES_CLASSES)
+    descriptions = next((path for path in beside if path.is_file()), None)
+    described = dict(zip(*read_classes(descriptions), strict=True)) if descriptions else {}
     return edges, {label: described.get(label, label) for label in labels}
-
-
-def _v3det(tree: Mapping[str, Any]) -> tuple[Edges, dict[str, str]]:
-    edges = {node: _children(node, kinds) for node, kinds in tree["father2child"].items()}
-    return edges, {node: _text(name, node).strip() for node, name in tree["id2name"].items()}
 
 
 def _children(node: str, kinds: Any) -> set[str]:
@@ -112,14 +110,6 @@ def _walk(node: Mapping[str, Any], edges: Edges) -> Iterator[str]:
         yield from _walk(kind, edges)
     for part in node.get("Part", ()):
         yield from _walk(part, edges)
-
-
-def _descriptions(folder: Path) -> dict[str, str]:
-    """Name of every MID, when the class descriptions lie in the folder."""
-    for place in OPENIMAGES_CLASSES:
-        if (path := folder / Path(place).name).is_file():
-            return dict(zip(*read_classes(path), strict=True))
-    return {}
 
 
 def _descendants(root: str, edges: Mapping[str, set[str]]) -> set[str]:

@@ -8,6 +8,8 @@ import os
 import threading
 import unicodedata
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -123,15 +125,10 @@ def read_file(path: Path) -> bytes:
     Raises:
         ImageFailure: the file is missing, cannot be read, or is too large for an image.
     """
-    try:
-        with _open_file(path) as file:
-            if (size := os.fstat(file.fileno()).st_size) > _MAX_BYTES:
-                raise ImageFailure(TOO_LARGE, f"{size} bytes; at most {_MAX_BYTES} are read")
-            return file.read()
-    except ImageFailure as failure:
-        raise ImageFailure(failure.reason, f"{path}: {failure.detail}") from None
-    except (OSError, MemoryError) as error:
-        raise _failure(path, error) from error
+    with _failures_of(path), _open_file(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > _MAX_BYTES:
+            raise ImageFailure(TOO_LARGE, f"{size} bytes; at most {_MAX_BYTES} are read")
+        return file.read()
 
 
 def decode_image(
@@ -157,32 +154,26 @@ def decode_image(
     Raises:
         ImageFailure: the image is undecodable, too large or not of the expected size.
     """
-    try:
+    with _failures_of(path):
         image = _open(io.BytesIO(data), max_pixels)
-        orientation = _orientation(image, exif)
-        _check_size(_oriented_size(image, orientation), expected_size)
+        orientation = _orientation(image) if exif == "apply" else 1
+        size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
+        if expected_size is not None and size != tuple(expected_size):
+            found, annotated = (f"{width} x {height}" for width, height in (size, expected_size))
+            raise ImageFailure(SIZE_MISMATCH, f"{found} in the file, {annotated} annotated")
         pixels = _to_rgb(image)
-    except ImageFailure as failure:
-        raise ImageFailure(failure.reason, f"{path}: {failure.detail}") from None
-    except Exception as error:
-        raise _failure(path, error) from error
-    return _turned(pixels, orientation)
+    turn = _TURNS.get(orientation)
+    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
-def image_size(path: Path, *, exif: ExifRule = "ignore") -> tuple[int, int]:
-    """(width, height) from the file's header, without decoding the pixels.
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) from the file's header, without decoding the pixels; EXIF orientation is ignored.
 
     Raises:
         ImageFailure: the file is missing or its header cannot be read.
     """
-    try:
-        with _open_file(path) as file:
-            image = _open(file, max_pixels=None)
-            return _oriented_size(image, _orientation(image, exif))
-    except ImageFailure as failure:
-        raise ImageFailure(failure.reason, f"{path}: {failure.detail}") from None
-    except Exception as error:
-        raise _failure(path, error) from error
+    with _failures_of(path), _open_file(path) as file:
+        return _open(file, max_pixels=None).size
 
 
 def is_utf8(text: str) -> bool:
@@ -219,9 +210,7 @@ def _open(file: BinaryIO, max_pixels: int | None) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image, exif: ExifRule) -> int:
-    if exif == "ignore":
-        return 1
+def _orientation(image: Image.Image) -> int:
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -229,22 +218,6 @@ def _orientation(image: Image.Image, exif: ExifRule) -> int:
         except Exception:  # whatever a broken EXIF block makes Pillow raise: it states no orientation
             return 1
     return orientation if isinstance(orientation, int) else 1
-
-
-def _oriented_size(image: Image.Image, orientation: int) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
-
-
-def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    turn = _TURNS.get(orientation)
-    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
-
-
-def _check_size(size: tuple[int, int], expected: tuple[int, int] | None) -> None:
-    if expected is not None and size != tuple(expected):
-        detail = f"{size[0]} x {size[1]} in the file, {expected[0]} x {expected[1]} annotated"
-        raise ImageFailure(SIZE_MISMATCH, detail)
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -259,11 +232,18 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def _failure(path: Path, error: Exception) -> ImageFailure:
-    if isinstance(error, Image.DecompressionBombError):
-        return ImageFailure(TOO_LARGE, f"{path}: {error}")
-    if isinstance(error, MemoryError):
-        return ImageFailure(TOO_LARGE, f"{path}: not enough memory to decode it")
-    if isinstance(error, UnidentifiedImageError):
-        return ImageFailure(UNDECODABLE, f"{path} is not an image")
-    return ImageFailure(UNDECODABLE, f"{path}: {error or type(error).__name__}")
+@contextmanager
+def _failures_of(path: Path) -> Generator[None]:
+    """Turns all that Pillow and the system raise into an ImageFailure that names the file."""
+    try:
+        yield
+    except ImageFailure as failure:
+        raise ImageFailure(failure.reason, f"{path}: {failure.detail}") from None
+    except Image.DecompressionBombError as error:
+        raise ImageFailure(TOO_LARGE, f"{path}: {error}") from error
+    except MemoryError as error:
+        raise ImageFailure(TOO_LARGE, f"{path}: not enough memory to decode it") from error
+    except UnidentifiedImageError as error:
+        raise ImageFailure(UNDECODABLE, f"{path} is not an image") from error
+    except Exception as error:
+        raise ImageFailure(UNDECODABLE, f"{path}: {error or type(error).__name__}") from error

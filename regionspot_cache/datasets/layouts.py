@@ -10,6 +10,7 @@ from regionspot_cache.errors import InputError, MissingFileError
 Pattern = Callable[[str], str]  # file name in the annotations -> file name below the root
 
 _PROBES = 200
+_ALL = 0  # parts of a file name
 
 
 def coco_patterns(split: str) -> list[Pattern]:
@@ -18,8 +19,7 @@ def coco_patterns(split: str) -> list[Pattern]:
     Objects365 v2 names its images `images/v1/patch8/x.jpg`, while its archives unpack to `patch8/x.jpg`.
     """
     folders = dict.fromkeys(["", *([split, f"{split}2017", f"images/{split}"] if split else []), "images"])
-    shorten: tuple[Pattern, ...] = (lambda name: name, _last(2), _last(1))
-    return [_below(folder, cut) for cut in shorten for folder in folders]
+    return [_below(folder, parts) for parts in (_ALL, 2, 1) for folder in folders]
 
 
 def openimages_patterns(split: str) -> list[Pattern]:
@@ -48,8 +48,12 @@ def choose_layout(
     candidates = [(root, pattern) for root in roots for pattern in patterns]
     best, best_hits, escape = candidates[0], 0, None
     for root, pattern in candidates:
-        hits, refusal = _hits(root, [pattern(name) for name in probes])
-        escape = escape or refusal
+        hits = 0
+        for name in probes:
+            try:
+                hits += os.path.isfile(resolve_image(root, pattern(name)))
+            except InputError as error:
+                escape = escape or error
         if hits > best_hits:
             best, best_hits = (root, pattern), hits
         if hits == len(probes):
@@ -57,16 +61,6 @@ def choose_layout(
     if probes and not best_hits and required:
         raise escape or _nothing_found(probes[0], candidates)
     return best
-
-
-def _hits(root: Path, names: Sequence[str]) -> tuple[int, InputError | None]:
-    hits, refusal = 0, None
-    for name in names:
-        try:
-            hits += os.path.isfile(resolve_image(root, name))
-        except InputError as error:
-            refusal = error
-    return hits, refusal
 
 
 def _nothing_found(name: str, candidates: Sequence[tuple[Path, Pattern]]) -> MissingFileError:
@@ -79,9 +73,7 @@ def _nothing_found(name: str, candidates: Sequence[tuple[Path, Pattern]]) -> Mis
     )
 
 
-def _last(count: int) -> Pattern:
-    return lambda name: "/".join(name.split("/")[-count:])
-
-
-def _below(folder: str, cut: Pattern) -> Pattern:
-    return lambda name: f"{folder}/{cut(name)}" if folder else cut(name)
+def _below(folder: str, parts: int) -> Pattern:
+    """In a folder, by the last parts of the name."""
+    start = f"{folder}/" if folder else ""
+    return lambda name: start + "/".join(name.split("/")[-parts:])

@@ -12,15 +12,15 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regionspot_cache.datasets.assemble import FileBoxes, group_and_clean
+from regionspot_cache.datasets.assemble import FileBoxes, assemble
 from regionspot_cache.datasets.columns import NO_SIZE, UNSAFE_NAME
-from regionspot_cache.datasets.images import ImageFailure, image_size, resolve_image, safe_file_name
+from regionspot_cache.datasets.images import ImageFailure, find_image, image_size, safe_file_name
 from regionspot_cache.datasets.layouts import choose_layout, openimages_patterns
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.datasets.regions import BoxPolicy
@@ -63,72 +63,39 @@ def read_openimages(
         InputError: missing columns, a label that the class file lacks, values that are no numbers.
     """
     mids, class_names = read_classes(classes_csv)
-    rows = _read_boxes(boxes_csv, {mid: index for index, mid in enumerate(mids)}, classes_csv)
-    names = [f"{image_id}.jpg" for image_id in rows.image_ids]
+    image_ids, boxes, dropped = _read_boxes(boxes_csv, {mid: i for i, mid in enumerate(mids)}, classes_csv)
     root, pattern = choose_layout(
-        names, roots, openimages_patterns(split), required=require_images or sizes_csv is None
+        [f"{image_id}.jpg" for image_id in image_ids],
+        roots,
+        openimages_patterns(split),
+        required=require_images or sizes_csv is None,
     )
-    names = [pattern(file_name) for file_name in names]
-    sizes, dropped = _sizes(rows.image_ids, names, root, sizes_csv)
+    names = [pattern(f"{image_id}.jpg") for image_id in image_ids]
+    sizes, without_size = _sizes(image_ids, names, root, sizes_csv)
     kept = np.flatnonzero(sizes.min(axis=1) > 0)
-    grouped = group_and_clean(
-        rows.boxes(kept, sizes), sizes[kept, 0], sizes[kept, 1], policy := policy or BoxPolicy()
-    )
-    return DetectionDataset(
+    digest = hashlib.sha256()
+    for path in (boxes_csv, classes_csv):
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return assemble(
+        _in_pixels(boxes, sizes, kept),
         name=name,
         split=split,
         format="openimages",
         image_root=root,
         annotation_files=(boxes_csv, classes_csv),
-        annotation_sha256=_sha256(boxes_csv, classes_csv),
+        annotation_sha256=digest.hexdigest(),
         class_names=tuple(class_names),
         category_ids=np.arange(1, len(mids) + 1),
         class_frequency=("",) * len(mids),
         class_novel=(False,) * len(mids),
-        image_ids=[rows.image_ids[i] for i in kept],
+        image_ids=[image_ids[i] for i in kept],
         file_names=[names[i] for i in kept],
         widths=sizes[kept, 0],
         heights=sizes[kept, 1],
-        offsets=grouped.offsets,
-        boxes=grouped.boxes.boxes,
-        labels=grouped.boxes.labels,
-        annotation_ids=grouped.boxes.ids,
-        crowd=grouped.boxes.crowd,
-        dropped=rows.dropped + dropped + grouped.dropped,
-        policy=policy,
-        exif="ignore",
+        dropped=dropped + without_size,
+        policy=policy or BoxPolicy(),
     )
-
-
-@dataclass(kw_only=True, eq=False)
-class _Rows:
-    """The box file as columns; corners are fractions [x1, y1, x2, y2]."""
-
-    image_ids: list[str] = field(default_factory=list)
-    images: array = field(default_factory=lambda: array("i"))
-    corners: array = field(default_factory=lambda: array("d"))
-    labels: array = field(default_factory=lambda: array("i"))
-    numbers: array = field(default_factory=lambda: array("q"))
-    crowd: array = field(default_factory=lambda: array("b"))
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    def boxes(self, kept: NDArray[np.int64], sizes: NDArray[np.int32]) -> FileBoxes:
-        """Boxes in pixels, for the images that were kept."""
-        images = np.asarray(self.images)
-        index = np.full(len(self.image_ids), -1, np.int64)
-        index[kept] = np.arange(len(kept))
-        corners = np.asarray(self.corners).reshape(-1, 4)
-        with np.errstate(all="ignore"):  # what is too large or no number is dropped as such
-            for axis in (0, 1):
-                corners[:, axis::2] *= sizes[images, axis][:, None]
-            corners = corners.astype(np.float32)
-        return FileBoxes(
-            images=index[images],
-            boxes=corners,
-            labels=np.asarray(self.labels),
-            ids=np.asarray(self.numbers),
-            crowd=np.asarray(self.crowd).astype(bool),
-        )
 
 
 def read_classes(file: Path) -> tuple[list[str], list[str]]:
@@ -150,10 +117,15 @@ def read_classes(file: Path) -> tuple[list[str], list[str]]:
     return mids, [row[1].strip() for row in rows]
 
 
-def _read_boxes(file: Path, label_of: dict[str, int], classes_csv: Path) -> _Rows:
-    rows, index_of, unsafe = _Rows(), {}, set()
-    for number, values in _columns(file, _BOX_COLUMNS):
-        image_id, mid, x1, x2, y1, y2, group = values
+def _read_boxes(
+    file: Path, label_of: dict[str, int], classes_csv: Path
+) -> tuple[list[str], FileBoxes, Counter[str]]:
+    """Ids of the images, the boxes with corners in fractions (float64), and what was left out."""
+    index_of: dict[str, int] = {}
+    unsafe: set[str] = set()
+    corners, ids, crowd = array("d"), array("q"), array("b")
+    images, labels = array("q"), array("i")
+    for number, (image_id, mid, x1, x2, y1, y2, group) in _columns(file, _BOX_COLUMNS):
         if mid not in label_of:
             raise InputError(
                 f"Row {number} of {file} has label {mid!r}, which {classes_csv} lacks.",
@@ -165,23 +137,37 @@ def _read_boxes(file: Path, label_of: dict[str, int], classes_csv: Path) -> _Row
             if safe_file_name(image_id) != image_id or "/" in image_id:
                 unsafe.add(image_id)
                 continue
-            index = index_of[image_id] = len(rows.image_ids)
-            rows.image_ids.append(image_id)
+            index = index_of[image_id] = len(index_of)
         try:
-            rows.corners.extend((float(x1), float(y1), float(x2), float(y2)))
+            corners.extend((float(x1), float(y1), float(x2), float(y2)))
         except ValueError as error:
             found = f"Row {number} of {file}: {error}."
             expected = "Fractions of the image in XMin, XMax, YMin, YMax."
             raise InputError(found, expected, "Fetch the file again.") from None
-        rows.images.append(index)
-        rows.labels.append(label_of[mid])
-        rows.numbers.append(number)
-        rows.crowd.append(group == "1")
-    if unsafe:
-        rows.dropped[UNSAFE_NAME] = len(unsafe)
-    if not rows.image_ids:
+        images.append(index)
+        labels.append(label_of[mid])
+        ids.append(number)
+        crowd.append(group == "1")
+    if not index_of:
         raise InputError(f"{file} has no boxes.", "One row for each box.", "Fetch the file again.")
-    return rows
+    boxes = FileBoxes(
+        images=np.asarray(images),
+        boxes=np.asarray(corners).reshape(-1, 4),
+        labels=np.asarray(labels),
+        ids=np.asarray(ids),
+        crowd=np.asarray(crowd).astype(bool),
+    )
+    return list(index_of), boxes, Counter({UNSAFE_NAME: len(unsafe)} if unsafe else {})
+
+
+def _in_pixels(boxes: FileBoxes, sizes: NDArray[np.int32], kept: NDArray[np.int64]) -> FileBoxes:
+    """Boxes in pixels of the images [M, 2] and with indices among those that are `kept`."""
+    index = np.full(len(sizes), -1, np.int64)
+    index[kept] = np.arange(len(kept))
+    with np.errstate(all="ignore"):  # what is too large or no number is dropped as such
+        for axis in (0, 1):
+            boxes.boxes[:, axis::2] *= sizes[boxes.images, axis, None]
+        return replace(boxes, images=index[boxes.images], boxes=boxes.boxes.astype(np.float32))
 
 
 def _columns(file: Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -224,22 +210,17 @@ def _sizes(
     if sizes_csv is not None:
         return _sizes_from_csv(image_ids, sizes_csv)
     sizes, dropped = np.zeros((len(names), 2), np.int32), Counter()
+
+    def read(i: int) -> str | None:
+        try:
+            sizes[i] = image_size(find_image(root, names[i]))
+        except ImageFailure as failure:
+            return f"image: {failure.reason}"
+        return None
+
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        for i, size in enumerate(pool.map(lambda name: _size_or_reason(root, name), names, chunksize=256)):
-            if isinstance(size, str):
-                dropped[f"image: {size}"] += 1
-            else:
-                sizes[i] = size
+        dropped.update(filter(None, pool.map(read, range(len(names)), chunksize=256)))
     return sizes, dropped
-
-
-def _size_or_reason(root: Path, name: str) -> tuple[int, int] | str:
-    try:
-        return image_size(resolve_image(root, name))
-    except ImageFailure as failure:
-        return failure.reason
-    except InputError:
-        return "outside root"
 
 
 def _sizes_from_csv(image_ids: Sequence[str], file: Path) -> tuple[NDArray[np.int32], Counter[str]]:
@@ -254,12 +235,3 @@ def _sizes_from_csv(image_ids: Sequence[str], file: Path) -> tuple[NDArray[np.in
                 raise InputError(found, "Width and height in pixels.", "Correct the file.") from None
     unknown = int(np.count_nonzero(sizes.min(axis=1) <= 0))
     return sizes, Counter({NO_SIZE: unknown} if unknown else {})
-
-
-def _sha256(*files: Path) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from regionspot_cache.datasets.augmentation import Augmentation, ViewTable
 from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.datasets.regions import Boxes, BoxPolicy, xyxy_to_xywh
+from regionspot_cache.datasets.tables import offsets_of
 
 ImageId = int | str
 
@@ -140,7 +141,7 @@ class DetectionDataset:
     def select(self, images: NDArray[np.int64]) -> "DetectionDataset":
         """The images with these indices, in this order."""
         counts = np.diff(self.offsets)[images]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        offsets = offsets_of(counts)
         # Row r of the result is row (r - its image's new start + its image's old start) here.
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
         return replace(
@@ -184,16 +185,9 @@ def to_coco_dict(dataset: DetectionDataset) -> dict[str, Any]:
             dataset.annotation_ids, image_of_box, category_of_box, boxes, dataset.crowd, strict=True
         )
     ]
-    return {"images": images, "annotations": annotations, "categories": _categories(dataset)}
-
-
-def _categories(dataset: DetectionDataset) -> list[dict[str, Any]]:
-    categories = []
-    for number, name, frequency in zip(
-        dataset.category_ids, dataset.class_names, dataset.class_frequency, strict=True
-    ):
-        category: dict[str, Any] = {"id": int(number), "name": name}
-        if frequency:
-            category["frequency"] = frequency
-        categories.append(category)
-    return categories
+    classes = zip(dataset.category_ids.tolist(), dataset.class_names, dataset.class_frequency, strict=True)
+    categories = [
+        {"id": number, "name": name} | ({"frequency": frequency} if frequency else {})
+        for number, name, frequency in classes
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,21 +39,12 @@ class BoxPolicy:
         return asdict(self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CleanBoxes:
-    """What `clean_boxes` kept, in the order given.
+class CleanBoxes(NamedTuple):
+    """What `clean_boxes` kept, in the order given."""
 
-    Attributes:
-        kept: int64 [K], rising indices into the input.
-        boxes: float32 [K, 4] xyxy.
-        labels: int64 [K].
-        dropped: reason -> number of boxes.
-    """
-
-    kept: NDArray[np.int64]
-    boxes: Boxes
-    labels: NDArray[np.int64]
-    dropped: Counter[str]
+    kept: NDArray[np.int64]  # [K], rising indices into the input
+    boxes: Boxes  # [K, 4]
+    dropped: Counter[str]  # reason -> number of boxes
 
 
 def clean_boxes(
@@ -79,33 +70,33 @@ def clean_boxes(
     """
     policy = policy or BoxPolicy()
     boxes = _as_float32(boxes).reshape(-1, 4)
-    labels = np.asarray(labels, np.int64).reshape(-1)
-    size = _image_size(width, height, len(boxes))  # [N, 2]
-    group = np.zeros(len(boxes), bool)
-    if policy.drop_crowd and crowd is not None:
-        group = np.asarray(crowd, bool).reshape(-1)
-    finite = np.isfinite(boxes).all(axis=1)
-    outside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= size).any(axis=1)
+    size = np.empty((len(boxes), 2), np.float32)
+    size[:, 0], size[:, 1] = width, height
     clipped = np.clip(boxes, 0, np.tile(size, 2)) if policy.clip else boxes
     with np.errstate(invalid="ignore"):  # inf - inf: such boxes are already condemned as non-finite
         sides = clipped[:, 2:] - clipped[:, :2]
-    small = np.any((sides < policy.min_size) | (sides <= 0), axis=1)
-
+    grouped = policy.drop_crowd and crowd is not None
     alive = np.ones(len(boxes), bool)
     dropped: Counter[str] = Counter()
-    reasons = (
-        (CROWD, group & policy.drop_crowd),
-        (NON_FINITE, ~finite),
-        (OUTSIDE, outside),
-        (TOO_SMALL, small),
-    )
-    for reason, bad in reasons:
-        _drop(alive, bad, reason, dropped)
-    if policy.deduplicate:
-        of_image = np.zeros(len(boxes), np.int64) if images is None else np.asarray(images).reshape(-1)
-        _drop(alive, _repeated(clipped, labels, of_image, alive), DUPLICATE, dropped)
+    reasons = {
+        CROWD: np.asarray(crowd, bool).reshape(-1) if grouped else ~alive,
+        NON_FINITE: ~np.isfinite(boxes).all(axis=1),
+        OUTSIDE: (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= size).any(axis=1),
+        TOO_SMALL: np.any((sides < policy.min_size) | (sides <= 0), axis=1),
+    }
+    for reason, bad in reasons.items():
+        dropped[reason] = int(np.count_nonzero(alive & bad))
+        alive &= ~bad
     kept = np.flatnonzero(alive)
-    return CleanBoxes(kept=kept, boxes=clipped[kept], labels=labels[kept], dropped=dropped)
+    if policy.deduplicate:
+        columns = [
+            np.asarray(labels).reshape(-1),
+            np.zeros(len(boxes)) if images is None else np.asarray(images),
+        ]
+        repeated = _repeated([*clipped[kept].T, *(column[kept] for column in columns)])
+        dropped[DUPLICATE] = int(np.count_nonzero(repeated))
+        kept = kept[~repeated]
+    return CleanBoxes(kept, clipped[kept], +dropped)
 
 
 def xyxy_to_xywh(boxes: ArrayLike) -> Boxes:
@@ -137,27 +128,12 @@ def _as_float32(values: ArrayLike) -> Boxes:
         return np.asarray(values).astype(np.float32)
 
 
-def _image_size(width: ArrayLike, height: ArrayLike, count: int) -> NDArray[np.float32]:
-    sides = [np.broadcast_to(np.asarray(side, np.float32), (count,)) for side in (width, height)]
-    return np.stack(sides, axis=1)
-
-
-def _drop(alive: NDArray[np.bool_], bad: ArrayLike, reason: str, dropped: Counter[str]) -> None:
-    bad = np.asarray(bad, bool)
-    newly = int(np.count_nonzero(alive & bad))
-    if newly:
-        dropped[reason] += newly
-    alive &= ~bad
-
-
-def _repeated(boxes: Boxes, labels: NDArray, images: NDArray, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """bool [N]: the same image, label and box occurs earlier among the living."""
-    rows = np.flatnonzero(alive)
-    keys = [*boxes[rows].T, labels[rows], images[rows]]  # the last key sorts first
-    order = np.lexsort(keys)  # stable, so the first of equal rows stays first
-    same = np.ones(max(len(rows) - 1, 0), bool)
+def _repeated(keys: list[NDArray]) -> NDArray[np.bool_]:
+    """bool [N]: the same keys, each [N], occur earlier."""
+    order = np.lexsort(keys)  # stable, so the first of equal rows stays first; the last key sorts first
+    same = np.ones(max(len(order) - 1, 0), bool)
     for key in keys:
         same &= key[order][1:] == key[order][:-1]
-    repeated = np.zeros(len(boxes), bool)
-    repeated[rows[order[1:][same]]] = True
+    repeated = np.zeros(len(order), bool)
+    repeated[order[1:][same]] = True
     return repeated

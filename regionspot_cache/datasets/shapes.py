@@ -3,17 +3,18 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from regionspot_cache.datasets.shapes_annotations import count_images, dataset_json, image_annotations
+from regionspot_cache.datasets.shapes_annotations import dataset_json, image_annotations
 from regionspot_cache.datasets.shapes_classes import class_probabilities
 from regionspot_cache.datasets.shapes_scene import Scene, draw_scene, image_rng
 from regionspot_cache.datasets.shapes_spaces import SPACES, restrict, space_file
@@ -37,19 +38,31 @@ class World:
     val: int = 600
     format: int = FORMAT
 
-    def size(self, split: str) -> int:
-        return self.train if split == "train" else self.val
+    @property
+    def name(self) -> str:
+        return "-".join(map(str, astuple(self)))
+
+    def chunks(self, split: str) -> "list[Chunk]":
+        size = self.train if split == "train" else self.val
+        starts = range(0, size, CHUNK)
+        return [Chunk(world=self, split=split, start=at, stop=min(at + CHUNK, size)) for at in starts]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
+    """Images of a split that are drawn in one task."""
+
     world: World
     split: str
     start: int
     stop: int
 
+    def __len__(self) -> int:
+        return self.stop - self.start
+
     def part(self, root: Path) -> Path:
-        return root / "parts" / f"{self.split}-{self.start:06d}.json"
+        """The entries of its images, a file that is there when all of them are."""
+        return root / "parts" / self.world.name / f"{self.split}-{self.start:06d}.json"
 
 
 def materialise(
@@ -83,7 +96,7 @@ def materialise(
             return
         _write_chunks(root, world, processes or len(os.sched_getaffinity(0)), progress)
         _write_annotations(root, world)
-        _clean_up(root)
+        shutil.rmtree(root / "parts", ignore_errors=True)
 
 
 def materialise_space(root: Path, space: str) -> Path:
@@ -103,10 +116,9 @@ def materialise_space(root: Path, space: str) -> Path:
 def _train_annotations(root: Path) -> Any:
     """The content of train.json, which must be the file that was written with the world."""
     path = root / "train.json"
-    marker = _read_json(root / "COMPLETE")
-    digests = marker.get("sha256") if isinstance(marker, dict) else None
-    whole = path.is_file() and isinstance(digests, dict) and digests.get(path.name) == file_sha256(path)
-    if not whole:
+    marker = _read_dict(root / "COMPLETE")
+    digests = marker.get("sha256")
+    if not (path.is_file() and isinstance(digests, dict) and digests.get(path.name) == file_sha256(path)):
         raise DamageError(
             f"{path} is not the file that was written with the world.",
             "SHA-256 as in COMPLETE.",
@@ -121,12 +133,12 @@ def is_complete(root: Path, world: World) -> bool:
     Raises:
         InputError: the marker is of other parameters.
     """
-    marker = _read_json(root / "COMPLETE")
-    if not isinstance(marker, dict) or not isinstance(marker.get("world"), dict):
+    found = _read_dict(root / "COMPLETE").get("world")
+    if not isinstance(found, dict):
         return False
-    if marker["world"] != asdict(world):
+    if found != asdict(world):
         raise InputError(
-            f"{root} holds the world {marker['world']}.",
+            f"{root} holds the world {found}.",
             f"The world {asdict(world)} was asked for.",
             f"Choose another folder, or delete {root}.",
         )
@@ -143,18 +155,16 @@ def draw(world: World, split: str, index: int) -> tuple[Scene, dict[str, Any]]:
 
 
 def _write_chunks(root: Path, world: World, processes: int, progress: Progress | None) -> None:
-    chunks = [
-        Chunk(world=world, split=split, start=start, stop=min(start + CHUNK, world.size(split)))
-        for split in SPLITS
-        for start in range(0, world.size(split), CHUNK)
-    ]
-    for folder in ("parts", *(f"images/{split}" for split in SPLITS)):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    missing = [chunk for chunk in chunks if not _is_written(root, chunk)]
-    total = sum(chunk.stop - chunk.start for chunk in chunks)
-    done = total - sum(chunk.stop - chunk.start for chunk in missing)
+    for split in SPLITS:
+        (root / "images" / split).mkdir(parents=True, exist_ok=True)
+    for other in {*root.glob("parts/*")} - {root / "parts" / world.name}:  # its images are drawn over
+        shutil.rmtree(other)
+    chunks = [chunk for split in SPLITS for chunk in world.chunks(split)]
+    missing = [chunk for chunk in chunks if not chunk.part(root).is_file()]
+    total = sum(map(len, chunks))
+    done = total - sum(map(len, missing))
     for chunk in _run(root, missing, processes):
-        done += chunk.stop - chunk.start
+        done += len(chunk)
         if progress:
             progress(done, total)
 
@@ -177,44 +187,26 @@ def _write_chunk(root: Path, chunk: Chunk) -> Chunk:
         with replacing(path) as temporary:
             Image.fromarray(scene.image).save(temporary, "JPEG", quality=JPEG_QUALITY)
         entries.append(entry)
-    _write_json(chunk.part(root), {"chunk": asdict(chunk), "entries": entries})
+    chunk.part(root).parent.mkdir(parents=True, exist_ok=True)
+    _write_json(chunk.part(root), entries)
     return chunk
-
-
-def _is_written(root: Path, chunk: Chunk) -> bool:
-    part = _read_json(chunk.part(root))
-    if not isinstance(part, dict) or part.get("chunk") != asdict(chunk):
-        return False
-    try:
-        return all((root / "images" / entry["image"]["file_name"]).is_file() for entry in part["entries"])
-    except (KeyError, TypeError):  # a torn part
-        return False
 
 
 def _write_annotations(root: Path, world: World) -> None:
     """Join the parts to the two files, then put the marker; label spaces of an earlier world go."""
     for space in SPACES:
         (root / space_file(space)).unlink(missing_ok=True)
-    entries = {split: list(_entries(root, world, split)) for split in SPLITS}
-    train_images, _ = count_images(entries["train"])
-    digests = {}
-    for split in SPLITS:
+    digests, train_annotations = {}, None
+    for split in SPLITS:  # training images come first: their counts tell how frequent a class is
+        parts = [json.loads(chunk.part(root).read_text()) for chunk in world.chunks(split)]
+        entries = [entry for part in parts for entry in part]
+        annotations = [a for entry in entries for a in entry["annotations"]]
+        train_annotations = train_annotations if split != "train" else annotations
+        images = [entry["image"] for entry in entries]
         path = root / f"{split}.json"
-        _write_json(path, dataset_json(entries[split], train_images, split=split))
+        _write_json(path, dataset_json(images, annotations, train_annotations or [], split=split))
         digests[path.name] = file_sha256(path)
     _write_json(root / "COMPLETE", {"world": asdict(world), "sha256": digests})
-
-
-def _entries(root: Path, world: World, split: str) -> Iterator[dict[str, Any]]:
-    for start in range(0, world.size(split), CHUNK):
-        chunk = Chunk(world=world, split=split, start=start, stop=min(start + CHUNK, world.size(split)))
-        yield from json.loads(chunk.part(root).read_text())["entries"]
-
-
-def _clean_up(root: Path) -> None:
-    for part in (root / "parts").iterdir():
-        part.unlink(missing_ok=True)
-    (root / "parts").rmdir()
 
 
 @contextmanager
@@ -232,9 +224,10 @@ def _write_json(path: Path, value: Any) -> None:
         os.fsync(file.fileno())
 
 
-def _read_json(path: Path) -> Any:
-    """The content of a JSON file, None when it is missing or torn."""
+def _read_dict(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one when the file is missing or torn."""
     try:
-        return read_json(path, "")
+        content = read_json(path, "")
     except (MissingFileError, InputError):
-        return None
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,6 +1,6 @@
 """Annotations of the built-in world in LVIS format: one image at a time, and the file as a whole."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,43 +69,45 @@ def _shared(a: ShapeClass, b: ShapeClass) -> int:
     return (a.texture == b.texture) + (a.colour == b.colour) + (a.shape == b.shape)
 
 
-def count_images(entries: Iterable[dict[str, Any]]) -> tuple[Counter[int], Counter[int]]:
-    """Images and boxes of each category id."""
-    images: Counter[int] = Counter()
-    instances: Counter[int] = Counter()
-    for entry in entries:
-        ids = [a["category_id"] for a in entry["annotations"]]
-        instances.update(ids)
-        images.update(set(ids))
-    return images, instances
+def count(annotations: Iterable[dict[str, Any]]) -> defaultdict[int, dict[str, int]]:
+    """{"image_count", "instance_count"} of each category id, in the order of the annotation file."""
+    counts: defaultdict[int, dict[str, int]] = defaultdict(lambda: {"image_count": 0, "instance_count": 0})
+    seen: set[tuple[int, int]] = set()
+    for annotation in annotations:
+        pair = (annotation["image_id"], annotation["category_id"])
+        counts[pair[1]]["image_count"] += pair not in seen
+        counts[pair[1]]["instance_count"] += 1
+        seen.add(pair)
+    return counts
 
 
-def dataset_json(entries: list[dict[str, Any]], train_images: Counter[int], *, split: str) -> dict[str, Any]:
+def dataset_json(
+    images: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    train_annotations: list[dict[str, Any]],
+    *,
+    split: str,
+) -> dict[str, Any]:
     """The whole annotation file. Frequencies follow the training images, counts the split itself."""
-    images, instances = count_images(entries)
-    annotations = [a for entry in entries for a in entry["annotations"]]
+    counts, in_train = count(annotations), count(train_annotations)
     return {
         "info": {"description": f"shapes, the built-in world of regionspot-cache, {split} split"},
         "licenses": [],
-        "categories": [_category(c, train_images, images, instances) for c in CLASSES],
-        "images": [entry["image"] for entry in entries],
+        "categories": [_category(c, in_train[c.index + 1], counts[c.index + 1]) for c in CLASSES],
+        "images": images,
         "annotations": [{"id": number, **a} for number, a in enumerate(annotations, start=1)],
     }
 
 
-def _category(
-    kind: ShapeClass, train_images: Counter[int], images: Counter[int], instances: Counter[int]
-) -> dict[str, Any]:
-    number = kind.index + 1
-    count = train_images[number]
+def _category(kind: ShapeClass, in_train: dict[str, int], counts: dict[str, int]) -> dict[str, Any]:
+    images = in_train["image_count"]
     return {
-        "id": number,
+        "id": kind.index + 1,
         "name": kind.name,
         "synonyms": [kind.name],
         "synset": f"{kind.name.replace(' ', '_')}.n.01",
         "def": f"a {kind.shape} of {kind.colour} colour with a {kind.texture} surface",
-        "frequency": "r" if count < 10 else "c" if count < 100 else "f",
-        "image_count": images[number],
-        "instance_count": instances[number],
+        "frequency": "r" if images < 10 else "c" if images < 100 else "f",
+        **counts,
         "novel": kind.novel,
     }

@@ -75,13 +75,7 @@ def class_probabilities(split: str) -> NDArray[np.float64]:
     return weights
 
 
-def join_phrases(phrases: Sequence[str]) -> str:
-    """Write phrases as prose: "a, b and c"."""
-    if len(phrases) < 2:
-        return "".join(phrases)
-    return ", ".join(phrases[:-1]) + " and " + phrases[-1]
-
-
 def caption(labels: Sequence[int]) -> str:
     """Describe a scene by its objects, the first four at most: "a striped red star and a plain blue ring"."""
-    return join_phrases([f"a {CLASS_NAMES[label]}" for label in labels[:4]])
+    *others, last = [f"a {CLASS_NAMES[label]}" for label in labels[:4]] or [""]
+    return f"{', '.join(others)} and {last}" if others else last

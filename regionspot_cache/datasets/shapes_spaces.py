@@ -1,11 +1,10 @@
 """Three label spaces of different size over the training images of the built-in world, for data mixes."""
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from regionspot_cache.datasets.shapes_annotations import count
 from regionspot_cache.datasets.shapes_classes import CLASSES, class_probabilities
 
 # Size of each label space; the images of one are every third of the training split, so no two share any.
@@ -43,12 +42,13 @@ def restrict(train: dict[str, Any], space: str) -> dict[str, Any]:
     images = [_image(entry, kept) for entry in train["images"][list(SPACES).index(space) :: len(SPACES)]]
     image_ids = {image["id"] for image in images}
     annotations = [a for a in train["annotations"] if a["image_id"] in image_ids and a["category_id"] in kept]
-    categories = [c for c in train["categories"] if c["id"] in kept]
+    counted = count(annotations)
+    categories = [{**c, **counted[c["id"]]} for c in train["categories"] if c["id"] in kept]
     description = f"{train['info']['description']}, label space of {len(categories)} classes"
     return {
         **train,
         "info": {"description": description},
-        "categories": _recounted(categories, annotations),
+        "categories": categories,
         "images": images,
         "annotations": annotations,
     }
@@ -57,11 +57,3 @@ def restrict(train: dict[str, Any], space: str) -> dict[str, Any]:
 def _image(entry: dict[str, Any], kept: frozenset[int]) -> dict[str, Any]:
     lists = ("neg_category_ids", "not_exhaustive_category_ids")
     return {**entry, **{key: [number for number in entry[key] if number in kept] for key in lists}}
-
-
-def _recounted(
-    categories: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    instances = Counter(a["category_id"] for a in annotations)
-    images = Counter(category for _, category in {(a["image_id"], a["category_id"]) for a in annotations})
-    return [{**c, "image_count": images[c["id"]], "instance_count": instances[c["id"]]} for c in categories]

@@ -1,5 +1,6 @@
 """The data sets known by name: which files they consist of, where those go, and who offers them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -26,13 +27,15 @@ class Source:
     origin: str
 
 
+def _places(folders: Iterable[str], *names: str) -> tuple[str, ...]:
+    return tuple(folder + name for folder in folders for name in names)
+
+
 _O365_V1 = Source(
     splits=("train", "val"),
     default_split="train",
-    annotations=(
-        "objects365/objects365_{split}.json",
-        "objects365/annotations/objects365_{split}.json",
-        "objects365v1/objects365_{split}.json",
+    annotations=_places(
+        ("objects365/", "objects365/annotations/", "objects365v1/"), "objects365_{split}.json"
     ),
     roots=("objects365", "objects365v1"),
     images="objects365/{split}/*.jpg",
@@ -41,11 +44,9 @@ _O365_V1 = Source(
 _O365_V2 = Source(
     splits=("train", "val"),
     default_split="train",
-    annotations=(
-        "objects365/zhiyuan_objv2_{split}.json",
-        "objects365/annotations/zhiyuan_objv2_{split}.json",
-        "objects365v2/zhiyuan_objv2_{split}.json",
-        "objects365v2/annotations/zhiyuan_objv2_{split}.json",
+    annotations=_places(
+        ("objects365/", "objects365/annotations/", "objects365v2/", "objects365v2/annotations/"),
+        "zhiyuan_objv2_{split}.json",
     ),
     roots=("objects365", "objects365v2"),
     images="objects365/{split}/patchN/*.jpg, as patchN.tar.gz unpacks",
@@ -60,11 +61,8 @@ SOURCES: dict[str, Source] = {
     "v3det": Source(
         splits=("train", "val"),
         default_split="train",
-        annotations=(
-            "V3Det/annotations/v3det_2023_v1_{split}.json",
-            "v3det/annotations/v3det_2023_v1_{split}.json",
-            "v3det/v3det_2023_v1_{split}.json",
-            "V3Det/v3det_2023_v1_{split}.json",
+        annotations=_places(
+            ("V3Det/annotations/", "v3det/annotations/", "v3det/", "V3Det/"), "v3det_2023_v1_{split}.json"
         ),
         roots=("V3Det", "v3det", "v3det/V3Det"),
         images="V3Det/images/<category>/*.jpg",
@@ -74,14 +72,10 @@ SOURCES: dict[str, Source] = {
     "lvis": Source(
         splits=("train", "val", "minival"),
         default_split="val",
-        annotations=(
-            "lvis/lvis_v1_{split}.json",
-            "lvis/annotations/lvis_v1_{split}.json",
-            "coco/annotations/lvis_v1_{split}.json",
-            *(
-                f"{folder}lvis_v1_{{split}}_inserted_image_name.json"  # GLIP's name of minival
-                for folder in ("lvis/", "lvis/annotations/", "coco/annotations/")
-            ),
+        annotations=_places(
+            ("lvis/", "lvis/annotations/", "coco/annotations/"),
+            "lvis_v1_{split}.json",
+            "lvis_v1_{split}_inserted_image_name.json",  # GLIP's name of minival
         ),
         roots=("coco", "lvis"),
         images="coco/train2017/*.jpg and coco/val2017/*.jpg (LVIS val has images of both)",
@@ -102,10 +96,10 @@ SOURCES: dict[str, Source] = {
     "openimages": Source(
         splits=("train", "validation", "test"),
         default_split="train",
-        annotations=tuple(
-            f"openimages/{folder}{stem}-annotations-bbox.csv"
-            for folder in ("", "annotations/", "{split}/", "{split}/labels/")
-            for stem in ("{split}", "oidv6-{split}")
+        annotations=_places(
+            ("openimages/" + folder for folder in ("", "annotations/", "{split}/", "{split}/labels/")),
+            "{split}-annotations-bbox.csv",
+            "oidv6-{split}-annotations-bbox.csv",
         ),
         roots=("openimages", "openimages/images"),
         images="openimages/{split}/*.jpg, or in folders by first digit",
@@ -118,13 +112,13 @@ SOURCES: dict[str, Source] = {
     ),
 }
 
-OPENIMAGES_CLASSES = tuple(
-    f"openimages/{folder}{stem}"
-    for folder in ("", "annotations/", "metadata/")
-    for stem in ("class-descriptions-boxable.csv", "oidv7-class-descriptions-boxable.csv")
+OPENIMAGES_CLASSES = _places(
+    ("openimages/", "openimages/annotations/", "openimages/metadata/"),
+    "class-descriptions-boxable.csv",
+    "oidv7-class-descriptions-boxable.csv",
 )
-OPENIMAGES_SIZES = tuple(
-    f"openimages/{folder}{stem}"
-    for folder in ("", "annotations/")
-    for stem in ("{split}_sizes-00000-of-00001.csv", "{split}-image-sizes.csv")
+OPENIMAGES_SIZES = _places(
+    ("openimages/", "openimages/annotations/"),
+    "{split}_sizes-00000-of-00001.csv",
+    "{split}-image-sizes.csv",
 )

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.datasets.assemble import FileBoxes
-from regionspot_cache.datasets.regions import Boxes
 from regionspot_cache.errors import InputError
 
 _PROBES = 100_000  # boxes that are looked at, evenly spread over the file
@@ -29,15 +28,18 @@ def require_pixels(
     Raises:
         InputError: says what was found, with an example.
     """
-    rows = np.flatnonzero((boxes.images >= 0) & _has_extent(boxes.boxes))
+    with np.errstate(invalid="ignore"):
+        extent = np.isfinite(boxes.boxes).all(axis=1) & (boxes.boxes[:, 2:] > boxes.boxes[:, :2]).all(axis=1)
+    rows = np.flatnonzero((boxes.images >= 0) & extent)
     rows = rows[:: -(-len(rows) // _PROBES) or 1]
     if not len(rows):
         return
     size = np.stack([widths, heights], axis=1)[boxes.images[rows]].astype(np.float32)  # [N, 2]
     start, stop = boxes.boxes[rows, :2], boxes.boxes[rows, 2:]
     side = stop - start
-    example = f"annotation {boxes.ids[rows[0]]} has {_shown(start[0], side[0])} in an image of "
-    example += " x ".join(str(int(n)) for n in size[0])
+    shown = ", ".join(f"{value:.6g}" for value in (*start[0], *side[0]))
+    width, height = size[0].astype(int)
+    example = f"annotation {boxes.ids[rows[0]]} has [{shown}] in an image of {width} x {height}"
     fractions = _share((start >= -_SLACK) & (np.maximum(start, side) <= 1 + _SLACK) & (size > 2))
     if fractions >= _NEARLY_ALL:
         raise InputError(
@@ -56,15 +58,6 @@ def require_pixels(
         )
 
 
-def _has_extent(boxes: Boxes) -> NDArray[np.bool_]:
-    with np.errstate(invalid="ignore"):
-        return np.all(np.isfinite(boxes) & np.tile(boxes[:, 2:] > boxes[:, :2], 2), axis=1)
-
-
 def _share(good: NDArray[np.bool_]) -> float:
     """Of the rows [N, 2] that are good in both columns."""
     return float(np.mean(good.all(axis=1)))
-
-
-def _shown(start: NDArray[np.float32], side: NDArray[np.float32]) -> str:
-    return "[" + ", ".join(f"{value:.6g}" for value in (*start, *side)) + "]"

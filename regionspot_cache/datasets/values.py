@@ -10,6 +10,30 @@ from regionspot_cache.errors import InputError
 
 _LOWEST, _BEYOND = -(1 << 63), 1 << 63
 _EXACT = 1 << 53  # whole numbers below are exact in floating point
+_LARGEST_SIDE = 1 << 31  # pixels
+
+# What an entry of another type or without a key gives rise to while it is read.
+ENTRY_ERRORS = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
+_ENTRIES = {
+    "images": "`id`, `width`, `height` and `file_name` (LVIS: `coco_url`, and lists of class ids).",
+    "annotations": "`id`, `image_id`, `category_id` (integers) and `bbox` [left, top, width, height]; "
+    "`area`, `iscrowd`, `ignore` and `segmentation` as COCO and LVIS have them.",
+    "categories": "`id` (integer) and `name`.",
+}
+
+
+def unusable_entry(source: object, section: str, entry: Any, error: Exception) -> InputError:
+    """The error for an entry of a COCO-style file `source` that gave rise to one of ENTRY_ERRORS."""
+    shown = entry.get("id", entry) if isinstance(entry, dict) else entry
+    which = ("id " if shown is not entry else "") + repr(shown)[:80]
+    problem = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be used: {error}"
+    if not isinstance(entry, dict):
+        problem = "cannot be used: it is no object"
+    return InputError(
+        f"{source}: the entry of `{section}` with {which} {problem}.",
+        f"Each entry has {_ENTRIES[section]}",
+        "Add what is missing, or remove the entry.",
+    )
 
 
 def is_int64(value: Any) -> bool:
@@ -23,6 +47,22 @@ def check_image_id(value: Any) -> None:
         value.encode()  # a lone surrogate can be neither printed nor written
     elif not is_int64(value):
         raise ValueError(f"image id {brief(value)} is neither an integer of 64 bits nor a text")
+
+
+def category_id(value: Any) -> int:
+    """The id of a class. Raises ValueError for what is no integer of 64 bits."""
+    if not is_int64(value):
+        raise ValueError(f"class id {value!r} is no integer of 64 bits")
+    return value
+
+
+def side(entry: dict[str, Any], name: str) -> int:
+    """A width or height: whole, but perhaps written as a decimal fraction. Raises ValueError for others."""
+    value = entry[name]
+    whole = type(value) is int or (type(value) is float and value.is_integer())
+    if not whole or not -_LARGEST_SIDE <= value < _LARGEST_SIDE:
+        raise ValueError(f"{name} {brief(value)} is no whole number of pixels")
+    return int(value)
 
 
 class TextIds:
@@ -43,7 +83,7 @@ class TextIds:
         first = self._seen.setdefault(text, image_id)
         if isinstance(first, str) is not isinstance(image_id, str):
             raise InputError(
-                f"{self._source}: the image ids {text} and {text!r} are two images in one file",
+                f"{self._source} has image id {text} as a number and as the text {text!r}",
                 "ids that differ as text, for other files may write either",
                 "write all ids as numbers, or renumber the images",
             )

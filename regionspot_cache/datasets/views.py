@@ -16,6 +16,7 @@ from regionspot_cache.datasets.augmentation import (
 )
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.datasets.regions import Boxes, box_area, clean_boxes
+from regionspot_cache.datasets.tables import Table, offsets_of
 from regionspot_cache.errors import InputError
 
 KEPT_SHARE = 0.4  # of its area that a box must keep in a crop
@@ -44,114 +45,107 @@ def with_views(dataset: DetectionDataset, augmentation: Augmentation) -> Detecti
         raise InputError(f"{dataset.name} has extra views already", "a dataset without")
     sizes = np.stack([dataset.widths, dataset.heights], axis=1)
     keys = image_keys(dataset.image_ids, augmentation.seed)
-    source = _Source(dataset=dataset, augmentation=augmentation, sizes=sizes, keys=keys)
-    numbers, starts = range(1, augmentation.num_views), range(0, len(dataset), _BLOCK)
-    views = [source.original(), *(source.view(number, start) for number in numbers for start in starts)]
-    dropped = sum((view.dropped for view in views), Counter(dataset.dropped))
-    images = np.concatenate([view.images for view in views])
-    rows = np.concatenate([view.rows for view in views])
-    frames = np.concatenate([view.frames for view in views])
-    of_record = np.repeat([view.number for view in views], [len(view.images) for view in views])
-    width_height = view_sizes(frames)
+    everything = np.arange(len(dataset))
+    original = _Views(
+        numbers=np.zeros(len(dataset), np.int32),
+        origins=everything,
+        frames=augmentation.frames(0, sizes, keys),
+        counts=np.diff(dataset.offsets),
+        rows=np.arange(len(dataset.boxes)),
+        boxes=dataset.boxes,
+    )
+    dropped = dataset.dropped.copy()
+    blocks = [everything[start : start + _BLOCK] for start in range(0, len(dataset), _BLOCK)]
+    numbers = range(1, augmentation.num_views)
+    extra = [
+        _extra_view(dataset, augmentation, number, images, keys[images], sizes[images], dropped)
+        for number in numbers
+        for images in blocks
+    ]
+    views = _Views.concatenate([original, *extra])
+    view_size = view_sizes(views.frames)
     return replace(
         dataset,
-        image_ids=[dataset.image_ids[i] for i in images],
-        file_names=[dataset.file_names[i] for i in images],
-        widths=width_height[:, 0],
-        heights=width_height[:, 1],
-        offsets=np.concatenate([[0], np.cumsum(np.concatenate([view.counts for view in views]))]),
-        boxes=np.concatenate([view.boxes for view in views]),
-        labels=dataset.labels[rows],
-        annotation_ids=dataset.annotation_ids[rows],
-        crowd=dataset.crowd[rows],
+        image_ids=[dataset.image_ids[i] for i in views.origins],
+        file_names=[dataset.file_names[i] for i in views.origins],
+        widths=view_size[:, 0],
+        heights=view_size[:, 1],
+        offsets=offsets_of(views.counts),
+        boxes=views.boxes,
+        labels=dataset.labels[views.rows],
+        annotation_ids=dataset.annotation_ids[views.rows],
+        crowd=dataset.crowd[views.rows],
         dropped=dropped,
-        views=ViewTable(numbers=of_record.astype(np.int32), origins=images.astype(np.int32), frames=frames),
+        views=ViewTable(numbers=views.numbers, origins=views.origins.astype(np.int32), frames=views.frames),
         augmentation=augmentation,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _View:
-    """One view of the images that have boxes in it: images, counts [m]; frames [m, 6]; rows, boxes [n]."""
+class _Views(Table):
+    """Columns of M records, those of a `ViewTable` and the number of boxes, and columns of their N boxes."""
 
-    number: int
-    images: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    frames: Frames
-    rows: NDArray[np.int64]
-    boxes: Boxes
-    dropped: Counter[str]
+    numbers: NDArray[np.int32]  # [M]
+    origins: NDArray[np.int64]  # [M]
+    frames: Frames  # [M, 6]
+    counts: NDArray[np.int64]  # [M]
+    rows: NDArray[np.int64]  # [N], of the dataset
+    boxes: Boxes  # [N, 4]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """What all views are made of; sizes int32 [M, 2], keys uint64 [M]."""
+def _extra_view(
+    dataset: DetectionDataset,
+    augmentation: Augmentation,
+    number: int,
+    images: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    sizes: NDArray[np.int32],
+    dropped: Counter[str],
+) -> _Views:
+    """One view of a run of images, those without boxes left out; adds to `dropped`."""
+    name = augmentation.names[number]
+    frames = augmentation.frames(number, sizes, keys)
+    size = view_sizes(frames)
+    offsets = dataset.offsets[images[0] : images[-1] + 2]
+    rows = np.arange(offsets[0], offsets[-1])
+    owner = np.repeat(np.arange(len(images)), np.diff(offsets))
+    boxes = to_view(dataset.boxes[rows], frames[owner])
+    if name != "flip":
+        kept, boxes, lost = _cut(boxes, dataset.labels[rows], size[owner], owner, dataset)
+        rows, owner = rows[kept], owner[kept]
+        dropped.update({f"{reason} in {name}": count for reason, count in lost.items()})
+    if augmentation.jitter:
+        least = dataset.policy.min_size
+        boxes = augmentation.jittered(boxes, size[owner], keys[owner], number, rows - offsets[owner], least)
+    counts = np.bincount(owner, minlength=len(images))
+    shown = np.flatnonzero(counts)
+    dropped.update({WITHOUT_BOXES: len(images) - len(shown)} if len(shown) < len(images) else {})
+    return _Views(
+        numbers=np.full(len(shown), number, np.int32),
+        origins=images[shown],
+        frames=frames[shown],
+        counts=counts[shown],
+        rows=rows,
+        boxes=boxes,
+    )
 
-    dataset: DetectionDataset
-    augmentation: Augmentation
-    sizes: NDArray[np.int32]
-    keys: NDArray[np.uint64]
 
-    def original(self) -> _View:
-        """View 0 holds every image, also without boxes."""
-        return _View(
-            number=0,
-            images=np.arange(len(self.sizes)),
-            counts=np.diff(self.dataset.offsets),
-            frames=self.augmentation.frames(0, self.sizes, self.keys),
-            rows=np.arange(len(self.dataset.boxes)),
-            boxes=self.dataset.boxes,
-            dropped=Counter(),
-        )
-
-    def view(self, number: int, start: int) -> _View:
-        """One extra view of a block of images."""
-        offsets = self.dataset.offsets[start : start + _BLOCK + 1]
-        keys, block = self.keys[start : start + _BLOCK], slice(offsets[0], offsets[-1])
-        frames = self.augmentation.frames(number, self.sizes[start : start + _BLOCK], keys)
-        image_of_box = np.repeat(np.arange(len(frames)), np.diff(offsets))
-        boxes, labels = to_view(self.dataset.boxes[block], frames[image_of_box]), self.dataset.labels[block]
-        rows, sizes = np.arange(len(boxes)), view_sizes(frames)
-        dropped: Counter[str] = Counter()
-        if self.augmentation.names[number] != "flip":
-            rows, boxes, dropped = self._cut(boxes, labels, sizes, image_of_box)
-        owner, rows = image_of_box[rows], rows + offsets[0]
-        if self.augmentation.jitter:
-            places, least = rows - offsets[owner], self.dataset.policy.min_size
-            boxes = self.augmentation.jittered(boxes, sizes[owner], keys[owner], number, places, least)
-        counts = np.bincount(owner, minlength=len(frames))
-        kept = np.flatnonzero(counts)
-        named = Counter({f"{k} in {self.augmentation.names[number]}": n for k, n in dropped.items()})
-        if len(kept) < len(frames):
-            named[WITHOUT_BOXES] = len(frames) - len(kept)
-        return _View(
-            number=number,
-            images=start + kept,
-            counts=counts[kept],
-            frames=frames[kept],
-            rows=rows,
-            boxes=boxes,
-            dropped=named,
-        )
-
-    def _cut(
-        self,
-        boxes: Boxes,
-        labels: NDArray[np.int32],
-        sizes: NDArray[np.int32],
-        image_of_box: NDArray[np.int64],
-    ) -> tuple[NDArray[np.int64], Boxes, Counter[str]]:
-        """Rows and boxes that remain when boxes are cut at the border of their view; the rest by reason."""
-        inside = np.clip(boxes, 0, np.tile(sizes[image_of_box], 2))
-        rows = np.flatnonzero(box_area(inside) >= KEPT_SHARE * box_area(boxes))
-        owner = image_of_box[rows]
-        clean = clean_boxes(
-            inside[rows],
-            labels[rows],
-            width=sizes[owner, 0],
-            height=sizes[owner, 1],
-            images=owner,
-            policy=replace(self.dataset.policy, clip=True),
-        )
-        cut = Counter({CUT_AWAY: len(boxes) - len(rows)} if len(rows) < len(boxes) else {})
-        return rows[clean.kept], clean.boxes, cut + clean.dropped
+def _cut(
+    boxes: Boxes,
+    labels: NDArray[np.int32],
+    size: NDArray[np.int32],
+    images: NDArray[np.int64],
+    dataset: DetectionDataset,
+) -> tuple[NDArray[np.int64], Boxes, Counter[str]]:
+    """Rows and boxes that remain when boxes are cut at the border of their view; the rest by reason."""
+    inside = np.clip(boxes, 0, np.tile(size, 2))
+    rows = np.flatnonzero(box_area(inside) >= KEPT_SHARE * box_area(boxes))
+    clean = clean_boxes(
+        inside[rows],
+        labels[rows],
+        width=size[rows, 0],
+        height=size[rows, 1],
+        images=images[rows],
+        policy=replace(dataset.policy, clip=True),
+    )
+    return rows[clean.kept], clean.boxes, +Counter({CUT_AWAY: len(boxes) - len(rows)}) + clean.dropped

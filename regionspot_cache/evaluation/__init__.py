@@ -6,8 +6,6 @@ from regionspot_cache.evaluation.detections import (
     MAX_DETECTIONS,
     PER_CATEGORY,
     Detections,
-    DetectionsBuilder,
-    ImageDetections,
     MaskTable,
 )
 from regionspot_cache.evaluation.evaluate import ApType, evaluate
@@ -15,7 +13,7 @@ from regionspot_cache.evaluation.metrics import AveragePrecision
 from regionspot_cache.evaluation.recall import RECALL_RULE, proposal_recall
 from regionspot_cache.evaluation.result import EvaluationResult, Protocol
 from regionspot_cache.evaluation.results_file import IouType, write_results
-from regionspot_cache.evaluation.results_reader import ResultsFile, Scope, read_results
+from regionspot_cache.evaluation.results_reader import ResultsFile, read_results
 from regionspot_cache.evaluation.rle import encode_mask
 from regionspot_cache.evaluation.selection import SCORE_RULES, ScoreRule, Selection, select_top_k
 
@@ -31,14 +29,11 @@ __all__ = [
     "BestOfImages",
     "Collector",
     "Detections",
-    "DetectionsBuilder",
     "EvaluationResult",
-    "ImageDetections",
     "IouType",
     "MaskTable",
     "Protocol",
     "ResultsFile",
-    "Scope",
     "ScoreRule",
     "Selection",
     "encode_mask",

@@ -3,24 +3,25 @@
 Follows lvis-api and cocoapi in every rule, down to the order of equal scores; tests compare them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from regionspot_cache.datasets.tables import Table, ranks
 from regionspot_cache.datasets.values import places
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections
 from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.matching import MATCHED, UNMATCHED, Matches, match
 from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, Curves
-from regionspot_cache.evaluation.overlap import Overlap, box_overlap, mask_overlap, shared_pairs
+from regionspot_cache.evaluation.overlap import box_edges, mask_edges, shared_pairs
 from regionspot_cache.evaluation.results_file import IouType
 
 COCO_PER_PAIR = 100  # detections per image and category in COCO's AP
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Candidates:
+class _Candidates(Table):
     """Detections that count, ordered by pair and falling score."""
 
     keys: np.ndarray  # i64 [D], pair keys
@@ -28,9 +29,6 @@ class _Candidates:
     scores: np.ndarray  # [D]
     boxes: np.ndarray  # i32 [D], rows of Detections.boxes
     areas: np.ndarray  # f64 [D]
-
-    def take(self, rows: np.ndarray) -> "_Candidates":
-        return _Candidates(**{name: column[rows] for name, column in vars(self).items()})
 
 
 def precision_curves(
@@ -48,23 +46,21 @@ def precision_curves(
     if iou_type == "segm" and detections.masks is None and len(detections):
         raise InputError("the detections have no masks", "a mask for every box", "evaluate boxes only")
     candidates = _candidates(truth, detections, iou_type, per_pair)
-    order = np.argsort(truth.pair_key(truth.images, truth.categories), kind="stable")
-    overlap = _overlap(truth, detections, candidates, order, iou_type)
-    areas = truth.areas[order, None]  # [G,1]
-    ignore = truth.ignore[order, None] | (areas < AREA_RANGES[:, 0]) | (areas > AREA_RANGES[:, 1])  # [G,A]
-    matches = _match_all(truth, candidates, order, overlap, ignore)
-    return _accumulate(truth, candidates, matches, truth.categories[order], ignore)
+    areas = truth.areas[:, None]  # [G,1]
+    ignore = truth.ignore[:, None] | (areas < AREA_RANGES[:, 0]) | (areas > AREA_RANGES[:, 1])  # [G,A]
+    matches = _match_all(truth, detections, candidates, iou_type, ignore)
+    return _accumulate(truth, candidates, matches, ignore)
 
 
 def _candidates(
     truth: GroundTruth, detections: Detections, iou_type: IouType, per_pair: int | None
 ) -> _Candidates:
     image = image_index(truth, detections)[detections.image_of_row]
-    category, known = _category_index(truth, detections.category_ids)
+    category = np.searchsorted(truth.category_ids, detections.category_ids)
+    known = np.isin(detections.category_ids, truth.category_ids)
     keys = truth.pair_key(image, category)
     if truth.federated:
-        positive = np.unique(truth.pair_key(truth.images, truth.categories))
-        known &= _contains(positive, keys) | _contains(truth.negative, keys)
+        known &= _contains(truth.pairs, keys) | _contains(truth.negative, keys)
     rows = np.flatnonzero(known)
     found = _Candidates(
         keys=keys[rows],
@@ -74,12 +70,9 @@ def _candidates(
         areas=_areas(detections, detections.box_index[rows], iou_type),
     )
     if truth.federated:
-        found = found.take(np.flatnonzero(found.areas > 0))
+        found = found.take(found.areas > 0)
     found = found.take(np.lexsort((-found.scores, found.keys)))
-    if per_pair is None:
-        return found
-    rank = np.arange(len(found.keys)) - np.searchsorted(found.keys, found.keys)
-    return found.take(np.flatnonzero(rank < per_pair))
+    return found if per_pair is None else found.take(ranks(found.keys) < per_pair)
 
 
 def image_index(truth: GroundTruth, detections: Detections) -> np.ndarray:
@@ -99,19 +92,11 @@ def image_index(truth: GroundTruth, detections: Detections) -> np.ndarray:
     return np.array([index[str(image_id)] for image_id in detections.image_ids], np.int64)
 
 
-def _category_index(truth: GroundTruth, category_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of each category (i64) and whether the ground truth has it (bool)."""
-    if not len(truth.category_ids):
-        return np.zeros(len(category_ids), np.int64), np.zeros(len(category_ids), bool)
-    index = np.searchsorted(truth.category_ids, category_ids).clip(max=len(truth.category_ids) - 1)
-    return index, truth.category_ids[index] == category_ids
-
-
 def _contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """As np.isin, without sorting again."""
     if not len(sorted_keys):
         return np.zeros(len(keys), bool)
-    at = np.searchsorted(sorted_keys, keys).clip(max=len(sorted_keys) - 1)
-    return sorted_keys[at] == keys
+    return sorted_keys[np.searchsorted(sorted_keys, keys).clip(max=len(sorted_keys) - 1)] == keys
 
 
 def _areas(detections: Detections, box_index: np.ndarray, iou_type: IouType) -> np.ndarray:
@@ -122,42 +107,24 @@ def _areas(detections: Detections, box_index: np.ndarray, iou_type: IouType) -> 
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _overlap(
-    truth: GroundTruth, detections: Detections, found: _Candidates, order: np.ndarray, iou_type: IouType
-) -> Overlap:
-    if iou_type == "segm" and detections.masks is not None:
-        return mask_overlap(detections.masks, found.boxes, truth, order)
-    boxes = detections.boxes[found.boxes].astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    return box_overlap(boxes, truth.boxes[order], truth.crowd[order])
-
-
 def _match_all(
-    truth: GroundTruth, found: _Candidates, order: np.ndarray, overlap: Overlap, ignore: np.ndarray
+    truth: GroundTruth, detections: Detections, found: _Candidates, iou_type: IouType, ignore: np.ndarray
 ) -> Matches:
-    annotation_keys = truth.pair_key(truth.images, truth.categories)[order]
-    crowd = truth.crowd[order]
-    parts = [Matches(detection=np.zeros(0, np.int64), outcome=np.zeros((0, *_SETTINGS), np.uint8))]
-    for pairs in shared_pairs(found.keys, annotation_keys).chunks():
+    boxes = detections.boxes[found.boxes]
+    no_outcome = np.zeros((0, len(AREA_RANGES), len(IOU_THRESHOLDS)), np.uint8)
+    parts = [Matches(detection=np.zeros(0, np.int64), outcome=no_outcome)]
+    for pairs in shared_pairs(found.keys, truth.pairs).chunks():
+        if iou_type == "segm" and detections.masks is not None:
+            edges = mask_edges(pairs, detections.masks, found.boxes, truth)
+        else:
+            edges = box_edges(pairs, boxes, truth)
         first, last = pairs.annotation_start[0], pairs.annotation_start[-1] + pairs.annotation_count[-1]
-        edges = overlap(pairs).shifted(-first)
-        parts.append(match(edges, found.keys, ignore[first:last], crowd[first:last], IOU_THRESHOLDS))
-    return Matches(
-        detection=np.concatenate([part.detection for part in parts]),
-        outcome=np.concatenate([part.outcome for part in parts]),
-    )
+        edges = replace(edges, annotation=edges.annotation - first)  # of this run
+        parts.append(match(edges, found.keys, ignore[first:last], truth.crowd[first:last], IOU_THRESHOLDS))
+    return Matches.concatenate(parts)
 
 
-_SETTINGS = (len(AREA_RANGES), len(IOU_THRESHOLDS))
-
-
-def _accumulate(
-    truth: GroundTruth,
-    found: _Candidates,
-    matches: Matches,
-    annotation_categories: np.ndarray,
-    ignore: np.ndarray,
-) -> Curves:
+def _accumulate(truth: GroundTruth, found: _Candidates, matches: Matches, ignore: np.ndarray) -> Curves:
     num_categories = len(truth.category_ids)
     curves = Curves.empty(num_categories)
     # Detections of a category by falling score; equal ones by image, then as they were given.
@@ -172,19 +139,15 @@ def _accumulate(
     areas = found.areas[by_score]
     for a, (low, high) in enumerate(AREA_RANGES):
         counts_unmatched = ~(open_ended | (areas < low) | (areas > high))  # [D]
-        total = np.cumsum(counts_unmatched)
+        total = np.concatenate([[0], np.cumsum(counts_unmatched)])  # before each detection, and in all
         outcome = matches.outcome[hits, a]  # [K,T]
-        wanted = np.bincount(annotation_categories[~ignore[:, a]], minlength=num_categories)
+        wanted = np.bincount(truth.categories[~ignore[:, a]], minlength=num_categories)
         # False positives up to each hit: unmatched detections that count, less the hits among them.
-        spared = np.cumsum((outcome != UNMATCHED) & counts_unmatched[hit_place, None], axis=0)
-        false = total[hit_place, None] - spared  # [K,T], counted from the first category on
+        spared = (outcome != UNMATCHED) & counts_unmatched[hit_place, None]
+        spared = np.concatenate([np.zeros((1, spared.shape[1]), np.int64), np.cumsum(spared, axis=0)])
+        false = total[hit_place + 1, None] - spared[1:]  # [K,T], counted from the first category on
         for c in np.flatnonzero(wanted):
             rows = slice(hit_bounds[c], hit_bounds[c + 1])
-            before = _before(total, bounds[c]) - _before(spared, rows.start)
+            before = total[bounds[c]] - spared[rows.start]
             curves.set(a, int(c), outcome[rows] == MATCHED, false[rows] - before, int(wanted[c]))
     return curves
-
-
-def _before(running: np.ndarray, at: int) -> np.ndarray | int:
-    """A running sum just before row `at`."""
-    return running[at - 1] if at else 0

@@ -1,8 +1,9 @@
 """What classes of given boxes are taken for: sparse counts, and the confusion between near classes."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +14,14 @@ NEIGHBOURS = 10  # classes that count as near, of each class
 ROWS = 256  # of the cosine matrix at a time: 13,204 classes make 14 MB of float32
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConfusedPair:
-    """Two classes of which one is taken for the other.
+class ConfusedPair(NamedTuple):
+    """Two classes of which one is taken for the other."""
 
-    Attributes:
-        true, predicted: class indices.
-        count: boxes of class `true` whose most probable class is `predicted`.
-        rate: `count` over all boxes of class `true`.
-        similarity: cosine of the two classes' text embeddings.
-    """
-
-    true: int
-    predicted: int
-    count: int
-    rate: float
-    similarity: float
+    true: int  # class index
+    predicted: int  # class index
+    count: int  # boxes of class `true` whose most probable class is `predicted`
+    rate: float  # `count` over all boxes of class `true`
+    similarity: float  # cosine of the two classes' text embeddings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +48,7 @@ class Confusion:
     def wrong(self) -> "Confusion":
         """The pairs of two different classes alone."""
         rows = self.true != self.predicted
-        return Confusion(
-            true=self.true[rows],
-            predicted=self.predicted[rows],
-            count=self.count[rows],
-            num_classes=self.num_classes,
-        )
+        return replace(self, true=self.true[rows], predicted=self.predicted[rows], count=self.count[rows])
 
     def top1_error(self) -> NDArray[np.float64]:
         """f64 [K], share of each class's boxes with another most probable class; NaN without boxes."""
@@ -97,16 +85,10 @@ class Confusion:
         back, _ = _ranks(unit, wrong.predicted, wrong.true)
         near = np.flatnonzero((forth < neighbours) & (back < neighbours))
         near = near[np.argsort(-wrong.count[near], kind="stable")]
-        return [
-            ConfusedPair(
-                true=int(wrong.true[i]),
-                predicted=int(wrong.predicted[i]),
-                count=int(wrong.count[i]),
-                rate=float(wrong.count[i] / self.boxes[wrong.true[i]]),
-                similarity=float(similarity[i]),
-            )
-            for i in near
-        ]
+        rate = wrong.count / self.boxes[wrong.true]
+        columns = (wrong.true, wrong.predicted, wrong.count, rate, similarity)
+        rows = zip(*(column[near].tolist() for column in columns), strict=True)
+        return [ConfusedPair(*row) for row in rows]
 
 
 class ConfusionMeter:

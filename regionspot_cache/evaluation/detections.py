@@ -4,11 +4,12 @@ A box is stored once and may carry many classes; its mask belongs to the box and
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
 
+from regionspot_cache.datasets.tables import offsets_of, ranks
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.rle import Rle, mask_areas
 
@@ -35,10 +36,10 @@ class MaskTable:
 
     @classmethod
     def from_rles(cls, rles: Sequence[Mapping[str, Any]]) -> Self:
-        counts = [_as_bytes(rle["counts"]) for rle in rles]
+        counts = [c.encode("ascii") if isinstance(c := rle["counts"], str) else c for rle in rles]
         return cls(
             data=b"".join(counts),
-            offsets=np.cumsum([0, *map(len, counts)], dtype=np.int64),
+            offsets=offsets_of(list(map(len, counts))),
             sizes=np.array([rle["size"] for rle in rles], np.int32).reshape(-1, 2),
         )
 
@@ -47,8 +48,8 @@ class MaskTable:
         lengths = [np.diff(table.offsets) for table in tables]
         return cls(
             data=b"".join(table.data for table in tables),
-            offsets=np.concatenate([[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))]),
-            sizes=np.concatenate([np.zeros((0, 2), np.int32), *(table.sizes for table in tables)]),
+            offsets=offsets_of(np.concatenate(lengths)),
+            sizes=np.concatenate([table.sizes for table in tables]),
         )
 
     def rle(self, row: int) -> Rle:
@@ -61,13 +62,10 @@ class MaskTable:
 
     def take(self, rows: np.ndarray) -> Self:
         """Only these masks, in this order."""
-        lengths = np.diff(self.offsets)[rows]
-        starts = self.offsets[rows].tolist()
-        ends = (self.offsets[rows] + lengths).tolist()
+        starts, ends = self.offsets[rows].tolist(), self.offsets[np.asarray(rows) + 1].tolist()
+        parts = [self.data[start:end] for start, end in zip(starts, ends, strict=True)]
         return type(self)(
-            data=b"".join([self.data[start:end] for start, end in zip(starts, ends, strict=True)]),
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            sizes=self.sizes[rows],
+            data=b"".join(parts), offsets=offsets_of(list(map(len, parts))), sizes=self.sizes[rows]
         )
 
     def areas(self, rows: np.ndarray) -> np.ndarray:
@@ -76,8 +74,10 @@ class MaskTable:
         return np.concatenate([np.zeros(0), *parts])
 
 
-def _as_bytes(counts: str | bytes) -> bytes:
-    return counts.encode("ascii") if isinstance(counts, str) else counts
+class MaskSource(Protocol):
+    """Run lengths {"size", "counts"} by box; may compute them when asked."""
+
+    def __getitem__(self, box: int, /) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,58 @@ class Detections:
     boxes: np.ndarray
     masks: MaskTable | None
 
+    @classmethod
+    def of(
+        cls,
+        image_id: int | str,
+        *,
+        boxes: np.ndarray,
+        box_index: np.ndarray,
+        category_ids: np.ndarray,
+        scores: np.ndarray,
+        masks: MaskSource | None = None,
+    ) -> Self:
+        """Detections of one image: boxes that none of them uses are left out, their masks never asked for."""
+        used, index = np.unique(box_index, return_inverse=True)
+        return cls(
+            image_ids=(image_id,),
+            offsets=offsets_of([len(scores)]),
+            category_ids=category_ids.astype(np.int64),
+            scores=scores,
+            box_index=index.astype(np.int32),
+            boxes=boxes[used],
+            masks=None if masks is None else MaskTable.from_rles([masks[i] for i in used]),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Detections"]) -> Self:
+        """Those of different images, in the order of the parts.
+
+        Raises:
+            InputError: an image in two parts, or masks for only some boxes.
+        """
+        parts = parts or [_NOTHING]
+        ids = tuple(image_id for part in parts for image_id in part.image_ids)
+        if len(set(ids)) != len(ids):
+            raise InputError("an image was added twice", "every image once", "merge its detections first")
+        boxes = np.concatenate([part.boxes for part in parts])
+        tables = [part.masks for part in parts if part.masks is not None]
+        masks = MaskTable.concatenate(tables) if tables else None
+        if masks is not None and len(masks) != len(boxes):
+            found = f"{len(masks)} masks for {len(boxes)} boxes"
+            raise InputError(found, "masks for all boxes or none", "add the masks")
+        first_box = offsets_of([len(part.boxes) for part in parts])
+        index = [part.box_index + first for part, first in zip(parts, first_box[:-1], strict=True)]
+        return cls(
+            image_ids=ids,
+            offsets=offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
+            category_ids=np.concatenate([part.category_ids for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            box_index=np.concatenate(index).astype(np.int32),
+            boxes=boxes,
+            masks=masks,
+        )
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -116,16 +168,19 @@ class Detections:
 
     def take(self, rows: np.ndarray) -> Self:
         """Only these detection rows (ascending, so that images stay together)."""
-        counts = np.bincount(self.image_of_row[rows], minlength=len(self.image_ids))
-        return type(self)(
-            image_ids=self.image_ids,
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        return replace(
+            self,
+            offsets=offsets_of(np.bincount(self.image_of_row[rows], minlength=len(self.image_ids))),
             category_ids=self.category_ids[rows],
             scores=self.scores[rows],
             box_index=self.box_index[rows],
-            boxes=self.boxes,
-            masks=self.masks,
         )
+
+    def compacted(self) -> Self:
+        """The same without boxes and masks that no detection uses."""
+        used, index = np.unique(self.box_index, return_inverse=True)
+        masks = None if self.masks is None else self.masks.take(used)
+        return replace(self, box_index=index.astype(np.int32), boxes=self.boxes[used], masks=masks)
 
     def capped(self, per_image: int = MAX_DETECTIONS) -> Self:
         """The best detections of each image over all classes; of equal scores the earlier rows stay.
@@ -146,110 +201,18 @@ class Detections:
         return self if len(best) == len(self) else self.take(np.sort(best))
 
 
+_NOTHING = Detections(
+    image_ids=(),
+    offsets=np.zeros(1, np.int64),
+    category_ids=np.zeros(0, np.int64),
+    scores=np.zeros(0, np.float32),
+    box_index=np.zeros(0, np.int32),
+    boxes=np.zeros((0, 4), np.float32),
+    masks=None,
+)
+
+
 def best_of_groups(groups: np.ndarray, scores: np.ndarray, most: int) -> np.ndarray:
     """Indices of at most `most` of each group [n], group by group by falling score; ties to the earlier."""
     order = np.lexsort((-scores, groups))  # stable
-    ordered = groups[order]
-    return order[np.arange(len(order)) - np.searchsorted(ordered, ordered) < most]
-
-
-class MaskSource(Protocol):
-    """Run lengths {"size", "counts"} by box; may compute them when asked."""
-
-    def __getitem__(self, box: int, /) -> Mapping[str, Any]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageDetections:
-    """The detections of one image, complete: whoever has it can add it without another step that may fail.
-
-    Attributes:
-        image_id: as in the annotation file.
-        boxes: [n,4] xyxy, pixels of the original image; each is used by a detection.
-        box_index: i32 [k], the row of `boxes` of each detection.
-        category_ids: i64 [k], ids of the annotation file.
-        scores: [k].
-        masks: one a box, or None.
-    """
-
-    image_id: int | str
-    boxes: np.ndarray
-    box_index: np.ndarray
-    category_ids: np.ndarray
-    scores: np.ndarray
-    masks: MaskTable | None
-
-    @classmethod
-    def of(
-        cls,
-        image_id: int | str,
-        *,
-        boxes: np.ndarray,
-        box_index: np.ndarray,
-        category_ids: np.ndarray,
-        scores: np.ndarray,
-        masks: MaskSource | None = None,
-    ) -> Self:
-        """From all boxes of an image; those that no detection uses are left out, their masks never asked for.
-
-        Args:
-            boxes: [n,4] xyxy, pixels of the original image.
-            box_index: [k], the row of `boxes` that each detection means.
-            category_ids: [k], ids of the annotation file.
-            scores: [k].
-            masks: run lengths of each box ({"size", "counts"}).
-        """
-        used, index = np.unique(box_index, return_inverse=True)
-        return cls(
-            image_id=image_id,
-            boxes=boxes[used],
-            box_index=index.astype(np.int32),
-            category_ids=category_ids.astype(np.int64),
-            scores=scores,
-            masks=None if masks is None else MaskTable.from_rles([masks[i] for i in used]),
-        )
-
-
-class DetectionsBuilder:
-    """Collects the detections of one image after the other."""
-
-    def __init__(self) -> None:
-        self._images: list[ImageDetections] = []
-
-    def add(self, image: ImageDetections) -> None:
-        """Adds one image."""
-        self._images.append(image)
-
-    def build(self) -> Detections:
-        """All images in the order they came.
-
-        Raises:
-            InputError: an image came twice, or only some boxes have masks.
-        """
-        images = self._images
-        ids = tuple(image.image_id for image in images)
-        if len(set(ids)) != len(ids):
-            raise InputError("an image was added twice", "every image once", "merge its detections first")
-        first_box = np.cumsum([0, *(len(image.boxes) for image in images)])
-        tables = [image.masks for image in images if image.masks is not None]
-        masks = MaskTable.concatenate(tables) if tables else None
-        if masks is not None and len(masks) != first_box[-1]:
-            raise InputError(
-                f"{len(masks)} masks for {first_box[-1]} boxes",
-                "masks for all boxes or none",
-                "add the masks",
-            )
-        index = [image.box_index + first for image, first in zip(images, first_box[:-1], strict=True)]
-        return Detections(
-            image_ids=ids,
-            offsets=np.cumsum([0, *(len(image.scores) for image in images)], dtype=np.int64),
-            category_ids=_joined([image.category_ids for image in images], np.zeros(0, np.int64)),
-            scores=_joined([image.scores for image in images], np.zeros(0, np.float32)),
-            box_index=_joined(index, np.zeros(0, np.int32)).astype(np.int32),
-            boxes=_joined([image.boxes for image in images], np.zeros((0, 4), np.float32)),
-            masks=masks,
-        )
-
-
-def _joined(parts: Sequence[np.ndarray], none: np.ndarray) -> np.ndarray:
-    return np.concatenate(parts) if parts else none
+    return order[ranks(groups[order]) < most]

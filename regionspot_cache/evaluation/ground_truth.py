@@ -1,20 +1,35 @@
 """Annotations of a COCO- or LVIS-style file in columns, as average precision needs them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import numpy as np
 
-from regionspot_cache.datasets.values import places
+from regionspot_cache.datasets.values import (
+    ENTRY_ERRORS,
+    category_id,
+    check_image_id,
+    is_int64,
+    places,
+    side,
+    unusable_entry,
+)
 from regionspot_cache.errors import InputError
-from regionspot_cache.evaluation.annotations import Annotations
 from regionspot_cache.evaluation.rle import Rle, annotation_rle
+from regionspot_cache.json_stream import JsonFile
+
+SECTIONS = ("images", "annotations", "categories")
+_LARGEST = 1 << 31  # coordinate; no image is larger
+_NOT_LISTED = -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruth:
-    """Boxes to find, and what was looked for where.
+    """Boxes to find, by image and category, then in the order of the file; and what was looked for where.
 
     Attributes:
         image_ids: [M], sorted: among equal scores the order of images decides, as in lvis and pycocotools.
@@ -24,10 +39,11 @@ class GroundTruth:
         images: i64 [G], image index of each annotation.
         categories: i64 [G], category index.
         boxes: f64 [G,4] xywh, as in the file.
-        areas: f64 [G], of the mask where there is one.
+        areas: f64 [G], as annotated, else of the box.
         ignore: bool [G], annotations that count neither for nor against (crowds, in COCO).
         crowd: bool [G], annotations that may match many detections.
         segmentations: [G], as in the file.
+        has_masks: whether every annotation of the file has a segmentation.
         federated: whether images name the categories that they were searched for (LVIS).
         negative: i64, sorted pair keys (see `pair_key`) of categories known to be absent.
         not_exhaustive: i64, sorted pair keys of categories of which not all objects are annotated.
@@ -44,6 +60,7 @@ class GroundTruth:
     ignore: np.ndarray
     crowd: np.ndarray
     segmentations: list[Any]
+    has_masks: bool
     federated: bool
     negative: np.ndarray
     not_exhaustive: np.ndarray
@@ -51,6 +68,21 @@ class GroundTruth:
     def pair_key(self, images: np.ndarray, categories: np.ndarray) -> np.ndarray:
         """One i64 for each (image index, category index), ordered by image."""
         return np.asarray(images, np.int64) * len(self.category_ids) + categories
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """i64 [G], rising: the pair key of each annotation."""
+        return self.pair_key(self.images, self.categories)
+
+    def pairs_of(self, keys: np.ndarray) -> Iterator[tuple[int, int]]:
+        """(image index, category id) of pair keys."""
+        image, category = np.divmod(keys, max(len(self.category_ids), 1))
+        return zip(image.tolist(), self.category_ids[category].tolist(), strict=True)
+
+    @property
+    def judged(self) -> frozenset[tuple[int, int]] | None:
+        """(image index, category id) of all that the annotations name, found or absent; None: everything."""
+        return frozenset(self.pairs_of(np.union1d(self.pairs, self.negative))) if self.federated else None
 
     def rle(self, row: int) -> Rle:
         """Compressed run lengths of annotation `row`.
@@ -62,110 +94,214 @@ class GroundTruth:
         return annotation_rle(self.segmentations[row], height, width)
 
 
-def is_federated(annotations: Annotations) -> bool:
-    """Whether every image names the categories known to be absent, as LVIS does."""
-    images = annotations["images"]
-    return bool(images) and all("neg_category_ids" in image for image in images)
+def ground_truth(
+    source: Path | str | Mapping[str, Any] | GroundTruth, image_ids: Iterable[int | str] | None = None
+) -> GroundTruth:
+    """The annotations of a file, or of a dictionary, which stays as it is.
 
-
-def judged_pairs(annotations: Annotations, image_ids: Iterable[int | str]) -> Iterator[tuple[int, int]]:
-    """(place in `image_ids`, category id) of all that federated annotations speak of: found, or absent."""
-    place = places(image_ids, "the evaluated images")
-    for annotation in annotations["annotations"]:
-        yield place[str(annotation["image_id"])], annotation["category_id"]
-    for image in annotations["images"]:
-        for category in image["neg_category_ids"]:
-            yield place[str(image["id"])], category
-
-
-def restrict(annotations: Annotations, image_ids: Iterable[int | str]) -> Annotations:
-    """Only these images and their annotations: what an evaluation of a sample may be judged by.
+    Args:
+        source: a ground truth is given back; it has its images already.
+        image_ids: only these images; None: all.
 
     Raises:
-        InputError: an image that the annotations do not have.
+        MissingFileError, InputError: no such file, broken JSON, or not a COCO-style dictionary; and as
+            `TruthReader`.
     """
-    wanted = places(image_ids, "the evaluated images").keys()
-    images = [image for image in annotations["images"] if str(image["id"]) in wanted]
-    if len(images) != len(wanted):
+    if isinstance(source, GroundTruth):
+        return source
+    keys: Iterable[str]
+    if isinstance(source, Mapping):
+        keys = [name for name in SECTIONS if isinstance(source.get(name), Sequence)]
+        entries = ((name, entry) for name in keys for entry in source[name])
+    else:
+        file = JsonFile(Path(source))
+        keys, entries = file.keys, file.sections()  # keys fill as the entries are read
+    reader = TruthReader("the ground truth" if isinstance(source, Mapping) else str(source))
+    for section, entry in entries:
+        reader.add(section, entry)
+    if not set(SECTIONS) <= set(keys):
         raise InputError(
-            f"{len(wanted) - len(images)} images are not in the ground truth",
-            "images of the annotation file",
-            "give the annotation file that the detections belong to",
+            "the ground truth is no COCO-style dictionary",
+            "images, annotations and categories",
+            "give the annotation file of the dataset",
         )
-    kept = [a for a in annotations["annotations"] if str(a["image_id"]) in wanted]
-    return Annotations(images=images, annotations=kept, categories=annotations["categories"])
+    return reader.finish(image_ids)
 
 
-def by_id(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Entries in the order of their ids, texts behind numbers."""
-    return sorted(entries, key=lambda entry: (isinstance(entry["id"], str), entry["id"]))
+class TruthReader:
+    """Takes the entries of a file one after the other, and checks them: later code trusts them.
 
-
-def ground_truth(annotations: Annotations) -> GroundTruth:
-    """Columns of annotations. Those without area take that of their box.
-
-    LVIS annotations without area are left out, as lvis does; COCO ones stay, as pycocotools does.
-
-    Raises:
-        InputError: an annotation names an unknown image.
+    Attributes:
+        images: what counts of the entries of `images`, by id.
     """
-    federated = is_federated(annotations)
-    images, categories = by_id(annotations["images"]), by_id(annotations["categories"])
-    image_index = {image["id"]: i for i, image in enumerate(images)}
-    category_index = {category["id"]: i for i, category in enumerate(categories)}
-    objects = [a for a in annotations["annotations"] if a["category_id"] in category_index]
-    if federated:
-        objects = [a for a in objects if annotation_area(a) > 0]
-    flag = "ignore" if federated else "iscrowd"
-    ignore = np.array([bool(a.get(flag, 0)) for a in objects], bool)
-    return GroundTruth(
-        image_ids=tuple(image_index),
-        sizes=np.array([(image["height"], image["width"]) for image in images], np.int32).reshape(-1, 2),
-        category_ids=np.array(list(category_index), np.int64),
-        frequency=_frequency(categories),
-        images=_images(objects, image_index),
-        categories=np.array([category_index[a["category_id"]] for a in objects], np.int64),
-        boxes=np.array([a["bbox"] for a in objects], np.float64).reshape(-1, 4),
-        areas=np.array([annotation_area(a) for a in objects], np.float64),
-        ignore=ignore,
-        crowd=np.zeros_like(ignore) if federated else ignore,
-        segmentations=[a.get("segmentation") for a in objects],
-        federated=federated,
-        negative=_pairs(images, category_index, "neg_category_ids"),
-        not_exhaustive=_pairs(images, category_index, "not_exhaustive_category_ids"),
-    )
 
+    def __init__(self, source: str) -> None:
+        """`source` names the file in errors."""
+        self._source = source
+        self.images: dict[int | str, dict[str, Any]] = {}
+        self._frequency: dict[int, str] = {}
+        # One row an annotation. Polygons are flat arrays: 8 bytes a number, not 32.
+        self._image_of: list[int | str] = []
+        self._categories, self._boxes, self._areas = array("q"), array("d"), array("d")
+        self._crowd, self._ignore = array("b"), array("b")
+        self._segmentations: list[Any] = []
+        self._has_masks = True
+        self._add = {"images": self._image, "annotations": self._annotation, "categories": self._category}
 
-def _images(objects: list[dict[str, Any]], image_index: Mapping[int | str, int]) -> np.ndarray:
-    """The place of the image of each annotation, i64 [G]."""
-    unknown = [a["image_id"] for a in objects if a["image_id"] not in image_index]
-    if unknown:
-        raise InputError(
-            f"{len(unknown)} annotations of the ground truth are of images that it lacks, "
-            f"for example {unknown[0]!r}",
-            "image ids that `images` lists",
-            "complete the annotation file",
+    def add(self, section: str, entry: Any) -> None:
+        """One entry, which stays as it is; those of other sections are passed over.
+
+        Raises:
+            InputError: an entry without what evaluation needs, of a wrong type, or with an id a second time.
+        """
+        if section in self._add:
+            try:
+                self._add[section](entry)
+            except ENTRY_ERRORS as error:
+                raise unusable_entry(self._source, section, entry, error) from None
+
+    def finish(self, image_ids: Iterable[int | str] | None = None) -> GroundTruth:
+        """Everything that was added, or only what is of these images.
+
+        Annotations of categories that the file lacks are left out. LVIS annotations without area are too, as
+        lvis does; COCO ones stay, as pycocotools does.
+
+        Raises:
+            InputError: an annotation of an unknown image, or an image that the file lacks.
+        """
+        order = self._order(image_ids)
+        image_index = {image_id: i for i, image_id in enumerate(order)}
+        category_ids = sorted(self._frequency)
+        category_index = {category: i for i, category in enumerate(category_ids)}
+        images = [self.images[image_id] for image_id in order]
+        federated = bool(images) and all("neg_category_ids" in image for image in images)
+        image_of = np.array([image_index.get(i, _NOT_LISTED) for i in self._image_of], np.int64)
+        category_of = np.array([category_index.get(c, _NOT_LISTED) for c in self._categories], np.int64)
+        areas, flags = np.array(self._areas), np.array(self._ignore if federated else self._crowd, bool)
+        counts = category_of != _NOT_LISTED
+        if federated:
+            counts &= areas > 0
+        if image_ids is None:
+            self._refuse_unlisted(counts & (image_of == _NOT_LISTED))
+        rows = np.flatnonzero(counts & (image_of != _NOT_LISTED))
+        rows = rows[np.lexsort((category_of[rows], image_of[rows]))]  # stable
+        letters = tuple(self._frequency[category] for category in category_ids)
+        return GroundTruth(
+            image_ids=tuple(order),
+            sizes=np.array([(i["height"], i["width"]) for i in images], np.int32).reshape(-1, 2),
+            category_ids=np.array(category_ids, np.int64),
+            frequency=letters if letters and set(letters) <= {"r", "c", "f"} else None,
+            images=image_of[rows],
+            categories=category_of[rows],
+            boxes=np.array(self._boxes).reshape(-1, 4)[rows],
+            areas=areas[rows],
+            ignore=flags[rows],
+            crowd=np.zeros(len(rows), bool) if federated else flags[rows],
+            segmentations=[self._segmentations[row] for row in rows],
+            has_masks=self._has_masks,
+            federated=federated,
+            negative=_pairs(images, category_index, "neg_category_ids"),
+            not_exhaustive=_pairs(images, category_index, "not_exhaustive_category_ids"),
         )
-    return np.array([image_index[a["image_id"]] for a in objects], np.int64)
 
+    def _order(self, image_ids: Iterable[int | str] | None) -> list[int | str]:
+        """The images by id, texts behind numbers."""
+        places(self.images, self._source)
+        order = sorted(self.images, key=lambda image_id: (isinstance(image_id, str), image_id))
+        if image_ids is None:
+            return order
+        wanted = places(image_ids, "the evaluated images")
+        order = [image_id for image_id in order if str(image_id) in wanted]
+        if len(order) != len(wanted):
+            raise InputError(
+                f"{len(wanted) - len(order)} images are not in the ground truth",
+                "images of the annotation file",
+                "give the annotation file that the detections belong to",
+            )
+        return order
 
-def annotation_area(annotation: Mapping[str, Any]) -> float:
-    """The annotated area, or that of the box."""
-    if "area" in annotation:
-        return annotation["area"]
-    return annotation["bbox"][2] * annotation["bbox"][3]
+    def _refuse_unlisted(self, unlisted: np.ndarray) -> None:
+        if unlisted.any():
+            raise InputError(
+                f"{np.count_nonzero(unlisted)} annotations of the ground truth are of images that it lacks, "
+                f"for example {self._image_of[int(np.argmax(unlisted))]!r}",
+                "image ids that `images` lists",
+                "complete the annotation file",
+            )
 
+    def _image(self, entry: dict[str, Any]) -> None:
+        check_image_id(entry["id"])
+        _refuse_again(entry["id"], self.images)
+        kept: dict[str, Any] = {name: side(entry, name) for name in ("height", "width")}
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            if key in entry:
+                if type(entry[key]) is not list or not all(map(is_int64, entry[key])):
+                    raise ValueError(f"{key} is no list of integers")
+                kept[key] = entry[key]
+        if "coco_url" in entry:
+            kept["coco_url"] = str(entry["coco_url"])
+        self.images[entry["id"]] = kept
 
-def _frequency(categories: list[dict[str, Any]]) -> tuple[str, ...] | None:
-    letters = tuple(category.get("frequency", "") for category in categories)
-    return letters if letters and all(letter in ("r", "c", "f") for letter in letters) else None
+    def _category(self, entry: dict[str, Any]) -> None:
+        _refuse_again(category_id(entry["id"]), self._frequency)
+        frequency = entry.get("frequency") or ""
+        if type(frequency) is not str:
+            raise ValueError(f"frequency {brief(frequency)} is no text")
+        self._frequency[entry["id"]] = frequency
+
+    def _annotation(self, entry: dict[str, Any]) -> None:
+        check_image_id(entry["image_id"])
+        left, top, width, height = box = entry["bbox"]
+        # Comparing raises TypeError for what is no number, and is false for NaN.
+        near = -_LARGEST < left < _LARGEST and -_LARGEST < top < _LARGEST
+        if not (near and -_LARGEST < width < _LARGEST and -_LARGEST < height < _LARGEST):
+            raise ValueError(f"bbox {brief(box)} is not four pixel coordinates")
+        area = entry.get("area", width * height)
+        if not -(_LARGEST**2) <= area <= _LARGEST**2:
+            raise ValueError(f"area {brief(area)} is no number of pixels")
+        category, crowd, ignore = (
+            category_id(entry["category_id"]),
+            _flag(entry, "iscrowd"),
+            _flag(entry, "ignore"),
+        )
+        segmentation = _segmentation(entry.get("segmentation"))
+        self._image_of.append(entry["image_id"])
+        self._categories.append(category)
+        self._boxes.extend((left, top, width, height))
+        self._areas.append(area)
+        self._crowd.append(crowd)
+        self._ignore.append(ignore)
+        self._segmentations.append(segmentation)
+        self._has_masks &= "segmentation" in entry
 
 
 def _pairs(images: list[dict[str, Any]], category_index: dict[int, int], field: str) -> np.ndarray:
-    keys = [
-        i * len(category_index) + category_index[category]
-        for i, image in enumerate(images)
-        for category in image.get(field, ())
-        if category in category_index
-    ]
+    """Sorted pair keys of what the lists of ids in the images name."""
+    named = [(i, c) for i, image in enumerate(images) for c in image.get(field, ())]
+    keys = [i * len(category_index) + category_index[c] for i, c in named if c in category_index]
     return np.unique(np.array(keys, np.int64))
+
+
+def _refuse_again(value: int | str, seen: Mapping[Any, object]) -> None:
+    if value in seen:
+        raise ValueError("its id is listed more than once")
+
+
+def _flag(entry: dict[str, Any], name: str) -> int:
+    value = entry.get(name)
+    if value not in (None, 0, 1):  # False == 0, True == 1
+        raise ValueError(f"{name} {brief(value)} is neither 0 nor 1")
+    return int(bool(value))
+
+
+def _segmentation(value: Any) -> Any:
+    if type(value) is list:
+        return [array("d", polygon) for polygon in value]
+    if value is None:
+        return None
+    size, counts = value["size"], value["counts"]
+    if len(size) != 2 or not all(map(is_int64, size)):
+        raise ValueError(f"a mask of size {brief(size)}")
+    if not isinstance(counts, str | bytes) and not (type(counts) is list and all(map(is_int64, counts))):
+        raise ValueError("run lengths that are neither a text nor a list of integers")
+    return {"size": size, "counts": counts}

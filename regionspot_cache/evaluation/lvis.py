@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.evaluation.annotations import Annotations
 from regionspot_cache.evaluation.detections import Detections
+from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.metrics import Curves
 from regionspot_cache.evaluation.reference import reference_input
 from regionspot_cache.evaluation.results_file import IouType
@@ -81,23 +81,19 @@ def _take_modules() -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in names}
 
 
-def reference_curves(annotations: Annotations, detections: Detections, iou_type: IouType) -> Curves:
+def lvis_curves(truth: GroundTruth, detections: Detections, iou_type: IouType) -> Curves:
     """The curves that the lvis package computes. Minutes and gigabytes on the whole of LVIS.
 
     Args:
-        annotations: of LVIS.
+        truth: federated.
         detections: those that count; lvis limits nothing here.
     """
     api = load_lvis_api()
-    content, entries = reference_input(annotations, detections, iou_type)
-    for image in content["images"]:
-        image.setdefault("not_exhaustive_category_ids", [])
-    for category in content["categories"]:
-        category["frequency"] = "f"  # needed by lvis; not used by `summarize`
-    truth = api.LVIS.__new__(api.LVIS)
-    truth.logger, truth.dataset = _QUIET.getLogger(""), content
-    truth._create_index()
-    evaluation = api.LVISEval(truth, _results(api, truth, entries), iou_type)
+    content, entries = reference_input(truth, detections, iou_type)
+    index = api.LVIS.__new__(api.LVIS)
+    index.logger, index.dataset = _QUIET.getLogger(""), content
+    index._create_index()
+    evaluation = api.LVISEval(index, _results(api, index, entries), iou_type)
     evaluation.evaluate()
     evaluation.accumulate()
     return Curves(precision=evaluation.eval["precision"], recall=evaluation.eval["recall"])

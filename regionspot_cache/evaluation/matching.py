@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from regionspot_cache.datasets.tables import Table, ranks
 from regionspot_cache.evaluation.overlap import Edges
 
 # Axes: E edges, n detections of a round, A area ranges, T IoU thresholds.
@@ -16,7 +17,7 @@ UNMATCHED, MATCHED, IGNORED = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matches:
+class Matches(Table):
     """Outcome of the detections that overlap an annotation at all; every other detection is UNMATCHED."""
 
     detection: np.ndarray  # i64 [K]
@@ -39,10 +40,10 @@ def match(
         thresholds: f64 [T].
     """
     detection, of_edge = np.unique(edges.detection, return_inverse=True)
-    turns = _turn_in_group(pair_of[detection])  # [K]
+    turns = ranks(pair_of[detection])  # [K]
     by_iou = np.lexsort((edges.iou, of_edge))  # stable: equal overlaps stay in the order of annotations
     rank = np.empty(len(by_iou), np.int32)
-    rank[by_iou] = _turn_in_group(of_edge[by_iou]) + 1
+    rank[by_iou] = ranks(of_edge[by_iou]) + 1
     limits = np.minimum(thresholds, 1 - 1e-10)
     state = _State(ignore=ignore, crowd=crowd, taken=np.zeros((*ignore.shape, len(limits)), bool))
     outcome = np.zeros((len(detection), ignore.shape[1], len(limits)), np.uint8)
@@ -54,11 +55,6 @@ def match(
         chooser = of_edge[turn]
         outcome[np.unique(chooser)] = state.choose(edges.annotation[turn], rank[turn], above, chooser)
     return Matches(detection=detection, outcome=outcome)
-
-
-def _turn_in_group(groups: np.ndarray) -> np.ndarray:
-    """0, 1, 2, ... within each run of equal values of a sorted array."""
-    return np.arange(len(groups)) - np.searchsorted(groups, groups)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,12 @@
 """Which detections overlap which annotations of their image and category."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
+from regionspot_cache.datasets.tables import Table
 from regionspot_cache.evaluation.detections import MaskTable
 from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.rle import mask_iou
@@ -14,20 +16,20 @@ _EDGES_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edges:
+class Edges(Table):
     """Overlaps of at least MIN_IOU, ordered by detection, then annotation."""
 
     detection: np.ndarray  # i64 [E]
     annotation: np.ndarray  # i64 [E]
     iou: np.ndarray  # f64 [E]
 
-    def shifted(self, by: int) -> "Edges":
-        """With annotations counted from elsewhere."""
-        return Edges(detection=self.detection, annotation=self.annotation + by, iou=self.iou)
+    @classmethod
+    def none(cls) -> Self:
+        return cls(detection=np.zeros(0, np.int64), annotation=np.zeros(0, np.int64), iou=np.zeros(0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs:
+class Pairs(Table):
     """(image, category) pairs with both detections and annotations, as runs of two sorted lists."""
 
     detection_start: np.ndarray  # i64 [P]
@@ -45,7 +47,7 @@ class Pairs:
         while at < len(self):
             done = ends[at - 1] if at else 0
             end = max(at + 1, int(np.searchsorted(ends, done + _EDGES_AT_ONCE, side="right")))
-            yield Pairs(**{name: column[at:end] for name, column in vars(self).items()})
+            yield self.take(slice(at, end))
             at = end
 
 
@@ -62,19 +64,14 @@ def shared_pairs(detection_keys: np.ndarray, annotation_keys: np.ndarray) -> Pai
     )
 
 
-Overlap = Callable[[Pairs], Edges]
-
-
-def box_overlap(boxes: np.ndarray, truth_boxes: np.ndarray, crowd: np.ndarray) -> Overlap:
-    """IoU of boxes [D,4] and [G,4], f64 xywh. A crowd is met by the share of the detection inside it."""
-
-    def overlap(pairs: Pairs) -> Edges:
-        d, a = _combinations(pairs)
-        iou = _box_iou(boxes[d], truth_boxes[a], crowd[a])
-        kept = np.flatnonzero(iou >= MIN_IOU)
-        return Edges(detection=d[kept], annotation=a[kept], iou=iou[kept])
-
-    return overlap
+def box_edges(pairs: Pairs, boxes: np.ndarray, truth: GroundTruth) -> Edges:
+    """By the IoU of detected boxes [D,4] xyxy; a crowd is met by the share of the detection inside it."""
+    d, a = _combinations(pairs)
+    found = boxes[d].astype(np.float64)
+    found[:, 2:] -= found[:, :2]
+    iou = _box_iou(found, truth.boxes[a], truth.crowd[a])
+    kept = np.flatnonzero(iou >= MIN_IOU)
+    return Edges(detection=d[kept], annotation=a[kept], iou=iou[kept])
 
 
 def _combinations(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
@@ -96,29 +93,13 @@ def _box_iou(d: np.ndarray, a: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
 
 
-def mask_overlap(masks: MaskTable, mask_rows: np.ndarray, truth: GroundTruth, order: np.ndarray) -> Overlap:
-    """IoU of masks.
-
-    Args:
-        mask_rows: i32 [D], the mask of each detection.
-        order: i64 [G], the annotations in the order of their pair keys.
-    """
-    crowd = truth.crowd[order]
-
-    def overlap(pairs: Pairs) -> Edges:
-        detections, annotations, ious = [], [], []
-        for d, dn, a, an in zip(*vars(pairs).values(), strict=True):
-            found = masks.rles(mask_rows[d : d + dn])
-            wanted = [truth.rle(row) for row in order[a : a + an]]
-            iou = mask_iou(found, wanted, crowd[a : a + an])  # [dn,an]
-            rows, columns = np.nonzero(iou >= MIN_IOU)
-            detections.append(rows + d)
-            annotations.append(columns + a)
-            ious.append(iou[rows, columns])
-        return Edges(
-            detection=np.concatenate(detections),
-            annotation=np.concatenate(annotations),
-            iou=np.concatenate(ious),
-        )
-
-    return overlap
+def mask_edges(pairs: Pairs, masks: MaskTable, mask_rows: np.ndarray, truth: GroundTruth) -> Edges:
+    """By the IoU of masks; `mask_rows` i32 [D] are those of the detections."""
+    parts = []
+    for d, dn, a, an in zip(*vars(pairs).values(), strict=True):
+        found = masks.rles(mask_rows[d : d + dn])
+        wanted = [truth.rle(row) for row in range(a, a + an)]
+        iou = mask_iou(found, wanted, truth.crowd[a : a + an])  # [dn,an]
+        rows, columns = np.nonzero(iou >= MIN_IOU)
+        parts.append(Edges(detection=rows + d, annotation=columns + a, iou=iou[rows, columns]))
+    return Edges.concatenate(parts)

@@ -9,19 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from regionspot_cache.datasets.values import TextIds, check_image_id, is_int64, places
+from regionspot_cache.datasets.tables import offsets_of
+from regionspot_cache.datasets.values import TextIds, check_image_id, integers, is_int64, numbers, places
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections, MaskTable
+from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.rle import annotation_rle, check_fills, fills, mask_box
 
 _OUTSIDE = -1
-_64_BITS = (1 << 64) - 1
 _FARTHEST = 1 << 31  # pixels of any coordinate; areas stay far from overflow
-
-
-def pair_code(image: int, category_id: int) -> int:
-    """One number for an image, by its place, and a category of 64 bits."""
-    return image << 64 | category_id & _64_BITS
 
 
 class ResultColumns:
@@ -31,17 +27,11 @@ class ResultColumns:
         outside: detections of images that are not wanted, by image id.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        image_ids: Sequence[int | str] | None = None,
-        sizes: np.ndarray | None = None,
-        judged: frozenset[int] | None = None,
-    ) -> None:
-        """`image_ids`, `sizes` (i32 [M,2], height and width) and `judged` as in `Scope`; None takes all."""
-        self._path, self._sizes, self._judged = path, sizes, judged
-        self._image_ids = None if image_ids is None else tuple(image_ids)
-        self._wanted = places(image_ids or (), "the evaluated images")
+    def __init__(self, path: Path, truth: GroundTruth | None) -> None:
+        self._path, self._truth = path, truth
+        self._wanted = places(truth.image_ids if truth else (), "the evaluated images")
+        # Nothing depends on the masks of other pairs, and they are most of the memory.
+        self._judged = truth.judged if truth else None
         self._texts = TextIds(str(path))
         self._place: dict[int | str, int] = {}
         self.outside: Counter[int | str] = Counter()
@@ -71,17 +61,19 @@ class ResultColumns:
             self._mask_sizes.extend((height, width))
             if not counts:
                 raise ValueError("empty run lengths")
-            if self._judged is None or pair_code(place, category) in self._judged:
+            if self._judged is None or (place, category) in self._judged:
                 self._counts += counts.encode("ascii") if isinstance(counts, str) else counts
             self._offsets.append(len(self._counts))
         self.images.append(place)
         self.categories.append(category)
         self.scores.append(entry["score"])
 
-    def add_image(
-        self, image_id: int | str, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray
-    ) -> None:
-        """Boxes f64 [n,4] xyxy, labels i64 [n] and scores f64 [n] of one image."""
+    def add_image(self, image_id: int | str, entry: dict[str, Any]) -> None:
+        """The entry of an image in a GLIP dictionary. Raises what a malformed one gives rise to."""
+        boxes, scores = numbers(entry["boxes"], 4), numbers(entry["scores"])
+        labels = integers(entry["labels"])
+        if not len(boxes) == len(labels) == len(scores):
+            raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {len(scores)} scores")
         place = self._place_of(image_id)
         if place == _OUTSIDE:
             self.outside[image_id] += len(scores)
@@ -96,7 +88,7 @@ class ResultColumns:
         if place is None:
             check_image_id(image_id)
             text = self._texts.text(image_id)
-            place = len(self._place) if self._image_ids is None else self._wanted.get(text, _OUTSIDE)
+            place = self._wanted.get(text, _OUTSIDE) if self._truth else len(self._place)
             self._place[image_id] = place
         return place
 
@@ -106,10 +98,10 @@ class ResultColumns:
             return annotation_rle(mask, *mask["size"])
         if not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask):
             raise ValueError("a polygon of less than three points")
-        if self._sizes is None:
+        if self._truth is None:
             return None
         self._box_polygons += box is not None and _is_box(mask, box)
-        return annotation_rle(mask, *self._sizes[place].tolist())
+        return annotation_rle(mask, *self._truth.sizes[place].tolist())
 
     def detections(self) -> Detections:
         """Everything that was added, gathered by image.
@@ -124,11 +116,11 @@ class ResultColumns:
             if broken := int(np.count_nonzero(~good)):
                 found = f"{self._path}: {broken} of {len(scores)} detections have a {what} that is not finite"
                 raise InputError(found, f"a finite {what}, in pixels", "remove those detections")
-        ids = tuple(self._place) if self._image_ids is None else self._image_ids
+        ids = tuple(self._truth.image_ids if self._truth else self._place)
         order = np.argsort(images, kind="stable")
         return Detections(
             image_ids=ids,
-            offsets=np.searchsorted(images[order], np.arange(len(ids) + 1)).astype(np.int64),
+            offsets=offsets_of(np.bincount(images, minlength=len(ids))),
             category_ids=np.frombuffer(self.categories, np.int64)[order],
             scores=scores[order],
             box_index=order.astype(np.int32),
@@ -137,42 +129,30 @@ class ResultColumns:
         )
 
     def _masks(self, images: np.ndarray) -> MaskTable | None:
-        masks = len(self._offsets) - 1
-        if not masks or self._box_polygons == masks:
+        count = len(self._offsets) - 1
+        if not count or self._box_polygons == count:
             return None
-        if masks != len(images):
-            raise InputError(
-                f"{self._path}: {masks} of {len(images)} entries have masks",
-                "all or none",
-                "remove the masks",
-            )
+        if count != len(images):
+            found = f"{self._path}: {count} of {len(images)} entries have masks"
+            raise InputError(found, "all or none", "remove the masks")
         sizes = np.frombuffer(self._mask_sizes, np.int32).reshape(-1, 2)
-        if self._sizes is not None:
-            self._check_sizes(sizes, images)
-        offsets = np.frombuffer(self._offsets, np.int64)
-        self._check_filled(offsets, sizes)
-        return MaskTable(data=self._counts, offsets=offsets, sizes=sizes)
-
-    def _check_filled(self, offsets: np.ndarray, sizes: np.ndarray) -> None:
-        """Of the masks that are kept; the others are empty here."""
-        broken = np.count_nonzero(~fills(self._counts, offsets, sizes) & (np.diff(offsets) > 0))
-        if broken:
+        right = self._truth.sizes[images] if self._truth else sizes
+        if (wrong := (sizes != right).any(axis=1)).any():
+            found, wanted = (side[np.argmax(wrong)].tolist() for side in (sizes, right))
             raise InputError(
-                f"{self._path}: {broken} of {len(sizes)} masks have run lengths that do not fill their image",
-                "compressed run lengths as pycocotools.mask.encode writes them",
-                "write the file again, or remove the masks",
-            )
-
-    def _check_sizes(self, sizes: np.ndarray, images: np.ndarray) -> None:
-        assert self._sizes is not None
-        wrong = np.flatnonzero((sizes != self._sizes[images]).any(axis=1))
-        if len(wrong):
-            found, wanted = sizes[wrong[0]].tolist(), self._sizes[images[wrong[0]]].tolist()
-            raise InputError(
-                f"{self._path}: {len(wrong)} of {len(sizes)} masks are not of their image's size",
+                f"{self._path}: {np.count_nonzero(wrong)} of {count} masks are not of their image's size",
                 f"height and width of the annotation file, {wanted} where the first of them has {found}",
                 "write masks at the size of the original image",
             )
+        offsets = np.frombuffer(self._offsets, np.int64)
+        kept = np.diff(offsets) > 0  # the others are empty here
+        if broken := np.count_nonzero(kept & ~fills(self._counts, offsets, sizes)):
+            raise InputError(
+                f"{self._path}: {broken} of {count} masks have run lengths that do not fill their image",
+                "compressed run lengths as pycocotools.mask.encode writes them",
+                "write the file again, or remove the masks",
+            )
+        return MaskTable(data=self._counts, offsets=offsets, sizes=sizes)
 
 
 def _category(value: Any) -> int:

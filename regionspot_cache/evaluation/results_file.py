@@ -7,7 +7,6 @@ import numpy as np
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections
-from regionspot_cache.evaluation.rle import Rle
 from regionspot_cache.files import replacing
 from regionspot_cache.json_stream import write_json_array
 
@@ -30,28 +29,20 @@ def write_results(path: Path, detections: Detections, iou_type: IouType = "bbox"
 def image_entries(detections: Detections, image: int, iou_type: IouType) -> list[dict[str, Any]]:
     """The result entries of the image with this index, as lvis and pycocotools take them."""
     rows = detections.rows(image)
-    shapes = _rles(detections, rows) if iou_type == "segm" else _xywh(detections, rows)
-    key = "segmentation" if iou_type == "segm" else "bbox"
+    boxes = detections.box_index[rows]
+    if iou_type == "bbox":
+        xywh = detections.boxes[boxes].astype(np.float64)
+        xywh[:, 2:] -= xywh[:, :2]
+        key, shapes = "bbox", xywh.tolist()
+    elif detections.masks is None and len(boxes):
+        raise InputError("the detections have no masks", "a mask for every box", "evaluate boxes only")
+    else:
+        rles = {box: detections.masks.rle(box) for box in set(boxes.tolist())} if detections.masks else {}
+        codes = {box: {**rle, "counts": rle["counts"].decode("ascii")} for box, rle in rles.items()}
+        key, shapes = "segmentation", [codes[box] for box in boxes.tolist()]
     image_id = detections.image_ids[image]
     categories, scores = detections.category_ids[rows].tolist(), detections.scores[rows].tolist()
     return [
         {"image_id": image_id, "category_id": category, key: shape, "score": score}
         for category, score, shape in zip(categories, scores, shapes, strict=True)
     ]
-
-
-def _xywh(detections: Detections, rows: slice) -> list[list[float]]:
-    boxes = detections.boxes[detections.box_index[rows]].astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    return boxes.tolist()
-
-
-def _rles(detections: Detections, rows: slice) -> list[Rle]:
-    index = detections.box_index[rows]
-    if detections.masks is None:
-        if len(index):
-            raise InputError("the detections have no masks", "a mask for every box", "evaluate boxes only")
-        return []
-    used, inverse = np.unique(index, return_inverse=True)
-    rles = [{**rle, "counts": rle["counts"].decode("ascii")} for rle in detections.masks.rles(used)]
-    return [rles[i] for i in inverse]

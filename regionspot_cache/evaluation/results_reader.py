@@ -10,35 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from regionspot_cache.datasets.values import integers, numbers
+from regionspot_cache.datasets.values import ENTRY_ERRORS
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections
+from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.results_columns import ResultColumns
-from regionspot_cache.json_stream import JsonWindow, open_json
+from regionspot_cache.json_stream import JsonFile
 
 NOT_EVALUATED = "of images that are not evaluated"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scope:
-    """What of a file is wanted, and what it may name.
-
-    Attributes:
-        image_ids: the images that are evaluated; ids match as 7 or "7".
-        sizes: i32 [M,2], their height and width.
-        category_ids: i64 [C], of the annotation file.
-        others: further images that the file may name, as text; detections of them are left out and counted.
-            None: any.
-        judged: `pair_code` of every image and category that the annotations speak of. Masks of other
-            detections are checked but not kept (their run lengths are empty), for nothing depends on them,
-            and they are most of the memory. None: all are kept.
-    """
-
-    image_ids: tuple[int | str, ...]
-    sizes: np.ndarray
-    category_ids: np.ndarray
-    others: frozenset[str] | None
-    judged: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,78 +37,71 @@ class ResultsFile:
     dropped: Counter[str]
 
 
-def read_results(path: Path, scope: Scope | None = None) -> ResultsFile:
+def read_results(
+    path: Path, truth: GroundTruth | None = None, others: frozenset[str] | None = None
+) -> ResultsFile:
     """Reads a file in one pass; entries of an image need not stand together.
 
-    Without a scope all images are taken in the order of their first entry, any category is right, and
+    Without a ground truth all images are taken in the order of their first entry, any category is right, and
     polygons are no masks, for the sizes of images are not known. An entry without bbox gets the bounding box
     of its mask. Polygons that all repeat their boxes, as pycocotools adds them, are no masks either.
+
+    Args:
+        path: of the file.
+        truth: says which images are wanted, how large they are, and which categories there are. Masks of what
+            federated annotations do not judge are checked but not kept (their run lengths are empty).
+        others: further images that the file may name, as text; detections of them are left out and counted.
+            None: any.
 
     Raises:
         MissingFileError: no such file.
         InputError: an entry that is no detection, numbers that are not finite, images or categories that the
             annotation file lacks, masks for some boxes only or of another size than the image.
     """
-    columns = (
-        ResultColumns(path, scope.image_ids, scope.sizes, scope.judged) if scope else ResultColumns(path)
-    )
-    with open_json(path) as window:
-        opening = window.peek()
-        if opening not in ("[", "{"):
-            raise window.error("[ or {")
-        read = _coco if opening == "[" else _glip
-        read(window, path, columns)
-        sha256 = window.finish()
-    if scope:
-        _check_images(path, columns, scope)
+    columns = ResultColumns(path, truth)
+    file = JsonFile(path)
+    seen: set[str] = set()
+    for number, (key, entry) in enumerate(file.entries()):
+        try:
+            if key is None:
+                columns.add(entry)
+                continue
+            if key in seen:
+                raise ValueError("an earlier entry has the same key")
+            seen.add(key)
+            columns.add_image(key, entry)
+        except ENTRY_ERRORS as error:
+            raise _unusable(path, number, key, error) from None
+    _check_images(path, columns, others)
     detections = columns.detections()
-    if scope:
-        _check_categories(path, detections, scope)
+    if truth:
+        _check_categories(path, detections, truth.category_ids)
     return ResultsFile(
         detections=detections,
-        form="COCO results" if opening == "[" else "GLIP dictionary",
-        sha256=sha256,
+        form="COCO results" if file.opening == "[" else "GLIP dictionary",
+        sha256=file.sha256,
         dropped=+Counter({NOT_EVALUATED: columns.outside.total()}),
     )
 
 
-def _coco(window: JsonWindow, path: Path, columns: ResultColumns) -> None:
-    for number, entry in enumerate(window.elements()):
-        try:
-            columns.add(entry)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            detail = error.found if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            raise InputError(
-                f"{path}: entry {number} is no detection ({detail})",
-                "image_id, category_id, score and bbox [x, y, w, h] or segmentation",
-                "write the file as a COCO results list",
-            ) from None
+def _unusable(path: Path, number: int, key: str | None, error: Exception) -> InputError:
+    detail = error.found if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    if key is None:
+        return InputError(
+            f"{path}: entry {number} is no detection ({detail})",
+            "image_id, category_id, score and bbox [x, y, w, h] or segmentation",
+            "write the file as a COCO results list",
+        )
+    return InputError(
+        f"{path}: the entry of image {key!r} is none ({detail})",
+        "a GLIP dictionary: scores, labels and boxes [x0, y0, x1, y1] of one length for each image",
+        "write the file as a GLIP dictionary or a COCO results list",
+    )
 
 
-def _glip(window: JsonWindow, path: Path, columns: ResultColumns) -> None:
-    seen: set[str] = set()
-    for image_id in window.member_names():
-        entry = window.value()
-        try:
-            if image_id in seen:
-                raise ValueError("an earlier entry has the same key")
-            seen.add(image_id)
-            boxes, scores = numbers(entry["boxes"], 4), numbers(entry["scores"])
-            labels = integers(entry["labels"])
-            if not len(boxes) == len(labels) == len(scores):
-                raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {len(scores)} scores")
-            columns.add_image(image_id, boxes, labels, scores)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(
-                f"{path}: the entry of image {image_id!r} is none ({type(error).__name__}: {error})",
-                "a GLIP dictionary: scores, labels and boxes [x0, y0, x1, y1] of one length for each image",
-                "write the file as a GLIP dictionary or a COCO results list",
-            ) from None
-
-
-def _check_images(path: Path, columns: ResultColumns, scope: Scope) -> None:
+def _check_images(path: Path, columns: ResultColumns, others: frozenset[str] | None) -> None:
     """Refuses files of other images; those of the annotation file that are not evaluated are no error."""
-    unknown = [] if scope.others is None else [i for i in columns.outside if str(i) not in scope.others]
+    unknown = [] if others is None else [i for i in columns.outside if str(i) not in others]
     if unknown:
         count = sum(columns.outside[image_id] for image_id in unknown)
         found = f"{path}: {count} detections of {len(unknown)} images that the annotation file lacks, "
@@ -146,17 +118,17 @@ def _check_images(path: Path, columns: ResultColumns, scope: Scope) -> None:
         )
 
 
-def _check_categories(path: Path, detections: Detections, scope: Scope) -> None:
+def _check_categories(path: Path, detections: Detections, category_ids: np.ndarray) -> None:
     values, counts = np.unique(detections.category_ids, return_counts=True)
-    known = np.isin(values, scope.category_ids)
+    known = np.isin(values, category_ids)
     if known.all():
         return
-    first, last = scope.category_ids[0], scope.category_ids[-1]
+    span = f", {category_ids[0]} to {category_ids[-1]}" if len(category_ids) else ""
     some = ", ".join(map(str, values[~known][:5].tolist()))
     hint = " (labels that count from 0 are no ids)" if 0 in values[~known] else ""
     raise InputError(
         f"{path}: {counts[~known].sum()} of {counts.sum()} detections have a label that is no category id: "
         f"{np.count_nonzero(~known)} labels, such as {some}{hint}",
-        f"one of the {len(scope.category_ids)} category ids of the annotation file, {first} to {last}",
+        f"one of the {len(category_ids)} category ids of the annotation file{span}",
         "write the category ids of the annotation file into the results",
     )

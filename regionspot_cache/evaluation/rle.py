@@ -89,29 +89,42 @@ def fills(data: bytes | bytearray, offsets: np.ndarray, sizes: np.ndarray) -> np
 
 def _fill(data: np.ndarray, ends: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """As `fills`, for masks that end at `ends` i64 [b] of `data` u8 [n] and have `pixels` i64 [b]."""
-    digits = data.astype(np.int64) - 48
-    is_last = (digits & 0x20) == 0  # of a number
-    bad_digit = (digits < 0) | (digits > 63)
-    bad_digit[ends - 1] |= ~is_last[ends - 1]  # cut off
-    is_last[ends - 1] = True
-    number_end = np.flatnonzero(is_last)
-    number_start = np.concatenate([[0], number_end[:-1] + 1])
-    length = number_end - number_start + 1
-    place = np.arange(len(data)) - np.repeat(number_start, length)
-    bad_digit |= place >= _MOST_DIGITS
-    values = np.add.reduceat((digits & 0x1F) << (5 * np.minimum(place, _MOST_DIGITS)), number_start)
-    values -= ((digits[number_end] & 0x10) > 0) * (1 << (5 * np.minimum(length, _MOST_DIGITS)))
-    first = np.searchsorted(number_end, np.concatenate([[0], ends[:-1]]))  # number of each mask
-    index = np.arange(len(values)) - np.repeat(first, np.diff(np.append(first, len(values))))
-    for parity in (1, 2):  # from the third on, a number is the difference to the one before the last
-        chain = np.flatnonzero((index >= parity) & ((index - parity) % 2 == 0))
-        sums = np.cumsum(values[chain])
-        heads = index[chain] == parity
-        base = (sums - values[chain])[heads]
-        values[chain] = sums - base[np.cumsum(heads) - 1] if len(base) else sums
     starts = np.concatenate([[0], ends[:-1]])
-    broken = np.logical_or.reduceat(bad_digit, starts) | np.logical_or.reduceat(values < 0, first)
+    values, last_byte, bad_byte = _numbers(data, ends)
+    first = np.searchsorted(last_byte, starts)  # number of each mask
+    place = np.arange(len(values)) - np.repeat(first, np.diff(np.append(first, len(values))))
+    for start in (1, 2):  # from the fourth on, a number is the difference to the one before the last
+        rows = np.flatnonzero((place >= start) & ((place - start) % 2 == 0))
+        values[rows] = _running_sums(values[rows], place[rows] == start)
+    broken = np.logical_or.reduceat(bad_byte, starts) | np.logical_or.reduceat(values < 0, first)
     return ~broken & (np.add.reduceat(values, first) == pixels)
+
+
+def _numbers(data: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The signed numbers of all masks i64 [k], the last byte of each i64 [k], and which bytes are wrong [n].
+
+    Bytes are digits of five bits, the lowest first, plus 48; bit 5 says that more follow, and bit 4 of the
+    last one that the number is negative.
+    """
+    digits = data.astype(np.int64) - 48
+    more = (digits & 0x20) > 0
+    bad = (digits < 0) | (digits > 63)
+    bad[ends - 1] |= more[ends - 1]  # cut off
+    more[ends - 1] = False
+    last = np.flatnonzero(~more)
+    first = np.concatenate([[0], last[:-1] + 1])
+    place = np.arange(len(data)) - np.repeat(first, last - first + 1)
+    bad |= place >= _MOST_DIGITS
+    values = np.add.reduceat((digits & 0x1F) << (5 * np.minimum(place, _MOST_DIGITS)), first)
+    negative = (digits[last] & 0x10) > 0
+    return values - (negative << (5 * np.minimum(place[last] + 1, _MOST_DIGITS))), last, bad
+
+
+def _running_sums(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Sums up to each value, from the last place before it that `begins` (bool; the first one does)."""
+    sums = np.cumsum(values)
+    before = (sums - values)[begins]
+    return sums - before[np.cumsum(begins) - 1]
 
 
 def _from_plain_counts(segmentation: Any, height: int, width: int) -> Rle:

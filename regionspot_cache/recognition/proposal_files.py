@@ -6,8 +6,8 @@ Formats (xyxy pixels of the original image unless said otherwise):
     .npz   arrays image_ids [M], offsets [M+1], boxes [T,4], scores [T], as `Proposals.save` writes them
 """
 
-from collections.abc import Callable, Iterator
-from itertools import groupby
+from collections.abc import Iterator
+from itertools import chain, groupby
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, NamedTuple
@@ -16,11 +16,12 @@ import numpy as np
 
 from regionspot_cache.datasets.values import check_image_id, integers, numbers
 from regionspot_cache.errors import InputError, MissingFileError
-from regionspot_cache.json_stream import json_entries
+from regionspot_cache.json_stream import JsonFile
 from regionspot_cache.models.safe_pickle import load_arrays
 
 # (image id, boxes f64 [n,4] xyxy, scores f64 [n]); an image may come in several pieces.
 Piece = tuple[int | str, np.ndarray, np.ndarray]
+Entries = Iterator[tuple[Any, Any]]  # of `JsonFile.entries`
 
 _XYXY_ABS, _XYWH_ABS = 0, 1  # detectron2.structures.BoxMode
 
@@ -41,12 +42,7 @@ def read_pieces(path: Path) -> ProposalFile:
     """
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist", "a proposal file", "check the path")
-    readers: dict[str, Callable[[Path], ProposalFile]] = {
-        ".json": _read_json,
-        ".pkl": _read_detectron2,
-        ".npz": _read_npz,
-    }
-    reader = readers.get(path.suffix.lower())
+    reader = {".json": _read_json, ".pkl": _read_detectron2, ".npz": _read_npz}.get(path.suffix.lower())
     if reader is None:
         raise _unknown(path, f"the ending {path.suffix!r}")
     return reader(path)
@@ -62,22 +58,17 @@ def _unknown(path: Path, found: str) -> InputError:
 
 def _piece(path: Path, image_id: Any, boxes: Any, scores: Any, *, xywh: bool = False) -> Piece:
     """The checked piece; `xywh` boxes become xyxy."""
-    what = f"{path}: proposals of image {brief(image_id)}"
     try:
         check_image_id(image_id)
         box_array, score_array = numbers(boxes, 4), numbers(scores)
+        if len(box_array) != len(score_array):
+            raise ValueError(f"{len(box_array)} boxes but {len(score_array)} scores")
     except ValueError as error:
         raise InputError(
-            f"{what} cannot be used ({error})",
+            f"{path}: proposals of image {brief(image_id)} cannot be used ({error})",
             "an image id, boxes [n, 4] and scores [n] of numbers",
             "write the file again",
         ) from None
-    if len(box_array) != len(score_array):
-        raise InputError(
-            f"{what}: {len(box_array)} boxes but {len(score_array)} scores",
-            "one score per box",
-            "write the file again",
-        )
     if xywh:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped as such
             box_array = np.concatenate([box_array[:, :2], box_array[:, :2] + box_array[:, 2:]], axis=1)
@@ -85,37 +76,34 @@ def _piece(path: Path, image_id: Any, boxes: Any, scores: Any, *, xywh: bool = F
 
 
 def _read_json(path: Path) -> ProposalFile:
-    for key, _ in json_entries(path):
-        if key is None:
-            return ProposalFile("COCO results", _coco_results(path))
-        return ProposalFile("GLIP dictionary", _glip(path))
-    return ProposalFile("empty JSON", iter(()))
+    file = JsonFile(path)
+    entries = file.entries()
+    first = next(entries, None)
+    if first is None:
+        return ProposalFile("empty JSON", iter(()))
+    read, form = (_coco_results, "COCO results") if file.opening == "[" else (_glip, "GLIP dictionary")
+    return ProposalFile(form, read(path, chain([first], entries)))
 
 
-def _glip(path: Path) -> Iterator[Piece]:
-    for image_id, entry in json_entries(path):
+def _glip(path: Path, entries: Entries) -> Iterator[Piece]:
+    for image_id, entry in entries:
         if not isinstance(entry, dict) or "boxes" not in entry or "scores" not in entry:
             raise _unknown(path, f"the entry of {image_id!r} without boxes and scores")
         yield _piece(path, image_id, entry["boxes"], entry["scores"])
 
 
-def _coco_results(path: Path) -> Iterator[Piece]:
-    # Detectors write an image in one run; arrays per run, not per box, keep this fast.
-    for (_, image_id), group in groupby(_coco_entries(path), key=_kind_and_id):
-        entries = list(group)
-        boxes, scores = [entry["bbox"] for entry in entries], [entry["score"] for entry in entries]
-        yield _piece(path, image_id, boxes, scores, xywh=True)
-
-
-def _kind_and_id(entry: dict[str, Any]) -> tuple[type, Any]:
-    return type(entry["image_id"]), entry["image_id"]  # 1 == True
-
-
-def _coco_entries(path: Path) -> Iterator[dict]:
-    for _, entry in json_entries(path):
+def _coco_results(path: Path, entries: Entries) -> Iterator[Piece]:
+    def kind_and_id(numbered: tuple[Any, Any]) -> tuple[type, Any]:
+        entry = numbered[1]
         if not isinstance(entry, dict) or not {"image_id", "bbox", "score"} <= entry.keys():
             raise _unknown(path, "an entry without image_id, bbox and score")
-        yield entry
+        return type(entry["image_id"]), entry["image_id"]  # 1 == True
+
+    # Detectors write an image in one run; arrays per run, not per box, keep this fast.
+    for (_, image_id), group in groupby(entries, key=kind_and_id):
+        run = [entry for _, entry in group]
+        boxes, scores = [entry["bbox"] for entry in run], [entry["score"] for entry in run]
+        yield _piece(path, image_id, boxes, scores, xywh=True)
 
 
 def _read_detectron2(path: Path) -> ProposalFile:

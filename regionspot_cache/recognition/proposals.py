@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
 from regionspot_cache.datasets import DetectionDataset
+from regionspot_cache.datasets.tables import Table, offsets_of, ranks
 from regionspot_cache.datasets.values import TextIds, places
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import file_sha256, replacing
@@ -76,7 +77,7 @@ class Proposals:
         return cls(
             identity=identity,
             image_ids=tuple(ids),
-            offsets=np.cumsum([0, *map(len, boxes[1:])], dtype=np.int64),
+            offsets=offsets_of(list(map(len, boxes[1:]))),
             boxes=np.concatenate(boxes),
             scores=np.concatenate(scores),
         )
@@ -89,34 +90,26 @@ class Proposals:
         """
         if self.scores is None:
             raise InputError("ground-truth boxes have no scores", "scored proposals", "save RPN proposals")
-        writers = {".json": self._write_coco, ".npz": self._write_npz}
-        if path.suffix not in writers:
+        if path.suffix not in (".json", ".npz"):
             raise InputError(
                 f"cannot write proposals to {path}", "an ending .json or .npz", "rename the file"
             )
         with replacing(path) as staging:
-            writers[path.suffix](staging, self.scores)
+            if path.suffix == ".json":
+                write_json_array(staging, map(self._coco_entries, self.image_ids))
+            else:
+                columns = {"offsets": self.offsets, "boxes": self.boxes, "scores": self.scores}
+                np.savez(staging, image_ids=np.asarray(self.image_ids), **columns)
 
-    def _write_coco(self, path: Path, scores: np.ndarray) -> None:
-        runs = zip(self.image_ids, self.offsets[:-1], self.offsets[1:], strict=True)
-        write_json_array(path, (self._coco_entries(i, scores, slice(start, end)) for i, start, end in runs))
-
-    def _coco_entries(self, image_id: int | str, scores: np.ndarray, rows: slice) -> list[dict]:
-        boxes = self.boxes[rows].astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
+    def _coco_entries(self, image_id: int | str) -> list[dict[str, Any]]:
+        boxes, scores = self[image_id]
+        assert scores is not None
+        xywh = boxes.astype(np.float64)
+        xywh[:, 2:] -= xywh[:, :2]
         return [
             {"image_id": image_id, "category_id": 1, "bbox": box, "score": score}
-            for box, score in zip(boxes.tolist(), scores[rows].tolist(), strict=True)
+            for box, score in zip(xywh.tolist(), scores.tolist(), strict=True)
         ]
-
-    def _write_npz(self, path: Path, scores: np.ndarray) -> None:
-        np.savez(
-            path,
-            image_ids=np.asarray(self.image_ids),
-            offsets=self.offsets,
-            boxes=self.boxes,
-            scores=scores,
-        )
 
 
 def ground_truth_proposals(dataset: DetectionDataset) -> Proposals:
@@ -158,90 +151,76 @@ def load_proposals(
             or scores that are no probabilities.
     """
     form, pieces, logits = read_pieces(path)
-    dropped: Counter[str] = Counter()
     if scores_as == "logits" and not logits:
         form += ", sigmoid of the logits"
-    logits |= scores_as == "logits"
-    image, boxes, scores = _gather(path, pieces, dataset, dropped, logits=logits)
-    _to_pixels(path, image, boxes, dataset, boxes_in)
-    _check_probabilities(path, scores)
-    keep = _clean(image, boxes, scores, dataset, dropped)
-    keep = _best_first(image, boxes, scores, keep, top_n, dropped)
-    counts = np.bincount(image[keep], minlength=len(dataset.image_ids))
+    found, dropped = _gather(path, pieces, dataset)
+    sides = np.stack([dataset.widths, dataset.heights] * 2, axis=1)[found.image]  # [T,4]
+    _check_unit(path, found.boxes, sides, boxes_in)
+    if boxes_in == "normalised":
+        found.boxes[:] *= sides
+    if logits or scores_as == "logits":
+        # Neither overflows nor loses small probabilities; NaN stays NaN and is dropped with its reason later.
+        found = replace(found, scores=np.exp(-np.logaddexp(0, -found.scores)))
+    _check_probabilities(path, found.scores)
+    kept = _best_first(_clean(found, sides, dropped), top_n, dropped)
     unit = ", normalised" if boxes_in == "normalised" else ""
     limit = "" if top_n is None else f", top {top_n}"
     return Proposals(
         identity=f"{path.name} ({form}{unit}{limit}, sha256 {file_sha256(path)[:12]})",
         image_ids=tuple(dataset.image_ids),
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        boxes=boxes[keep],
-        scores=scores[keep],
+        offsets=offsets_of(np.bincount(kept.image, minlength=len(dataset.image_ids))),
+        boxes=kept.boxes,
+        scores=kept.scores.astype(np.float32),
         dropped=+dropped,  # reasons that occurred
     )
 
 
-def _gather(
-    path: Path,
-    pieces: Iterable[Piece],
-    dataset: DetectionDataset,
-    dropped: Counter[str],
-    *,
-    logits: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image index i64 [T], boxes f32 [T,4], scores f32 [T] of the images that the dataset has."""
+@dataclass(frozen=True, kw_only=True)
+class _Found(Table):
+    """Boxes of a file."""
+
+    image: np.ndarray  # i64 [T], index in the dataset
+    boxes: np.ndarray  # f32 [T,4]
+    scores: np.ndarray  # f64 [T]
+
+
+def _gather(path: Path, pieces: Iterable[Piece], dataset: DetectionDataset) -> tuple[_Found, Counter[str]]:
+    """The boxes of images that the dataset has, and counts of images that only one of the two has."""
     index = places(dataset.image_ids, dataset.name)
     ids = TextIds(str(path))
-    images, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+    found = [_Found(image=np.zeros(0, np.int64), boxes=np.zeros((0, 4), np.float32), scores=np.zeros(0))]
     seen, unknown = set(), set()
-    for image_id, image_boxes, image_scores in pieces:
+    for image_id, boxes, scores in pieces:
         text = ids.text(image_id)
         i = index.get(text)
-        if i is None:
-            unknown.add(text)
-            continue
-        seen.add(i)
-        images.append(np.full(len(image_boxes), i))
-        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is dropped as such
-            boxes.append(image_boxes.astype(np.float32))
-            scores.append((_sigmoid(image_scores) if logits else image_scores).astype(np.float32))
-    dropped["image not in the dataset"] = len(unknown)
-    dropped["image without proposals"] = len(index) - len(seen)
-    return np.concatenate(images), np.concatenate(boxes), np.concatenate(scores)
+        (unknown if i is None else seen).add(text)
+        if i is not None:
+            with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is dropped as such
+                boxes = boxes.astype(np.float32)
+            found.append(_Found(image=np.full(len(boxes), i), boxes=boxes, scores=scores))
+    missing = len(index) - len(seen)
+    dropped = {"image not in the dataset": len(unknown), "image without proposals": missing}
+    return _Found.concatenate(found), Counter(dropped)
 
 
-def _to_pixels(
-    path: Path, image: np.ndarray, boxes: np.ndarray, dataset: DetectionDataset, unit: BoxUnit
-) -> None:
-    """Scales normalised `boxes` [T,4] in place.
-
-    Raises:
-        InputError: the boxes are in the other unit.
-    """
-    sides = np.tile(np.stack([dataset.widths, dataset.heights], axis=1)[image], 2)  # [T,4]
+def _check_unit(path: Path, boxes: np.ndarray, sides: np.ndarray, unit: BoxUnit) -> None:
+    """Raises InputError for boxes [T,4] in the other unit; `sides` [T,4] are those of their images."""
     with np.errstate(invalid="ignore"):
         judged = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        judged &= sides.min(axis=1, initial=_TINY + 1) > _TINY
+    judged &= sides.min(axis=1, initial=_TINY + 1) > _TINY
+    count = np.count_nonzero(judged)
     inside = np.count_nonzero((np.abs(boxes[judged]) <= 1 + _SLACK).all(axis=1))
-    fractions = inside >= _NEARLY_ALL * np.count_nonzero(judged)
-    if judged.any() and fractions != (unit == "normalised"):
-        count, example = np.count_nonzero(judged), boxes[judged][0].tolist()
-        what = f"{path}: {inside} of {count} boxes lie between 0 and 1, such as {example}"
-        if fractions:
-            raise InputError(
-                what,
-                "corners in pixels of the original image",
-                "say that they are fractions of its width and height: --set proposal_boxes=normalised",
-            )
+    fractions = inside >= _NEARLY_ALL * count
+    if not count or fractions == (unit == "normalised"):
+        return
+    what = f"{path}: {inside} of {count} boxes lie between 0 and 1, such as {boxes[judged][0].tolist()}"
+    if fractions:
         raise InputError(
-            what, "all of them there, for proposal_boxes is normalised", "leave that setting out"
+            what,
+            "corners in pixels of the original image",
+            "say that they are fractions of its width and height: --set proposal_boxes=normalised",
         )
-    if unit == "normalised":
-        boxes *= sides
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    # Neither overflows nor loses small probabilities; NaN stays NaN and is dropped with its reason later.
-    return np.exp(-np.logaddexp(0, -logits))
+    raise InputError(what, "all of them there, for proposal_boxes is normalised", "leave that setting out")
 
 
 def _check_probabilities(path: Path, scores: np.ndarray) -> None:
@@ -256,42 +235,26 @@ def _check_probabilities(path: Path, scores: np.ndarray) -> None:
         )
 
 
-def _clean(
-    image: np.ndarray, boxes: np.ndarray, scores: np.ndarray, dataset: DetectionDataset, dropped: Counter[str]
-) -> np.ndarray:
-    """Clips `boxes` in place; returns the rows worth keeping."""
-    finite_box = np.asarray(np.isfinite(boxes).all(axis=1))
-    finite_score = np.isfinite(scores)
+def _clean(found: _Found, sides: np.ndarray, dropped: Counter[str]) -> _Found:
+    """Boxes clipped to their image; without those that are not finite or have no area there."""
+    finite_box, finite_score = np.isfinite(found.boxes).all(axis=1), np.isfinite(found.scores)
+    rows = np.flatnonzero(finite_box & finite_score)
     # Adding zero turns -0 into 0, so that equal boxes have equal bytes.
-    np.maximum(boxes, 0, out=boxes, where=finite_box[:, None])
-    boxes += 0.0
-    sizes = np.stack([dataset.widths, dataset.heights], axis=1).astype(np.float32)[image]  # [T,2]
-    np.minimum(boxes, np.tile(sizes, 2), out=boxes, where=finite_box[:, None])
-    with np.errstate(invalid="ignore"):
-        flat = finite_box & ~(boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    boxes = np.clip(found.boxes[rows], 0, sides[rows].astype(np.float32)) + np.float32(0)
+    solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     dropped["non-finite box"] = int(np.count_nonzero(~finite_box))
     dropped["non-finite score"] = int(np.count_nonzero(finite_box & ~finite_score))
-    dropped["no area inside the image"] = int(np.count_nonzero(flat & finite_score))
-    return np.flatnonzero(finite_box & finite_score & ~flat)
+    dropped["no area inside the image"] = int(np.count_nonzero(~solid))
+    return replace(found.take(rows), boxes=boxes).take(solid)
 
 
-def _best_first(
-    image: np.ndarray,
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    keep: np.ndarray,
-    top_n: int | None,
-    dropped: Counter[str],
-) -> np.ndarray:
-    """Orders the kept rows by image and falling score, without repeated boxes and with at most top_n each."""
-    rows = keep[np.lexsort((-scores[keep], image[keep]))]
-    records = np.concatenate([image[rows, None].astype(np.float64), boxes[rows].astype(np.float64)], axis=1)
-    _, first = np.unique(records.view([("", np.float64)] * 5), return_index=True)
-    unique = rows[np.sort(first)]
-    dropped["repeated box"] = len(rows) - len(unique)
-    if top_n is None:
-        return unique
-    starts = np.searchsorted(image[unique], image[unique])
-    best = unique[np.arange(len(unique)) - starts < top_n]
-    dropped["behind the best"] = len(unique) - len(best)
+def _best_first(found: _Found, top_n: int | None, dropped: Counter[str]) -> _Found:
+    """Ordered by image and falling score, without repeated boxes and with at most `top_n` of an image."""
+    ordered = found.take(np.lexsort((-found.scores, found.image)))
+    boxes = np.concatenate([ordered.image[:, None].astype(np.float64), ordered.boxes], axis=1)
+    _, first = np.unique(boxes.view([("", np.float64)] * 5), return_index=True)
+    unique = ordered.take(np.sort(first))
+    best = unique if top_n is None else unique.take(ranks(unique.image) < top_n)
+    dropped["repeated box"] = len(ordered.image) - len(unique.image)
+    dropped["behind the best"] = len(unique.image) - len(best.image)
     return best

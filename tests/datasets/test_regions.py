@@ -36,20 +36,19 @@ def test_boxes_kept_lie_inside_in_their_old_order_and_every_other_is_counted_onc
     clean = clean_boxes(given_boxes, labels, width=WIDTH, height=HEIGHT, crowd=crowd[: len(boxes)])
     assert len(clean.kept) + clean.dropped.total() == len(boxes)
     assert (np.diff(clean.kept) > 0).all()
-    assert (clean.labels == labels[clean.kept]).all()
     assert np.isfinite(clean.boxes).all()
     assert (clean.boxes >= 0).all()
     assert (clean.boxes[:, 2:] <= (WIDTH, HEIGHT)).all()
     assert (clean.boxes[:, 2:] - clean.boxes[:, :2] >= 1).all()
-    assert len({(*box, label) for box, label in zip(clean.boxes.tolist(), clean.labels, strict=True)}) == len(
-        clean.kept
-    )
+    left = zip(clean.boxes.tolist(), labels[clean.kept], strict=True)
+    assert len({(*box, label) for box, label in left}) == len(clean.kept)
 
 
 @given(box_lists)
 def test_cleaning_twice_changes_nothing(boxes: list[tuple[float, ...]]) -> None:
-    once = clean_boxes(*arrays(boxes), width=WIDTH, height=HEIGHT)
-    twice = clean_boxes(once.boxes, once.labels, width=WIDTH, height=HEIGHT)
+    given_boxes, labels = arrays(boxes)
+    once = clean_boxes(given_boxes, labels, width=WIDTH, height=HEIGHT)
+    twice = clean_boxes(once.boxes, labels[once.kept], width=WIDTH, height=HEIGHT)
     np.testing.assert_array_equal(twice.boxes, once.boxes)
     assert not twice.dropped
 
@@ -126,7 +125,6 @@ def test_no_boxes_stay_no_boxes() -> None:
     clean = clean_boxes([], [], width=5, height=5)
     assert clean.boxes.shape == (0, 4)
     assert clean.boxes.dtype == np.float32
-    assert clean.labels.dtype == np.int64
 
 
 valid_boxes = hnp.arrays(np.float32, (5, 4), elements=st.floats(0, 100, width=32)).map(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,28 @@ def test_interrupted_materialisation_continues(
     materialise(root, **SIZE, processes=1)
     assert not set(redone) & set(written)
     assert digests(root) == digests(world)
+
+
+def test_an_interrupted_world_that_another_one_drew_over_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"train": 51, "val": 1, "processes": 1}
+    materialise(tmp_path / "whole", seed=1, **sizes)
+    write = shapes._write_chunk
+    for seed in (1, 2):
+        chunks = iter(range(1))
+
+        def only_one(folder: Path, chunk: shapes.Chunk, left: Iterator[int] = chunks) -> shapes.Chunk:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return write(folder, chunk)
+
+        monkeypatch.setattr(shapes, "_write_chunk", only_one)
+        with pytest.raises(KeyboardInterrupt):
+            materialise(tmp_path / "shapes", seed=seed, **sizes)
+    monkeypatch.setattr(shapes, "_write_chunk", write)
+    materialise(tmp_path / "shapes", seed=1, **sizes)
+    assert digests(tmp_path / "shapes") == digests(tmp_path / "whole")
 
 
 def test_complete_worlds_are_left_alone(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from regionspot_cache.evaluation import Scope, encode_mask, evaluate, proposal_recall, read_results
-from regionspot_cache.evaluation.annotations import load_annotations
-from regionspot_cache.evaluation.ground_truth import is_federated, judged_pairs, restrict
-from regionspot_cache.evaluation.results_columns import pair_code
+from regionspot_cache.evaluation import encode_mask, evaluate, proposal_recall, read_results
+from regionspot_cache.evaluation.ground_truth import ground_truth
 from regionspot_cache.evaluation.rle import annotation_rle
 from regionspot_cache.recognition.proposals import load_proposals
 from tests.evaluation.synthetic import HEIGHT, WIDTH, Problem, annotations, detections, perfect_detections
@@ -32,12 +30,10 @@ IDS = [image["id"] for image in COCO["images"]]
 
 def _read_truth(path: Path) -> str:
     """What `evaluate` and the scoring of results and proposals make of an annotation file."""
-    truth = load_annotations(path)
-    ids = [image["id"] for image in truth["images"]]
-    restrict(truth, ids[:1])
-    if is_federated(truth):
-        known = [a for a in truth["annotations"] if a["image_id"] in set(ids)]
-        list(judged_pairs(type(truth)(truth, annotations=known), ids))
+    truth = ground_truth(path)
+    ids = truth.image_ids
+    ground_truth(path, ids[:1])
+    assert truth.judged is None or truth.federated
     boxes = {str(image_id): (np.array([[1, 2, 30, 40]], np.float32), None) for image_id in ids}
     proposal_recall(_Anything(boxes), truth)
     found = detections(np.random.default_rng(0), Problem(classes=3, detections=8), COCO | {"images": []})
@@ -55,15 +51,8 @@ class _Anything(dict):
 
 
 def _read_results(path: Path) -> str:
-    """With and without a scope; boxes and masks are scored."""
-    scope = Scope(
-        image_ids=tuple(IDS),
-        sizes=np.full((len(IDS), 2), (HEIGHT, WIDTH), np.int32),
-        category_ids=np.array([category["id"] for category in COCO["categories"]]),
-        others=frozenset(),
-        judged=frozenset(pair_code(i, c["id"]) for i in range(len(IDS)) for c in COCO["categories"]),
-    )
-    found = read_results(path, scope).detections
+    """With and without a ground truth; boxes and masks are scored."""
+    found = read_results(path, ground_truth(COCO), frozenset()).detections
     read_results(path)
     kinds = ["bbox"] if found.masks is None else ["bbox", "segm"]
     return str([evaluate(found, COCO, iou_types=kinds, ap=ap) for ap in ("standard", "fixed")])

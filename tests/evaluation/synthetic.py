@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from regionspot_cache.evaluation import Detections, DetectionsBuilder, ImageDetections
+from regionspot_cache.evaluation import Detections
 from regionspot_cache.evaluation.rle import annotation_rle
 
 WIDTH, HEIGHT = 200, 160
@@ -76,7 +76,7 @@ def annotation(
 
 def detections(rng: np.random.Generator, problem: Problem, truth: dict[str, Any]) -> Detections:
     """Half of the boxes are annotated ones, moved a little; categories are often right."""
-    builder = DetectionsBuilder()
+    parts = []
     for image in rng.permutation(truth["images"]):
         own = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
         boxes = random_boxes(rng, problem.detections // 2)
@@ -100,8 +100,8 @@ def detections(rng: np.random.Generator, problem: Problem, truth: dict[str, Any]
             mask_utils.merge(mask_utils.frPyObjects([box_polygon(*box)], HEIGHT, WIDTH))
             for box in (boxes.tolist() if problem.masks else [])
         ]
-        builder.add(
-            ImageDetections.of(
+        parts.append(
+            Detections.of(
                 image["id"],
                 boxes=xyxy,
                 box_index=order,
@@ -110,19 +110,19 @@ def detections(rng: np.random.Generator, problem: Problem, truth: dict[str, Any]
                 masks=masks or None,
             )
         )
-    return builder.build()
+    return Detections.concatenate(parts)
 
 
 def perfect_detections(truth: dict[str, Any]) -> Detections:
     """Every annotation with score 1."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-    builder = DetectionsBuilder()
+    parts = []
     for image_id, (height, width) in sizes.items():
         own = [a for a in truth["annotations"] if a["image_id"] == image_id]
         boxes = np.array([a["bbox"] for a in own], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        builder.add(
-            ImageDetections.of(
+        parts.append(
+            Detections.of(
                 image_id,
                 boxes=boxes,
                 box_index=np.arange(len(own)),
@@ -131,4 +131,4 @@ def perfect_detections(truth: dict[str, Any]) -> Detections:
                 masks=[annotation_rle(a["segmentation"], height, width) for a in own],
             )
         )
-    return builder.build()
+    return Detections.concatenate(parts)

@@ -11,8 +11,7 @@ import pytest
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation import evaluate
-from regionspot_cache.evaluation.annotations import load_annotations
-from regionspot_cache.evaluation.ground_truth import ground_truth, restrict
+from regionspot_cache.evaluation.ground_truth import ground_truth
 from tests.evaluation.synthetic import perfect_detections
 
 HUGE = 10**30
@@ -46,55 +45,55 @@ def test_a_file_and_its_dictionary_are_the_same(federated: bool, tmp_path: Path)
     for image in made["images"] if federated else ():
         image |= {"neg_category_ids": [1], "not_exhaustive_category_ids": []}
     before = deepcopy(made)
-    from_file, from_memory = load_annotations(write(tmp_path, made)), load_annotations(made)
-    assert from_file == from_memory
+    truth, from_memory = ground_truth(write(tmp_path, made)), ground_truth(made)
     assert made == before
-    truth = ground_truth(from_file)
+    for name, column in vars(truth).items():
+        np.testing.assert_equal(vars(from_memory)[name], column, name)
     assert truth.areas.tolist() == [12, 9]
     assert truth.federated is federated
-    assert from_file["annotations"][0]["segmentation"] == [array("d", [1, 2, 4, 2, 4, 6])]
-    assert load_annotations(from_file) is from_file
+    assert truth.segmentations == [[array("d", [1, 2, 4, 2, 4, 6])], None]
+    assert ground_truth(truth) is truth
 
 
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"images__id": 4}, "id 4 of `images` more than once"),
-        ({"images__id": "4"}, "ids 4 and '4' are two images"),
-        ({"images__id": 2**63}, "entry 1 of `images` .* 64 bits"),
+        ({"images__id": 4}, "`images` with id 4 .* more than once"),
+        ({"images__id": "4"}, "id 4 as a number and as the text '4'"),
+        ({"images__id": 2**63}, "`images` with .* 64 bits"),
         ({"images__id": True}, "neither an integer"),
         ({"images__id": 1.5}, "neither an integer"),
-        ({"images__id": "\ud800"}, "entry 1 of `images`"),
-        ({"images__height": None}, "a side of None"),
-        ({"images__height": "30"}, "a side of '30'"),
-        ({"images__width": HUGE}, "a side of 1000"),
-        ({"images__width": float("nan")}, "a side of nan"),
+        ({"images__id": "\ud800"}, "`images` with"),
+        ({"images__height": None}, "height None is no whole"),
+        ({"images__height": "30"}, "height '30' is no whole"),
+        ({"images__width": HUGE}, "width 1000"),
+        ({"images__width": float("nan")}, "width nan"),
         ({"images__neg_category_ids": 3}, "neg_category_ids is no list"),
         ({"images__not_exhaustive_category_ids": ["1"]}, "not_exhaustive_category_ids is no list"),
         ({"annotations__image_id": [4]}, "neither an integer"),
-        ({"annotations__category_id": "2"}, "entry 1 of `annotations` .*category_id '2' is no integer"),
-        ({"annotations__category_id": HUGE}, "category_id .* of 64 bits"),
-        ({"annotations__bbox": None}, "entry 1 of `annotations`"),
-        ({"annotations__bbox": [1, 2, 3]}, "entry 1 of `annotations`"),
-        ({"annotations__bbox": "1234"}, "entry 1 of `annotations`"),
-        ({"annotations__bbox": [1, 2, 3, [4]]}, "entry 1 of `annotations`"),
+        ({"annotations__category_id": "2"}, "`annotations` with .*class id '2' is no integer"),
+        ({"annotations__category_id": HUGE}, "class id .* of 64 bits"),
+        ({"annotations__bbox": None}, "`annotations` with"),
+        ({"annotations__bbox": [1, 2, 3]}, "`annotations` with"),
+        ({"annotations__bbox": "1234"}, "`annotations` with"),
+        ({"annotations__bbox": [1, 2, 3, [4]]}, "`annotations` with"),
         ({"annotations__bbox": [1, 2, 3, float("nan")]}, "not four pixel coordinates"),
         ({"annotations__bbox": [1, 2, float("-inf"), 4]}, "not four pixel coordinates"),
         ({"annotations__bbox": [1, 2, 3, 10**400]}, "not four pixel coordinates"),
-        ({"annotations__area": "9"}, "entry 1 of `annotations`"),
+        ({"annotations__area": "9"}, "`annotations` with"),
         ({"annotations__area": float("inf")}, "area inf"),
         ({"annotations__iscrowd": "0"}, "iscrowd '0' is neither 0 nor 1"),
         ({"annotations__ignore": [1]}, "ignore"),
-        ({"annotations__segmentation": 5}, "entry 1 of `annotations`"),
-        ({"annotations__segmentation": [[1, 2, "3", 4, 5, 6]]}, "entry 1 of `annotations`"),
-        ({"annotations__segmentation": ["abcdef"]}, "entry 1 of `annotations`"),
-        ({"annotations__segmentation": [[1, 2, 10**400, 4, 5, 6]]}, "entry 1 of `annotations`"),
+        ({"annotations__segmentation": 5}, "`annotations` with"),
+        ({"annotations__segmentation": [[1, 2, "3", 4, 5, 6]]}, "`annotations` with"),
+        ({"annotations__segmentation": ["abcdef"]}, "`annotations` with"),
+        ({"annotations__segmentation": [[1, 2, 10**400, 4, 5, 6]]}, "`annotations` with"),
         ({"annotations__segmentation": {"size": [3], "counts": ""}}, "a mask of size"),
         ({"annotations__segmentation": {"size": [30, 40], "counts": [1, None]}}, "run lengths"),
         ({"annotations__segmentation": {"size": [30, 40]}}, "lacks 'counts'"),
-        ({"categories__id": "2"}, "entry 1 of `categories`"),
+        ({"categories__id": "2"}, "`categories` with"),
         ({"categories__id": 2**63}, "id 9223372036854775808"),
-        ({"categories__id": 1}, "id 1 of `categories` more than once"),
+        ({"categories__id": 1}, "`categories` with id 1 .* more than once"),
         ({"categories__frequency": 1}, "frequency 1"),
     ],
 )
@@ -103,7 +102,7 @@ def test_wrong_types_are_refused_where_the_file_is_read(
 ) -> None:
     file = write(tmp_path, content(**changes))
     with pytest.raises(InputError, match=found) as caught:
-        load_annotations(file)
+        ground_truth(file)
     assert caught.value.remedy
     assert str(file) in caught.value.found
 
@@ -114,33 +113,34 @@ def test_entries_that_are_no_objects(section: str, entry: Any) -> None:
     made = content()
     made[section].append(entry)
     with pytest.raises(InputError, match=f"of `{section}`"):
-        load_annotations(made)
+        ground_truth(made)
 
 
 @pytest.mark.parametrize("field", ["image_id", "category_id", "bbox"])
 def test_missing_fields_are_named(field: str) -> None:
     made = content()
     del made["annotations"][1][field]
-    with pytest.raises(InputError, match=f"entry 1 of `annotations` lacks '{field}'"):
-        load_annotations(made)
+    with pytest.raises(InputError, match=f"`annotations` with .* lacks '{field}'"):
+        ground_truth(made)
 
 
 @pytest.mark.parametrize("made", [{}, {"images": [], "annotations": []}, {**content(), "images": 5}])
 def test_what_is_no_annotation_file(made: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="no COCO-style dictionary"):
-        load_annotations(made)
+        ground_truth(made)
 
 
 def test_an_annotation_of_an_image_that_is_not_listed() -> None:
     with pytest.raises(InputError, match=r"1 annotations .* lacks, for example 6"):
-        ground_truth(load_annotations(content(annotations__image_id=6)))
+        ground_truth(content(annotations__image_id=6))
 
 
 def test_restricted_to_images_of_either_spelling() -> None:
-    whole = load_annotations(content())
-    assert [a["image_id"] for a in restrict(whole, ["5"])["annotations"]] == [5]
-    with pytest.raises(InputError, match="ids 5 and '5'"):
-        restrict(whole, [5, "5"])
+    part = ground_truth(content(), ["5"])
+    assert part.image_ids == (5,)
+    assert part.areas.tolist() == [9]
+    with pytest.raises(InputError, match="id 5 as a number and as the text '5'"):
+        ground_truth(content(), [5, "5"])
 
 
 @pytest.mark.parametrize("category", [2**31 + 5, 2**62, -(2**63)])
@@ -160,7 +160,7 @@ def test_category_ids_of_64_bits(category: int, fast: bool) -> None:
 
 def test_images_of_both_kinds_of_ids_stand_together() -> None:
     made = content(images__id="five", annotations__image_id="five")
-    truth = ground_truth(load_annotations(made))
+    truth = ground_truth(made)
     assert truth.image_ids == (4, "five")
     np.testing.assert_array_equal(truth.images, [0, 1])
 

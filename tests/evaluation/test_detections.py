@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.evaluation import Detections, DetectionsBuilder, ImageDetections, MaskTable, encode_mask
+from regionspot_cache.evaluation import Detections, MaskTable, encode_mask
 
 
-def image(builder: DetectionsBuilder, image_id: int, scores: list[float], **more: object) -> None:
+def image(parts: list[Detections], image_id: int, scores: list[float], **more: object) -> None:
     count = len(scores)
-    builder.add(
-        ImageDetections.of(
+    parts.append(
+        Detections.of(
             image_id,
             boxes=np.tile([0.0, 0, 10, 10], (2, 1)),
             box_index=np.arange(count) % 2,
@@ -29,10 +29,10 @@ def random_masks(count: int) -> list[np.ndarray]:
 def test_masks_belong_to_boxes() -> None:
     """Six detections of two boxes keep two masks; the mask of an unused box is never asked for."""
     masks = random_masks(2)
-    builder = DetectionsBuilder()
-    image(builder, 1, [0.1] * 6, masks=[encode_mask(mask) for mask in masks])
-    builder.add(
-        ImageDetections.of(
+    parts = []
+    image(parts, 1, [0.1] * 6, masks=[encode_mask(mask) for mask in masks])
+    parts.append(
+        Detections.of(
             2,
             boxes=np.arange(8.0).reshape(2, 4),
             box_index=np.array([1]),
@@ -41,7 +41,7 @@ def test_masks_belong_to_boxes() -> None:
             masks=[None, encode_mask(masks[1])],
         )
     )
-    found = builder.build()
+    found = Detections.concatenate(parts)
     assert len(found) == 7
     assert len(found.boxes) == len(found.masks) == 3
     assert found.box_index.tolist() == [0, 1, 0, 1, 0, 1, 2]
@@ -58,27 +58,27 @@ def test_mask_areas_beyond_255() -> None:
 
 
 def test_all_boxes_have_masks_or_none() -> None:
-    builder = DetectionsBuilder()
-    image(builder, 1, [0.5, 0.5], masks=[encode_mask(mask) for mask in random_masks(2)])
-    image(builder, 2, [0.5])
+    parts = []
+    image(parts, 1, [0.5, 0.5], masks=[encode_mask(mask) for mask in random_masks(2)])
+    image(parts, 2, [0.5])
     with pytest.raises(InputError, match="2 masks for 3 boxes"):
-        builder.build()
+        Detections.concatenate(parts)
 
 
 def test_an_image_comes_once() -> None:
-    builder = DetectionsBuilder()
-    image(builder, 1, [0.5])
-    image(builder, 1, [0.5])
+    parts = []
+    image(parts, 1, [0.5])
+    image(parts, 1, [0.5])
     with pytest.raises(InputError, match="twice"):
-        builder.build()
+        Detections.concatenate(parts)
 
 
 @given(st.lists(st.lists(st.sampled_from([0.1, 0.2, 0.3]), max_size=8), max_size=5), st.integers(1, 5))
 def test_cap_keeps_the_first_best(scores: list[list[float]], cap: int) -> None:
-    builder = DetectionsBuilder()
+    parts = []
     for image_id, image_scores in enumerate(scores):
-        image(builder, image_id, image_scores)
-    capped = builder.build().capped(cap)
+        image(parts, image_id, image_scores)
+    capped = Detections.concatenate(parts).capped(cap)
     assert isinstance(capped, Detections)
     for i, image_scores in enumerate(scores):
         best = sorted(range(len(image_scores)), key=lambda row: -image_scores[row])[:cap]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regionspot_cache.errors import InputError, MissingFileError
-from regionspot_cache.evaluation import Detections, DetectionsBuilder, ImageDetections, evaluate
+from regionspot_cache.evaluation import Detections, evaluate
 from regionspot_cache.evaluation.lvis import load_lvis_api
 from tests.evaluation.synthetic import Problem, annotations, detections, perfect_detections
 
@@ -33,9 +33,9 @@ def assert_same(left: dict, right: dict) -> None:
 
 def single(*rows: tuple[list[float], int, float], image_id: int = 1) -> Detections:
     """Detections (xyxy, category, score) of one image."""
-    builder = DetectionsBuilder()
-    builder.add(
-        ImageDetections.of(
+    parts = []
+    parts.append(
+        Detections.of(
             image_id,
             boxes=np.array([row[0] for row in rows], np.float64).reshape(-1, 4),
             box_index=np.arange(len(rows)),
@@ -43,7 +43,7 @@ def single(*rows: tuple[list[float], int, float], image_id: int = 1) -> Detectio
             scores=np.array([row[2] for row in rows], np.float32),
         )
     )
-    return builder.build()
+    return Detections.concatenate(parts)
 
 
 def federated(**image: list[int]) -> dict:
@@ -180,7 +180,7 @@ def test_no_detections(fast: bool, with_truth: bool, is_federated: bool) -> None
     truth = annotations(np.random.default_rng(0), Problem(federated=is_federated))
     if not with_truth:
         truth["annotations"] = []
-    results = evaluate(DetectionsBuilder().build(), truth, fast=fast)
+    results = evaluate(Detections.concatenate([]), truth, fast=fast)
     assert {result.metrics["AP"] for result in results.values()} == {0.0 if with_truth else -1.0}
     assert {result.metrics["AP50"] for result in results.values()} == {0.0 if with_truth else -1.0}
 
@@ -198,10 +198,10 @@ def test_categories_nobody_looked_for_are_ignored() -> None:
     truth = federated()
     truth["images"].append({**truth["images"][0], "id": 2})
     truth["annotations"].append({"id": 2, "image_id": 2, "category_id": 2, "bbox": [0, 0, 9, 9], "area": 81})
-    builder = DetectionsBuilder()
+    parts = []
     for image_id, box, category, score in [(1, *false), (2, [0, 0, 9, 9], 2, 0.5)]:
-        builder.add(
-            ImageDetections.of(
+        parts.append(
+            Detections.of(
                 image_id,
                 boxes=np.array([box], float),
                 box_index=np.array([0]),
@@ -209,7 +209,7 @@ def test_categories_nobody_looked_for_are_ignored() -> None:
                 scores=np.array([score]),
             )
         )
-    found = builder.build()
+    found = Detections.concatenate(parts)
     assert box_ap(found, truth)["APc"] == pytest.approx(1)
     truth["images"][0]["neg_category_ids"] = [2]
     assert box_ap(found, truth)["APc"] == pytest.approx(0.5)
@@ -249,12 +249,12 @@ def test_order_does_not_matter_without_ties() -> None:
     rng = np.random.default_rng(7)
     truth = annotations(rng, Problem())
     found = detections(rng, Problem(), truth)
-    builder = DetectionsBuilder()
+    parts = []
     for i in rng.permutation(len(found.image_ids)):
         rows = np.arange(len(found))[found.rows(i)]
         rows = rng.permutation(rows)
-        builder.add(
-            ImageDetections.of(
+        parts.append(
+            Detections.of(
                 found.image_ids[i],
                 boxes=found.boxes,
                 box_index=found.box_index[rows],
@@ -263,7 +263,7 @@ def test_order_does_not_matter_without_ties() -> None:
                 masks=found.masks.rles(np.arange(len(found.masks))),
             )
         )
-    assert_same(evaluate(found, truth), evaluate(builder.build(), truth))
+    assert_same(evaluate(found, truth), evaluate(Detections.concatenate(parts), truth))
 
 
 def test_subset_and_categories_agree() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from regionspot_cache.errors import InputError, MissingFileError
-from regionspot_cache.evaluation import DetectionsBuilder, evaluate, read_results, write_results
+from regionspot_cache.evaluation import Detections, evaluate, read_results, write_results
 from regionspot_cache.evaluation.lvis import load_lvis_api
 from tests.evaluation.synthetic import Problem, annotations, detections
 
@@ -47,7 +47,7 @@ def test_entries(tmp_path: Path) -> None:
 
 def test_empty(tmp_path: Path) -> None:
     path = tmp_path / "dt.json"
-    write_results(path, DetectionsBuilder().build())
+    write_results(path, Detections.concatenate([]))
     assert json.loads(path.read_text()) == []
     assert len(read_results(path).detections) == 0
 

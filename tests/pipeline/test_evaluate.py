@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
 
-from regionspot_cache.json_stream import JsonWindow
+from regionspot_cache.json_stream import JsonFile
 from tests.running import Ran, rs_cache
 
 RUN = Path("rs-cache-data/runs/small")
@@ -224,12 +225,12 @@ def test_normalised_proposals_and_logits_by_a_setting(place: Path) -> None:
 
 def test_the_annotation_file_is_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    original = JsonWindow.__init__
+    original = JsonFile.sections
 
-    def counted(self: JsonWindow, file: BinaryIO, path: Path) -> None:
-        opened.append(path.name)
-        original(self, file, path)
+    def counted(self: JsonFile) -> Iterator[tuple[str, Any]]:
+        opened.append(self.path.name)
+        return original(self)
 
-    monkeypatch.setattr(JsonWindow, "__init__", counted)
+    monkeypatch.setattr(JsonFile, "sections", counted)
     evaluate(place, "--limit", 2, "--set", "masks=false")
     assert opened.count("val.json") == 1

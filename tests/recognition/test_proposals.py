@@ -208,9 +208,9 @@ def test_logits_of_detectron2_are_converted_once(tmp_path: Path) -> None:
 def test_an_id_written_both_ways_is_refused(tmp_path: Path) -> None:
     entries = [{"image_id": i, "bbox": [1, 1, 5, 5], "score": 0.5} for i in (7, "7")]
     (tmp_path / "p.json").write_text(json.dumps(entries))
-    with pytest.raises(InputError, match="image ids 7 and '7'"):
+    with pytest.raises(InputError, match="image id 7 as a number and as the text '7'"):
         load_proposals(tmp_path / "p.json", DATASET)
-    with pytest.raises(InputError, match="image ids 7 and '7'"):
+    with pytest.raises(InputError, match="image id 7 as a number and as the text '7'"):
         Proposals.from_images("x", [(i, np.array(BOXES), np.array(SCORES)) for i in (7, "7")])
 
 
