@@ -33,6 +33,7 @@ from regionspot_cache.store import (
     open_writer,
 )
 
+POLL_SECONDS = 0.5  # while another process works on the last partitions
 MAX_FAILED = 3  # partitions in a row that fail before the run gives up: the cause is not in the images
 
 
@@ -64,12 +65,9 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
         f"{len(todo)} to do; dropped at reading: {counts(dict(dataset.dropped))}"
     )
     started = time.monotonic()
-    errors = _run(job, todo, writer, settings)
-    done = sum(writer.record.shape.partition_images(p) for p in todo) - sum(
-        writer.record.shape.partition_images(p) for p in errors
-    )
-    rate = done / (time.monotonic() - started)
-    return _finish(path, settings, errors, rate, as_json=as_json)
+    errors, images = _run(job, todo, writer, settings)
+    rate = images / (time.monotonic() - started)
+    return _finish(path, settings, errors, images, rate, as_json=as_json)
 
 
 def _contents(dataset: DetectionDataset) -> str:
@@ -156,35 +154,70 @@ def _todo(writer: CacheWriter, halves: tuple[str, ...]) -> list[int]:
 
 def _run(
     job: ExtractJob, todo: list[int], writer: CacheWriter, settings: ExtractSettings
-) -> dict[int, RegionSpotError]:
-    if not todo:
-        return {}
-    shape = writer.record.shape
-    total = sum(shape.partition_images(p) for p in todo)
+) -> tuple[dict[int, RegionSpotError], int]:
+    """Errors by partition, and how many images this run worked on."""
+    total = sum(writer.record.shape.partition_images(p) for p in todo)
     errors: dict[int, RegionSpotError] = {}
-    in_a_row = 0
+    if not todo:
+        return errors, 0
     with console.progress("extracting", total) as ticker:
         meter = Meter(ticker)
-        unit: Callable[[int], Any] = partial(extract_partition, job)
-        if not (settings.workers or settings.scheduler):
-            unit = partial(extract_partition, job, on_images=meter.add)
-        for p, outcome in _outcomes(unit, todo, settings):
-            if isinstance(outcome, PartitionReport):
-                in_a_row = 0
-                meter.finish(outcome, counted=not (settings.workers or settings.scheduler))
-                continue
-            if isinstance(outcome, IdentityError):
-                raise outcome  # a worker with other networks would fail on all that it is given
-            errors[p] = outcome
-            in_a_row += 1
-            console.warn(f"partition {p}: {outcome.found}")
-            if in_a_row == MAX_FAILED:
-                console.warn(
-                    f"{MAX_FAILED} partitions in a row failed: the run stops, {len(todo)} were to do"
-                )
-                break
+        while todo:
+            busy = _pass(job, todo, meter, errors, settings)
+            todo = _given_up(writer, busy, settings) if busy else []
     meter.say_steps()
-    return errors
+    return errors, meter.images
+
+
+def _pass(
+    job: ExtractJob,
+    todo: list[int],
+    meter: "Meter",
+    errors: dict[int, RegionSpotError],
+    settings: ExtractSettings,
+) -> list[int]:
+    """Every partition once; adds to `errors`, and returns those that another process works on."""
+    here = not (settings.workers or settings.scheduler)
+    unit: Callable[[int], Any] = partial(extract_partition, job, on_images=meter.add if here else None)
+    busy: list[int] = []
+    in_a_row = 0
+    for p, outcome in _outcomes(unit, todo, settings):
+        if isinstance(outcome, PartitionReport):
+            in_a_row = 0
+            meter.finish(outcome, counted=here)
+            if outcome.busy:
+                busy.append(p)
+            continue
+        if isinstance(outcome, IdentityError):
+            raise outcome  # a worker with other networks would fail on all that it is given
+        errors[p] = outcome
+        in_a_row += 1
+        console.warn(f"partition {p}: {outcome.found}")
+        if in_a_row == MAX_FAILED:
+            console.warn(f"{MAX_FAILED} partitions in a row failed: the run stops, {len(todo)} were to do")
+            return []
+    return busy
+
+
+def _given_up(writer: CacheWriter, busy: list[int], settings: ExtractSettings) -> list[int]:
+    """Waits for other processes: partitions that one of them left undone; none once all are committed."""
+    told = False
+    while left := [(half, p) for p in busy for half in settings.halves if writer.marker(half, p) is None]:
+        if free := sorted({p for half, p in left if _is_free(writer, half, p)}):
+            return free
+        if not told:
+            console.say(f"waiting for {len({p for _, p in left})} partitions that another process works on")
+            told = True
+        time.sleep(POLL_SECONDS)
+    return []
+
+
+def _is_free(writer: CacheWriter, half: str, p: int) -> bool:
+    try:
+        with writer.claim(half, p):
+            return True
+    except BlockingIOError:
+        return False
 
 
 def _outcomes(
@@ -230,7 +263,13 @@ class Meter:
 
 
 def _finish(
-    path: str, settings: ExtractSettings, errors: dict[int, RegionSpotError], rate: float, *, as_json: bool
+    path: str,
+    settings: ExtractSettings,
+    errors: dict[int, RegionSpotError],
+    computed: int,
+    rate: float,
+    *,
+    as_json: bool,
 ) -> dict[str, Any]:
     writer, halves = open_writer(path), settings.halves
     missing = {str(half): len(writer.pending(half)) for half in halves}
@@ -252,6 +291,7 @@ def _finish(
         "failed_images": len(failures),
         "failures": by_reason(failures),
         "bytes": stored,
+        "computed_images": computed,
         "images_per_second": float(f"{rate:.4g}"),
     }
     told = failures_text(summary["images"], failures)

@@ -5,7 +5,8 @@ A plain function of (job, partition), so that any executor runs it anywhere, and
 
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -59,6 +60,7 @@ class PartitionReport:
         images, boxes: worked on, failed ones included.
         failures: failed images by reason.
         seconds: by step; "decode" and "prepare" are summed over threads.
+        busy: another process works on what is missing.
     """
 
     partition: int
@@ -66,10 +68,14 @@ class PartitionReport:
     boxes: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
+    busy: bool = False
 
 
 def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None) -> PartitionReport:
     """Fills what partition `p` lacks in the halves of the job: all of it, or only images that failed before.
+
+    Processes that know nothing of each other share the work: each claims what it is about to do, through the
+    cache, and leaves alone what another has claimed.
 
     Args:
         job: shared by all partitions.
@@ -79,17 +85,40 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
     Raises:
         IdentityError: the networks of this process are not those of the cache; nothing is computed.
     """
-    writer = open_writer(job.cache)
+    writer, report = open_writer(job.cache), PartitionReport(partition=p)
     part = writer.partition(p)
-    markers = {half: writer.marker(half, p) for half in job.halves}
-    wanted = {half: missing_slots(marker, part) for half, marker in markers.items()}
-    slots = sorted(set().union(*wanted.values()))
-    report = PartitionReport(partition=p)
-    if not slots:
-        return report
+    with ExitStack() as claims:
+        wanted = {}
+        for half in job.halves:
+            if not missing_slots(writer.marker(half, p), part):
+                continue
+            try:
+                claims.enter_context(writer.claim(half, p))
+            except BlockingIOError:
+                report.busy = True
+                continue
+            # Asked again: whoever held the claim may have finished meanwhile.
+            if slots := missing_slots(writer.marker(half, p), part):
+                wanted[half] = slots
+        if wanted:
+            _fill(job, writer, part, wanted, report, on_images)
+    return report
+
+
+def _fill(
+    job: ExtractJob,
+    writer: CacheWriter,
+    part: PartitionPlan,
+    wanted: Mapping[str, list[int]],
+    report: PartitionReport,
+    on_images: OnImages | None,
+) -> None:
+    """Computes and commits the wanted slots of every claimed half."""
     device = resolve_device(job.device)
     clock, encoders = Clock(), encoders_of(job.spec, job.halves, device)
     _require_own_networks(writer, job, device)
+    encoders = Encoders(**{half: getattr(encoders, half) for half in wanted})
+    slots = sorted(set().union(*wanted.values()))
     loader = ImageLoader(root=Path(job.image_root), exif=job.exif, encoders=encoders, clock=clock)
     features = PartitionFeatures(part, encoders, clock, dtype=job.dtype)
     for batch in loader.batches(part, slots, size=job.batch_size, threads=job.decode_threads):
@@ -98,14 +127,12 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
         report.images, report.boxes = report.images + len(batch), report.boxes + boxes
         if on_images:
             on_images(len(batch), boxes)
-    worked = [half for half, todo in wanted.items() if todo]
-    for half in worked:
+    for half, todo in wanted.items():
         with clock("write"):
-            commit = _commit if markers[half] is None else _recommit
-            commit(writer, half, features, wanted[half], clock.of(half, worked))
+            commit = _commit if writer.marker(half, part.index) is None else _recommit
+            commit(writer, half, features, todo, clock.of(half, list(wanted)))
     report.failures = Counter(reason for reason, _ in features.failures.values())
     report.seconds = dict(clock.seconds)
-    return report
 
 
 def missing_slots(marker: Marker | None, part: PartitionPlan) -> list[int]:

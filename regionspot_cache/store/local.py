@@ -98,8 +98,11 @@ class LocalObjects:
                     yield key, entry.stat(follow_symlinks=False).st_size
 
     @contextmanager
-    def exclusive(self, name: str, *, wait: bool = True) -> Generator["LocalStage"]:
-        """Hold flock on staging/NAME.lock. Raises BlockingIOError when `wait` is off and another holds it."""
+    def exclusive(self, name: str, *, wait: bool = True, long: bool = False) -> Generator["LocalStage"]:
+        """Hold flock on staging/NAME.lock. Raises BlockingIOError when `wait` is off and another holds it.
+
+        The kernel knows whether the holder lives, however long it holds the lock.
+        """
         lock_path = self.root / STAGING / f"{name}.lock"
         with _explained(lock_path, 0):
             _make_folders(lock_path.parent)

@@ -66,8 +66,11 @@ class Objects(Protocol):
     def open(self, key: str) -> Handle:
         """A handle for positioned reads. Raises FileNotFoundError."""
 
-    def exclusive(self, name: str, *, wait: bool = True) -> AbstractContextManager[Stage]:
-        """Hold the exclusive right to write under `name`; waits for it, or raises BlockingIOError at once."""
+    def exclusive(self, name: str, *, wait: bool = True, long: bool = False) -> AbstractContextManager[Stage]:
+        """Hold the exclusive right to write under `name`; waits for it, or raises BlockingIOError at once.
+
+        `long`: it is held for minutes, so what says that its holder lives is renewed meanwhile.
+        """
 
     def sweep(self) -> int:
         """Remove what killed writers left staged; returns the number of removed files."""

@@ -7,6 +7,7 @@ from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
+from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
 
@@ -49,7 +50,8 @@ class RemoteObjects:
     """The objects below one URL. See `objects.Objects`.
 
     Weaker than a local folder in one point. There is no kernel lock: the right to write a partition is a
-    claim object, put only if absent and held for the seconds that a commit takes. The claim of a killed
+    claim object, put only if absent and held for the seconds that a commit takes; the work on a partition is
+    claimed for minutes, and renewed. The claim of a killed
     writer lasts until its lease is over (`lease` seconds), and a writer that stalls for longer than the lease
     in the middle of a commit can mix its objects with its successor's; `verify` finds that. Markers are put
     only if absent, after every object was read back, so a partition is never seen half-written otherwise.
@@ -106,19 +108,33 @@ class RemoteObjects:
             return self._handles(key)
 
     @contextmanager
-    def exclusive(self, name: str, *, wait: bool = True) -> Generator["RemoteStage"]:
-        """Hold the claim object of `name`. Raises BlockingIOError when `wait` is off and another holds it."""
+    def exclusive(self, name: str, *, wait: bool = True, long: bool = False) -> Generator["RemoteStage"]:
+        """Hold the claim object of `name`. Raises BlockingIOError when `wait` is off and another holds it.
+
+        With `long` the claim is put again every quarter of its lease, as long as it is this holder's.
+        """
         key, owner = f"{_CLAIMS}/{name}.claim", f"{socket.gethostname()} {os.getpid()} {uuid4()}".encode()
         while not self._claim(key, owner):
             if not wait:
                 raise BlockingIOError(key)
             time.sleep(_POLL_SECONDS)
+        released = Event()
+        if long:
+            Thread(target=self._renew, args=(key, owner, released), daemon=True).start()
         try:
             yield RemoteStage(self, self._store, key, owner)
         finally:
+            released.set()
             with suppress(FileNotFoundError, RegionSpotError):
                 if self.read(key) == owner:
                     obstore.delete(self._store, key)
+
+    def _renew(self, key: str, owner: bytes, released: Event) -> None:
+        while not released.wait(self._lease / 4):
+            with suppress(FileNotFoundError, RegionSpotError, BaseError):
+                if self.read(key) != owner:
+                    return
+                obstore.put(self._store, key, owner)
 
     def sweep(self) -> int:
         """Remove claims whose lease is over."""

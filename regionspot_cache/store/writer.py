@@ -1,6 +1,7 @@
 """The writer's view of a cache: what is missing, committing partitions, retrying failures, sealing."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, cast
@@ -200,6 +201,14 @@ class CacheWriter:
                 str(error), "a record for every image", "rs-cache verify CACHE --full names all damage"
             ) from None
         return rows
+
+    def claim(self, half: str, partition: int) -> AbstractContextManager[Any]:
+        """The work on a partition of a half, while the context lasts; given up with a process that is killed.
+
+        Raises:
+            BlockingIOError: another process has claimed it.
+        """
+        return self.objects.exclusive(f"work-{_lock_name(half, partition)}", wait=False, long=True)
 
     def discard(self, half: str, partition: int) -> None:
         """Make a partition uncommitted, for example because it is damaged; extraction then does it again."""

@@ -74,13 +74,34 @@ def test_killed_at_random_moments(
     whole_and_equal(workplace, expected)
 
 
-def test_two_extractors_at_once(
-    workplace: Path, launcher: Launcher, undisturbed: tuple[dict[str, str], float]
+@pytest.mark.parametrize("count", [2, 4])
+def test_extractors_that_know_nothing_of_each_other_share_the_work(
+    count: int, workplace: Path, launcher: Launcher, undisturbed: tuple[dict[str, str], float]
 ) -> None:
-    both = [launcher.start(*EXTRACT, cwd=workplace) for _ in range(2)]
-    for child in both:
+    children = [launcher.start(*EXTRACT, "--json", cwd=workplace) for _ in range(count)]
+    summaries = []
+    for child in children:
         ran = child.wait()
         assert ran.code == 0, ran.err
+        summaries.append(json.loads(ran.out))
+    computed = [summary["computed_images"] for summary in summaries]
+    assert sum(computed) == summaries[0]["images"]  # nobody does what another has done
+    assert sum(images > 0 for images in computed) > 1
+    whole_and_equal(workplace, undisturbed[0])
+
+
+def test_the_work_of_a_killed_extractor_is_taken_over_at_once(
+    workplace: Path, launcher: Launcher, undisturbed: tuple[dict[str, str], float]
+) -> None:
+    first = launcher.start(*EXTRACT, cwd=workplace)
+    while first.runs and not list((workplace / CACHE / "staging").glob("work-*")):
+        time.sleep(0.002)
+    os.kill(first.pid, signal.SIGSTOP)  # it holds its claims and does nothing more
+    second = launcher.start(*EXTRACT, cwd=workplace)
+    time.sleep(undisturbed[1])
+    assert second.runs  # waits for what the first has claimed
+    first.kill()
+    assert second.wait().code == 0
     whole_and_equal(workplace, undisturbed[0])
 
 

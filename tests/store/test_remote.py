@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.store.small_world import (
     make_cache,
     make_dataset,
     sam_half,
+    status_of,
 )
 
 
@@ -92,6 +94,28 @@ def test_put_if_absent_lets_one_win(objects: RemoteObjects) -> None:
     for thread in threads:
         thread.join()
     assert sorted(wins) == [False] * 7 + [True]
+
+
+def test_the_claim_of_long_work_outlives_its_lease_and_ends_with_its_holder() -> None:
+    objects = RemoteObjects(MemoryStore(), "memory://test", lease=0.4)
+    with objects.exclusive("work-sam-000000", wait=False, long=True):
+        end = time.monotonic() + 1.2
+        while time.monotonic() < end:
+            with pytest.raises(BlockingIOError), objects.exclusive("work-sam-000000", wait=False):
+                pass
+            time.sleep(0.05)
+    with objects.exclusive("work-sam-000000", wait=False):
+        pass
+
+
+def test_the_work_on_a_partition_is_claimed_by_half(url: str) -> None:
+    writer = create_cache(url, make_dataset(), partition_size=4, halves=[sam_half(), clip_half()])
+    with writer.claim("sam", 0), writer.claim("clip", 0), writer.claim("sam", 1):
+        with pytest.raises(BlockingIOError), writer.claim("sam", 0):
+            pass
+        writer.commit("sam", 0, features("sam", writer.partition(0)), status_of(writer.partition(0), {}))
+    with writer.claim("sam", 0):
+        pass
 
 
 def test_claims_exclude_until_released(objects: RemoteObjects) -> None:
