@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, Literal
 
-from pipeline.reproduce.inputs import extraction_hours, training_sources
-from pipeline.reproduce.plan import Head, Measurement, Plan, Planned
+from pipeline.reproduce.caches import extraction_hours, training_sources
+from pipeline.reproduce.plan import Plan, Planned
 from pipeline.reproduce.rows import Claim, PaperTable
-from pipeline.reproduce.schedule import Scheduler
-from pipeline.reproduce.units import TRAINED, read_record
+from pipeline.reproduce.settings import ReproduceSettings
+from pipeline.reproduce.units import read_record
 
 SPREADS = 2.0  # differences within so many standard deviations say nothing, with three seeds
 FIGURES = ("AP", "APr", "APc", "APf", "AP novel", "AP base", "top1", "top1 novel", "top1 base")
@@ -28,11 +29,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        mean = sum(values) / len(values)
-        if len(values) == 1:
-            return cls(mean=mean, sd=None, n=1)
-        variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-        return cls(mean=mean, sd=math.sqrt(variance), n=len(values))
+        return cls(mean=fmean(values), sd=stdev(values) if len(values) > 1 else None, n=len(values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +75,7 @@ class TableOutcome:
 
 
 def collect(
-    tables: Sequence[PaperTable], plan: Plan, scheduler: Scheduler, failures: Mapping[Path, str]
+    tables: Sequence[PaperTable], plan: Plan, settings: ReproduceSettings, failures: Mapping[Path, str]
 ) -> list[TableOutcome]:
     """The tables from the results on disk.
 
@@ -87,7 +84,7 @@ def collect(
     """
     outcomes = []
     for table in tables:
-        rows = {name: _row(plan[table.name, name], scheduler, failures) for name in table.rows}
+        rows = {name: _row(plan[table.name, name], settings, failures) for name in table.rows}
         trends = tuple(trend for claim in table.claims for trend in trends_of(claim, rows))
         outcomes.append(TableOutcome(table=table, rows=rows, trends=trends))
     return outcomes
@@ -110,7 +107,7 @@ def _trend(claim: Claim, better: Measured, worse: Measured) -> Trend:
     if claim.metric == "hours":
         difference = -difference
     known = [s.sd**2 for s in (ahead, behind) if s.sd is not None]
-    spread = math.sqrt(sum(known) / len(known)) if known else None
+    spread = math.sqrt(fmean(known)) if known else None
     verdict: Verdict = "reproduced" if difference > 0 else "not reproduced"
     if spread is not None and abs(difference) <= SPREADS * spread:
         verdict = "within the spread"
@@ -118,60 +115,35 @@ def _trend(claim: Claim, better: Measured, worse: Measured) -> Trend:
     return Trend(claim=claim, boxes=boxes, verdict=verdict, difference=difference, spread=spread)
 
 
-def _row(planned: Planned, scheduler: Scheduler, failures: Mapping[Path, str]) -> RowOutcome:
-    if planned.reason:
+def _row(planned: Planned, settings: ReproduceSettings, failures: Mapping[Path, str]) -> RowOutcome:
+    if not planned.runs:
         return RowOutcome(planned=planned, measured=(), reason=planned.reason)
-    wanted = planned.measurements or ((planned.head,) if planned.head else ())
+    extraction = [extraction_hours(source, settings) for source in training_sources(planned.row, settings)]
+    if planned.row.measure == "hours" and None in extraction:
+        reason = "the caches were made elsewhere, in unknown time"
+        return RowOutcome(planned=planned, measured=(), reason=reason)
     measured, reasons = [], []
-    for item in wanted:
-        if blocked := scheduler.blocked(item):
-            reasons.append(blocked)
-            continue
-        if isinstance(item, Head):
-            found, reason = _hours(item, scheduler, failures)
-        else:
-            found, reason = _figures(item, scheduler, failures)
-        reasons.append(reason)
-        if found:
-            measured.append(found)
-    reason = "; ".join(dict.fromkeys(filter(None, reasons)))
-    return RowOutcome(planned=planned, measured=tuple(measured), reason=reason)
+    read = partial(_figures, measure=planned.row.measure, before=sum(filter(None, extraction)))
+    for boxes, units in planned.runs.items():
+        files = [unit.records[-1] for unit in units]
+        runs = {file: run for file in files if (run := read_record(file, read)) is not None}
+        missing = [file for file in files if file not in runs]
+        why = dict.fromkeys(failures.get(file, "not run") for file in missing)
+        reasons += [f"{len(missing)} of {len(files)} runs: {reason}" for reason in why]
+        if runs:
+            measured.append(Measured(boxes=boxes, figures=_spreads(list(runs.values()))))
+    return RowOutcome(planned=planned, measured=tuple(measured), reason="; ".join(dict.fromkeys(reasons)))
 
 
-def _figures(
-    measurement: Measurement, scheduler: Scheduler, failures: Mapping[Path, str]
-) -> tuple[Measured | None, str]:
-    seeds = range(scheduler.settings.seeds if measurement.head else 1)
-    files = [scheduler.result(measurement, seed) for seed in seeds]
-    runs = [read_record(path, partial(_percent, measurement)) for path in files if path.is_file()]
-    if not runs:
-        return None, _failure(files, failures)
-    names = [name for name in runs[0] if all(name in run for run in runs)]
-    figures = {name: Spread.of([run[name] for run in runs]) for name in names}
-    return Measured(boxes=measurement.boxes.called, figures=figures), _failure(files, failures)
-
-
-def _percent(measurement: Measurement, result: Mapping[str, Any]) -> dict[str, float]:
-    metrics = result["metrics"]
-    found = {**metrics["mask" if measurement.masks else "box"], **metrics.get("accuracy", {})}
+def _figures(record: dict[str, Any], *, measure: str, before: float) -> dict[str, float]:
+    """Of one run; `before` are the hours of extraction."""
+    if measure == "hours":
+        return {"hours": before + float(record["hours"])}
+    found = {**record["metrics"][measure], **record["metrics"].get("accuracy", {})}
     # -1: nothing to find
     return {name: 100 * found[name] for name in FIGURES if found.get(name, -1) >= 0}
 
 
-def _hours(head: Head, scheduler: Scheduler, failures: Mapping[Path, str]) -> tuple[Measured | None, str]:
-    settings = scheduler.settings
-    files = [scheduler.head_folder(head, seed) / TRAINED for seed in range(settings.seeds)]
-    training = [read_record(path, lambda values: float(values["hours"])) for path in files if path.is_file()]
-    extraction = [extraction_hours(source, settings) for source in training_sources(head, settings)]
-    if None in extraction:
-        return None, "the caches were made elsewhere, in unknown time"
-    if not training:
-        return None, _failure(files, failures)
-    hours = [seconds + sum(filter(None, extraction)) for seconds in training]
-    return Measured(boxes="", figures={"hours": Spread.of(hours)}), _failure(files, failures)
-
-
-def _failure(files: Sequence[Path], failures: Mapping[Path, str]) -> str:
-    missing = [path for path in files if not path.is_file()]
-    reasons = dict.fromkeys(failures.get(path, "not run") for path in missing)
-    return "; ".join(f"{len(missing)} of {len(files)} runs: {reason}" for reason in reasons)
+def _spreads(runs: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    names = [name for name in runs[0] if all(name in run for run in runs)]
+    return {name: Spread.of([run[name] for run in runs]) for name in names}

@@ -4,8 +4,8 @@ A table is a folder of `configs/reproduce`: `table.yaml` and one file a row. Row
 `detector`), never names of datasets or networks; a world gives the names (`settings.ReproduceSettings`).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,21 +63,23 @@ class Row:
     proposals: BoxesRole = "detector"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS and not self.method.startswith(RESULTS):
+        if self.method not in METHODS and not self.given:
             raise UsageError(
                 f"Row {self.row!r}: method {self.method!r}.", f"{', '.join(METHODS)} or {RESULTS}NAME."
             )
         if not self.data or len(set(self.data)) < len(self.data):
             raise UsageError(f"Row {self.row!r}: data {list(self.data)}.", "At least one role, each once.")
-        unknown = set(self.head) - set(HeadOptions.__dataclass_fields__)
-        if unknown:
-            raise UsageError(f"Row {self.row!r}: unknown head option {min(unknown)}.", "Fields of the head.")
-        validate(HeadOptions, self.head, f"row {self.row!r}")
+        validate(HeadOptions, self.head, f"the head of row {self.row!r}")
 
     @property
     def trained(self) -> bool:
         """Whether the row needs a trained head."""
         return self.method == "regionspot"
+
+    @property
+    def given(self) -> bool:
+        """Whether the detections are those of a file; neither networks nor caches are needed then."""
+        return self.method.startswith(RESULTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,33 +92,24 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableFile:
-    """`table.yaml`: what the rows of a folder have in common.
+class PaperTable:
+    """A table.
 
     Attributes:
-        title: what the table compares.
+        title: what it compares.
         note: printed below it.
         claimed_by: whose the claims are.
         claims: trends that our numbers may show, by names of rows.
+        name: of its folder.
+        rows: by the names of their files, in order.
     """
 
     title: str
     note: str = ""
     claimed_by: Literal["the paper", "this package"] = "the paper"
     claims: tuple[Claim, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaperTable(TableFile):
-    """A table: rows by the names of their files, in order."""
-
-    name: str
-    rows: Mapping[str, Row]
-
-
-def load_tables(names: Sequence[str], folder: Path = FOLDER) -> list[PaperTable]:
-    """The named tables, or all of them; errors as of `load_table`."""
-    return [load_table(name, folder) for name in names or table_names(folder)]
+    name: str = ""
+    rows: Mapping[str, Row] = field(default_factory=dict)
 
 
 def table_names(folder: Path = FOLDER) -> list[str]:
@@ -137,10 +130,10 @@ def load_table(name: str, folder: Path = FOLDER) -> PaperTable:
         UsageError: no such table, a row that makes no sense, or a claim about rows that are not there.
     """
     check_table(name, folder)
-    file = load_config(TableFile, folder / name / TABLE_FILE)
+    table = load_config(PaperTable, folder / name / TABLE_FILE)
     paths = sorted(path for path in (folder / name).glob("*.yaml") if path.name != TABLE_FILE)
     rows = {path.stem: load_config(Row, path) for path in paths}
-    claimed = {row for claim in file.claims for row in (claim.better, claim.worse)}
+    claimed = {row for claim in table.claims for row in (claim.better, claim.worse)}
     if unknown := claimed - set(rows):
         raise UsageError(f"{name}: a claim about {min(unknown)!r}.", f"One of {', '.join(rows)}.")
-    return PaperTable(name=name, rows=rows, **vars(file))
+    return replace(table, name=name, rows=rows)

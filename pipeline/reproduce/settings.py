@@ -1,12 +1,15 @@
-"""A world: what the roles of the rows stand for, how long to train, and where everything lies."""
+"""`rs-cache reproduce`, set by a world: what the roles of the rows stand for, how long to train, and where
+everything lies."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pipeline.options import Option
-from pipeline.places import WORKPLACE
+from pipeline.places import WORKPLACE, shipped, shipped_names
 from pipeline.reproduce.rows import FOLDER, BackboneRole, BoxesRole, DataRole, check_table, table_names
+from pipeline.verbs.command import verb
 from regionspot_cache.backbones.presets import Position
 from regionspot_cache.errors import UsageError
 from regionspot_cache.training.config import TrainConfig
@@ -14,34 +17,20 @@ from regionspot_cache.training.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BoxSource:
-    """Whose boxes a role stands for.
+    """Whose boxes a role stands for: how tables name them, and settings of `rs-cache eval`.
 
     Attributes:
-        boxes: `gt`, `rpn` or a file of boxes.
-        called: how tables name them.
-        images: a seeded sample of this many evaluation images; all when not given.
-        top_n: boxes of an image that are recognised.
-        score_rule: how probability and objectness become the score, see `evaluation.select_top_k`.
+        limit: a seeded sample of this many evaluation images; all when not given.
     """
 
-    boxes: str
     called: str
-    images: int | None = None
+    proposals: str
+    limit: int | None = None
     top_n: int = 100
     score_rule: Literal["product", "official", "geometric"] = "product"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Boxes:
-    """What each role of boxes stands for."""
-
-    rpn: BoxSource
-    detector: BoxSource
-    gt: BoxSource = BoxSource(boxes="gt", called="GT")
-
-    def of(self, role: BoxesRole) -> BoxSource:
-        """The boxes of a role."""
-        return {"gt": self.gt, "rpn": self.rpn, "detector": self.detector}[role]
+GROUND_TRUTH = BoxSource(called="GT", proposals="gt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +45,7 @@ class ReproduceSettings:
         no_backbone: why.
         training: dataset of each role.
         evaluation: dataset of every row.
+        boxes: of each role; ground truth need not be given.
         ground_truth_too: measure every trained row on ground-truth boxes as well.
         positions: of the tokens in the caches; table4b compares all three.
         train: batches, optimiser, head and the two stages; rows choose the sources of each stage.
@@ -85,7 +75,7 @@ class ReproduceSettings:
     no_backbone: str = "this world has no such backbone"
     training: dict[DataRole, str]
     evaluation: str
-    boxes: Boxes
+    boxes: dict[BoxesRole, BoxSource]
     ground_truth_too: bool = False
     train: TrainConfig
     positions: tuple[Position, ...] = ("transformer", "prompt", "mlp")
@@ -113,5 +103,34 @@ class ReproduceSettings:
             raise UsageError(f"seeds = {self.seeds}, workers = {self.workers}.", "seeds >= 1, workers >= 0.")
         if len(self.train.stages) != 2:
             raise UsageError(f"{len(self.train.stages)} stages in world {self.world}.", "Two.")
-        if missing := {"first", "second", "third"} - set(self.training):
-            raise UsageError(f"World {self.world} has no {min(missing)} dataset.", "First, second and third.")
+        for what, known, needed in (
+            ("training", self.training, ("first", "second", "third")),
+            ("boxes", self.boxes, ("rpn", "detector")),
+        ):
+            if missing := [role for role in needed if role not in known]:
+                raise UsageError(f"World {self.world} has no {missing[0]} {what}.", f"{', '.join(needed)}.")
+
+    def box_source(self, role: BoxesRole) -> BoxSource:
+        """The boxes of a role."""
+        return self.boxes.get(role, GROUND_TRUTH)
+
+
+def _world(said: Mapping[str, Any], config: Path | None) -> Mapping[str, Any]:
+    """The shipped world of that name, below what the config says."""
+    from regionspot_cache.yaml_text import read_yaml
+
+    name = f"reproduce/worlds/{said.get('world', ReproduceSettings.world)}.yaml"
+    if config and name not in shipped_names():
+        return {}  # a world of its own
+    return read_yaml(shipped(name))
+
+
+@verb(ReproduceSettings, defaults=_world)
+def reproduce(settings: ReproduceSettings, *, as_json: bool) -> None:
+    """The paper's tables 1 to 6, one config a row: its numbers beside ours, and which trends show. Resumes.
+
+    Example: rs-cache reproduce table3 table4a --seeds 1
+    """
+    from pipeline.reproduce import run
+
+    (run.dry_run if settings.dry_run else run.reproduce)(settings, as_json=as_json)

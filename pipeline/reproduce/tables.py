@@ -1,41 +1,25 @@
 """Finished tables as Markdown, as a page and as JSON: the paper's numbers beside ours, and the trends."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.reproduce.outcome import Measured, RowOutcome, Spread, TableOutcome, Trend
-from pipeline.reproduce.rows import PAPER
+from pipeline.reproduce.outcome import RowOutcome, Spread, TableOutcome, Trend
+from pipeline.reproduce.rows import PAPER, Row
 from regionspot_cache.reporting.page import ReportSection, Table, Text
 
-FULL = (
-    "row",
-    "paper data",
-    "paper boxes",
-    "paper",
-    "boxes",
-    "AP",
-    "novel",
-    "base",
-    "r / c / f",
-    "top-1",
-    "top-1 novel",
-)
-SHORT = ("row", "paper boxes", "paper", "boxes", "AP", "novel", "top-1")
-HOURS = ("row", "paper data", "paper", "hours")
-OURS = {"AP": "AP", "novel": "AP novel", "base": "AP base", "top-1": "top1", "top-1 novel": "top1 novel"}
-HEADS = {"paper": "paper AP (r/c/f)", "boxes": "our boxes", "AP": "our AP", "hours": "our hours"}
+SHORT = ("row", "paper boxes", "paper AP (r/c/f)", "our boxes", "our AP", "novel", "top-1")
+FULL = ("row", "paper data", *SHORT[1:6], "base", "r / c / f", "top-1", "top-1 novel")
+HOURS = ("row", "paper data", "paper hours", "our hours")
+OURS = {"our AP": "AP", "novel": "AP novel", "base": "AP base", "top-1": "top1", "top-1 novel": "top1 novel"}
+PARTS = ("APr", "APc", "APf")
 NONE = "–"
 
 
 def markdown(outcome: TableOutcome, columns: Sequence[str] = FULL) -> str:
     """A table with its trends as Markdown, its columns aligned for reading as it stands."""
-    columns = HOURS if _is_hours(outcome) else columns
-    rows = [
-        [HEADS.get(name, name) if columns != HOURS or name != "paper" else "paper hours" for name in columns]
-    ]
-    rows += [[cells[name] for name in columns] for cells in _lines(outcome)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    rows = _cells(outcome, columns)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     texts = [outcome.table.note.strip(), *_reasons(outcome), *_trend_lines(outcome)]
@@ -44,17 +28,9 @@ def markdown(outcome: TableOutcome, columns: Sequence[str] = FULL) -> str:
 
 def sections(outcome: TableOutcome) -> list[ReportSection]:
     """A table with its trends for the page."""
-    columns = HOURS if _is_hours(outcome) else FULL
-    names = [HEADS.get(name, name) for name in columns]
-    table = Table(
-        caption=outcome.table.title,
-        columns=[
-            "paper hours" if columns == HOURS and name == "paper" else shown
-            for name, shown in zip(columns, names, strict=True)
-        ],
-        rows=[[cells[name] for name in columns] for cells in _lines(outcome)],
-        note=" ".join([outcome.table.note.strip(), *_reasons(outcome)]).strip(),
-    )
+    columns, *rows = _cells(outcome, FULL)
+    note = " ".join([outcome.table.note.strip(), *_reasons(outcome)]).strip()
+    table = Table(caption=outcome.table.title, columns=columns, rows=[list(row) for row in rows], note=note)
     return [Text(title=heading(outcome)), table, Text(body="\n\n".join(_trend_lines(outcome)))]
 
 
@@ -62,27 +38,13 @@ def table_facts(outcome: TableOutcome) -> dict[str, Any]:
     """A table for programs."""
     rows = {
         name: {
-            "row": row.planned.row.row,
-            "paper": row.planned.row.paper,
-            "source": row.planned.row.source,
+            **{key: getattr(row.planned.row, key) for key in ("row", "paper", "source")},
             "reason": row.reason,
-            "ours": [
-                {"boxes": m.boxes, "figures": {key: asdict(spread) for key, spread in m.figures.items()}}
-                for m in row.measured
-            ],
+            "ours": [asdict(measured) for measured in row.measured],
         }
         for name, row in outcome.rows.items()
     }
-    trends = [
-        {
-            **asdict(t.claim),
-            "boxes": t.boxes,
-            "verdict": t.verdict,
-            "difference": t.difference,
-            "spread": t.spread,
-        }
-        for t in outcome.trends
-    ]
+    trends = [{**asdict(trend), **asdict(trend.claim)} for trend in outcome.trends]
     return {"table": outcome.table.name, "title": outcome.table.title, "rows": rows, "trends": trends}
 
 
@@ -92,82 +54,83 @@ def heading(outcome: TableOutcome) -> str:
     return f"Table {outcome.table.name.removeprefix('table')}: {outcome.table.title}{ours}"
 
 
-def _is_hours(outcome: TableOutcome) -> bool:
-    return all(row.planned.row.measure == "hours" for row in outcome.rows.values())
-
-
-def _lines(outcome: TableOutcome) -> list[dict[str, str]]:
-    """One line a row and kind of boxes; the paper's numbers stand in the first line of a row."""
-    lines = []
+def _cells(outcome: TableOutcome, columns: Sequence[str]) -> list[list[str]]:
+    """The titles, then a line for every row and kind of boxes; the paper's numbers stand in a row's first."""
+    if all(row.planned.row.measure == "hours" for row in outcome.rows.values()):
+        columns = HOURS
+    lines = [list(columns)]
     for row in outcome.rows.values():
         for i, measured in enumerate(row.measured or (None,)):
-            lines.append({"row": row.planned.row.row, **_paper(row, first=i == 0), **_ours(measured)})
+            cells = {"row": row.planned.row.row, "our boxes": measured.boxes if measured else ""}
+            cells |= _ours(measured.figures if measured else {})
+            cells |= _paper(row.planned.row) if i == 0 else {}
+            lines.append([cells.get(name) or NONE for name in columns])
     return lines
 
 
-def _paper(row: RowOutcome, *, first: bool) -> dict[str, str]:
-    own = row.planned.row
-    if not first:
-        return {"paper data": NONE, "paper boxes": NONE, "paper": NONE}
-    numbers = own.paper
-    shown = f"{numbers['AP']:.1f}" if "AP" in numbers else NONE
-    if "hours" in numbers:
-        shown = f"{numbers['hours']:,.0f}"
-    if parts := [numbers.get(name) for name in ("APr", "APc", "APf")]:
-        known = [NONE if part is None else f"{part:.1f}" for part in parts]
-        shown += f" ({'/'.join(known)})" if set(known) != {NONE} else ""
-    if own.source != PAPER and numbers:
-        shown += " *"
-    return {"paper data": own.paper_data or NONE, "paper boxes": own.paper_boxes or NONE, "paper": shown}
+def _paper(row: Row) -> dict[str, str]:
+    numbers = row.paper
+    star = " *" if row.source != PAPER else ""
+    shown = f"{numbers['AP']:.1f}{_parts(numbers, ' ({}/{}/{})')}{star}" if "AP" in numbers else ""
+    hours = f"{numbers['hours']:,.0f}{star}" if "hours" in numbers else ""
+    return {
+        "paper data": row.paper_data,
+        "paper boxes": row.paper_boxes,
+        "paper AP (r/c/f)": shown,
+        "paper hours": hours,
+    }
 
 
-def _ours(measured: Measured | None) -> dict[str, str]:
-    figures = measured.figures if measured else {}
-    cells = {column: _cell(figures.get(name)) for column, name in OURS.items()}
-    parts = [figures.get(name) for name in ("APr", "APc", "APf")]
-    means = [NONE if part is None else f"{part.mean:.1f}" for part in parts]
-    cells["r / c / f"] = " / ".join(means) if set(means) != {NONE} else NONE
-    cells["hours"] = _cell(figures.get("hours"), decimals=3)
-    return {**cells, "boxes": (measured.boxes if measured else "") or NONE}
+def _ours(figures: Mapping[str, Spread]) -> dict[str, str]:
+    means = {name: spread.mean for name, spread in figures.items()}
+    cells = {column: _spread(figures.get(name), 1) for column, name in OURS.items()}
+    return {
+        **cells,
+        "our hours": _spread(figures.get("hours"), 3),
+        "r / c / f": _parts(means, "{} / {} / {}"),
+    }
 
 
-def _cell(spread: Spread | None, decimals: int = 1) -> str:
+def _parts(values: Mapping[Any, float], template: str) -> str:
+    """AP of rare, common and frequent classes; nothing where none is known."""
+    shown = [f"{values[name]:.1f}" if name in values else NONE for name in PARTS]
+    return template.format(*shown) if set(shown) != {NONE} else ""
+
+
+def _spread(spread: Spread | None, decimals: int) -> str:
     if spread is None:
-        return NONE
+        return ""
     sd = "" if spread.sd is None else f" ± {spread.sd:.{decimals}f}"
     return f"{spread.mean:.{decimals}f}{sd}"
 
 
 def _reasons(outcome: TableOutcome) -> list[str]:
     """Why rows have no number of ours, rows of one reason together; and where other numbers come from."""
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[str, dict[str, None]] = {}
     for row in outcome.rows.values():
         if row.reason:
-            by_reason.setdefault(row.reason, []).append(row.planned.row.row)
-    texts = [f"{NONE} {', '.join(dict.fromkeys(rows))}: {reason}." for reason, rows in by_reason.items()]
+            by_reason.setdefault(row.reason, {})[row.planned.row.row] = None
+    texts = [f"{NONE} {', '.join(rows)}: {reason}." for reason, rows in by_reason.items()]
     sources = {r.planned.row.source for r in outcome.rows.values() if r.planned.row.paper} - {PAPER}
     return texts + [f"* {source}." for source in sorted(sources)]
 
 
 def _trend_lines(outcome: TableOutcome) -> list[str]:
-    return [_trend_text(trend, outcome) for trend in outcome.trends]
+    return [_trend_text(trend, outcome.rows) for trend in outcome.trends]
 
 
-def _trend_text(trend: Trend, outcome: TableOutcome) -> str:
-    names = {name: _unique_label(name, outcome) for name in outcome.rows}
-    better, worse = names[trend.claim.better], names[trend.claim.worse]
-    sign = "<" if trend.claim.metric == "hours" else ">"
-    text = f"{better} {sign} {worse} in {trend.claim.metric}: {trend.verdict}"
+def _trend_text(trend: Trend, rows: Mapping[str, RowOutcome]) -> str:
+    hours = trend.claim.metric == "hours"
+    better, worse = (_unique_label(name, rows) for name in (trend.claim.better, trend.claim.worse))
+    text = f"{better} {'<' if hours else '>'} {worse} in {trend.claim.metric}: {trend.verdict}"
     if trend.difference is None:
         return f"{text}."
-    unit = "" if trend.claim.metric == "hours" else " points"
     spread = "one run each" if trend.spread is None else f"spread {trend.spread:.1f}"
     where = f" on {trend.boxes}" if trend.boxes else ""
-    return f"{text}{where} ({trend.difference:+.1f}{unit}, {spread})."
+    return f"{text}{where} ({trend.difference:+.1f}{'' if hours else ' points'}, {spread})."
 
 
-def _unique_label(name: str, outcome: TableOutcome) -> str:
+def _unique_label(name: str, rows: Mapping[str, RowOutcome]) -> str:
     """The label of a row, with its boxes when another row is called the same."""
-    row = outcome.rows[name].planned.row
-    labels = [other.planned.row.row for other in outcome.rows.values()]
+    row, labels = rows[name].planned.row, [other.planned.row.row for other in rows.values()]
     return f"{row.row} ({row.paper_boxes or row.proposals})" if labels.count(row.row) > 1 else row.row

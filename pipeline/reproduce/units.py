@@ -1,17 +1,15 @@
-"""Units of work: a trained head of one seed with its evaluations, and evaluations without a head.
+"""Units of work: a trained head of one seed with its evaluations, or an evaluation without a head.
 
-A unit runs in whatever process, keeps its messages in a log, and skips what is done: results are files named
-by a digest of all that decides them.
+A unit runs in whatever process, keeps its messages in a log, and skips what is done: it leaves records, small
+JSON files that are whole or not there.
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
-import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,16 +19,7 @@ from pipeline.train import train
 from regionspot_cache.errors import DamageError, RegionSpotError
 from regionspot_cache.files import replacing
 
-TRAINED = "trained.json"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """One evaluation and the file of its result."""
-
-    settings: EvalSettings
-    result: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +27,31 @@ class Unit:
     """Work for one process.
 
     Attributes:
-        title: for people.
+        title: the first row that needs it.
+        log: file of its messages, another for every unit.
         training: the head that the evaluations need; None when there is none.
+        evaluations: by the file of the result.
     """
 
     title: str
     log: Path
     training: TrainSettings | None
-    evaluations: tuple[Evaluation, ...]
+    evaluations: Mapping[Path, EvalSettings]
+
+    @property
+    def seed(self) -> int:
+        """Of the head; -1 without one."""
+        return self.training.training.seed if self.training else -1
+
+    @property
+    def records(self) -> list[Path]:
+        """The files that it leaves, that of the head first."""
+        return [*([trained_record(self.training)] if self.training else []), *self.evaluations]
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        trained = self.training is None or is_record(self.training.out / TRAINED)
-        return trained and all(is_record(e.result) for e in self.evaluations)
+        return all(map(is_record, self.records))
 
 
 def run_unit(units: Sequence[Unit], index: int) -> str:
@@ -75,20 +75,18 @@ def run_unit(units: Sequence[Unit], index: int) -> str:
 
 
 def _run(unit: Unit) -> None:
-    if unit.training and not is_record(unit.training.out / TRAINED):
-        _train(unit.training)
-    for evaluation in unit.evaluations:
-        if not is_record(evaluation.result):
-            _evaluate(evaluation)
+    if unit.training and not is_record(trained_record(unit.training)):
+        folder = train(unit.training).folder
+        write_record(trained_record(unit.training), {"hours": _training_hours(folder / "metrics.jsonl")})
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # three times the head, needed no more
+    for file, settings in unit.evaluations.items():
+        if not is_record(file) and settings.out:
+            (scored,) = evaluate(settings)
+            write_record(file, scored.result.to_json())
+            shutil.rmtree(settings.out, ignore_errors=True)
 
 
-def _train(settings: TrainSettings) -> None:
-    train(settings)
-    write_record(settings.out / TRAINED, {"hours": training_hours(settings.out / "metrics.jsonl")})
-    shutil.rmtree(settings.out / "checkpoints", ignore_errors=True)  # three times the head, needed no more
-
-
-def training_hours(metrics: Path) -> float:
+def _training_hours(metrics: Path) -> float:
     """Hours that the steps of a run took, however often it was interrupted."""
     hours, last = 0.0, 0
     for line in metrics.read_text(encoding="utf-8").splitlines():
@@ -98,33 +96,29 @@ def training_hours(metrics: Path) -> float:
     return hours
 
 
-def _evaluate(evaluation: Evaluation) -> None:
-    started = time.monotonic()
-    (scored,) = evaluate(evaluation.settings)
-    found = scored.result
-    record = {**found.to_json(), "seconds": round(time.monotonic() - started, 1)}
-    write_record(evaluation.result, record)
-    assert evaluation.settings.out is not None
-    shutil.rmtree(evaluation.settings.out, ignore_errors=True)
+def trained_record(training: TrainSettings) -> Path:
+    """The record of a finished head."""
+    return training.out / "trained.json"
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file holds what `write_record` wrote; one that a crash cut off is made again."""
-    try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError, RecursionError):
-        return False
+    """Whether there is a whole record; one that a crash cut off is made again."""
+    return read_record(path, bool) is not None
 
 
-def read_record(path: Path, part: Callable[[Any], T]) -> T:
-    """What `part` takes from a record.
+def read_record(path: Path, part: Callable[[dict[str, Any]], T]) -> T | None:
+    """What `part` takes from a record; None where there is no whole one.
 
     Raises:
-        DamageError: it cannot be read or lacks the part.
+        DamageError: the record lacks the part.
     """
     try:
-        return part(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    try:
+        return part(values)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise DamageError(
             f"{path} is damaged ({type(error).__name__}: {error}).",
             "The record that an earlier run wrote.",
@@ -137,13 +131,3 @@ def write_record(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as staging:
         staging.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-
-def digest(*values: Any) -> str:
-    """16 hex digits of values that JSON can hold, or dataclasses of such."""
-    text = json.dumps(values, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else str(value)

@@ -22,8 +22,8 @@ training: {first: shapes-s, second: shapes-m, third: shapes-l}
 evaluation: shapes:val
 ground_truth_too: true
 boxes:
-  rpn: {boxes: rpn, called: small RPN, images: 3, top_n: 4}
-  detector: {boxes: rpn, called: small RPN, images: 3, top_n: 4}
+  rpn: {proposals: rpn, called: small RPN, limit: 3, top_n: 4}
+  detector: {proposals: rpn, called: small RPN, limit: 3, top_n: 4}
 tables: tables
 results: results
 out: out

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.places import shipped
-from pipeline.reproduce.plan import heads_of, make_plan, measurements_of
+from pipeline.reproduce.plan import Plan, make_plan, units_of
 from pipeline.reproduce.rows import PAPER, Row, load_table, table_names
 from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.settings import PromptSettings
@@ -57,6 +57,10 @@ def world(name: str = "shapes", **changes: object) -> ReproduceSettings:
 
 def rows(name: str) -> dict[str, Row]:
     return dict(load_table(name).rows)
+
+
+def results(plan: Plan, table: str, row: str) -> list[Path]:
+    return [unit.records[-1] for run in plan[table, row].runs.values() for unit in run]
 
 
 def test_every_table_loads() -> None:
@@ -137,28 +141,33 @@ def test_every_claim_is_what_the_published_numbers_say() -> None:
 
 def test_the_built_in_world_trains_every_head_once() -> None:
     settings = world()
-    plan = make_plan([load_table(name) for name in TABLES], settings)
-    heads = heads_of(plan)
-    assert len(heads) == len(set(heads)) == 16
-    assert len(measurements_of(plan)) == 2 + 2 * 16 + 2  # crops; each head on two kinds of boxes; masks
-    assert all(head.backbone == "bl" for head in heads)
-    assert plan["table3", "03-o365-oi-v3det"].measurements[0].head == heads[0]
-    assert plan["table4b", "02-transformer"].measurements == plan["table3", "03-o365-oi-v3det"].measurements
+    plan = make_plan([load_table(name) for name in TABLES], settings, {})
+    units = units_of(plan)
+    seeds = [settings.train.seed + i for i in range(3)]
+    assert [unit.seed for unit in units] == [-1] * 2 + [seed for seed in seeds for _ in range(16)]
+    heads = {unit.training.out.parent for unit in units if unit.training}
+    assert len(heads) == 16
+    # crops; each head on two kinds of boxes; masks
+    assert sum(len(unit.evaluations) for unit in units) == 2 + 3 * (2 * 16 + 2)
+    usual = plan["table3", "03-o365-oi-v3det"].runs
+    assert list(usual) == ["small RPN", "GT"]
+    assert results(plan, "table4b", "02-transformer") == results(plan, "table3", "03-o365-oi-v3det")
     absent = plan["table1", "04-regionspot-bb-gt"]
-    assert (absent.measurements, absent.reason) == ((), settings.no_backbone)
-    assert plan["table2", "03-regionspot"].head == heads[0]
+    assert (absent.runs, absent.reason) == ({}, settings.no_backbone)
+    (hours,) = plan["table2", "03-regionspot"].runs.values()
+    assert [unit.training for unit in hours] == [unit.training for unit in usual["GT"]]
 
 
 def test_no_number_twice_in_a_table() -> None:
     for name in TABLES:
-        plan = make_plan([load_table(name)], world())
-        shown = [m for planned in plan.values() for m in planned.measurements]
+        plan = make_plan([load_table(name)], world(), {})
+        shown = [file for row in plan for file in results(plan, *row)]
         assert len(shown) == len(set(shown))
-    plan = make_plan([load_table("table1")], world())
+    plan = make_plan([load_table("table1")], world(), {})
     twin = plan["table1", "17-regionspot-bl-detector"]
     assert twin.same_as == "09-regionspot-bl-rpn"
     assert "the same run as RegionSpot-BL" in twin.reason
-    assert len(plan["table1", "09-regionspot-bl-rpn"].measurements) == 1  # ground truth is a row of its own
+    assert len(plan["table1", "09-regionspot-bl-rpn"].runs) == 1  # ground truth is a row of its own
 
 
 def test_the_papers_world_says_which_files_are_missing(
@@ -167,21 +176,20 @@ def test_the_papers_world_says_which_files_are_missing(
     monkeypatch.chdir(tmp_path)
     settings = world("paper")
     tables = [load_table("table1"), load_table("table6")]
-    plan = make_plan(tables, settings)
+    plan = make_plan(tables, settings, {})
     assert (
         "rs-cache-data/proposals/glip-t-lvis-val.json" in plan["table1", "17-regionspot-bl-detector"].reason
     )
     assert "rs-cache-data/results/glip-t.json" in plan["table1", "14-glip-t"].reason
     assert plan["table1", "04-regionspot-bb-gt"].reason == ""
-    for file in (settings.results / "x-decoder.json", Path(settings.boxes.detector.boxes)):
+    for file in (settings.results / "x-decoder.json", Path(settings.boxes["detector"].proposals)):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    plan = make_plan(tables, settings)
-    assert (
-        plan["table6", "01-x-decoder"].measurements[0].method
-        == "results:rs-cache-data/results/x-decoder.json"
-    )
-    assert plan["table1", "17-regionspot-bl-detector"].measurements[0].boxes.called == "GLIP-T"
+    plan = make_plan(tables, settings, {})
+    ((unit,),) = plan["table6", "01-x-decoder"].runs.values()
+    (settings,) = unit.evaluations.values()
+    assert settings.methods == ("results:rs-cache-data/results/x-decoder.json",)
+    assert list(plan["table1", "17-regionspot-bl-detector"].runs) == ["GLIP-T"]
 
 
 def test_a_dry_run_says_once_where_missing_data_goes(workplace: Path) -> None:
@@ -194,7 +202,7 @@ def test_a_dry_run_says_once_where_missing_data_goes(workplace: Path) -> None:
 
 
 def test_positions_that_the_caches_leave_out() -> None:
-    plan = make_plan([load_table("table4b")], world(positions=("transformer",)))
+    plan = make_plan([load_table("table4b")], world(positions=("transformer",)), {})
     assert [bool(planned.reason) for planned in plan.values()] == [True, False, True]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.places import CONFIGS, shipped
-from pipeline.reproduce.rows import TABLE_FILE, Row, TableFile
+from pipeline.reproduce.rows import TABLE_FILE, PaperTable, Row
 from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.settings import DemoSettings, EvalSettings, ExtractSettings, TrainSettings
 from regionspot_cache.backbones import load_preset
@@ -31,7 +31,7 @@ def test_every_shipped_file_loads(file: Path) -> None:
     elif folder == "worlds":
         assert load_config(ReproduceSettings, file).world == file.stem
     elif file.parents[1].name == "reproduce":
-        load_config(TableFile if file.name == TABLE_FILE else Row, file)
+        load_config(PaperTable if file.name == TABLE_FILE else Row, file)
     elif file.stem == "demo":
         load_config(DemoSettings, file)
     else:
