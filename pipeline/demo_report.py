@@ -11,15 +11,14 @@ import numpy as np
 from pipeline import console
 from pipeline.partition import resolve_device
 from pipeline.places import WORKPLACE
-from pipeline.report_figures import Seen, figures, patch_attention, pick_images, top_names
+from pipeline.report_figures import figures, pick_images, probabilities, see
 from pipeline.report_tables import group_tables, overall_tables, protocol_sections
 from pipeline.reproduce.rows import PAPER, load_table
 from pipeline.settings import DemoSettings
-from regionspot_cache.datasets import DetectionDataset, ImageRecord, load_dataset
-from regionspot_cache.datasets.images import read_image
+from regionspot_cache.datasets import load_dataset
 from regionspot_cache.recognition import ClipCrops
 from regionspot_cache.recognition.predictor import RegionPredictor
-from regionspot_cache.reporting.page import Curve, Figure, KeyValues, ReportSection, Table, Text, write_report
+from regionspot_cache.reporting.page import Curve, KeyValues, ReportSection, Table, Text, write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class DemoFacts:
 
 def write_demo_report(path: Path, facts: DemoFacts, settings: DemoSettings) -> None:
     """Writes the page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    steps = [json.loads(line) for line in (facts.run / "metrics.jsonl").read_text().splitlines()]
     sections: list[ReportSection] = [
         Text(title="Recognition of ground-truth boxes", body=INTRODUCTION),
         *overall_tables(facts.gt["results"]),
@@ -52,14 +51,14 @@ def write_demo_report(path: Path, facts: DemoFacts, settings: DemoSettings) -> N
         *overall_tables(facts.rpn["results"]),
         *group_tables(facts.rpn["results"]),
         Text(title="Training"),
-        _curve(facts.run),
+        _curve(steps),
         Text(title="What the head sees", body=ATTENTION),
         *_pictures(facts, settings),
         *protocol_sections(facts.gt["results"], "Protocol of ground-truth boxes"),
         *protocol_sections(facts.rpn["results"], "Protocol of proposals"),
         KeyValues(title="Sizes", items=_sizes(facts)),
         KeyValues(title="Seconds by step", items={k: f"{v:.1f}" for k, v in facts.seconds.items()}),
-        KeyValues(title="Speeds", items=_speeds(facts)),
+        KeyValues(title="Speeds", items=_speeds(facts, steps)),
     ]
     write_report(path, "RegionSpot from the cache", "The built-in world, from images to names", sections)
 
@@ -89,12 +88,7 @@ def _paper_table() -> Table:
     )
 
 
-def _steps(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def _curve(run: Path) -> Curve:
-    steps = _steps(run)
+def _curve(steps: list[dict[str, Any]]) -> Curve:
     steps = [step for step in steps if step["step"] > FIRST_STEPS] or steps
     return Curve(
         title=f"Loss of the head after the first {FIRST_STEPS} steps",
@@ -105,52 +99,37 @@ def _curve(run: Path) -> Curve:
     )
 
 
-def _sizes(facts: DemoFacts) -> dict[str, Any]:
-    head = (facts.run / "model.safetensors").stat().st_size
+def _sizes(facts: DemoFacts) -> dict[str, str]:
     sizes = {
         cache["cache"]: f"{cache['images']} images, {cache['boxes']} boxes, {console.size(cache['bytes'])}"
         f" ({console.size(cache['bytes'] / cache['images'])} an image)"
         for cache in facts.caches
     }
-    return {**sizes, "trained head": console.size(head)}
+    return {**sizes, "trained head": console.size((facts.run / "model.safetensors").stat().st_size)}
 
 
-def _speeds(facts: DemoFacts) -> dict[str, Any]:
-    rates = [step["steps_per_second"] for step in _steps(facts.run)]
-    samples = [step["samples_per_second"] for step in _steps(facts.run)]
-    speeds: dict[str, Any] = {
-        "training, median": f"{np.median(rates):.1f} steps/s, {np.median(samples):.0f} images/s"
+def _speeds(facts: DemoFacts, steps: list[dict[str, Any]]) -> dict[str, str]:
+    rate, samples = (
+        np.median([step[f"{what}_per_second"] for step in steps]) for what in ("steps", "samples")
+    )
+    extraction = {
+        f"extraction of {Path(cache['cache']).name}": f"{cache['images_per_second']:.1f} images/s"
+        for cache in facts.caches
+        if cache.get("images_per_second")
     }
-    for cache in facts.caches:
-        if cache.get("images_per_second"):
-            speeds[f"extraction of {Path(cache['cache']).name}"] = (
-                f"{cache['images_per_second']:.1f} images/s"
-            )
-    return speeds
+    return {"training, median": f"{rate:.1f} steps/s, {samples:.0f} images/s", **extraction}
 
 
-def _pictures(facts: DemoFacts, settings: DemoSettings) -> list[Figure]:
+def _pictures(facts: DemoFacts, settings: DemoSettings) -> list[ReportSection]:
     predictor = RegionPredictor.from_pretrained(facts.run, device=resolve_device(settings.device))
     dataset = load_dataset("shapes:val", data_root=WORKPLACE / "datasets")
-    text = predictor.embed(dataset.class_names)
-    chosen = pick_images(dataset, dataset.seed)[: settings.pictures].tolist()
-    return [
-        figure
-        for i in chosen
-        for figure in figures(_see(predictor, dataset, dataset[i], text), attention_of=ATTENTION_OF)
-    ]
-
-
-def _see(predictor: RegionPredictor, dataset: DetectionDataset, record: ImageRecord, text: Any) -> Seen:
-    predictor.set_image(read_image(dataset.image_root / record.file_name))
-    inputs = predictor.inputs(record.boxes)
+    names, text = dataset.class_names, predictor.embed(dataset.class_names)
     methods = (predictor.method, ClipCrops(masked=False), ClipCrops(masked=True))
-    return Seen(
-        title=f"Image {record.image_id}",
-        image=inputs.image,
-        boxes=inputs.boxes,
-        named={m.name: top_names(m.logits(inputs, text), dataset.class_names) for m in methods},
-        truth=[dataset.class_names[label] for label in record.labels],
-        masks=inputs.masks[0],
-        attention=patch_attention(predictor.method, inputs),
-    )
+    shown: list[ReportSection] = []
+    for record in map(dataset.__getitem__, pick_images(dataset, dataset.seed)[: settings.pictures].tolist()):
+        inputs = predictor.set_image(dataset.image_root / record.file_name).inputs(record.boxes)
+        scores = {method.name: probabilities(method, inputs, text) for method in methods}
+        truth = [names[label] for label in record.labels]
+        scene = see(f"Image {record.image_id}", inputs, scores, names, predictor.method, truth=truth)
+        shown += figures(scene, attention_of=ATTENTION_OF)
+    return shown

@@ -1,24 +1,26 @@
 """`rs-cache predict`: names for the regions of one image, as text or JSON, as pictures and as a page."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline import console
 from pipeline.partition import resolve_device
-from pipeline.report_figures import Names, Seen, figures, patch_attention, top_names
+from pipeline.report_figures import figures, probabilities, see
 from pipeline.settings import PredictSettings
 from regionspot_cache.backbones import load_proposer
 from regionspot_cache.errors import InputError
 from regionspot_cache.recognition import ClipCrops
 from regionspot_cache.recognition.predictor import Prediction, RegionPredictor
-from regionspot_cache.reporting.drawing import attention_sheet, compare_predictions, draw_regions
-from regionspot_cache.reporting.page import Cell, KeyValues, ReportSection, Table, Text, write_report
+from regionspot_cache.reporting.drawing import attention, comparison, regions, sheet
+from regionspot_cache.reporting.page import Cell, KeyValues, Text, write_report
+from regionspot_cache.reporting.scene import Scene
 
+PICTURE_SIDE, COLUMNS = 1024, 3
 MAX_ATTENTION = 6  # boxes in the attention picture
 PAGE_ATTENTION = 20  # boxes whose attention a page shows
 RUNNERS_UP = 2
@@ -40,20 +42,19 @@ def predict(
     if boxes is None:
         boxes = propose(predictor, settings.top)
     prediction = predictor.predict(boxes, classes)
-    seen = see(predictor, prediction, settings)
-    written = save_pictures(seen, settings.out or Path(f"{settings.image.stem}-regions.png"))
-    if settings.report:
-        write_page(settings.report, seen, prediction, settings)
-        written.append(settings.report)
-    facts = {
+    scene = seen(predictor, prediction, settings)
+    pictures = save_pictures(scene, settings.out or Path(f"{settings.image.stem}-regions.png"))
+    facts: dict[str, Any] = {
         "image": str(settings.image),
-        "regions": [_region(seen, i) for i in range(len(prediction.boxes))],
-        "pictures": [str(path) for path in written if path != settings.report],
+        "regions": [_region(scene, i) for i in range(len(prediction.boxes))],
+        "pictures": [str(path) for path in pictures],
     }
     if settings.report:
+        write_page(settings.report, scene, prediction, settings)
         facts["report"] = str(settings.report)
-    lines = [line_of(region) for region in facts["regions"]]
-    console.result(facts, "\n".join([*lines, *map(str, written)]), as_json=as_json)
+    written = filter(None, [*facts["pictures"], facts.get("report")])
+    text = "\n".join([*map(line_of, facts["regions"]), *written])
+    console.result(facts, text, as_json=as_json)
     return prediction
 
 
@@ -64,75 +65,54 @@ def propose(predictor: RegionPredictor, top: int) -> NDArray[np.float32]:
     return proposer.propose(inputs.image, inputs.embedding)[0][:top]
 
 
-def see(predictor: RegionPredictor, prediction: Prediction, settings: PredictSettings) -> Seen:
+def seen(predictor: RegionPredictor, prediction: Prediction, settings: PredictSettings) -> Scene:
     """The regions with masks and attention; with the names of the baselines where they are asked for."""
     inputs = predictor.inputs(prediction.boxes)
-    named: dict[str, Names] = {predictor.method.name: (prediction.names, prediction.scores)}
+    scores = {predictor.method.name: prediction.probabilities}
     if settings.compare or settings.report:
         text = predictor.embed(prediction.classes)
         for baseline in (ClipCrops(masked=False), ClipCrops(masked=True)):
-            named[baseline.name] = top_names(baseline.logits(inputs, text), prediction.classes)
-    return Seen(
-        title=settings.image.name,
-        image=inputs.image,
-        boxes=inputs.boxes,
-        named=named,
-        masks=inputs.masks[0] if len(inputs.boxes) else None,
-        attention=patch_attention(predictor.method, inputs),
-    )
+            scores[baseline.name] = probabilities(baseline, inputs, text)
+    return see(settings.image.name, inputs, scores, prediction.classes, predictor.method)
 
 
-def save_pictures(seen: Seen, out: Path) -> list[Path]:
+def save_pictures(scene: Scene, out: Path) -> list[Path]:
     """Writes the regions with masks, the attention of a few boxes by layer, and the methods side by side."""
-    if not len(seen.boxes) or seen.attention is None:
+    if scene.attention is None:
         return []
-    names, scores = next(iter(seen.named.values()))
-    best = np.argsort(-scores, kind="stable")[:MAX_ATTENTION]
-    titles = [f"{names[i]} {scores[i]:.2f}" for i in best]
-    pictures = {
-        out: draw_regions(seen.image, seen.boxes, names, scores, seen.masks),
-        _beside(out, "attention"): attention_sheet(
-            seen.image, seen.boxes[best], seen.attention[:, best], titles
-        ),
-    }
-    if len(seen.named) > 1:
-        pictures[_beside(out, "compare")] = compare_predictions(seen.image, seen.boxes, seen.named)
-    for path, picture in pictures.items():
-        _save(path, picture)
-    return list(pictures)
+    _, scores = next(iter(scene.named.values()))
+    best = np.argsort(-scores, kind="stable")[:MAX_ATTENTION].tolist()
+    pictures = {"": sheet([regions(scene)], side=PICTURE_SIDE)}
+    pictures["-attention"] = sheet([panel for i in best for panel in attention(scene, i)], columns=COLUMNS)
+    if len(scene.named) > 1:
+        pictures["-compare"] = sheet(comparison(scene), columns=COLUMNS)
+    paths = [out.with_name(f"{out.stem}{end}{out.suffix}") for end in pictures]
+    for path, picture in zip(paths, pictures.values(), strict=True):
+        with _writing(path, ".png or .jpg file", "--out"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+    return paths
 
 
-def _beside(out: Path, what: str) -> Path:
-    return out.with_name(f"{out.stem}-{what}{out.suffix}")
-
-
-def _save(path: Path, picture: Image.Image) -> None:
+@contextmanager
+def _writing(path: Path, kind: str, option: str) -> Generator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be written: {error}.", "A writable .png or .jpg file.", "--out FILE"
-        ) from None
+        yield
+    except (OSError, ValueError) as error:  # also an ending that names no kind of picture
+        found = f"{path} cannot be written: {error}."
+        raise InputError(found, f"A writable {kind}.", f"{option} FILE") from None
 
 
-def write_page(path: Path, seen: Seen, prediction: Prediction, settings: PredictSettings) -> None:
+def write_page(path: Path, scene: Scene, prediction: Prediction, settings: PredictSettings) -> None:
     """Writes everything about the image as one HTML file."""
-    sections: list[ReportSection] = [Text(body="No boxes.")]
-    if len(seen.boxes):
-        shown = min(len(seen.boxes), PAGE_ATTENTION)
-        sections = [
-            _table(seen, prediction),
-            Text(
-                title="What it sees, and where it looks",
-                body="The names of each method on the same boxes, equal names in equal colours; the masks of "
-                "SAM; then the cross-attention of "
-                f"{'every box' if shown == len(seen.boxes) else f'the {shown} largest boxes'}"
-                " over the patches of CLIP's map, layer by layer: the brighter, the more attention.",
-            ),
-            *figures(seen, attention_of=PAGE_ATTENTION),
-        ]
-    height, width = seen.image.shape[:2]
+    count, (height, width) = len(scene.boxes), scene.image.shape[:2]
+    every = "every box" if count <= PAGE_ATTENTION else f"the {PAGE_ATTENTION} largest boxes"
+    body = (
+        "The names of each method on the same boxes, each with its probability among the classes asked for, "
+        "equal names in equal colours; the masks of SAM; then the cross-attention of "
+        f"{every} over the patches of CLIP's map, layer by layer: the brighter, the more attention."
+    )
+    shown = [Text(body=body), *figures(scene, attention_of=PAGE_ATTENTION, more=_details(scene, prediction))]
     facts: dict[str, Cell] = {
         "image": str(settings.image),
         "size": f"{width} x {height} pixels",
@@ -140,45 +120,31 @@ def write_page(path: Path, seen: Seen, prediction: Prediction, settings: Predict
         "classes": len(prediction.classes),
         "model": str(settings.checkpoint),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_report(
-            path, f"Regions of {seen.title}", "", [*sections, KeyValues(title="Settings", items=facts)]
-        )
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error}.", "A writable .html file.", "--report FILE"
-        ) from None
+    sections = [*(shown if count else [Text(body="No boxes.")]), KeyValues(title="Settings", items=facts)]
+    with _writing(path, ".html file", "--report"):
+        write_report(path, f"Regions of {scene.title}", "", sections)
 
 
-def _table(seen: Seen, prediction: Prediction) -> Table:
+def _details(scene: Scene, prediction: Prediction) -> dict[str, list[str]]:
+    """Columns beside the names: the runners-up, and the boxes in pixels."""
     ranked = np.argsort(-prediction.probabilities, axis=1, kind="stable")[:, 1 : 1 + RUNNERS_UP]
-    ours, *baselines = seen.named
-    rows: list[list[Cell]] = []
-    for i, box in enumerate(seen.boxes):
-        others = [f"{prediction.classes[k]} {prediction.probabilities[i, k]:.2f}" for k in ranked[i].tolist()]
-        named = [f"{seen.named[m][0][i]} {seen.named[m][1][i]:.2f}" for m in (ours, *baselines)]
-        rows.append([str(i + 1), *named, "; ".join(others), NO_BREAK.join(f"{v:.0f}" for v in box)])
-    return Table(
-        caption=f"{len(rows)} regions",
-        columns=["box", ours, *baselines, f"{ours}'s next", NO_BREAK.join(("x0", "y0", "x1", "y1"))],
-        rows=rows,
-        note="Each name with its probability among the classes asked for. Boxes in pixels.",
+    runners_up = [
+        "; ".join(f"{prediction.classes[k]} {probability[k]:.2f}" for k in row)
+        for row, probability in zip(ranked.tolist(), prediction.probabilities, strict=True)
+    ]
+    places = [NO_BREAK.join(f"{value:.0f}" for value in box) for box in scene.boxes]
+    return {"next": runners_up, NO_BREAK.join(("x0", "y0", "x1", "y1")): places}
+
+
+def _region(scene: Scene, i: int) -> dict[str, Any]:
+    """Region i of the JSON result."""
+    ours, *baselines = (
+        {"name": names[i], "score": round(float(scores[i]), 4)} for names, scores in scene.named.values()
     )
-
-
-def _region(seen: Seen, i: int) -> dict[str, Any]:
-    (names, scores), *_ = seen.named.values()
-    region: dict[str, Any] = {
-        "box": [round(float(v), 1) for v in seen.boxes[i]],
-        "name": names[i],
-        "score": round(float(scores[i]), 4),
-    }
-    baselines = {
-        method: {"name": named[i], "score": round(float(given[i]), 4)}
-        for method, (named, given) in list(seen.named.items())[1:]
-    }
-    return {**region, "baselines": baselines} if baselines else region
+    region: dict[str, Any] = {"box": [round(float(value), 1) for value in scene.boxes[i]], **ours}
+    if baselines:
+        region["baselines"] = dict(zip(list(scene.named)[1:], baselines, strict=True))
+    return region
 
 
 def line_of(region: dict[str, Any]) -> str:

@@ -1,124 +1,106 @@
 """Pictures of a report: one image as several methods name it, and where the head looks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from regionspot_cache.datasets import DetectionDataset
-from regionspot_cache.recognition import RegionInputs
-from regionspot_cache.reporting.drawing import attention_grid, compare_predictions, draw_regions
-from regionspot_cache.reporting.page import Figure
-
-Names = tuple[Sequence[str], NDArray[np.float32]]  # of n boxes, with their scores
+from regionspot_cache.recognition import Recogniser, RegionInputs
+from regionspot_cache.reporting.drawing import attention, comparison, regions
+from regionspot_cache.reporting.page import Picture, ReportSection, Table
+from regionspot_cache.reporting.scene import Names, Scene
 
 FEW = (3, 7)  # boxes of an image: enough to see, not too many to read
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """One image as every method names it.
+def probabilities(method: Recogniser, inputs: RegionInputs, text: torch.Tensor) -> NDArray[np.float32]:
+    """[N, K] for N boxes and K classes."""
+    return method.logits(inputs, text).softmax(-1).float().cpu().numpy()
 
-    Attributes:
-        title: which image.
-        image: uint8 [H, W, 3].
-        boxes: float32 [n, 4] xyxy, pixels.
-        named: by method; the first is the one whose masks and attention are shown.
-        truth: n true names, None for a box without one; None when nothing is known.
-        annotated: boxes [m, 4] and names of the annotation, where `boxes` are proposals.
-        masks: bool [n, H, W], or None.
-        attention: float32 [L, n, gh, gw], or None.
+
+def see(
+    title: str,
+    inputs: RegionInputs,
+    scores: Mapping[str, NDArray[np.float32]],
+    classes: Sequence[str],
+    shown: Recogniser,
+    *,
+    kept: NDArray[np.intp] | None = None,
+    masks: bool = True,
+    **known: Any,
+) -> Scene:
+    """An image as methods name its boxes, the highest score of [N, K] naming each.
+
+    Args:
+        shown: the method whose attention is shown, if it has any.
+        kept: the boxes to show; all when not given.
+        known: the scene's truth.
     """
+    kept = np.arange(len(inputs.boxes)) if kept is None else kept
+    named = {}
+    for method, found in scores.items():
+        best = found[kept].argmax(axis=1) if len(kept) else np.zeros(0, np.intp)
+        named[method] = Names([classes[int(k)] for k in best], found[kept, best])
+    attending = hasattr(shown, "attention") and len(kept)
+    return Scene(
+        title=title,
+        image=inputs.image,
+        boxes=inputs.boxes[kept],
+        named=named,
+        masks=inputs.masks[0][kept] if masks and len(kept) else None,
+        attention=_patch_attention(shown, inputs)[:, kept] if attending else None,
+        **known,
+    )
 
-    title: str
-    image: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    named: Mapping[str, Names]
-    truth: Sequence[str | None] | None = None
-    annotated: tuple[NDArray[np.float32], Sequence[str]] | None = None
-    masks: NDArray[np.bool_] | None = None
-    attention: NDArray[np.float32] | None = None
 
-
-def top_names(logits: Any, classes: Sequence[str]) -> Names:
-    """The most probable class of each box, of logits [N, K], with its probability."""
-    probabilities = logits.softmax(-1).float().cpu().numpy()
-    best = probabilities.argmax(1) if len(probabilities) else np.zeros(0, np.intp)
-    return [classes[int(i)] for i in best], probabilities[np.arange(len(best)), best]
-
-
-def patch_attention(method: Any, inputs: RegionInputs) -> NDArray[np.float32] | None:
-    """Cross-attention over the patches alone, [L, N, rows, columns]; None for methods without attention."""
-    if not hasattr(method, "attention") or not len(inputs.boxes):
-        return None
+def _patch_attention(method: Any, inputs: RegionInputs) -> NDArray[np.float32]:
+    """Cross-attention over the patches alone, [L, N, rows, columns]."""
     weights = method.attention(inputs)  # [L, N, M], prefix tokens first
     rows, columns = inputs.backbone.clip.grid
     return weights[:, :, -rows * columns :].reshape(*weights.shape[:2], rows, columns)
 
 
-def figures(seen: Seen, *, attention_of: int) -> list[Figure]:
-    """Predictions side by side (paper, Figure 3), masks, attention by box and layer (Figure 4).
+def figures(
+    scene: Scene, *, attention_of: int, more: Mapping[str, Sequence[str]] | None = None
+) -> list[ReportSection]:
+    """What each method says as picture and table, and attention by box and layer.
 
     Args:
         attention_of: boxes at most, largest first.
+        more: columns for the table.
     """
-    method, (names, scores) = next(iter(seen.named.items()))
-    shown = [_comparison(seen)]
-    if seen.masks is not None:
-        shown.append(
-            Figure(
-                image=draw_regions(seen.image, seen.boxes, names, scores, seen.masks),
-                caption=f"{seen.title}: names and scores of {method} on SAM's masks",
-                alt=f"Masks of {len(names)} boxes: {_listed(names)}",
-            )
-        )
-    if seen.attention is not None:
-        sides = seen.boxes[:, 2:] - seen.boxes[:, :2]
-        largest = np.argsort(-sides.prod(axis=1), kind="stable")[:attention_of]
-        shown += [_attention(seen, seen.attention, int(i), method, names[i], scores[i]) for i in largest]
-    return shown
+    beside = ", beside the truth" if scene.truth is not None else ""
+    panels = [*comparison(scene), *([regions(scene)] if scene.masks is not None else [])]
+    caption = f"{scene.title}: what each method says{beside}"
+    sections: list[ReportSection] = [Picture(caption=caption, panels=panels), _names(scene, more or {})]
+    if scene.attention is None:
+        return sections
+    method = next(iter(scene.named))
+    sides = scene.boxes[:, 2:] - scene.boxes[:, :2]
+    for i in np.argsort(-sides.prod(axis=1), kind="stable")[:attention_of].tolist():
+        true = scene.truth[i] if scene.truth is not None else None
+        caption = f"{scene.title}: where {method} looks for box {i + 1}, {scene.says(method, i)}"
+        caption += "" if true is None else f" (truth: {true})"
+        sections.append(Picture(caption=caption, panels=attention(scene, i)))
+    return sections
 
 
-def _comparison(seen: Seen) -> Figure:
-    spoken = [f"{method} says {_listed(names)}" for method, (names, _) in seen.named.items()]
-    known = [name for name in seen.truth or [] if name is not None]
-    truth = [f"truly {_listed(known)}"] if known else []
-    beside = ", beside the truth" if seen.truth is not None else ""
-    return Figure(
-        image=compare_predictions(seen.image, seen.boxes, seen.named, seen.truth, seen.annotated),
-        caption=f"{seen.title}: what each method says{beside}",
-        alt=f"{len(seen.boxes)} boxes: {'; '.join([*truth, *spoken])}",
+def _names(scene: Scene, more: Mapping[str, Sequence[str]]) -> Table:
+    """Every name in full: pictures have no room for long ones, nor letters for every script."""
+    columns: dict[str, Sequence[str | None]] = {"box": [str(i + 1) for i in range(len(scene.boxes))]}
+    if scene.truth is not None:
+        columns["truth"] = scene.truth
+    for method in scene.named:
+        columns[method] = [scene.says(method, i) for i in range(len(scene.boxes))]
+    columns |= more
+    return Table(
+        caption=f"{scene.title}: {len(scene.boxes)} regions",
+        columns=list(columns),
+        rows=list(zip(*columns.values(), strict=True)),
     )
-
-
-def _attention(
-    seen: Seen, attention: NDArray[np.float32], i: int, method: str, name: str, score: float
-) -> Figure:
-    true = None if seen.truth is None else seen.truth[i]
-    title = f"{name} {score:.2f}" + ("" if true is None else f" (truth: {true})")
-    layers = attention[:, i]
-    return Figure(
-        image=attention_grid(seen.image, seen.boxes[i], layers, title),
-        caption=f"{seen.title}: where {method} looks for box {i + 1}, {name}",
-        alt=f"Cross-attention of box {i + 1} as heat over the image, by layer: {_peaks(layers)}",
-    )
-
-
-def _peaks(layers: NDArray[np.float32]) -> str:
-    """Where each layer looks most, in words."""
-    words = []
-    for number, layer in enumerate(layers, 1):
-        y, x = np.unravel_index(int(layer.argmax()), layer.shape)
-        across, down = 100 * (x + 0.5) / layer.shape[1], 100 * (y + 0.5) / layer.shape[0]
-        words.append(f"layer {number} most at {across:.0f} % from the left, {down:.0f} % from the top")
-    return "; ".join(words)
-
-
-def _listed(names: Sequence[str], limit: int = 12) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def pick_images(dataset: DetectionDataset, seed: int) -> NDArray[np.int64]:

@@ -1,8 +1,7 @@
 """Every class of an evaluation by itself: how well each method does, and what it is taken for."""
 
 import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +54,7 @@ class ClassResults:
 def class_results(scored: Scored, dataset: DetectionDataset, confusion: Confusion | None) -> ClassResults:
     """The classes of one method; `confusion` where boxes were given."""
     num_classes = len(dataset.class_names)
-    nothing = np.full(num_classes, -1, np.int64), np.zeros(num_classes, np.int64)
+    nothing = np.full(num_classes, -1), np.zeros(num_classes, np.int64)
     taken_for, taken = nothing if confusion is None else confusion.most_often()
     return ClassResults(
         method=scored.name,
@@ -70,27 +69,23 @@ def class_results(scored: Scored, dataset: DetectionDataset, confusion: Confusio
 
 
 def _by_class(scored: Scored, kind: IouType, category_ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    found: Mapping[int, float] = {}
-    if kind in scored.average_precision:
-        ap = scored.average_precision[kind]
-        found = dict(zip(ap.category_ids.tolist(), ap.per_category.tolist(), strict=True))
+    ap = scored.average_precision.get(kind)
+    found = dict(zip(ap.category_ids.tolist(), ap.per_category.tolist(), strict=True)) if ap else {}
     values = np.array([found.get(category, -1.0) for category in category_ids.tolist()])
     return np.where(values < 0, np.nan, values)
 
 
 def write_per_class(path: Path, results: Sequence[ClassResults], dataset: DetectionDataset) -> None:
     """Writes one row a method and class as CSV (RFC 4180, UTF-8); what was not measured is empty."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)  # ends lines with CR LF and quotes where needed, as RFC 4180 asks
-    writer.writerow(COLUMNS)
-    for result in results:
-        writer.writerows(_row(result, dataset, c) for c in range(len(dataset.class_names)))
-    with replacing(path) as staging:
-        staging.write_bytes(text.getvalue().encode("utf-8"))
+    with replacing(path) as staging, staging.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)  # ends lines with CR LF and quotes where needed, as RFC 4180 asks
+        writer.writerow(COLUMNS)
+        for result in results:
+            writer.writerows(_row(result, dataset, c) for c in range(len(dataset.class_names)))
 
 
 def _row(result: ClassResults, dataset: DetectionDataset, c: int) -> list[str | int]:
-    taken_for = int(result.taken_for[c])
+    fractions = [values[c] for values in (result.ap_box, result.ap_mask, result.top1)]
     return [
         result.method,
         int(dataset.category_ids[c]),
@@ -98,13 +93,9 @@ def _row(result: ClassResults, dataset: DetectionDataset, c: int) -> list[str | 
         dataset.class_frequency[c],
         "yes" if dataset.class_novel[c] else "no",
         int(result.boxes[c]),
-        *(_fraction(values[c]) for values in (result.ap_box, result.ap_mask, result.top1)),
-        dataset.class_names[taken_for] if taken_for >= 0 else "",
+        *("" if np.isnan(value) else f"{value:.6f}" for value in fractions),
+        dataset.class_names[result.taken_for[c]] if result.taken_for[c] >= 0 else "",
     ]
-
-
-def _fraction(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.6f}"
 
 
 def hardest(result: ClassResults, *, top: int, min_boxes: int) -> NDArray[np.intp]:

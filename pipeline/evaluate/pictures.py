@@ -2,20 +2,22 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate.recognise import Recognition
-from pipeline.report_figures import Names, Seen, figures, patch_attention, pick_images
+from pipeline.report_figures import figures, pick_images, probabilities, see
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets import ImageRecord
 from regionspot_cache.datasets.images import ImageFailure
 from regionspot_cache.datasets.regions import box_iou
 from regionspot_cache.evaluation.selection import pair_scores
-from regionspot_cache.recognition import Recogniser, RegionInputs
+from regionspot_cache.recognition import Recogniser
 from regionspot_cache.recognition.proposals import Proposals
-from regionspot_cache.reporting.page import Figure, ReportSection, Text
+from regionspot_cache.reporting.page import ReportSection, Text
+from regionspot_cache.reporting.scene import Scene
 
 ATTENTION_OF = 4  # boxes of an image
 PROPOSALS = 8  # of an image
@@ -31,18 +33,18 @@ def pictures(
         boxes: what the methods recognised.
     """
     dataset = recognition.dataset
-    shown: list[Figure] = []
+    shown: list[ReportSection] = []
     count = 0
     attending_first = sorted(methods, key=lambda method: not hasattr(method, "attention"))
     for i in pick_images(dataset, settings.seed).tolist():
         if count == settings.pictures:
             break
         try:
-            seen = see(recognition, attending_first, dataset[i], boxes)
+            scene = _scene(recognition, attending_first, dataset[i], boxes)
         except ImageFailure:  # counted in the pass
             continue
-        if seen is not None:
-            shown += figures(seen, attention_of=ATTENTION_OF)
+        if scene is not None:
+            shown += figures(scene, attention_of=ATTENTION_OF)
             count += 1
     body = _explanation(attending_first[0].name, boxes, settings)
     return [Text(title="Pictures", body=body), *shown] if shown else []
@@ -65,44 +67,32 @@ def _explanation(first: str, boxes: Proposals, settings: EvalSettings) -> str:
     )
 
 
-def see(
+def _scene(
     recognition: Recognition, methods: Sequence[Recogniser], record: ImageRecord, boxes: Proposals
-) -> Seen | None:
+) -> Scene | None:
     """One image as the methods name it; None without boxes."""
-    dataset = recognition.dataset
+    classes = recognition.dataset.class_names
     proposed, objectness = boxes[record.image_id]
     inputs = recognition.inputs(record, proposed, Counter())
     if not len(inputs.boxes):
         return None
-    scores = {m.name: _scores(m, inputs, objectness, recognition) for m in methods}
-    kept = np.arange(len(inputs.boxes))
-    if objectness is not None:
-        kept = _distinct(inputs.boxes, next(iter(scores.values())).max(axis=1))
-    names = [dataset.class_names[label] for label in record.labels]
-    attention = patch_attention(methods[0], inputs)
-    return Seen(
-        title=f"Image {record.image_id}",
-        image=inputs.image,
-        boxes=inputs.boxes[kept],
-        named={method: _named(found[kept], dataset.class_names) for method, found in scores.items()},
-        truth=names if objectness is None else _met(inputs.boxes[kept], record.boxes, names),
-        annotated=None if objectness is None else (record.boxes, names),
-        masks=inputs.masks[0][kept] if recognition.masks else None,
-        attention=None if attention is None else attention[:, kept],
+    scores = {  # as in the detections
+        method.name: pair_scores(
+            probabilities(method, inputs, recognition.text),
+            objectness,
+            method.score_rule or recognition.score_rule,
+        )
+        for method in methods
+    }
+    names = [classes[label] for label in record.labels]
+    seen = partial(
+        see, f"Image {record.image_id}", inputs, scores, classes, methods[0], masks=recognition.masks
     )
-
-
-def _scores(
-    method: Recogniser, inputs: RegionInputs, objectness: NDArray[np.float32] | None, recognition: Recognition
-) -> NDArray[np.float32]:
-    """The score of every box and class, [N, K], as in the detections."""
-    probabilities = method.logits(inputs, recognition.text).softmax(-1).float().cpu().numpy()
-    return pair_scores(probabilities, objectness, method.score_rule or recognition.score_rule)
-
-
-def _named(scores: NDArray[np.float32], classes: Sequence[str]) -> Names:
-    best = scores.argmax(axis=1)
-    return [classes[int(i)] for i in best], scores[np.arange(len(best)), best]
+    if objectness is None:
+        return seen(truth=names)
+    kept = _distinct(inputs.boxes, scores[methods[0].name].max(axis=1))
+    met = _met(inputs.boxes[kept], record.boxes, names)
+    return seen(kept=kept, truth=met, annotated=(record.boxes, names))
 
 
 def _distinct(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.intp]:

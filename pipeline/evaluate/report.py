@@ -68,32 +68,26 @@ def _titled(title: str, sections: Sequence[ReportSection]) -> list[ReportSection
     return [Text(title=title), *sections] if sections else []
 
 
-def _hardest(classes: Sequence[ClassResults], dataset: DetectionDataset) -> list[Table]:
+def _hardest(classes: Sequence[ClassResults], dataset: DetectionDataset) -> list[ReportSection]:
     """The classes with the lowest box AP of the first method, with the AP of the others beside it."""
     lead = classes[0]
-    enough = np.sort(lead.boxes)[::-1][:HARDEST].min(initial=MIN_BOXES)  # less in small samples
-    least = max(1, int(enough))
-    chosen = hardest(lead, top=HARDEST, min_boxes=least).tolist()
+    least = max(1, int(np.sort(lead.boxes)[::-1][:HARDEST].min(initial=MIN_BOXES)))  # less in small samples
     given = lead.confusion is not None
-    rows: list[list[Cell]] = [
-        [
-            _class_name(dataset, c),
-            int(lead.boxes[c]),
-            *(percent(float(one.ap_box[c])) for one in classes),
-            *([percent(float(lead.top1[c])), _taken(lead, dataset, c)] if given else []),
-        ]
-        for c in chosen
-    ]
+    rows: list[list[Cell]] = []
+    for c in hardest(lead, top=HARDEST, min_boxes=least).tolist():
+        aps = [percent(float(one.ap_box[c])) for one in classes]
+        row = [_class_name(dataset, c), int(lead.boxes[c]), *aps]
+        rows.append([*row, percent(float(lead.top1[c])), _taken(lead, dataset, c)] if given else row)
     columns = ["class", "boxes", *(f"AP {one.method}" for one in classes)]
-    columns += ["top-1", "most often taken for"] if given else []
     others = f"; top-1 and confusion are those of {lead.method}" if given else ""
-    note = (
-        f"Percent. The lowest box AP of {lead.method} among the classes with {least} or more boxes{others}. "
-        f"All classes are in {PER_CLASS_FILE}."
+    table = Table(
+        caption=f"Hardest for {lead.method}",
+        columns=[*columns, "top-1", "most often taken for"] if given else columns,
+        rows=rows,
+        note=f"Percent. The lowest box AP of {lead.method} among the classes with {least} or more boxes"
+        f"{others}. All classes are in {PER_CLASS_FILE}.",
     )
-    return (
-        [Table(caption=f"Hardest for {lead.method}", columns=columns, rows=rows, note=note)] if rows else []
-    )
+    return [table] if rows else []
 
 
 def _class_name(dataset: DetectionDataset, c: int) -> str:
@@ -108,43 +102,38 @@ def _taken(one: ClassResults, dataset: DetectionDataset, c: int) -> str:
 
 def _near(
     classes: Sequence[ClassResults], dataset: DetectionDataset, text: NDArray[np.float32]
-) -> list[Table]:
+) -> list[ReportSection]:
     """How much of each method's confusion is between near classes, and what the first confuses most."""
-    pairs = {one.method: one.confusion.near_pairs(text) for one in classes if one.confusion is not None}
+    confusion = {one.method: one.confusion for one in classes if one.confusion is not None}
+    pairs = {method: one.near_pairs(text) for method, one in confusion.items()}
     if not pairs:
         return []
     shares: list[list[Cell]] = []
-    for one in classes:
-        if one.confusion is not None:
-            wrong, near = int(one.confusion.wrong.count.sum()), sum(pair.count for pair in pairs[one.method])
-            shares.append([one.method, wrong, near, 100 * near / wrong if wrong else None])
-    note = (
-        f"Near: each class is among the other's {NEIGHBOURS} nearest by the cosine of their text embeddings."
-    )
+    for method, one in confusion.items():
+        wrong, near = int(one.wrong.count.sum()), sum(pair.count for pair in pairs[method])
+        shares.append([method, wrong, near, 100 * near / wrong if wrong else None])
     table = Table(
         caption="Boxes named wrongly",
         columns=["method", "wrong boxes", "taken for a near class", "percent"],
         rows=shares,
-        note=note,
+        note=f"Near: each class is among the other's {NEIGHBOURS} nearest by the cosine of their text "
+        "embeddings.",
     )
     return [table, *_pair_table(pairs, dataset)]
 
 
-def _pair_table(pairs: Mapping[str, list[ConfusedPair]], dataset: DetectionDataset) -> list[Table]:
+def _pair_table(pairs: Mapping[str, list[ConfusedPair]], dataset: DetectionDataset) -> list[ReportSection]:
     lead, *others = pairs
-    rates = {m: {(p.true, p.predicted): 100 * p.rate for p in found} for m, found in pairs.items()}
-    rows: list[list[Cell]] = [
-        [
-            _class_name(dataset, pair.true),
-            _class_name(dataset, pair.predicted),
-            pair.count,
-            100 * pair.rate,
-            *(rates[m].get((pair.true, pair.predicted), 0.0) for m in others),
-            f"{pair.similarity:.3f}",
-        ]
-        for pair in pairs[lead][:NEAR_PAIRS]
-    ]
-    columns = ["class", "taken for", "boxes", f"{lead}", *others, "cosine"]
-    note = f"Percent of the boxes of the class; the number of boxes is that of {lead}."
-    caption = f"Near classes that {lead} confuses most often"
-    return [Table(caption=caption, columns=columns, rows=rows, note=note)] if rows else []
+    rates = [{(p.true, p.predicted): 100 * p.rate for p in pairs[method]} for method in others]
+    rows: list[list[Cell]] = []
+    for pair in pairs[lead][:NEAR_PAIRS]:
+        names = [_class_name(dataset, c) for c in (pair.true, pair.predicted)]
+        beside = [rate.get((pair.true, pair.predicted), 0.0) for rate in rates]
+        rows.append([*names, pair.count, 100 * pair.rate, *beside, f"{pair.similarity:.3f}"])
+    table = Table(
+        caption=f"Near classes that {lead} confuses most often",
+        columns=["class", "taken for", "boxes", lead, *others, "cosine"],
+        rows=rows,
+        note=f"Percent of the boxes of the class; the number of boxes is that of {lead}.",
+    )
+    return [table] if rows else []

@@ -1,218 +1,116 @@
-"""A line chart as inline SVG: axes, ticks, units, and each series raw (thin) and smoothed (thick).
+"""A line chart as SVG inside a page: in the page's colours, light or dark, and in the reader's fonts."""
 
-Series differ in colour and in the dashes of the smoothed line. Colours come from the CSS classes of the page,
-so the chart follows light and dark.
-"""
-
+import io
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from math import ceil, floor, isfinite, log10
+from typing import ClassVar
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
+
+from regionspot_cache.errors import InputError
+from regionspot_cache.reporting.lettering import shortened, visible
 
 Floats = NDArray[np.float64]
 
-MAX_POINTS = 600  # of each drawn line; more would not be seen
-SMOOTHING_WINDOWS = 40  # the smoothed line is a mean over this fraction of the points
-NUM_STYLES = 6  # classes s0 to s5 in the style sheet
-CHARACTER = 0.58  # mean advance of a digit, in font sizes
+STRETCHES = 200  # parts of a long run, each drawn as its mean and the range of its values
+FEW = 40  # points that are marked one by one, so that one alone is seen
+SIZE, FONT = (5.6, 3.4), 11  # inches, points: legible on a phone
+INK = "#010203"  # stands for the colour of the page's text
+COLOURS = tuple(f"#01020{i}" for i in range(4, 9))  # stand for --s0 to --s4 of its style sheet
+LENGTH = 40  # characters of a name or label in the chart
+DASHES = ("-", "--", "-.", ":")
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """Size of the chart and the ranges of its axes."""
+@dataclass(frozen=True)
+class Curve:
+    """A line chart of n points.
 
-    width: int
-    height: int
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-    left: int
-    right: int = 20
-    top: int = 12
-    bottom: int = 50
+    Attributes:
+        xs: n values of the horizontal axis, rising.
+        series: name -> n values; what is missing or not finite leaves a gap.
+        x_label, y_label: with units.
+    """
 
-    def x(self, value: float | Floats) -> float | Floats:
-        low, high = self.x_range
-        return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
+    kind: ClassVar = "curve"
+    title: str
+    xs: Sequence[float]
+    series: Mapping[str, Sequence[float | None]]
+    x_label: str
+    y_label: str
 
-    def y(self, value: float | Floats) -> float | Floats:
-        low, high = self.y_range
-        return (
-            self.height - self.bottom - (value - low) / (high - low) * (self.height - self.top - self.bottom)
-        )
+    def __post_init__(self) -> None:
+        for name, ys in self.series.items():
+            if len(ys) != len(self.xs):
+                raise InputError(f"series {name!r} of {self.title!r} has {len(ys)} values", f"{len(self.xs)}")
 
+    @property
+    def note(self) -> str:
+        size = -(-len(self.xs) // STRETCHES)
+        return f"Lines are means over {size} points, in the range of their values." if size > 1 else ""
 
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round values (1, 2 or 5 times a power of ten apart) that span low to high."""
-    rough = (high - low) / max(count, 1)
-    power = 10.0 ** floor(log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
-    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
-    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+    def svg(self) -> Markup:
+        """The chart; matplotlib escapes its texts."""
+        import matplotlib
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
 
+        settings = {"svg.fonttype": "none", "svg.hashsalt": visible(self.title), "text.parse_math": False}
+        file = io.StringIO()
+        with matplotlib.rc_context(settings | {"font.size": FONT} | dict.fromkeys(INKED, INK)):
+            figure = Figure(figsize=SIZE, layout="constrained")
+            FigureCanvasSVG(figure)
+            axes = figure.subplots()
+            for i, (name, ys) in enumerate(self.series.items()):
+                colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+                x, low, mean, high = stretches(self.xs, ys)
+                marker = "." if len(x) <= FEW else ""
+                axes.plot(x, mean, label=shortened(name, LENGTH), color=colour, linestyle=dash, marker=marker)
+                if len(x) < len(ys):
+                    axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.set(xlabel=shortened(self.x_label, LENGTH), ylabel=shortened(self.y_label, LENGTH))
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", alpha=0.2)
+            if self.series:
+                axes.legend(frameon=False)
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph")  # the reader's fonts draw the letters
+                figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        svg = file.getvalue().replace(INK, "currentColor")
+        for number, colour in enumerate(COLOURS):
+            svg = svg.replace(colour, f"var(--s{number})")
+        return Markup(re.sub(r' id="[\w.]+_\d+"', "", svg[svg.index("<svg") :]))  # a page has several charts
 
-def format_tick(value: float) -> str:
-    """Short text for a round value: 450k, 2M, 0.05, 1e-06."""
-    size = abs(value)
-    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if size >= factor:
-            return f"{value / factor:.6g}{suffix}"
-    return f"{value:.6g}"
-
-
-def smoothing_window(count: int) -> int:
-    """Points under the running mean of a series of `count` points: odd, 1 for short series."""
-    return 2 * (count // SMOOTHING_WINDOWS // 2) + 1
-
-
-def smooth(ys: Floats) -> Floats:
-    """Centred running mean [n]; NaN stays NaN and counts for no neighbour."""
-    half = smoothing_window(len(ys)) // 2
-    known = np.isfinite(ys)
-    total = _window_sums(np.where(known, ys, 0.0), half)
-    weight = _window_sums(known.astype(np.float64), half)
-    return np.where(known, total / np.maximum(weight, 1), np.nan)
-
-
-def _window_sums(values: Floats, half: int) -> Floats:
-    """Sums [n] over the points within `half` of each, from prefix sums: windows are wide on long runs."""
-    prefix = np.concatenate([[0.0], np.cumsum(values)])
-    place = np.arange(len(values))
-    return prefix[np.minimum(place + half + 1, len(values))] - prefix[np.maximum(place - half, 0)]
-
-
-def thin(xs: Floats, ys: Floats) -> tuple[Floats, Floats]:
-    """At most about MAX_POINTS points, keeping the lowest and the highest of every stretch."""
-    if len(xs) <= MAX_POINTS:
-        return xs, ys
-    keep: list[int] = []
-    for part in np.array_split(np.arange(len(xs)), MAX_POINTS // 2):
-        values = ys[part]
-        if np.isfinite(values).any():
-            keep += sorted({int(part[np.nanargmin(values)]), int(part[np.nanargmax(values)])})
-        else:
-            keep.append(int(part[0]))
-    return xs[keep], ys[keep]
-
-
-def summary(title: str, xs: Floats, series: Mapping[str, Floats], x_label: str) -> str:
-    """What a reader who cannot see the chart needs: first, lowest, highest and last value of each series."""
-    parts = [f"{title}."]
-    for name, ys in series.items():
-        known = np.flatnonzero(np.isfinite(ys))
-        if not len(known):
-            parts.append(f"{name}: no values.")
-            continue
-        first, last, found = known[0], known[-1], ys[known]
-        parts.append(
-            f"{name}: {ys[first]:.4g} at {x_label} {xs[first]:g}, lowest {found.min():.4g}, "
-            f"highest {found.max():.4g}, {ys[last]:.4g} at {x_label} {xs[last]:g}."
-        )
-    return " ".join(parts)
+    def in_words(self) -> str:
+        """What a reader who cannot see the chart needs: first, lowest, highest, last value of each series."""
+        parts = [f"{self.title}."]
+        for name, ys in self.series.items():
+            known = [(x, y) for x, y in zip(self.xs, ys, strict=True) if y is not None and np.isfinite(y)]
+            if not known:
+                parts.append(f"{name}: no values.")
+                continue
+            values, (first, start), (last, end) = [y for _, y in known], known[0], known[-1]
+            parts.append(
+                f"{name}: {start:.4g} at {self.x_label} {first:g}, lowest {min(values):.4g}, "
+                f"highest {max(values):.4g}, {end:.4g} at {self.x_label} {last:g}."
+            )
+        return " ".join(parts)
 
 
-def curve_svg(
-    title: str,
-    xs: Sequence[float],
-    series: Mapping[str, Sequence[float | None]],
-    x_label: str,
-    y_label: str,
-    *,
-    width: int,
-    height: int,
-) -> str:
-    """The chart for a page of about `width` CSS pixels. Values that are missing or not finite leave gaps."""
+def stretches(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[Floats, Floats, Floats, Floats]:
+    """A series in at most STRETCHES parts: first x, lowest, mean and highest value of each, NaN for none."""
     x = np.array(xs, np.float64)
-    lines = {name: _floats(ys) for name, ys in series.items()}
-    frame, x_ticks, y_ticks = _layout(x, lines, width, height)
-    body = [_grid(frame, x_ticks, y_ticks), _labels(frame, x_label, y_label)]
-    body += [_raw_line(frame, x, ys, i) for i, ys in enumerate(lines.values())]
-    body += [_smooth_line(frame, x, ys, i) for i, ys in enumerate(lines.values())]
-    described = escape(summary(title, x, lines, x_label))
-    return (
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{described}">'
-        + "".join(body)
-        + "</svg>"
-    )
-
-
-def _floats(ys: Sequence[float | None]) -> Floats:
-    values = np.array([np.nan if y is None else y for y in ys], np.float64)
-    return np.where(np.isfinite(values), values, np.nan)
-
-
-def _layout(
-    xs: Floats, lines: Mapping[str, Floats], width: int, height: int
-) -> tuple[Frame, list[float], list[float]]:
-    y_ticks = ticks(*_range(np.concatenate([*lines.values(), np.empty(0)])), max(3, height // 60))
-    low, high = _range(xs)
-    inside = [t for t in ticks(low, high, max(4, width // 110)) if low <= t <= high]
-    longest = max(len(format_tick(t)) for t in y_ticks)
-    left = round(34 + longest * 13 * CHARACTER)
-    frame = Frame(
-        width=width, height=height, x_range=(low, high), y_range=(y_ticks[0], y_ticks[-1]), left=left
-    )
-    return frame, inside, y_ticks
-
-
-def _range(values: Floats) -> tuple[float, float]:
-    """Lowest and highest finite value; wider where ticks of six digits could not tell them apart."""
-    values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    if high - low > 1e-4 * max(abs(low), abs(high)):
-        return low, high
-    margin = abs(low) / 2 or 0.5
-    return low - margin, high + margin
-
-
-def _grid(frame: Frame, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
-    parts = []
-    floor_y, right = frame.height - frame.bottom, frame.width - frame.right
-    for value in y_ticks:
-        y = f"{frame.y(value):.1f}"
-        parts.append(f'<line class="grid" x1="{frame.left}" x2="{right}" y1="{y}" y2="{y}"/>')
-        parts.append(
-            f'<text x="{frame.left - 6}" y="{y}" dy="0.35em" text-anchor="end">{format_tick(value)}</text>'
-        )
-    for value in x_ticks:
-        x = f"{frame.x(value):.1f}"
-        parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{floor_y}" y2="{floor_y + 5}"/>')
-        parts.append(f'<text x="{x}" y="{floor_y + 19}" text-anchor="middle">{format_tick(value)}</text>')
-    parts.append(f'<path class="axis" d="M{frame.left} {frame.top}V{floor_y}H{right}"/>')
-    return "".join(parts)
-
-
-def _labels(frame: Frame, x_label: str, y_label: str) -> str:
-    middle_x = (frame.left + frame.width - frame.right) / 2
-    middle_y = (frame.top + frame.height - frame.bottom) / 2
-    return "".join(
-        f'<text class="label" text-anchor="middle" transform="{place}">{escape(label)}</text>'
-        for label, place in (
-            (x_label, f"translate({middle_x:.1f} {frame.height - 10})"),
-            (y_label, f"translate(15 {middle_y:.1f}) rotate(-90)"),
-        )
-    )
-
-
-def _raw_line(frame: Frame, xs: Floats, ys: Floats, index: int) -> str:
-    if smoothing_window(len(ys)) == 1:
-        return ""
-    return f'<path class="raw s{index % NUM_STYLES}" d="{_path(frame, *thin(xs, ys))}"/>'
-
-
-def _smooth_line(frame: Frame, xs: Floats, ys: Floats, index: int) -> str:
-    return f'<path class="line s{index % NUM_STYLES}" d="{_path(frame, *thin(xs, smooth(ys)))}"/>'
-
-
-def _path(frame: Frame, xs: Floats, ys: Floats) -> str:
-    """Path data; a gap starts a new stroke, and a point alone becomes a dot."""
-    parts, pen_up = [], True
-    for x, y in zip(np.atleast_1d(frame.x(xs)), np.atleast_1d(frame.y(ys)), strict=True):
-        if not (isfinite(x) and isfinite(y)):
-            pen_up = True
-            continue
-        parts.append(f"M{x:.1f} {y:.1f}h0" if pen_up else f"L{x:.1f} {y:.1f}")
-        pen_up = False
-    return "".join(parts)
+    y = np.array([np.nan if value is None else value for value in ys], np.float64)
+    known = np.isfinite(y)
+    y[~known] = np.nan
+    if len(x) <= STRETCHES:
+        return x, y, y, y
+    starts = np.linspace(0, len(x), STRETCHES, endpoint=False).astype(int)
+    count, total = (np.add.reduceat(values, starts) for values in (known.astype(float), np.nan_to_num(y)))
+    mean = np.divide(total, count, out=np.full(STRETCHES, np.nan), where=count > 0)
+    return x[starts], np.fmin.reduceat(y, starts), mean, np.fmax.reduceat(y, starts)

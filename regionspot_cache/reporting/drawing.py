@@ -1,322 +1,267 @@
-"""Pictures for people: regions with names, masks, cross-attention and methods side by side.
+"""Pictures for people: the regions of an image as methods name them, and where a head looks.
 
-Every function takes an image u8 [H,W,3] and boxes xyxy in its pixels, and returns a new PIL image whose
-longest side suits a screen: large images are reduced, tiny ones enlarged, slivers get margins, so that
-labels are legible.
+A picture is a list of panels, each the same image with something drawn over it. Pages show panels beside or
+below each other, as their width allows; files hold all of them as a sheet.
 The colours are Okabe and Ito's, which people with any colour vision can tell apart (jfly.uni-koeln.de/color).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import ceil, sqrt
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from math import ceil
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from regionspot_cache.errors import InputError
-from regionspot_cache.reporting.canvas import (
-    Canvas,
-    add_footer,
-    make_canvas,
-    make_sheet,
-    outline,
-    overlay_heat,
-    tint_masks,
-)
-from regionspot_cache.reporting.lettering import (
-    WHITE,
-    Colour,
-    Mark,
-    Tag,
-    TagStyle,
-    draw_tags,
-    font_size_for,
-    place_tags,
-)
+from regionspot_cache.reporting.lettering import legible, shortened
+from regionspot_cache.reporting.scene import Scene
 
-PALETTE: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (213, 94, 0),
-    (204, 121, 167),
-    (0, 114, 178),
-)
-RIGHT_COLOUR, WRONG_COLOUR, TRUTH_COLOUR = (86, 180, 233), (213, 94, 0), (240, 240, 240)
-SHEET_WIDTH = 1600  # side-by-side pictures aim at this width, pixels
-MIN_PANEL = 480
-ATTENTION_PANEL = 528  # longest side of a layer: three landscapes fill a sheet
-PANEL_FONT, SMALL_PANEL_FONT = 20, 16  # legible when a whole sheet is on a screen; many boxes need room
-FEW_BOXES = 8
+if TYPE_CHECKING:  # importing matplotlib takes time, and most calls draw nothing
+    from matplotlib.axes import Axes
+
+PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7")
+VERDICTS = {True: "#56b4e9", False: "#d55e00", None: "#f0f0f0"}
+INK, GROUND, PAPER = "#000000", "#20242c", "#ffffff"
+
+SIDE = 640  # longest side of a panel, pixels
+MIN_SIDE = 160  # a sliver gets margins up to this width or height
+MIN_BOX = 12  # a smaller box is drawn this large
+FONT, CAPTION, GAP = 18, 32, 10  # pixels: letters, the line over a panel, the space between panels
+LENGTH = 32  # characters of a name on a picture
+MASK_OPACITY = 0.4
+DPI, POINT = 100, 0.72  # points in a pixel: matplotlib measures lines and letters in points
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Named:
-    """One box with what is written beside it."""
+class Panel(NamedTuple):
+    """One picture of a sheet.
 
-    name: str
-    score: float | None
-    colour: Colour
-    mark: Mark | None = None
-
-
-def draw_regions(
-    image: NDArray[np.uint8],
-    boxes: NDArray[np.float32],
-    labels: Sequence[str],
-    scores: NDArray[np.float32] | None = None,
-    masks: NDArray[np.bool_] | None = None,
-    max_side: int = 1024,
-) -> Image.Image:
-    """Boxes with their names, and masks where given; one colour for each distinct name.
-
-    Labels stay on the picture and never cover each other; those with the highest scores (or the smallest
-    boxes) choose first, and a line under the picture counts the ones that found no room.
-
-    Args:
-        image: u8 [H,W,3].
-        boxes: f32 [n,4] xyxy, pixels of the image.
-        labels: n names; long ones are shortened to fit.
-        scores: f32 [n], printed after the names.
-        masks: bool [n,H,W].
-        max_side: longest side of the picture, pixels.
-
-    Raises:
-        InputError: shapes that do not belong together, or boxes that are not finite.
+    Attributes:
+        caption: one line.
+        alt: what it shows, for readers who cannot see it.
+        image: uint8 [H, W, 3].
+        draw: over the image, in its pixels; returns what the caption should add.
     """
-    canvas = make_canvas(image, max_side)
-    _check_boxes(boxes, len(labels))
-    _check_count("scores", scores, len(labels))
-    by_name = _colours(labels)
-    colours = [by_name[label] for label in labels]
+
+    caption: str
+    alt: str
+    image: NDArray[np.uint8]
+    draw: "Callable[[Axes], str]"
+
+
+class _Region(NamedTuple):
+    """A box in the image with its tag; where that has no room, `number` stands alone."""
+
+    box: NDArray[np.float32]
+    tag: str
+    number: str
+    colour: str
+    priority: float
+    dashed: bool = False
+
+
+def comparison(scene: Scene) -> list[Panel]:
+    """The truth where it is known, and what each method says (paper, Figure 3).
+
+    Right names have a tick and wrong ones a cross and a dashed box, so that nothing depends on colour. A name
+    without a verdict has a colour of its own where no truth is known, the same in all panels.
+    """
+    panels = [_truth(scene)] if scene.truth is not None else []
+    for method, (names, _) in scene.named.items():
+        verdicts = [scene.right(method, i) for i in range(len(names))]
+        known = len(names) - verdicts.count(None)
+        caption = f"{method}: {verdicts.count(True)} of {known} right" if known else method
+        panels.append(_named(scene, method, caption))
+    return panels
+
+
+def regions(scene: Scene) -> Panel:
+    """The first method's names, on SAM's masks where they are known."""
+    method = next(iter(scene.named))
+    return _named(scene, method, f"{method} on SAM's masks", masks=scene.masks)
+
+
+def attention(scene: Scene, i: int) -> list[Panel]:
+    """Where the first method looks for box i, a panel a layer (paper, Figure 4): the brighter, the more.
+
+    The grid covers the whole image, because CLIP sees it resized without cropping. The heat of each panel
+    runs from the smallest to the largest value of its layer.
+    """
+    assert scene.attention is not None
+    said = scene.says(next(iter(scene.named)), i, length=LENGTH)
+    grey = ImageOps.autocontrast(Image.fromarray(scene.image).convert("L"), cutoff=1)  # dark photographs, too
+    ground = np.asarray(grey.point(lambda value: 0.75 * value).convert("RGB"))
+    panels = []
+    for number, grid in enumerate(scene.attention[:, i], 1):
+        peak = float(grid.max() / grid.mean()) if grid.mean() > 0 else 1.0
+        y, x = (np.array(np.unravel_index(grid.argmax(), grid.shape)) + 0.5) / grid.shape * 100
+        where = f"{x:.0f} % from the left, {y:.0f} % from the top"
+        panels.append(
+            Panel(
+                caption=f"{i + 1} {said}, layer {number}: peak {peak:.1f} x mean",
+                alt=f"Cross-attention of box {i + 1} as heat over the image: layer {number} most at {where}",
+                image=ground,
+                draw=partial(_draw_heat, grid, _inside(scene, scene.boxes[i])),
+            )
+        )
+    return panels
+
+
+def sheet(
+    panels: Sequence[Panel], *, columns: int = 1, side: int = SIDE, captions: bool = True
+) -> Image.Image:
+    """Panels of one image in rows, each under its caption, `side` pixels along its longer side."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scale = side / max(panels[0].image.shape[:2])
+    h, w = (max(MIN_SIDE, round(length * scale)) for length in panels[0].image.shape[:2])
+    band, rows = (CAPTION if captions else 0), ceil(len(panels) / columns)
+    width, height = columns * (w + GAP) - GAP, rows * (h + band + GAP) - GAP
+    with matplotlib.rc_context({"font.size": FONT * POINT, "text.parse_math": False}):
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=GROUND)
+        canvas = FigureCanvasAgg(figure)
+        for i, panel in enumerate(panels):
+            left, top = i % columns * (w + GAP), i // columns * (h + band + GAP)
+            axes = figure.add_axes((left / width, 1 - (top + band + h) / height, w / width, h / height))
+            _show(axes, panel.image, (w / scale, h / scale), scale)
+            caption = shortened(panel.caption + panel.draw(axes), round(w / (0.6 * FONT)))
+            if captions:
+                text, families = legible(caption)
+                place = (left / width, 1 - (top + band / 2) / height)
+                figure.text(*place, text, family=families, color=PAPER, verticalalignment="center")
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _show(axes: "Axes", image: NDArray[np.uint8], span: tuple[float, float], scale: float) -> None:
+    """The image at the size of the screen, in the middle of `span` image pixels across and down."""
+    height, width = image.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    shown = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    axes.imshow(np.asarray(shown), extent=(0, width, height, 0), aspect="auto")
+    axes.set_axis_off()
+    axes.set_xlim((width - span[0]) / 2, (width + span[0]) / 2)
+    axes.set_ylim((height + span[1]) / 2, (height - span[1]) / 2)
+
+
+def _truth(scene: Scene) -> Panel:
+    assert scene.truth is not None
+    boxes, names = scene.annotated or (scene.boxes, [name or "not annotated" for name in scene.truth])
+    found = []
+    for i, (box, name) in enumerate(zip(boxes, names, strict=True)):
+        number = "" if scene.annotated else str(i + 1)  # those of other boxes would mislead
+        tag = f"{number} {shortened(name, LENGTH)}".strip()
+        small = -float((box[2:] - box[:2]).prod())
+        found.append(_Region(_inside(scene, box), tag, number, VERDICTS[None], small))
+    alt = f"truly {listed(names)}"
+    return Panel(caption="Truth", alt=alt, image=scene.image, draw=partial(_draw_regions, found, None))
+
+
+def _named(scene: Scene, method: str, caption: str, masks: NDArray[np.bool_] | None = None) -> Panel:
+    names, scores = scene.named[method]
+    every = dict.fromkeys(name for one in scene.named.values() for name in one.names)
+    by_name = {name: PALETTE[k % len(PALETTE)] for k, name in enumerate(every)}
+    found = []
+    for i, box in enumerate(scene.boxes):
+        right = scene.right(method, i)
+        found.append(
+            _Region(
+                box=_inside(scene, box),
+                tag=f"{i + 1} {scene.says(method, i, length=LENGTH)}",
+                number=str(i + 1),
+                colour=VERDICTS[right] if scene.truth is not None else by_name[names[i]],
+                priority=float(scores[i]),
+                dashed=right is False,
+            )
+        )
+    alt = f"{method} says {listed(names)}"
+    return Panel(caption=caption, alt=alt, image=scene.image, draw=partial(_draw_regions, found, masks))
+
+
+def _inside(scene: Scene, box: NDArray[np.float32]) -> NDArray[np.float32]:
+    height, width = scene.image.shape[:2]
+    return np.clip(box, 0, [width, height, width, height])
+
+
+def listed(names: Sequence[str], limit: int = 12) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _draw_regions(found: Sequence[_Region], masks: NDArray[np.bool_] | None, axes: "Axes") -> str:
     if masks is not None:
-        _check_masks(masks, len(labels), image)
-        tint_masks(canvas, masks, colours)
-    named = [
-        _Named(name=label, score=None if scores is None else float(scores[i]), colour=colours[i])
-        for i, label in enumerate(labels)
-    ]
-    return _draw_named(canvas, boxes, named, font_size_for(canvas.picture.size))
+        _tint(axes, masks, [region.colour for region in found])
+    for region in sorted(found, key=lambda region: -(region.box[2:] - region.box[:2]).prod()):
+        _outline(axes, region.box, region.colour, dashed=region.dashed)
+    missing = sum(not _tag(axes, region) for region in sorted(found, key=lambda region: -region.priority))
+    return f" (no room for {missing} of {len(found)} names)" if missing else ""
 
 
-def draw_attention(
-    image: NDArray[np.uint8], box: NDArray[np.float32], attention: NDArray[np.float32], max_side: int = 1024
-) -> Image.Image:
-    """Where one region looks: attention as heat over the grey image, its box in white (paper, Figure 4).
-
-    The grid covers the whole image, because CLIP sees it resized without cropping. The heat runs from the
-    smallest to the largest value of this map; leave the class token out of it.
-
-    Args:
-        image: u8 [H,W,3].
-        box: f32 [4] xyxy, pixels of the image.
-        attention: f32 [gh,gw], any scale.
-        max_side: longest side of the picture, pixels.
-
-    Raises:
-        InputError: shapes that do not belong together, or values that are not finite.
-    """
-    box = np.asarray(box, np.float32).reshape(1, -1)
-    _check_boxes(box, 1)
-    _check_attention(attention, dims=2)
-    canvas = make_canvas(image, max_side)
-    overlay_heat(canvas, attention)
-    outline(canvas, canvas.to_canvas(box)[0], WHITE, width=max(3, canvas.line_width))
-    return canvas.picture
+def _tag(axes: "Axes", region: _Region) -> bool:
+    """The tag of a region where it covers no other, or else its number; whether the tag had room."""
+    renderer = axes.figure.canvas.get_renderer()
+    taken = [text.get_window_extent(renderer).padded(4) for text in axes.texts]
+    (x0, y0, x1, y1), (whole, families) = region.box, legible(region.tag)
+    down = ((y0, "bottom"), (y1, "top"), (y0, "top"), (y1, "bottom"))
+    across = ((x0, "left"), (x1, "right"), (x1, "left"), (x0, "right"))
+    back = {"facecolor": region.colour, "edgecolor": INK, "linewidth": 0.7, "pad": 2}
+    tag = axes.text(x0, y0, "", family=families, color=INK, bbox=back)
+    for text, (y, vertical), (x, horizontal) in product(filter(None, (whole, region.number)), down, across):
+        tag.set(text=text, x=x, y=y, verticalalignment=vertical, horizontalalignment=horizontal)
+        area = tag.get_window_extent(renderer).padded(4)
+        on_panel = axes.bbox.contains(*area.min) and axes.bbox.contains(*area.max)
+        if on_panel and not area.count_overlaps(taken):
+            return text == whole
+    tag.remove()
+    return False
 
 
-def attention_grid(
-    image: NDArray[np.uint8], box: NDArray[np.float32], attentions: NDArray[np.float32], title: str
-) -> Image.Image:
-    """The attention of one region in every layer of the head, a panel a layer, first layer first.
-
-    Each panel has its own heat range; its caption says how many times the mean the peak is.
-
-    Args:
-        image: u8 [H,W,3].
-        box: f32 [4] xyxy, pixels of the image.
-        attentions: f32 [L,gh,gw], not negative.
-        title: one line over the panels.
-
-    Raises:
-        InputError: shapes that do not belong together, or values that are not finite.
-    """
-    _check_attention(attentions, dims=3)
-    panels = [draw_attention(image, box, attention, max_side=ATTENTION_PANEL) for attention in attentions]
-    peaks = [float(a.max() / a.mean()) if a.mean() > 0 else 1.0 for a in attentions]
-    captions = [f"Layer {i}: peak {peak:.1f} x mean" for i, peak in enumerate(peaks, 1)]
-    rows = ceil(len(panels) / max(1, SHEET_WIDTH // panels[0].width))
-    return make_sheet(panels, captions, ceil(len(panels) / rows), title)
+def _outline(axes: "Axes", box: NDArray[np.floating], colour: str, *, dashed: bool = False) -> None:
+    """A box in its colour, cased in black so that it shows on any image."""
+    least = MIN_BOX * abs(np.ptp(axes.get_xlim())) / axes.bbox.width
+    middle, half = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], least) / 2
+    (x0, y0), (x1, y1) = middle - half, middle + half
+    for ink, width, style in ((INK, 3.6, "-"), (colour, 2.0, "--" if dashed else "-")):
+        xs, ys = (x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0)
+        axes.plot(xs, ys, color=ink, linewidth=width, linestyle=style, solid_joinstyle="miter")
 
 
-def attention_sheet(
-    image: NDArray[np.uint8],
-    boxes: NDArray[np.float32],
-    attentions: NDArray[np.float32],
-    titles: Sequence[str],
-) -> Image.Image:
-    """The `attention_grid` of several regions at full size, in as many columns as make the sheet square.
+def _tint(axes: "Axes", masks: NDArray[np.bool_], colours: Sequence[str]) -> None:
+    """Masks [n, H, W] as tints with a bright rim, large ones first."""
+    from matplotlib.colors import to_rgba
 
-    Args:
-        image: u8 [H,W,3].
-        boxes: f32 [n,4] xyxy, pixels of the image.
-        attentions: f32 [L,n,gh,gw], not negative.
-        titles: n lines, one over the panels of each region.
-
-    Raises:
-        InputError: shapes that do not belong together, values that are not finite, or no boxes.
-    """
-    _check_boxes(boxes, len(titles))
-    if not titles or attentions.ndim != 4 or attentions.shape[1] != len(titles):
-        raise InputError(f"attention of shape {list(attentions.shape)}", f"[L,{len(titles)},gh,gw], n >= 1")
-    grids = [
-        attention_grid(image, box, attentions[:, i], title)
-        for i, (box, title) in enumerate(zip(boxes, titles, strict=True))
-    ]
-    columns = round(sqrt(len(grids) * grids[0].height / grids[0].width))
-    return make_sheet(grids, None, min(max(1, columns), len(grids)))
+    height, width = masks.shape[1:]
+    step = ceil(max(height, width) / SIDE)
+    small = masks[:, ::step, ::step]
+    tints = np.zeros((*small.shape[1:], 4))
+    for i in np.argsort(-small.sum(axis=(1, 2)), kind="stable"):
+        tints[small[i]] = to_rgba(colours[i], MASK_OPACITY)
+        tints[_rim(small[i])] = to_rgba(colours[i])
+    axes.imshow(tints, extent=(0, width, height, 0), aspect="auto")
 
 
-def compare_predictions(
-    image: NDArray[np.uint8],
-    boxes: NDArray[np.float32],
-    predictions: Mapping[str, tuple[Sequence[str], NDArray[np.float32]]],
-    truth: Sequence[str | None] | None = None,
-    annotated: tuple[NDArray[np.float32], Sequence[str]] | None = None,
-) -> Image.Image:
-    """The same boxes as named by several methods, beside the truth (paper, Figure 3).
-
-    Right names have a tick and a solid box, wrong ones a cross and a dashed box, so that nothing depends on
-    colour. Names are compared without regard to case and underscores. Where the truth is not known, every
-    name has a colour of its own, the same in all panels.
-
-    Args:
-        image: u8 [H,W,3].
-        boxes: f32 [n,4] xyxy, pixels of the image.
-        predictions: method name -> (n labels, n scores).
-        truth: n true labels, None for a box that shows no annotated object; None when nothing is known.
-        annotated: boxes f32 [m,4] and m names of the panel with the truth, where `boxes` are proposals.
-
-    Raises:
-        InputError: shapes that do not belong together, boxes that are not finite, or nothing to compare.
-    """
-    if not predictions:
-        raise InputError("no predictions to compare", "at least one method")
-    _check_boxes(boxes, len(boxes))
-    _check_count("true labels", truth, len(boxes))
-    panels = [] if truth is None else [("Truth", *_true(boxes, truth, annotated))]
-    colours = _colours(name for labels, _ in predictions.values() for name in labels)
-    for method, (labels, scores) in predictions.items():
-        _check_count(f"labels of {method}", labels, len(boxes))
-        _check_count(f"scores of {method}", scores, len(boxes))
-        known = truth or [None] * len(boxes)
-        named = [
-            _judge(label, float(score), true, TRUTH_COLOUR if truth else colours[label])
-            for label, score, true in zip(labels, scores, known, strict=True)
-        ]
-        panels.append((_count_right(method, named, known), boxes, named))
-    few = len(boxes) <= FEW_BOXES
-    columns = _columns(len(panels)) if few else min(2, len(panels))
-    side = max(MIN_PANEL, SHEET_WIDTH // columns)
-    font_size = PANEL_FONT if few else SMALL_PANEL_FONT
-    pictures = [_draw_named(make_canvas(image, side), where, named, font_size) for _, where, named in panels]
-    return make_sheet(pictures, [caption for caption, *_ in panels], columns)
+def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of a mask [h, w] that touch its outside; the edge of the image does not count as outside."""
+    padded = np.pad(mask, 1, mode="edge")
+    return mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
 
 
-def _true(
-    boxes: NDArray[np.float32],
-    truth: Sequence[str | None],
-    annotated: tuple[NDArray[np.float32], Sequence[str]] | None,
-) -> tuple[NDArray[np.float32], list[_Named]]:
-    where, names = annotated or (boxes, [name or "not annotated" for name in truth])
-    _check_boxes(where, len(names))
-    return where, [_Named(name=name, score=None, colour=TRUTH_COLOUR) for name in names]
-
-
-def _count_right(method: str, named: Sequence[_Named], truth: Sequence[str | None]) -> str:
-    known = sum(name is not None for name in truth)
-    right = sum(one.mark == "right" for one in named)
-    return f"{method}: {right} of {known} right" if known else method
-
-
-def _draw_named(
-    canvas: Canvas, boxes: NDArray[np.float32], named: Sequence[_Named], font_size: int
-) -> Image.Image:
-    """Outlines (small boxes over large ones), then as many tags as have room, then a line on the others."""
-    moved = canvas.to_canvas(boxes)
-    areas = (moved[:, 2] - moved[:, 0]) * (moved[:, 3] - moved[:, 1])
-    for i in np.argsort(-areas, kind="stable"):
-        outline(canvas, moved[i], named[i].colour, dashed=named[i].mark == "wrong")
-    tags = [_tag(one, moved[i], -float(areas[i])) for i, one in enumerate(named)]
-    style = TagStyle(font_size=font_size)
-    placed = place_tags(tags, canvas.picture.size, style)
-    draw_tags(canvas.picture, placed, style)
-    if missing := len(tags) - len(placed):
-        return add_footer(canvas.picture, f"+ {missing} labels without room", font_size)
-    return canvas.picture
-
-
-def _tag(named: _Named, box: NDArray[np.float64], smallness: float) -> Tag:
-    return Tag(
-        text=named.name,
-        suffix="" if named.score is None else f" {named.score:.2f}",
-        box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
-        colour=named.colour,
-        priority=smallness if named.score is None else named.score,
-        mark=named.mark,
+def _draw_heat(grid: NDArray[np.float32], box: NDArray[np.float32], axes: "Axes") -> str:
+    """A grid [gh, gw] as heat, cells on the areas they stand for, and a box in white."""
+    low, high = float(grid.min()), float(grid.max())
+    heat = (grid - low) / (high - low if high > low else 1.0)  # a constant grid is cold everywhere
+    axes.imshow(
+        heat,
+        cmap="inferno",
+        alpha=0.1 + 0.75 * heat,
+        vmin=0,
+        vmax=1,
+        interpolation="hermite",
+        extent=axes.images[0].get_extent(),
+        aspect="auto",
     )
-
-
-def _judge(label: str, score: float, true: str | None, colour: Colour) -> _Named:
-    """A named box; one whose truth is not known has `colour` and no mark."""
-    if true is None:
-        return _Named(name=label, score=score, colour=colour)
-    right = _comparable(label) == _comparable(true)
-    return _Named(
-        name=label,
-        score=score,
-        colour=RIGHT_COLOUR if right else WRONG_COLOUR,
-        mark="right" if right else "wrong",
-    )
-
-
-def _comparable(name: str) -> str:
-    return name.replace("_", " ").strip().casefold()
-
-
-def _colours(labels: Iterable[str]) -> dict[str, Colour]:
-    return {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(dict.fromkeys(labels))}
-
-
-def _columns(count: int) -> int:
-    return count if count <= 3 else ceil(sqrt(count))
-
-
-def _check_boxes(boxes: NDArray[np.float32], count: int) -> None:
-    if boxes.shape != (count, 4):
-        raise InputError(
-            f"boxes have shape {list(boxes.shape)}", f"[{count}, 4]: one xyxy row for each label"
-        )
-    if not np.isfinite(boxes).all():
-        raise InputError(
-            f"box {int(np.isfinite(boxes).all(axis=1).argmin())} is not finite", "xyxy in pixels"
-        )
-
-
-def _check_count(name: str, values: Sequence | NDArray | None, count: int) -> None:
-    if values is not None and len(values) != count:
-        raise InputError(f"{len(values)} {name}", f"{count}: one for each box or picture")
-
-
-def _check_masks(masks: NDArray[np.bool_], count: int, image: NDArray[np.uint8]) -> None:
-    expected = [count, *image.shape[:2]]
-    if list(masks.shape) != expected or masks.dtype != np.bool_:
-        raise InputError(f"masks are {masks.dtype} {list(masks.shape)}", f"bool {expected}: one for each box")
-
-
-def _check_attention(maps: NDArray[np.float32], *, dims: int) -> None:
-    if maps.ndim != dims or 0 in maps.shape or not np.isfinite(maps).all():
-        shape = "[gh,gw]" if dims == 2 else "[L,gh,gw]"
-        raise InputError(f"attention of shape {list(maps.shape)}", f"{shape}, every value finite")
+    _outline(axes, box, PAPER)
+    return ""

@@ -7,182 +7,113 @@ escaped, and a content security policy forbids the page to load or run anything.
 
 import base64
 import io
-import itertools
 import math
-import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cache
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import replacing
-from regionspot_cache.reporting.curve import NUM_STYLES, curve_svg, smoothing_window
-from regionspot_cache.reporting.style import REPORT_CSS
+from regionspot_cache.reporting.curve import Curve
+from regionspot_cache.reporting.drawing import Panel, sheet
+from regionspot_cache.reporting.lettering import visible
 
 Cell = str | int | float | None
 
-MAX_FIGURE_SIDE = 2400  # pixels; larger pictures are reduced
-WIDE_FIGURE = 1040  # pixels; wider pictures get a row of their own
-SMALL_FIGURE = 560  # pixels; wider pictures scroll on phones, so that their letters stay legible
-JPEG_QUALITY = 88
-FEW_COLOURS = 256
 MISSING = "–"
-LARGE_CHART, SMALL_CHART = (900, 360), (420, 300)  # of screens and phones, CSS pixels
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+JPEG_QUALITY = 88
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Text:
     """A heading, a text, or both. Blank lines part paragraphs."""
 
+    kind: ClassVar = "text"
     title: str = ""
     body: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Table:
-    """Rows under named columns; the first cell names the row.
+    """Rows under named columns; the first cell names the row, None and NaN print as a dash."""
 
-    Attributes:
-        rows: cells are text or numbers; None and NaN print as a dash.
-        note: under the table: protocol, source.
-        decimals: of floats; integers get thousands separators.
-    """
-
+    kind: ClassVar = "table"
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
-    decimals: int = 1
+
+    def __post_init__(self) -> None:
+        for i, row in enumerate(self.rows):
+            if len(row) != (expected := len(self.columns)):
+                raise InputError(f"row {i} of table {self.caption!r} has {len(row)} cells", f"{expected}")
+
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column, whether it has numbers alone."""
+        known = [[row[c] for row in self.rows if row[c] is not None] for c in range(len(self.columns))]
+        return [bool(cells) and not any(isinstance(cell, str) for cell in cells) for cells in known]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """A line chart of n points, raw and smoothed.
+@dataclass(frozen=True)
+class Picture:
+    """Panels that belong together, beside each other where there is room."""
 
-    Attributes:
-        xs: n values of the horizontal axis, rising.
-        series: name -> n values; None and NaN leave gaps.
-        x_label, y_label: with units.
-    """
-
-    title: str
-    xs: Sequence[float]
-    series: Mapping[str, Sequence[float | None]]
-    x_label: str
-    y_label: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A picture; `alt` says what it shows to readers who cannot see it."""
-
-    image: Image.Image
+    kind: ClassVar = "picture"
     caption: str
-    alt: str
+    panels: Sequence[Panel]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class KeyValues:
     """Settings and other facts, one on a line."""
 
+    kind: ClassVar = "facts"
     title: str
     items: Mapping[str, Cell]
 
 
-ReportSection = Text | Table | Curve | Figure | KeyValues
+ReportSection = Text | Table | Curve | Picture | KeyValues
 
 
 def write_report(path: Path, title: str, subtitle: str, sections: Sequence[ReportSection]) -> None:
     """Write a report to `path`, replacing what is there only when the new one is complete.
 
-    Sections appear in their order; neighbouring figures share a row where they fit.
-
     Raises:
-        InputError: a row, series or text does not fit its section.
         OSError: the file cannot be written.
     """
-    page = render_report(title, subtitle, sections).encode("utf-8")
-    with replacing(path) as staging, staging.open("wb") as file:
-        file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
+    page = render_report(title, subtitle, sections)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as staging:
+        staging.write_text(page, encoding="utf-8")
 
 
 def render_report(title: str, subtitle: str, sections: Sequence[ReportSection]) -> str:
-    """The HTML text that `write_report` writes."""
-    groups = itertools.groupby(sections, key=lambda section: isinstance(section, Figure))
-    body = "\n".join(_render_group(list(group), figures) for figures, group in groups)
-    lead = f'<p class="subtitle">{_safe(subtitle)}</p>' if subtitle else ""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_safe(title)}</title>\n<style>{REPORT_CSS}</style>\n</head>\n<body>\n"
-        f"<header><h1>{_safe(title)}</h1>{lead}</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    """The HTML text that `write_report` writes, sections in their order."""
+    return _template().render(title=title, subtitle=subtitle, sections=sections)
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("regionspot_cache.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else visible(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"cell": format_cell, "data_uri": data_uri}
+    return environment.get_template("report.html")
 
 
-def _render_group(group: Sequence[ReportSection], figures: bool) -> str:
-    inner = "\n".join(_render_section(section) for section in group)
-    return f'<div class="figures">\n{inner}\n</div>' if figures else inner
-
-
-def _render_section(section: ReportSection) -> str:
-    match section:
-        case Text():
-            return _render_text(section)
-        case Table():
-            return _render_table(section)
-        case Curve():
-            return _render_curve(section)
-        case Figure():
-            return _render_figure(section)
-        case KeyValues():
-            return _render_key_values(section)
-
-
-def _render_text(text: Text) -> str:
-    heading = f"<h2>{_safe(text.title)}</h2>" if text.title else ""
-    paragraphs = [part.strip() for part in text.body.split("\n\n")]
-    return heading + "".join(f"<p>{_safe(part)}</p>" for part in paragraphs if part)
-
-
-def _render_table(table: Table) -> str:
-    for i, row in enumerate(table.rows):
-        if len(row) != len(table.columns):
-            raise InputError(
-                f"row {i} of table {table.caption!r} has {len(row)} cells", f"{len(table.columns)}"
-            )
-    numeric = [_is_numeric([row[c] for row in table.rows]) for c in range(len(table.columns))]
-    classes = [' class="number"' if is_number else "" for is_number in numeric]
-    head = "".join(
-        f'<th scope="col"{kind}>{_safe(name)}</th>' for name, kind in zip(table.columns, classes, strict=True)
-    )
-    body = "\n".join(_render_row(row, classes, table.decimals) for row in table.rows)
-    note = f'<p class="note">{_safe(table.note)}</p>' if table.note else ""
-    rows = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
-    inner = f"<table><caption>{_safe(table.caption)}</caption>\n{rows}</table>"
-    return f'<div class="block">{_scrolling(inner, table.caption)}{note}</div>'
-
-
-def _render_row(row: Sequence[Cell], classes: Sequence[str], decimals: int) -> str:
-    texts = [_safe(format_cell(cell, decimals)) for cell in row]
-    cells = [f"<td{kind}>{text}</td>" for text, kind in zip(texts[1:], classes[1:], strict=True)]
-    return f'<tr><th scope="row"{classes[0]}>{texts[0]}</th>{"".join(cells)}</tr>'
-
-
-def _is_numeric(cells: Sequence[Cell]) -> bool:
-    known = [cell for cell in cells if cell is not None]
-    return bool(known) and not any(isinstance(cell, str) for cell in known)
-
-
-def format_cell(cell: Cell, decimals: int) -> str:
+def format_cell(cell: Cell, decimals: int = 1) -> str:
     """Text of a table cell: floats with fixed decimals, thousands separated, a dash for no value."""
     if isinstance(cell, str):
         return cell or MISSING
@@ -193,85 +124,8 @@ def format_cell(cell: Cell, decimals: int) -> str:
     return f"{cell:,}" if isinstance(cell, (int, np.integer)) else f"{cell:,.{decimals}f}"
 
 
-def _render_curve(curve: Curve) -> str:
-    for name, ys in curve.series.items():
-        if len(ys) != len(curve.xs):
-            raise InputError(f"series {name!r} of {curve.title!r} has {len(ys)} values", f"{len(curve.xs)}")
-    charts = [
-        f'<div class="{kind}">{_chart(curve, *size)}</div>'
-        for kind, size in (("large-screen", LARGE_CHART), ("small-screen", SMALL_CHART))
-    ]
-    return (
-        f'<div class="block"><div class="chart-title">{_safe(curve.title)}</div>{_legend(curve)}'
-        f"{''.join(charts)}{_smoothing_note(curve)}</div>"
-    )
-
-
-def _chart(curve: Curve, width: int, height: int) -> str:
-    series = {_clean(name): ys for name, ys in curve.series.items()}
-    texts = _clean(curve.title), _clean(curve.x_label), _clean(curve.y_label)
-    return curve_svg(texts[0], curve.xs, series, texts[1], texts[2], width=width, height=height)
-
-
-def _legend(curve: Curve) -> str:
-    entries = [
-        '<li><svg viewBox="0 0 42 10" aria-hidden="true">'
-        f'<path class="line s{i % NUM_STYLES}" d="M2 5H40"/></svg>{_safe(name)}</li>'
-        for i, name in enumerate(curve.series)
-    ]
-    return f'<ul class="legend">{"".join(entries)}</ul>'
-
-
-def _smoothing_note(curve: Curve) -> str:
-    window = smoothing_window(len(curve.xs))
-    return f'<p class="note">Thin: as measured. Thick: mean over {window} points.</p>' if window > 1 else ""
-
-
-def _render_figure(figure: Figure) -> str:
-    if not figure.alt.strip():
-        raise InputError(f"figure {figure.caption!r} has no alt text", "what it shows, in words")
-    image = figure.image.convert("RGB")
-    image.thumbnail((MAX_FIGURE_SIDE, MAX_FIGURE_SIDE), Image.Resampling.LANCZOS)
-    size = f'width="{image.width}" height="{image.height}"'
-    tag = f'<img src="{data_uri(image)}" alt="{_safe(figure.alt)}" {size}>'
-    caption = f"<figcaption>{_safe(figure.caption)}</figcaption>"
-    if image.width <= SMALL_FIGURE:
-        return f"<figure>{caption}{tag}</figure>"
-    kind = "wide" if image.width > WIDE_FIGURE else "medium"
-    return f'<figure class="{kind}">{caption}{_scrolling(tag, figure.caption)}</figure>'
-
-
-def _scrolling(inner: str, label: str) -> str:
-    """A part that scrolls sideways on narrow screens, also from the keyboard."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{_safe(label)}">{inner}</div>'
-
-
-def data_uri(image: Image.Image) -> str:
-    """An RGB picture as a data URI: PNG where it has few colours (drawings), else JPEG (photographs)."""
+def data_uri(panel: Panel) -> str:
+    """The picture of a panel without its caption."""
     data = io.BytesIO()
-    kind = "png" if image.getcolors(FEW_COLOURS) else "jpeg"
-    image.save(data, kind, **({} if kind == "png" else {"quality": JPEG_QUALITY, "subsampling": 0}))
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
-
-
-def _render_key_values(section: KeyValues) -> str:
-    items = "".join(
-        f"<dt>{_safe(key)}</dt><dd>{_safe(format_cell(value, 4))}</dd>"
-        for key, value in section.items.items()
-    )
-    heading = f"<h2>{_safe(section.title)}</h2>" if section.title else ""
-    return f"{heading}<dl>{items}</dl>"
-
-
-def _clean(text: str) -> str:
-    """Text without characters that HTML forbids: controls, and halves of surrogate pairs from file names."""
-    kept = "".join("\N{REPLACEMENT CHARACTER}" if _is_control(c) else c for c in text)
-    return kept.encode("utf-8", "replace").decode("utf-8")
-
-
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) == "Cc" and character not in "\n\t"
-
-
-def _safe(text: str) -> str:
-    return escape(_clean(text), quote=True)
+    sheet([panel], captions=False).save(data, "jpeg", quality=JPEG_QUALITY, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"

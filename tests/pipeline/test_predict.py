@@ -82,7 +82,7 @@ def test_a_page_with_everything(finished: Path, tmp_path: Path) -> None:
     assert ran.json["report"] == str(report)
     page = Page(report.read_text(encoding="utf-8"))
     images = page.all("img")
-    assert len(images) == 2 + 3  # side by side, masks, the attention of every box
+    assert len(images) == 3 + 1 + 3 * 2  # side by side, masks, the attention of every box by layer
     assert all(str(image["src"]).startswith("data:image/") for image in images)
     assert not {"script", "link", "b"} & {tag for tag, _ in page.elements}
     for region in ran.json["regions"]:

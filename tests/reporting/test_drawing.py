@@ -1,330 +1,284 @@
 """Pictures: legible at any size, labels on the image and apart, verdicts not by colour alone."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.reporting import drawing
-from regionspot_cache.reporting.canvas import (
-    MIN_CANVAS,
-    MIN_SIDE,
-    make_canvas,
-    outline,
-    tint_masks,
-)
 from regionspot_cache.reporting.drawing import (
+    DPI,
+    MIN_BOX,
+    MIN_SIDE,
     PALETTE,
-    RIGHT_COLOUR,
-    TRUTH_COLOUR,
-    WRONG_COLOUR,
-    compare_predictions,
-    draw_regions,
+    SIDE,
+    VERDICTS,
+    Panel,
+    attention,
+    comparison,
+    regions,
+    sheet,
 )
-from regionspot_cache.reporting.lettering import (
-    BLACK,
-    WHITE,
-    Tag,
-    TagStyle,
-    fit_text,
-    load_font,
-    place_tags,
-    relative_luminance,
-    text_colour,
-)
+from regionspot_cache.reporting.lettering import UNKNOWN, legible, shortened, visible
+from regionspot_cache.reporting.scene import Names, Scene
 
 GREY = 128
-
-
-def flat(width: int, height: int) -> np.ndarray:
-    return np.full((height, width, 3), GREY, np.uint8)
+BOXES = ((20, 60, 140, 180), (220, 60, 380, 180))
 
 
 def boxes_of(*rows: tuple[float, float, float, float]) -> np.ndarray:
     return np.array(rows, np.float32).reshape(-1, 4)
 
 
-def has_colour(picture: Image.Image, colour: tuple[int, int, int]) -> bool:
-    return bool((np.asarray(picture) == np.array(colour, np.uint8)).all(axis=-1).any())
+def scene_of(
+    size: tuple[int, int] = (400, 200),
+    boxes: Any = BOXES,
+    named: dict[str, list[str]] | None = None,
+    **known: Any,
+) -> Scene:
+    """A grey image (width, height) with boxes that methods name, the first box surest."""
+    boxes = boxes_of(*boxes)
+    scores = np.linspace(0.9, 0.1, len(boxes), dtype=np.float32)
+    named = {"ours": ["cat"] * len(boxes)} if named is None else named
+    return Scene(
+        title="Image 1",
+        image=np.full((size[1], size[0], 3), GREY, np.uint8),
+        boxes=boxes,
+        named={method: Names(names, scores) for method, names in named.items()},
+        **known,
+    )
 
 
-def contrast(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
-    low, high = sorted((relative_luminance(a), relative_luminance(b)))
-    return (high + 0.05) / (low + 0.05)
+def ground(panel: Panel) -> Any:
+    """Axes with the image of a panel, a pixel of the image one pixel large."""
+    height, width = panel.image.shape[:2]
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(panel.image, extent=(0, width, height, 0), aspect="auto")
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    return axes
 
 
-class TestPlaceTags:
-    @settings(deadline=None, max_examples=60)
+def drawn(panel: Panel) -> Any:
+    """The axes of a panel."""
+    axes = ground(panel)
+    panel.draw(axes)
+    return axes
+
+
+def tags(panel: Panel) -> list[str]:
+    return [text.get_text() for text in drawn(panel).texts]
+
+
+class TestTags:
+    @settings(max_examples=40)
     @given(data=st.data())
-    def test_tags_stay_on_the_canvas_and_apart(self, data: st.DataObject) -> None:
-        width, height = data.draw(st.tuples(st.integers(20, 500), st.integers(20, 400)))
+    def test_tags_stay_on_the_image_and_apart(self, data: st.DataObject) -> None:
         corner = st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
         rows = data.draw(st.lists(corner, max_size=25))
-        texts = data.draw(st.lists(st.text(max_size=40), min_size=len(rows), max_size=len(rows)))
-        tags = [
-            Tag(
-                text=text,
-                box=(
-                    min(a, c) * width,
-                    min(b, d) * height,
-                    max(a, c) * width,
-                    max(b, d) * height,
-                ),
-                colour=PALETTE[0],
-                mark="wrong" if i % 2 else None,
-            )
-            for i, (text, (a, b, c, d)) in enumerate(zip(texts, rows, strict=True))
-        ]
-        placed = place_tags(tags, (width, height), TagStyle(font_size=13))
-        areas = np.array([one.area for one in placed]).reshape(-1, 4)
-        assert (areas[:, :2] >= 0).all()
-        assert (areas[:, 2:] <= [width, height]).all()
-        for i, a in enumerate(areas):
-            for b in areas[i + 1 :]:
-                apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-                assert apart, (a, b)
+        names = data.draw(st.lists(st.text(max_size=40), min_size=len(rows), max_size=len(rows)))
+        boxes = [(400 * min(a, c), 200 * min(b, d), 400 * max(a, c), 200 * max(b, d)) for a, b, c, d in rows]
+        axes = drawn(regions(scene_of(boxes=boxes, named={"ours": names})))
+        areas = [text.get_window_extent() for text in axes.texts]
+        for i, area in enumerate(areas):
+            assert axes.bbox.contains(*area.min)
+            assert axes.bbox.contains(*area.max)
+            assert not area.count_overlaps(areas[i + 1 :])
 
     def test_a_tag_alone_stands_just_above_its_box(self) -> None:
-        style = TagStyle(font_size=14)
-        tag = Tag(text="cat", box=(100, 100, 180, 160), colour=PALETTE[0])
-        (placed,) = place_tags([tag], (400, 300), style)
-        assert placed.area[0] == 100
-        assert placed.area[3] == 100
+        axes = drawn(regions(scene_of(boxes=[(100, 100, 180, 160)])))
+        (area,) = [text.get_window_extent() for text in axes.texts]
+        assert area.x0 == pytest.approx(100, abs=2)
+        assert axes.bbox.height - area.y0 == pytest.approx(100, abs=6)
 
-    def test_the_text_fits_its_backing(self) -> None:
-        style = TagStyle(font_size=14)
-        tag = Tag(text="wide name", suffix=" 0.50", box=(10, 50, 60, 90), colour=PALETTE[0], mark="right")
-        (placed,) = place_tags([tag], (400, 300), style)
-        needed = load_font(14).getlength(placed.text) + style.mark_side + 3 * style.pad
-        assert placed.area[2] - placed.area[0] >= needed
-
-    def test_high_priority_chooses_first(self) -> None:
-        style = TagStyle(font_size=14)
-        tags = [
-            Tag(text="cat", box=(50, 50, 120, 100), colour=PALETTE[0], priority=priority)
-            for priority in (0.1, 0.9)
-        ]
-        placed = place_tags(tags, (300, 300), style)
-        assert [one.tag.priority for one in placed] == [0.9, 0.1]
-        assert placed[0].area[3] == 50
-
-    def test_tags_without_room_are_left_out(self) -> None:
-        tags = [Tag(text="same", box=(0, 0, 60, 40), colour=PALETTE[0]) for _ in range(20)]
-        placed = place_tags(tags, (60, 40), TagStyle(font_size=13))
-        assert 1 <= len(placed) < 20
+    def test_the_surest_choose_first_and_the_others_have_their_numbers(self) -> None:
+        boxes = [(90 + 2 * i, 30, 300 + 10 * i, 190) for i in range(9)]
+        panel = regions(scene_of(boxes=boxes, named={"ours": ["a name that takes room"] * 9}))
+        found = tags(panel)
+        assert found[0] == "1 a name that takes room 0.90"
+        numbers = [text for text in found if text.isdigit()]
+        assert numbers
+        assert numbers == sorted(numbers)
+        whole = len(found) - len(numbers)
+        assert panel.draw(ground(panel)) == f" (no room for {9 - whole} of 9 names)"
 
     def test_a_long_name_is_cut_but_keeps_its_score(self) -> None:
-        tag = Tag(text="name " * 60, suffix=" 0.87", box=(0, 0, 9, 9), colour=PALETTE[0])
-        (placed,) = place_tags([tag], (300, 200), TagStyle(font_size=13))
-        assert placed.text.endswith("... 0.87")
-        assert placed.area[2] <= 300
+        (tag,) = tags(regions(scene_of((900, 200), BOXES[:1], {"ours": ["name " * 60]})))
+        assert tag.startswith("1 name name")
+        assert tag.endswith("… 0.90")
+
+    @pytest.mark.parametrize("colour", [*PALETTE, *VERDICTS.values()])
+    def test_letters_have_wcag_contrast(self, colour: str) -> None:
+        channels = np.array(to_rgb(colour))
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        assert (linear @ [0.2126, 0.7152, 0.0722] + 0.05) / 0.05 >= 4.5
 
 
-class TestText:
-    @given(text=st.text(max_size=80), width=st.floats(0, 300))
-    def test_cut_text_fits(self, text: str, width: float) -> None:
-        font = load_font(13)
-        cut = fit_text(text, font, width)
-        assert font.getlength(cut) <= max(width, 0)
-        assert "\n" not in cut
+class TestLettering:
+    def test_what_cannot_be_seen_is_made_visible(self) -> None:
+        assert visible("a\x00b\x1b[1m\ud800\u202ec\n") == f"a{UNKNOWN}b{UNKNOWN}[1m{UNKNOWN}{UNKNOWN}c\n"
+        assert visible("犬 قطة naïve") == "犬 قطة naïve"
 
-    @pytest.mark.parametrize("colour", [*PALETTE, RIGHT_COLOUR, WRONG_COLOUR, TRUTH_COLOUR])
-    def test_labels_have_wcag_contrast(self, colour: tuple[int, int, int]) -> None:
-        ink = text_colour(colour)
-        assert contrast(ink, colour) >= 4.5
-        assert contrast(ink, colour) == max(contrast(BLACK, colour), contrast(WHITE, colour))
+    @given(st.text(max_size=80), st.integers(1, 90))
+    def test_shortened_text_is_one_line_that_fits(self, text: str, length: int) -> None:
+        short = shortened(text, length)
+        assert len(short) <= length
+        assert len(short.splitlines()) <= 1
+
+    def test_any_script_is_drawn_without_warnings(self) -> None:
+        names = ["犬", "قطة", "mot d'été", "$x^2$", "\U0001f600", "\U0010fffd"]
+        sheet([regions(scene_of(boxes=BOXES[:1] * 6, named={"ours": names}))])
+        assert legible("\U0010fffd cat") == (f"{UNKNOWN} cat", ["DejaVu Sans"])
 
 
-class TestDrawRegions:
+class TestRegions:
     @pytest.mark.parametrize(
-        "size", [(100, 75), (100, 100), (640, 480), (6000, 4000), (3000, 60), (60, 3000)]
+        "size", [(1, 1), (100, 75), (100, 100), (640, 480), (6000, 4000), (3000, 60), (60, 3000)]
     )
     def test_pictures_suit_a_screen(self, size: tuple[int, int]) -> None:
         width, height = size
-        boxes = boxes_of((0, 0, width, height), (width / 4, height / 4, width / 2, height / 2))
-        picture = draw_regions(flat(*size), boxes, ["cat", "dog"], np.array([0.5, 0.9], np.float32))
-        assert MIN_SIDE <= max(picture.size) <= 1024
-        assert min(picture.size) >= MIN_CANVAS
-        assert has_colour(picture, PALETTE[0])
-        assert has_colour(picture, PALETTE[1])
+        boxes = [(0, 0, width, height), (width / 4, height / 4, width / 2, height / 2)]
+        masks = np.zeros((2, height, width), bool)
+        masks[0] = True
+        picture = sheet([regions(scene_of(size, boxes, masks=masks))], captions=False)
+        assert max(picture.size) == SIDE
+        assert min(picture.size) >= MIN_SIDE
+        assert sheet([regions(scene_of(size, boxes))], side=1024).width >= MIN_SIDE
 
     def test_outlines_lie_on_the_scaled_box(self) -> None:
-        picture = np.asarray(draw_regions(flat(2048, 1024), boxes_of((400, 300, 1200, 900)), [""]))
-        column = np.flatnonzero((picture == np.array(PALETTE[0])).all(-1)[300])
-        assert {column.min(), column.max()} == {200, 600}
-        assert (picture[50] == GREY).all()
+        panel = regions(scene_of((1280, 640), [(400, 300, 1200, 600)], {"ours": [""]}))
+        picture = np.asarray(sheet([panel], captions=False)).astype(int)
+        row = np.abs(picture[250] - 255 * np.array(to_rgb(PALETTE[0]))).max(axis=-1)
+        columns = np.flatnonzero(row < 30)
+        assert columns.min() == pytest.approx(200, abs=1)
+        assert columns.max() == pytest.approx(600, abs=1)
+        assert (picture[20] == GREY).all()
 
-    def test_one_colour_for_each_name(self) -> None:
-        boxes = boxes_of((10, 50, 90, 190), (210, 50, 290, 190), (310, 50, 390, 190))
-        picture = np.asarray(draw_regions(flat(400, 200), boxes, ["cat", "dog", "cat"], max_side=400))
-        assert [tuple(picture[100, x]) for x in (10, 210, 310)] == [PALETTE[0], PALETTE[1], PALETTE[0]]
+    def test_a_box_too_small_to_see_is_drawn_larger(self) -> None:
+        axes = drawn(regions(scene_of(boxes=[(300, 100, 301, 101)])))
+        for line in axes.lines:
+            assert np.ptp(line.get_xdata()) == pytest.approx(MIN_BOX, abs=0.1)
+            assert np.mean(line.get_ydata()[:-1]) == pytest.approx(100.4, abs=3)
 
-    def test_crowds_say_how_many_labels_are_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        notes: list[str] = []
-        original = drawing.add_footer
-        monkeypatch.setattr(
-            drawing, "add_footer", lambda p, text, s: (notes.append(text), original(p, text, s))[1]
-        )
-        boxes = np.tile(boxes_of((10, 10, 90, 90)), (300, 1))
-        picture = draw_regions(flat(100, 100), boxes, ["label"] * 300)
-        assert len(notes) == 1
-        assert 0 < int(notes[0].split()[1]) < 300
-        assert picture.height > picture.width
+    def test_one_colour_for_each_name_in_all_panels(self) -> None:
+        scene = scene_of(named={"ours": ["a", "b"], "other": ["b", "c"]})
+        colours = {
+            (text.get_text().split()[1], text.get_bbox_patch().get_facecolor())
+            for panel in comparison(scene)
+            for text in drawn(panel).texts
+        }
+        assert len(colours) == 3
 
-    def test_no_boxes(self) -> None:
-        picture = draw_regions(flat(900, 500), np.zeros((0, 4), np.float32), [])
-        assert (np.asarray(picture) == GREY).all()
+    def test_masks_are_tinted_the_rim_is_solid_and_small_ones_lie_above(self) -> None:
+        masks = np.zeros((2, 640, 640), bool)
+        masks[0, 300:340, 300:340] = True
+        masks[1, 100:600, 100:600] = True
+        named = {"ours": ["a", "b"]}
+        panel = regions(scene_of((640, 640), [(0, 0, 640, 640)] * 2, named, masks=masks))
+        pixels = np.asarray(sheet([panel], captions=False)).astype(float)
+        first, second = (255 * np.array(to_rgb(colour)) for colour in PALETTE[:2])
+        assert np.abs(pixels[320, 320] - (0.6 * GREY + 0.4 * first)).max() <= 2
+        assert np.abs(pixels[200, 200] - (0.6 * GREY + 0.4 * second)).max() <= 2
+        assert np.abs(pixels[320, 100] - second).max() <= 2
+        assert (pixels[620, 50] == GREY).all()
 
-    def test_boxes_beyond_the_image_are_clipped(self) -> None:
-        picture = draw_regions(flat(900, 900), boxes_of((-1e6, -50, 1e6, 1e9)), ["all"])
-        assert picture.size == (900, 900)
-
-    def test_the_input_is_not_changed(self) -> None:
-        image = flat(1000, 800)
-        draw_regions(image, boxes_of((0, 0, 500, 500)), ["cat"], masks=np.ones((1, 800, 1000), bool))
-        assert (image == GREY).all()
-
-    def test_the_same_input_gives_the_same_picture(self) -> None:
-        boxes = boxes_of(*[(i, i, i + 200, i + 150) for i in range(0, 300, 10)])
-        first, second = (draw_regions(flat(640, 480), boxes, ["a", "b", "c"] * 10) for _ in range(2))
-        assert first.tobytes() == second.tobytes()
+    def test_no_boxes_and_the_same_input_gives_the_same_picture(self) -> None:
+        assert (np.asarray(sheet([regions(scene_of(boxes=()))], captions=False)) == GREY).all()
+        scene = scene_of(boxes=[(i, i, i + 50, i + 40) for i in range(0, 150, 10)])
+        assert sheet([regions(scene)]).tobytes() == sheet([regions(scene)]).tobytes()
+        assert (scene.image == GREY).all()
 
     @pytest.mark.parametrize(
-        ("boxes", "labels", "scores", "match"),
+        ("wrong", "match"),
         [
-            (np.zeros((2, 4), np.float32), ["one"], None, r"boxes have shape \[2, 4\]"),
-            (np.zeros((1, 5), np.float32), ["one"], None, r"\[1, 5\]"),
-            (boxes_of((0, 0, np.nan, 1)), ["one"], None, "box 0 is not finite"),
-            (boxes_of((0, 0, 1, 1)), ["one"], np.zeros(2, np.float32), "2 scores"),
+            ({"boxes": [(0, 0, np.nan, 1)]}, "boxes"),
+            ({"named": {}}, "names"),
+            ({"named": {"ours": ["cat"]}}, "names"),
+            ({"truth": ["cat"]}, "truth"),
+            ({"masks": np.zeros((2, 100, 80), bool)}, "masks"),
+            ({"annotated": (boxes_of((0, 0, 9, 9)), [])}, "annotated"),
+            ({"attention": np.zeros((3, 1, 4, 4), np.float32)}, "attention"),
+            ({"attention": np.zeros((3, 2, 4), np.float32)}, "attention"),
+            ({"attention": np.full((3, 2, 4, 4), np.nan, np.float32)}, "attention"),
         ],
     )
-    def test_wrong_shapes_are_refused(
-        self, boxes: np.ndarray, labels: list[str], scores: np.ndarray | None, match: str
-    ) -> None:
+    def test_parts_that_do_not_belong_together_are_refused(self, wrong: dict[str, Any], match: str) -> None:
         with pytest.raises(InputError, match=match):
-            draw_regions(flat(100, 100), boxes, labels, scores)
-
-    @pytest.mark.parametrize("image", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3), np.float32)])
-    def test_other_images_are_refused(self, image: np.ndarray) -> None:
-        with pytest.raises(InputError, match="image is"):
-            draw_regions(image, np.zeros((0, 4), np.float32), [])
-
-    def test_masks_of_another_size_are_refused(self) -> None:
-        with pytest.raises(InputError, match="masks are bool"):
-            draw_regions(flat(100, 80), boxes_of((0, 0, 9, 9)), ["a"], masks=np.zeros((1, 100, 80), bool))
+            scene_of(**wrong)
 
 
-class TestMasks:
-    def test_inside_is_tinted_the_rim_is_solid_the_rest_is_untouched(self) -> None:
-        mask = np.zeros((1, 500, 1000), bool)
-        mask[0, 100:400, 200:700] = True
-        canvas = make_canvas(flat(1000, 500), 1000)
-        tint_masks(canvas, mask, [PALETTE[0]])
-        pixels = np.asarray(canvas.picture)
-        expected = np.round(0.6 * GREY + 0.4 * np.array(PALETTE[0]))
-        assert np.abs(pixels[250, 450] - expected).max() <= 1
-        assert tuple(pixels[250, 200]) == PALETTE[0]
-        assert (pixels[50, 50] == GREY).all()
+class TestComparison:
+    def test_verdicts_have_marks(self) -> None:
+        truth, ours = comparison(scene_of(named={"ours": ["cat", "dog"]}, truth=["cat", "cow"]))
+        assert tags(truth) == ["1 cat", "2 cow"]
+        assert tags(ours) == ["1 ✓ cat 0.90", "2 ✗ dog 0.10"]
+        assert ours.caption == "ours: 1 of 2 right"
+        assert (truth.alt, ours.alt) == ("truly cat, cow", "ours says cat, dog")
 
-    def test_a_small_mask_shows_over_a_large_one(self) -> None:
-        masks = np.zeros((2, 900, 900), bool)
-        masks[0, 400:500, 400:500] = True
-        masks[1] = True
-        canvas = make_canvas(flat(900, 900), 900)
-        tint_masks(canvas, masks, [PALETTE[0], PALETTE[6]])
-        pixels = np.asarray(canvas.picture).astype(int)
-        assert pixels[450, 450, 0] > pixels[100, 100, 0]
+    def test_case_and_underscores_do_not_matter(self) -> None:
+        scene = scene_of(named={"ours": ["Traffic light", "dog "]}, truth=["traffic_light", "Dog"])
+        assert [scene.right("ours", i) for i in range(2)] == [True, True]
 
+    def test_wrong_boxes_are_dashed(self) -> None:
+        _, ours = comparison(scene_of(named={"ours": ["cat", "dog"]}, truth=["cat", "cow"]))
+        styles = {line.get_color(): line.get_linestyle() for line in drawn(ours).lines}
+        assert styles[VERDICTS[True]] == "-"
+        assert styles[VERDICTS[False]] == "--"
 
-class TestComparePredictions:
-    boxes = boxes_of((20, 60, 140, 180), (220, 60, 380, 180))
-    scores = np.array([0.9, 0.4], np.float32)
+    def test_a_box_without_truth_is_not_judged(self) -> None:
+        truth, ours = comparison(scene_of(named={"ours": ["cat", "dog"]}, truth=["cat", None]))
+        assert tags(truth) == ["1 cat", "2 not annotated"]
+        assert tags(ours) == ["1 ✓ cat 0.90", "2 dog 0.10"]
+        assert ours.caption == "ours: 1 of 1 right"
 
-    def tags(self, monkeypatch: pytest.MonkeyPatch, labels: list[str], truth: list[str | None]) -> list[Tag]:
-        seen: list[Tag] = []
-        original = drawing.place_tags
-        monkeypatch.setattr(
-            drawing, "place_tags", lambda tags, *rest: (seen.extend(tags), original(tags, *rest))[1]
-        )
-        compare_predictions(flat(400, 200), self.boxes, {"ours": (labels, self.scores)}, truth)
-        return seen
-
-    def test_verdicts_have_marks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        tags = self.tags(monkeypatch, ["cat", "dog"], ["cat", "cow"])
-        assert [(tag.text, tag.mark) for tag in tags] == [
-            ("cat", None),
-            ("cow", None),
-            ("cat", "right"),
-            ("dog", "wrong"),
-        ]
-
-    def test_case_and_underscores_do_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        tags = self.tags(monkeypatch, ["Traffic light", "dog "], ["traffic_light", "Dog"])
-        assert [tag.mark for tag in tags[2:]] == ["right", "right"]
-
-    @pytest.mark.parametrize(("dashed", "shades"), [(False, 1), (True, 2)])
-    def test_wrong_boxes_are_dashed_in_grey_too(self, dashed: bool, shades: int) -> None:
-        canvas = make_canvas(flat(900, 600), 900)
-        outline(canvas, np.array([100.0, 100, 700, 500]), WRONG_COLOUR, dashed=dashed)
-        grey = np.asarray(canvas.picture.convert("L"))
-        for side in (grey[100, 100:700], grey[500, 100:700], grey[100:500, 100], grey[100:500, 700]):
-            assert len(np.unique(side)) == shades
-
-    def test_another_number_of_labels_is_refused(self) -> None:
-        with pytest.raises(InputError, match="1 labels of ours"):
-            compare_predictions(flat(400, 200), self.boxes, {"ours": (["cat"], self.scores)}, ["cat", "cow"])
-
-    def test_a_box_without_truth_is_not_judged(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        tags = self.tags(monkeypatch, ["cat", "dog"], ["cat", None])
-        assert [(tag.text, tag.mark) for tag in tags] == [
-            ("cat", None),
-            ("not annotated", None),
-            ("cat", "right"),
-            ("dog", None),
-        ]
-        assert tags[3].colour == TRUTH_COLOUR
-
-    def test_proposals_stand_beside_the_annotated_boxes(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen: list[Tag] = []
-        original = drawing.place_tags
-        monkeypatch.setattr(
-            drawing, "place_tags", lambda tags, *rest: (seen.extend(tags), original(tags, *rest))[1]
-        )
+    def test_proposals_stand_beside_the_annotated_boxes(self) -> None:
         annotated = boxes_of((10, 10, 90, 90)), ["cow"]
-        compare_predictions(
-            flat(400, 200), self.boxes, {"ours": (["a", "b"], self.scores)}, [None, "b"], annotated
-        )
-        assert [(tag.text, tag.mark) for tag in seen] == [("cow", None), ("a", None), ("b", "right")]
+        truth, _ = comparison(scene_of(truth=[None, "b"], annotated=annotated))
+        assert tags(truth) == ["cow"]
 
-    def test_without_truth_equal_names_have_equal_colours_in_all_panels(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        seen: list[Tag] = []
-        original = drawing.place_tags
-        monkeypatch.setattr(
-            drawing, "place_tags", lambda tags, *rest: (seen.extend(tags), original(tags, *rest))[1]
-        )
-        predictions = {"ours": (["a", "b"], self.scores), "other": (["b", "c"], self.scores)}
-        compare_predictions(flat(400, 200), self.boxes, predictions)
-        colours = [(tag.text, tag.colour) for tag in seen]
-        assert len(colours) == 4
-        assert len(set(colours)) == 3
-        assert all(tag.mark is None for tag in seen)
-
-    def test_nothing_to_compare_is_refused(self) -> None:
-        with pytest.raises(InputError, match="no predictions"):
-            compare_predictions(flat(400, 200), self.boxes, {}, ["cat", "cow"])
+    def test_a_sheet_holds_every_panel_under_its_caption(self) -> None:
+        panels = comparison(scene_of((640, 400), named={"a": ["x", "y"], "b": ["x", "y"], "c": ["x", "y"]}))
+        picture = sheet(panels, columns=2)
+        assert picture.width > 2 * SIDE
+        assert picture.height > 2 * 400
 
 
-class TestOutline:
-    def test_a_box_too_small_to_see_is_drawn_larger(self) -> None:
-        canvas = make_canvas(flat(900, 600), 900)
-        outline(canvas, np.array([300.0, 300, 301, 301]), WHITE)
-        white = (np.asarray(canvas.picture) == WHITE).all(axis=-1)
-        rows, columns = np.nonzero(white)
-        assert np.ptp(rows) >= 9
-        assert np.ptp(columns) >= 9
-        assert (rows.min() + rows.max()) / 2 == pytest.approx(300.5, abs=1)
-        assert not white[300, 300]
+class TestAttention:
+    @pytest.mark.parametrize("cell", [(0, 0), (3, 6), (6, 0)])
+    def test_the_brightest_place_is_the_cell_with_most_attention(self, cell: tuple[int, int]) -> None:
+        grid = np.zeros((1, 2, 7, 7), np.float32)
+        grid[0, 0][cell] = 1
+        (panel,) = attention(scene_of((630, 315), attention=grid), 0)
+        heat = np.asarray(sheet([panel], side=630, captions=False).convert("L")).astype(float)
+        heat = heat.reshape(7, 45, 7, 90).mean(axis=(1, 3))
+        assert np.unravel_index(heat.argmax(), heat.shape) == cell
+        x, y = (100 * (place + 0.5) / 7 for place in cell[::-1])
+        assert f"layer 1 most at {x:.0f} % from the left, {y:.0f} % from the top" in panel.alt
+
+    def test_the_scale_of_attention_does_not_matter(self) -> None:
+        grid = np.random.default_rng(0).random((1, 2, 5, 5)).astype(np.float32)
+        pictures = [sheet(attention(scene_of(attention=grid * scale), 0)) for scale in (1, 4)]
+        assert pictures[0].tobytes() == pictures[1].tobytes()
+
+    def test_a_constant_map_is_cold(self) -> None:
+        panels = attention(scene_of(attention=np.full((1, 2, 4, 4), 0.25, np.float32)), 0)
+        assert np.asarray(sheet(panels, captions=False))[20, 20].max() < GREY
+
+    @pytest.mark.parametrize("layers", [1, 3, 6])
+    def test_one_panel_a_layer_with_the_box_in_white(self, layers: int) -> None:
+        grid = np.full((layers, 2, 2, 2), 0.1, np.float32)
+        grid[0, 0, 0, 0] = 0.7
+        panels = attention(scene_of(attention=grid), 0)
+        assert len(panels) == layers
+        assert panels[0].caption == "1 cat 0.90, layer 1: peak 2.8 x mean"
+        outlines = [line for line in drawn(panels[0]).lines if line.get_color() == "#ffffff"]
+        assert [Bbox(line.get_path().vertices[[0, 2]]).extents.tolist() for line in outlines] == [
+            list(BOXES[0])
+        ]
