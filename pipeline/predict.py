@@ -52,7 +52,7 @@ def predict(
     if settings.report:
         write_page(settings.report, scene, prediction, settings)
         facts["report"] = str(settings.report)
-    written = filter(None, [*facts["pictures"], facts.get("report")])
+    written = [*facts["pictures"], *([facts["report"]] if settings.report else [])]
     text = "\n".join([*map(line_of, facts["regions"]), *written])
     console.result(facts, text, as_json=as_json)
     return prediction

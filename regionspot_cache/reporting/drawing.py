@@ -202,7 +202,8 @@ def _draw_regions(found: Sequence[_Region], masks: NDArray[np.bool_] | None, axe
 
 def _tag(axes: "Axes", region: _Region) -> bool:
     """The tag of a region where it covers no other, or else its number; whether the tag had room."""
-    renderer = axes.figure.canvas.get_renderer()
+    canvas: Any = axes.figure.canvas  # that of Agg
+    renderer = canvas.get_renderer()
     taken = [text.get_window_extent(renderer).padded(4) for text in axes.texts]
     (x0, y0, x1, y1), (whole, families) = region.box, legible(region.tag)
     down = ((y0, "bottom"), (y1, "top"), (y0, "top"), (y1, "bottom"))

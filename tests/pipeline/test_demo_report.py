@@ -48,6 +48,7 @@ def test_the_page(demo: DemoFacts, finished: Path, tmp_path: Path, monkeypatch: 
         assert number in page.text
     assert "the paper's table 1" in page.text
     alts = [str(image["alt"]) for image in page.all("img")]
-    for alt, start in zip(alts, ("truly", "regionspot says", "clip-box says", "clip-mask says"), strict=False):
+    starts = ("truly", "regionspot says", "clip-box says", "clip-mask says")
+    for alt, start in zip(alts, starts, strict=False):
         assert alt.startswith(start)
     assert len(alts) == 4 + 1 + 2  # side by side, masks, attention of one box in both layers
