@@ -15,6 +15,7 @@ CONTENT = (
     ("pipeline", "*.py"),
     ("pipeline/configs", "*.yaml"),  # a link here, files in the wheel
     ("regionspot_cache/assets", "*"),
+    ("regionspot_cache/reporting/templates", "*"),
 )
 
 

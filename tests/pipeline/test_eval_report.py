@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +107,8 @@ def test_the_page_has_every_part_and_loads_nothing(given: Path) -> None:
     assert [alt.split(" ")[0] for alt in alts[:5]] == ["truly", *METHODS, METHODS[0]]
     assert "layer 1 most at" in alts[5]
     assert (len(alts) - 5) // 2 in range(1, 5)  # boxes whose attention is shown in both layers
-    for word in ("beside the truth", "SAM&#x27;s masks", "where regionspot looks for box"):
-        assert word in html
+    for word in ("beside the truth", "SAM's masks", "where regionspot looks for box"):
+        assert word in unescape(html)
 
 
 def test_numbers_of_the_page_are_those_of_the_metrics(given: Path) -> None:
