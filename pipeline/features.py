@@ -62,13 +62,13 @@ class Clock:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._lock = Lock()
 
-    def of(self, half: str, halves: Sequence[str]) -> dict[str, float]:
-        """Seconds of one half of a pass: its own network, and its equal share of the steps that serve all.
+    def of(self, part: str, parts: Sequence[str]) -> dict[str, float]:
+        """Seconds of one part of a pass: its own network, and its equal share of the steps that serve all.
 
-        Added up over `halves`, these are the seconds of the pass without "write", which each half adds.
+        Added up over `parts`, these are the seconds of the pass without "write", which each part adds.
         """
-        own = {half: self.seconds[half]} if half in self.seconds else {}
-        shared = {step: self.seconds[step] / len(halves) for step in SHARED_STEPS if step in self.seconds}
+        own = {part: self.seconds[part]} if part in self.seconds else {}
+        shared = {step: self.seconds[step] / len(parts) for step in SHARED_STEPS if step in self.seconds}
         return {**shared, **own}
 
     @contextmanager
@@ -84,7 +84,7 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """The frozen networks of the halves at hand."""
+    """The frozen networks of the parts at hand."""
 
     sam: SamEncoder | None = None
     clip: ClipEncoder | None = None
@@ -112,7 +112,7 @@ class ImageLoader:
     clock: Clock
 
     def batches(
-        self, part: PartitionPlan, slots: Sequence[int], *, size: int, threads: int
+        self, planned: PartitionPlan, slots: Sequence[int], *, size: int, threads: int
     ) -> Iterator[list[Loaded]]:
         """Batches in the order of `slots`; two batches are read ahead, so memory stays bounded."""
         with ThreadPoolExecutor(threads) as pool:
@@ -121,7 +121,7 @@ class ImageLoader:
             batch: list[Loaded] = []
             while True:
                 for slot in waiting:
-                    ahead.append(pool.submit(self._load, part, slot))
+                    ahead.append(pool.submit(self._load, planned, slot))
                     if len(ahead) >= 2 * size:
                         break
                 if not ahead:
@@ -133,13 +133,13 @@ class ImageLoader:
             if batch:
                 yield batch
 
-    def _load(self, part: PartitionPlan, slot: int) -> Loaded:
-        width, height = (int(side) for side in part.sizes[slot])
-        boxes = part.boxes[part.offsets[slot] : part.offsets[slot + 1]]
-        frame = None if part.views is None else part.views.frames[slot]
+    def _load(self, planned: PartitionPlan, slot: int) -> Loaded:
+        width, height = (int(side) for side in planned.sizes[slot])
+        boxes = planned.boxes[planned.offsets[slot] : planned.offsets[slot + 1]]
+        frame = None if planned.views is None else planned.views.frames[slot]
         file_size = (width, height) if frame is None else (int(frame[0]), int(frame[1]))
         try:
-            image = self._read(part.file_names[slot], file_size)
+            image = self._read(planned.file_names[slot], file_size)
         except ImageFailure as failure:
             return Loaded(slot=slot, boxes=boxes, size=(height, width), failure=failure)
         sam, clip = self.encoders.sam, self.encoders.clip
@@ -167,25 +167,25 @@ class PartitionFeatures:
     Values are quantised batch by batch, so a partition never lies in memory as float32.
 
     Attributes:
-        arrays: half -> array name -> rows; [b, D] by box for tokens, [s, N, C] by image for maps.
-        status: half -> uint8 [s], one of the cache's status codes; 0 for images not worked on.
+        arrays: part -> array name -> rows; [b, D] by box for tokens, [s, N, C] by image for maps.
+        status: part -> uint8 [s], one of the cache's status codes; 0 for images not worked on.
         failures: slot -> (reason, detail).
     """
 
-    def __init__(self, part: PartitionPlan, encoders: Encoders, clock: Clock, *, dtype: str) -> None:
-        self.part, self.encoders, self.clock, self.dtype = part, encoders, clock, dtype
+    def __init__(self, planned: PartitionPlan, encoders: Encoders, clock: Clock, *, dtype: str) -> None:
+        self.planned, self.encoders, self.clock, self.dtype = planned, encoders, clock, dtype
         self.arrays: dict[str, dict[str, Rows]] = {}
         self.status: dict[str, NDArray[np.uint8]] = {}
         self.failures: dict[int, tuple[str, str]] = {}
         if encoders.sam:
             dims = encoders.sam.token_dims
-            self._allocate("sam", {name: (part.num_boxes, width) for name, width in dims.items()})
+            self._allocate("sam", {name: (planned.num_boxes, width) for name, width in dims.items()})
         if encoders.clip:
-            self._allocate("clip", {"map": (part.num_images, *encoders.clip.map_shape)})
+            self._allocate("clip", {"map": (planned.num_images, *encoders.clip.map_shape)})
 
-    def _allocate(self, half: str, shapes: dict[str, tuple[int, ...]]) -> None:
-        self.arrays[half] = {name: empty_rows(shape, self.dtype) for name, shape in shapes.items()}
-        self.status[half] = np.zeros(self.part.num_images, np.uint8)
+    def _allocate(self, part: str, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.arrays[part] = {name: empty_rows(shape, self.dtype) for name, shape in shapes.items()}
+        self.status[part] = np.zeros(self.planned.num_images, np.uint8)
 
     def add(self, batch: list[Loaded]) -> None:
         """Encodes a batch and keeps the result."""
@@ -207,7 +207,7 @@ class PartitionFeatures:
             embeddings = sam.embed(torch.stack([item.sam for item in boxed if item.sam is not None]))
             found = sam.tokens(embeddings, [i.boxes for i in boxed], [i.size for i in boxed])
         for i, item in enumerate(boxed):
-            rows = slice(*self.part.offsets[item.slot : item.slot + 2])
+            rows = slice(*self.planned.offsets[item.slot : item.slot + 2])
             self._keep(item.slot, "sam", rows, {name: tokens[i] for name, tokens in found.items()})
         for item in batch:
             if item.sam is None:  # no boxes: nothing to store, nothing missing
@@ -218,15 +218,15 @@ class PartitionFeatures:
         for i, item in enumerate(batch):
             self._keep(item.slot, "clip", item.slot, {"map": maps[i]})
 
-    def _keep(self, slot: int, half: str, where: int | slice, values: dict[str, Tensor]) -> None:
+    def _keep(self, slot: int, part: str, where: int | slice, values: dict[str, Tensor]) -> None:
         try:
             for name, value in values.items():
-                put_rows(self.arrays[half][name], where, value.float().cpu().numpy())
-            self.status[half][slot] = STATUS_OK
+                put_rows(self.arrays[part][name], where, value.float().cpu().numpy())
+            self.status[part][slot] = STATUS_OK
         except InputError as error:  # NaN, infinite or too large to be stored
-            self._fail(slot, NON_FINITE, f"{half}: {error.found}", (half,))
+            self._fail(slot, NON_FINITE, f"{part}: {error.found}", (part,))
 
-    def _fail(self, slot: int, reason: str, detail: str, halves: tuple[str, ...]) -> None:
+    def _fail(self, slot: int, reason: str, detail: str, parts: tuple[str, ...]) -> None:
         self.failures[slot] = (reason, detail)
-        for half in halves:
-            self.status[half][slot] = STATUS_CODES[reason]
+        for part in parts:
+            self.status[part][slot] = STATUS_CODES[reason]

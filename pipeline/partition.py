@@ -24,8 +24,8 @@ from regionspot_cache.store import (
     STATUS_OK,
     STATUS_REASONS,
     CacheWriter,
-    HalfSpec,
     PartitionPlan,
+    PartSpec,
     Quantised,
     make_clip_half,
     make_sam_half,
@@ -44,7 +44,7 @@ class ExtractJob:
     image_root: str
     exif: ExifRule
     spec: BackboneSpec
-    halves: tuple[str, ...]
+    parts: tuple[str, ...]
     dtype: Literal["int8", "float16"]
     batch_size: int
     decode_threads: int
@@ -69,7 +69,7 @@ class PartitionReport:
 
 
 def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None) -> PartitionReport:
-    """Fills what partition `p` lacks in the halves of the job: all of it, or only images that failed before.
+    """Fills what partition `p` lacks in the parts of the job: all of it, or only images that failed before.
 
     Args:
         job: shared by all partitions.
@@ -80,69 +80,69 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
         IdentityError: the networks of this process are not those of the cache; nothing is computed.
     """
     writer = open_writer(job.cache)
-    part = writer.partition(p)
-    markers = {half: writer.marker(half, p) for half in job.halves}
-    wanted = {half: missing_slots(marker, part) for half, marker in markers.items()}
+    planned = writer.partition(p)
+    markers = {part: writer.marker(part, p) for part in job.parts}
+    wanted = {part: missing_slots(marker, planned) for part, marker in markers.items()}
     slots = sorted(set().union(*wanted.values()))
     report = PartitionReport(partition=p)
     if not slots:
         return report
     device = resolve_device(job.device)
-    clock, encoders = Clock(), encoders_of(job.spec, job.halves, device)
+    clock, encoders = Clock(), encoders_of(job.spec, job.parts, device)
     _require_own_networks(writer, job, device)
     loader = ImageLoader(root=Path(job.image_root), exif=job.exif, encoders=encoders, clock=clock)
-    features = PartitionFeatures(part, encoders, clock, dtype=job.dtype)
-    for batch in loader.batches(part, slots, size=job.batch_size, threads=job.decode_threads):
+    features = PartitionFeatures(planned, encoders, clock, dtype=job.dtype)
+    for batch in loader.batches(planned, slots, size=job.batch_size, threads=job.decode_threads):
         features.add(batch)
         boxes = sum(len(item.boxes) for item in batch)
         report.images, report.boxes = report.images + len(batch), report.boxes + boxes
         if on_images:
             on_images(len(batch), boxes)
-    worked = [half for half, todo in wanted.items() if todo]
-    for half in worked:
+    worked = [part for part, todo in wanted.items() if todo]
+    for part in worked:
         with clock("write"):
-            commit = _commit if markers[half] is None else _recommit
-            commit(writer, half, features, wanted[half], clock.of(half, worked))
+            commit = _commit if markers[part] is None else _recommit
+            commit(writer, part, features, wanted[part], clock.of(part, worked))
     report.failures = Counter(reason for reason, _ in features.failures.values())
     report.seconds = dict(clock.seconds)
     return report
 
 
-def missing_slots(marker: Marker | None, part: PartitionPlan) -> list[int]:
+def missing_slots(marker: Marker | None, planned: PartitionPlan) -> list[int]:
     """Slots of a partition to work on: all when it is not committed, else the images that failed."""
-    return list(range(part.num_images)) if marker is None else [slot for slot, _ in marker.failed]
+    return list(range(planned.num_images)) if marker is None else [slot for slot, _ in marker.failed]
 
 
 def _commit(
-    writer: CacheWriter, half: str, features: PartitionFeatures, slots: list[int], timings: dict[str, float]
+    writer: CacheWriter, part: str, features: PartitionFeatures, slots: list[int], timings: dict[str, float]
 ) -> None:
     """The whole partition; nothing happens when another extractor was faster."""
-    failures = _failures(features, half, [s for s in slots if features.status[half][s] != STATUS_OK])
+    failures = _failures(features, part, [s for s in slots if features.status[part][s] != STATUS_OK])
     writer.commit(
-        half,
-        features.part.index,
-        features.arrays[half],
-        features.status[half],
+        part,
+        features.planned.index,
+        features.arrays[part],
+        features.status[part],
         failures=failures,
         timings=timings,
     )
 
 
 def _recommit(
-    writer: CacheWriter, half: str, features: PartitionFeatures, slots: list[int], timings: dict[str, float]
+    writer: CacheWriter, part: str, features: PartitionFeatures, slots: list[int], timings: dict[str, float]
 ) -> None:
     """Only images that had failed, as far as no other extractor has mended them meanwhile."""
-    part, status, arrays = features.part, features.status[half], features.arrays[half]
-    still_missing = set(missing_slots(writer.marker(half, part.index), part))
+    planned, status, arrays = features.planned, features.status[part], features.arrays[part]
+    still_missing = set(missing_slots(writer.marker(part, planned.index), planned))
     slots = [slot for slot in slots if slot in still_missing]
     if not (status[slots] == STATUS_OK).any():
         return  # every retry failed again: nothing new to store
     rows: Any = slots
-    if half == "sam":
-        rows = np.concatenate([np.arange(part.offsets[s], part.offsets[s + 1]) for s in slots])
+    if part == "sam":
+        rows = np.concatenate([np.arange(planned.offsets[s], planned.offsets[s + 1]) for s in slots])
     chosen = {name: _take(values, rows) for name, values in arrays.items()}
-    still = _failures(features, half, [slot for slot in slots if status[slot] != STATUS_OK])
-    writer.recommit(half, part.index, slots, chosen, status[slots], failures=still, timings=timings)
+    still = _failures(features, part, [slot for slot in slots if status[slot] != STATUS_OK])
+    writer.recommit(part, planned.index, slots, chosen, status[slots], failures=still, timings=timings)
 
 
 def _take(values: Any, rows: Any) -> Any:
@@ -151,12 +151,12 @@ def _take(values: Any, rows: Any) -> Any:
     )
 
 
-def _failures(features: PartitionFeatures, half: str, slots: Any) -> list[dict[str, Any]]:
-    part, status = features.part, features.status[half]
+def _failures(features: PartitionFeatures, part: str, slots: Any) -> list[dict[str, Any]]:
+    planned, status = features.planned, features.status[part]
     return [
         {
-            "image_id": part.image_ids[slot],
-            "file_name": part.file_names[slot],
+            "image_id": planned.image_ids[slot],
+            "file_name": planned.file_names[slot],
             "reason": STATUS_REASONS[int(status[slot])],
             "detail": features.failures[int(slot)][1],
         }
@@ -165,24 +165,24 @@ def _failures(features: PartitionFeatures, half: str, slots: Any) -> list[dict[s
 
 
 @lru_cache(maxsize=1)
-def encoders_of(spec: BackboneSpec, halves: tuple[str, ...], device: str) -> Encoders:
+def encoders_of(spec: BackboneSpec, parts: tuple[str, ...], device: str) -> Encoders:
     """Networks are loaded once a process, not once a partition."""
     return Encoders(
-        sam=load_sam(spec.sam, device=device, progress=console.fetching) if "sam" in halves else None,
-        clip=load_clip(spec.clip, device=device) if "clip" in halves else None,
+        sam=load_sam(spec.sam, device=device, progress=console.fetching) if "sam" in parts else None,
+        clip=load_clip(spec.clip, device=device) if "clip" in parts else None,
     )
 
 
 @lru_cache(maxsize=4)
 def specs_of(
-    spec: BackboneSpec, halves: tuple[str, ...], device: str, dtype: Literal["int8", "float16"]
-) -> tuple[HalfSpec, ...]:
+    spec: BackboneSpec, parts: tuple[str, ...], device: str, dtype: Literal["int8", "float16"]
+) -> tuple[PartSpec, ...]:
     """Arrays and identity of what the networks of this process would store."""
-    return tuple(half_specs(encoders_of(spec, halves, device), dtype))
+    return tuple(part_specs(encoders_of(spec, parts, device), dtype))
 
 
-def half_specs(encoders: Encoders, dtype: Literal["int8", "float16"]) -> list[HalfSpec]:
-    """Arrays and identity of the halves that the encoders fill."""
+def part_specs(encoders: Encoders, dtype: Literal["int8", "float16"]) -> list[PartSpec]:
+    """Arrays and identity of the parts that the encoders fill."""
     specs = []
     if encoders.sam:
         sam = encoders.sam
@@ -193,13 +193,13 @@ def half_specs(encoders: Encoders, dtype: Literal["int8", "float16"]) -> list[Ha
     return specs
 
 
-def require_same_networks(found: HalfSpec, wanted: HalfSpec, *, whose: str, by: str) -> None:
-    """Refuses networks that would store something else than a half holds, wherever they run.
+def require_same_networks(found: PartSpec, wanted: PartSpec, *, whose: str, by: str) -> None:
+    """Refuses networks that would store something else than a part holds, wherever they run.
 
     Args:
-        found: the half.
+        found: the part.
         wanted: what the networks would store.
-        whose: the half's place, "DIR".
+        whose: the part's place, "DIR".
         by: where the networks are, "HOST".
 
     Raises:
@@ -208,7 +208,7 @@ def require_same_networks(found: HalfSpec, wanted: HalfSpec, *, whose: str, by: 
     require_same(
         found.to_dict(),
         wanted.to_dict(),
-        what=f"the {found.name} half of {whose}",
+        what=f"the {found.name} part of {whose}",
         wanted_by=f"the networks on {by}",
         remedy=f"give {by} the same weights and all one arithmetic (--set precision=fp32), or take it "
         "out, and run the same command again; committed partitions are kept",
@@ -217,12 +217,12 @@ def require_same_networks(found: HalfSpec, wanted: HalfSpec, *, whose: str, by: 
 
 def _require_own_networks(writer: CacheWriter, job: ExtractJob, device: str) -> None:
     """Whoever computes features proves that they are those of the cache. Raises IdentityError."""
-    for ours in specs_of(job.spec, job.halves, device, job.dtype):
-        if ours.name not in writer.halves:
+    for ours in specs_of(job.spec, job.parts, device, job.dtype):
+        if ours.name not in writer.parts:
             raise IdentityError(
-                f"{job.cache} has no {ours.name} half any more",
-                "the halves that this run started with",
+                f"{job.cache} has no {ours.name} part any more",
+                "the parts that this run started with",
                 "run the same command again",
             )
-        theirs = writer.halves[ours.name]
+        theirs = writer.parts[ours.name]
         require_same_networks(theirs, ours, whose=job.cache, by=socket.gethostname())

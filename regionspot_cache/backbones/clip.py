@@ -100,7 +100,7 @@ class ClipBackbone:
     def fingerprint(self) -> dict[str, Any]:
         """All that decides the values of the maps, json-able; the same on every machine."""
         return {
-            "half": "clip",
+            "part": "clip",
             "library": "open_clip",
             "model": self._name,
             "weights_sha256": self._image_sha256,

@@ -72,7 +72,7 @@ class TransformersSam(FrozenSam):
         resampling = Image.Resampling(processor.resample).name.lower()
         local = self.spec.model.startswith("local-dir:")
         return {
-            "half": "sam",
+            "part": "sam",
             "library": "transformers",
             "model": "local-dir" if local else self.spec.model,
             "network": type(self.network).__name__,

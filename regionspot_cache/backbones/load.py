@@ -1,4 +1,4 @@
-"""Backbones from specs: each half alone, the proposer, or all of one preset."""
+"""Backbones from specs: each part alone, the proposer, or all of one preset."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ Device = torch.device | str
 
 @dataclass(frozen=True)
 class Backbone:
-    """Both halves of a preset."""
+    """Both parts of a preset."""
 
     sam: SamEncoder
     clip: ClipEncoder
@@ -66,7 +66,7 @@ class Backbone:
 
 
 def load_backbone(spec: BackboneSpec, device: Device = "cpu", progress: Progress | None = None) -> Backbone:
-    """Both halves of a preset on one device; errors as of `load_sam` and `load_clip`."""
+    """Both parts of a preset on one device; errors as of `load_sam` and `load_clip`."""
     return Backbone(load_sam(spec.sam, device, progress), load_clip(spec.clip, device), spec)
 
 

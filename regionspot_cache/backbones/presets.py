@@ -157,10 +157,10 @@ def is_import_path(model: str) -> bool:
 
 
 def _refuse_import_paths(spec: BackboneSpec, source: str) -> None:
-    for half, model in (("sam", spec.sam.model), ("clip", spec.clip.model)):
+    for part, model in (("sam", spec.sam.model), ("clip", spec.clip.model)):
         if is_import_path(model):
             raise UsageError(
-                f"{source} has the import path {half}.model = {model}; a model folder may not choose code.",
+                f"{source} has the import path {part}.model = {model}; a model folder may not choose code.",
                 "A backbone file of your own, or a network registered by an installed package.",
                 f"--backbone {source}, if you trust it and {model.partition(':')[0]}.",
             )

@@ -29,7 +29,7 @@ PROTOCOLS: dict[Kind, type] = {"sam": SamEncoder, "clip": ClipEncoder}
 
 
 def registered(kind: Kind) -> dict[str, EntryPoint]:
-    """Entry points of installed packages for one half, by name; without names that are taken."""
+    """Entry points of installed packages for one part, by name; without names that are taken."""
     points = sorted(entry_points(group=GROUPS[kind]), key=lambda point: point.name)
     return {point.name: point for point in points if not _is_built_in(kind, point.name)}
 
@@ -44,7 +44,7 @@ def own_network(kind: Kind, model: str) -> Factory | None:
     """What makes the network `model` of a spec: an entry point or an import path; None for any other.
 
     Args:
-        kind: the half.
+        kind: the part.
         model: `spec.model`, for example "package.module:callable".
 
     Returns:

@@ -41,7 +41,7 @@ class SamBackbone(FrozenSam):
 
     def fingerprint(self) -> dict[str, Any]:
         return {
-            "half": "sam",
+            "part": "sam",
             "library": "segment_anything",
             "model": self.spec.model,
             "architecture": dict(self.config),

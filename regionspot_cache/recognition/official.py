@@ -61,7 +61,7 @@ class OfficialRegionSpot:
 
 
 def resized_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) of Detectron2's `ResizeShortestEdge(800, 1333)`: rounded half up, at least a pixel."""
+    """(height, width) of Detectron2's `ResizeShortestEdge(800, 1333)`: rounded part up, at least a pixel."""
     scale = min(SHORT_SIDE / min(height, width), LONG_SIDE / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 

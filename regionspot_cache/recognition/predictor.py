@@ -154,12 +154,12 @@ def require_backbone(config: dict[str, Any], backbone: Backbone, model: str) -> 
         IdentityError: names the first key that differs.
     """
     check_origin(config, model)
-    for half, network in (("sam", backbone.sam), ("clip", backbone.clip)):
+    for part, network in (("sam", backbone.sam), ("clip", backbone.clip)):
         found = network.fingerprint()
-        recorded = without_arithmetic(config[half])
+        recorded = without_arithmetic(config[part])
         require_same(
-            {half: recorded},
-            {half: {key: found.get(key) for key in recorded}},
+            {part: recorded},
+            {part: {key: found.get(key) for key in recorded}},
             what=model,
             wanted_by="this backbone",
             remedy=f"Give its own with --backbone, or leave that out to use {model}/{BACKBONE_FILE}.",

@@ -4,14 +4,14 @@ Never imports torch.
 """
 
 from regionspot_cache.store.checks import Problem
-from regionspot_cache.store.create import create_cache, rebuild_half
+from regionspot_cache.store.create import create_cache, rebuild_part
 from regionspot_cache.store.estimate import estimate, missing_bytes
 from regionspot_cache.store.layout import (
     STATUS_CODES,
     STATUS_OK,
     STATUS_REASONS,
     ArraySpec,
-    HalfSpec,
+    PartSpec,
     make_clip_half,
     make_sam_half,
 )
@@ -29,7 +29,7 @@ __all__ = [
     "Cache",
     "CachePlan",
     "CacheWriter",
-    "HalfSpec",
+    "PartSpec",
     "PartitionPlan",
     "Problem",
     "Quantised",
@@ -42,7 +42,7 @@ __all__ = [
     "open_cache",
     "open_writer",
     "quantise",
-    "rebuild_half",
+    "rebuild_part",
     "to_half_precision",
     "verify",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.store.layout import FILL_VALUES, STATUS_OK, STATUS_REASONS, ArraySpec, HalfSpec
+from regionspot_cache.store.layout import FILL_VALUES, STATUS_OK, STATUS_REASONS, ArraySpec, PartSpec
 from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.quantise import Quantised, quantise, to_half_precision
 
@@ -13,12 +13,12 @@ Features = np.ndarray | Quantised
 
 
 def stored_rows(
-    spec: HalfSpec, partition: PartitionPlan, features: Mapping[str, Features], status: np.ndarray
+    spec: PartSpec, partition: PartitionPlan, features: Mapping[str, Features], status: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Quantised rows of every stored array of a partition; rows of failed images hold the fill value.
 
     Args:
-        spec: the half.
+        spec: the part.
         partition: s images, b boxes.
         features: by array name, float [b, D] (ragged) or [s, N, C], or the same as `Quantised`.
         status: uint8 [s], codes of `layout.STATUS_CODES`.

@@ -1,4 +1,4 @@
-"""Identity of a cache and of its halves: what must match before anything is added or read."""
+"""Identity of a cache and of its parts: what must match before anything is added or read."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from regionspot_cache.store.entries import ObjectEntry
 from regionspot_cache.store.layout import (
     CRC_BYTES,
     FORMAT,
-    HalfSpec,
+    PartSpec,
     PlanShape,
     Positive,
     plan_arrays,
@@ -35,9 +35,9 @@ from regionspot_cache.store.records import (
 CACHE_KEY = "cache.json"
 
 
-def half_key(half: str) -> str:
-    """Key of the record that fixes a half."""
-    return f"halves/{half}.json"
+def part_key(part: str) -> str:
+    """Key of the record that fixes a part."""
+    return f"parts/{part}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def _checked_identity(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def plan_digest(identity: Mapping[str, Any], kind: str, shape: PlanShape) -> str:
-    """SHA-256 of all that decides which image and box is which record; halves carry it, markers through them.
+    """SHA-256 of all that decides which image and box is which record; parts carry it, markers through them.
 
     Where the images lie, and what was dropped on the way to the plan, change no feature and are left out.
     """
@@ -169,17 +169,17 @@ def _require_consistent(record: CacheRecord) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HalfRecord:
-    """halves/NAME.json: which plan a half is for, what its features are, and its zarr metadata.
+class PartRecord:
+    """parts/NAME.json: which plan a part is for, what its features are, and its zarr metadata.
 
     Attributes:
         plan_digest: `CacheRecord.plan_digest` of the cache.
-        spec: the half.
+        spec: the part.
         objects: zarr metadata by key.
     """
 
     plan_digest: Sha256
-    spec: HalfSpec
+    spec: PartSpec
     objects: Mapping[str, ObjectEntry]
 
     def to_bytes(self) -> bytes:
@@ -188,42 +188,42 @@ class HalfRecord:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the stored bytes: markers and the manifest name plan and half by it."""
+        """SHA-256 of the stored bytes: markers and the manifest name plan and part by it."""
         return digest(self.to_bytes())
 
     @classmethod
-    def read(cls, objects: Objects, half: str) -> "HalfRecord | None":
-        """Read it, None when there is no such half. Raises DamageError."""
-        key = half_key(half)
+    def read(cls, objects: Objects, part: str) -> "PartRecord | None":
+        """Read it, None when there is no such part. Raises DamageError."""
+        key = part_key(part)
         try:
             record = parse(cls, from_record(objects.read(key), key), key)
         except FileNotFoundError:
             return None
-        if record.spec.name != half:
+        if record.spec.name != part:
             raise DamageError(
-                f"{key} describes the {record.spec.name} half", half, "rs-cache verify CACHE --full"
+                f"{key} describes the {record.spec.name} part", part, "rs-cache verify CACHE --full"
             )
         return record
 
 
-def read_half(objects: Objects, cache: CacheRecord, half: str) -> HalfRecord | None:
-    """The record of a half of this very plan, None when the cache has no such half.
+def read_part(objects: Objects, cache: CacheRecord, part: str) -> PartRecord | None:
+    """The record of a part of this very plan, None when the cache has no such part.
 
     Raises:
         IdentityError: it was made for another plan.
         DamageError: it cannot be used.
     """
-    record = HalfRecord.read(objects, half)
+    record = PartRecord.read(objects, part)
     if record is not None:
         require_same_plan(record, cache.plan_digest, objects.url)
     return record
 
 
-def require_same_plan(half: HalfRecord, plan: str, url: str) -> None:
+def require_same_plan(part: PartRecord, plan: str, url: str) -> None:
     """Refuse features whose records are other images. Raises IdentityError."""
-    if half.plan_digest != plan:
+    if part.plan_digest != plan:
         raise IdentityError(
-            f"the {half.spec.name} half of {url} was extracted for another plan ({half.plan_digest[:12]})",
+            f"the {part.spec.name} part of {url} was extracted for another plan ({part.plan_digest[:12]})",
             f"the plan of this dataset and these settings ({plan[:12]}): images, boxes, partition_size, seed",
             f"extract with the settings it was made with, or delete {url} and run the same command again",
         )
@@ -279,25 +279,25 @@ def require_same_cache(found: Mapping[str, Any], wanted: Mapping[str, Any], url:
         )
 
 
-def require_same_half(found: HalfSpec, wanted: HalfSpec, url: str) -> None:
-    """Refuse to mix features of two backbones in one half. Raises IdentityError."""
-    _require_same_half(found.to_dict(), wanted.to_dict(), found.name, url)
+def require_same_part(found: PartSpec, wanted: PartSpec, url: str) -> None:
+    """Refuse to mix features of two backbones in one part. Raises IdentityError."""
+    _require_same_part(found.to_dict(), wanted.to_dict(), found.name, url)
 
 
-def require_fingerprint(found: HalfSpec, wanted: Mapping[str, Any], url: str) -> None:
+def require_fingerprint(found: PartSpec, wanted: Mapping[str, Any], url: str) -> None:
     """Refuse to read features that were not made by the backbone in use, in whatever arithmetic.
 
     Raises IdentityError.
     """
     theirs, ours = ({"fingerprint": without_arithmetic(each)} for each in (found.fingerprint, wanted))
-    _require_same_half(theirs, ours, found.name, url)
+    _require_same_part(theirs, ours, found.name, url)
 
 
-def _require_same_half(found: Mapping[str, Any], wanted: Mapping[str, Any], half: str, url: str) -> None:
+def _require_same_part(found: Mapping[str, Any], wanted: Mapping[str, Any], part: str, url: str) -> None:
     require_same(
         found,
         wanted,
-        what=f"the {half} half of {url}",
+        what=f"the {part} part of {url}",
         wanted_by="these networks and settings",
-        remedy=f"rs-cache extract --cache {url} --half {half} --rebuild with its --dataset and --backbone",
+        remedy=f"rs-cache extract --cache {url} --part {part} --rebuild with its --dataset and --backbone",
     )

@@ -1,4 +1,4 @@
-"""What is stored where: the two halves, their arrays, and how each array is cut into stored objects.
+"""What is stored where: the two parts, their arrays, and how each array is cut into stored objects.
 
 Axes: P partitions, S images a partition, B boxes a partition (the largest one), N tokens of a map, C
 channels, D channels of a region token. Axis 0 of every array is the partition.
@@ -18,9 +18,9 @@ from regionspot_cache.errors import InputError
 from regionspot_cache.store.records import canonical, digest
 
 FORMAT = 2
-HALVES = ("sam", "clip")
+PARTS = ("sam", "clip")
 STATUS_ABSENT, STATUS_OK = 0, 1
-# Code of every outcome for one image in one half; 0 (the fill value) is "never written".
+# Code of every outcome for one image in one part; 0 (the fill value) is "never written".
 STATUS_CODES = {
     "absent": STATUS_ABSENT,
     "ok": STATUS_OK,
@@ -53,12 +53,12 @@ _LARGEST_ITEM = 1 << 26  # values of one record
 # Sizes that a record may state; what is larger is refused before anything is allocated.
 Size = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
-HalfName = Literal["sam", "clip"]
+PartName = Literal["sam", "clip"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One feature array of a half.
+    """One feature array of a part.
 
     Attributes:
         name: "map", or the position of a SAM token.
@@ -74,8 +74,8 @@ class ArraySpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HalfSpec:
-    """One half of a cache: its arrays and the identity of what computed them (JSON values only)."""
+class PartSpec:
+    """One part of a cache: its arrays and the identity of what computed them (JSON values only)."""
 
     name: str
     arrays: tuple[ArraySpec, ...]
@@ -86,10 +86,10 @@ class HalfSpec:
         names = [array.name for array in self.arrays]
         good = all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and not name.endswith("_scale") for name in names)
         good = good and all(0 < prod(array.item_shape) <= _LARGEST_ITEM for array in self.arrays)
-        if self.name not in HALVES or not good or "status" in names or len(set(names)) < len(names):
+        if self.name not in PARTS or not good or "status" in names or len(set(names)) < len(names):
             raise InputError(
-                f"a half {self.name!r} with arrays {[(a.name, a.item_shape) for a in self.arrays]}",
-                f"one of {HALVES} with different lower-case array names and shapes that fit into memory",
+                f"a part {self.name!r} with arrays {[(a.name, a.item_shape) for a in self.arrays]}",
+                f"one of {PARTS} with different lower-case array names and shapes that fit into memory",
                 "use make_sam_half or make_clip_half",
             )
 
@@ -112,21 +112,21 @@ def make_sam_half(
     *,
     dtype: Literal["int8", "float16"] = "int8",
     fingerprint: Mapping[str, Any],
-) -> HalfSpec:
-    """SAM half: one ragged array per token position ("transformer", "prompt", "mlp") of width D."""
+) -> PartSpec:
+    """SAM part: one ragged array per token position ("transformer", "prompt", "mlp") of width D."""
     arrays = tuple(
         ArraySpec(name=name, dtype=dtype, item_shape=(width,), ragged=True)
         for name, width in token_dims.items()
     )
-    return HalfSpec(name="sam", arrays=arrays, fingerprint=fingerprint)
+    return PartSpec(name="sam", arrays=arrays, fingerprint=fingerprint)
 
 
 def make_clip_half(
     tokens: int, width: int, *, dtype: Literal["int8", "float16"] = "int8", fingerprint: Mapping[str, Any]
-) -> HalfSpec:
-    """CLIP half: one map of `tokens` x `width` an image, class token first."""
+) -> PartSpec:
+    """CLIP part: one map of `tokens` x `width` an image, class token first."""
     array = ArraySpec(name="map", dtype=dtype, item_shape=(tokens, width), ragged=False)
-    return HalfSpec(name="clip", arrays=(array,), fingerprint=fingerprint)
+    return PartSpec(name="clip", arrays=(array,), fingerprint=fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,8 +235,8 @@ class StackedArray:
         return int(chunks.sum()) * (self.chunk_bytes + CRC_BYTES) + int((chunks > 0).sum()) * self.index_bytes
 
 
-def half_arrays(spec: HalfSpec, shape: PlanShape) -> dict[str, StackedArray]:
-    """Every stored array of a half by name: features, their scales, and "status" uint8 [P, S]."""
+def part_arrays(spec: PartSpec, shape: PlanShape) -> dict[str, StackedArray]:
+    """Every stored array of a part by name: features, their scales, and "status" uint8 [P, S]."""
     images, boxes = shape.partition_size, max(1, shape.max_boxes)
     arrays = {"status": _stacked(f"{spec.name}/status", "uint8", shape, images, (), run_bytes=_RUN_BYTES)}
     for array in spec.arrays:

@@ -11,14 +11,14 @@ import numpy as np
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.store.identity import (
     CacheRecord,
-    HalfRecord,
-    read_half,
+    PartRecord,
+    read_part,
     require_fingerprint,
     require_offsets,
 )
-from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, HalfSpec, half_arrays
+from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, PartSpec, part_arrays
 from regionspot_cache.store.location import open_objects
-from regionspot_cache.store.manifest import Manifest, SealedHalf
+from regionspot_cache.store.manifest import Manifest, SealedPart
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.planned import PlannedImages
 from regionspot_cache.store.proof import SealedSums
@@ -29,7 +29,7 @@ from regionspot_cache.store.shards import ChunkError, StoredArray
 def open_cache(
     path: str | Path,
     *,
-    halves: Sequence[str] = ("sam", "clip"),
+    parts: Sequence[str] = ("sam", "clip"),
     expect: Mapping[str, Mapping[str, Any]] | None = None,
     check: bool = True,
 ) -> "Cache":
@@ -37,14 +37,14 @@ def open_cache(
 
     Args:
         path: folder or URL.
-        halves: those that are needed.
-        expect: fingerprint by half that the features must have been made with.
+        parts: those that are needed.
+        expect: fingerprint by part that the features must have been made with.
         check: compare the bytes of every record that is read with its crc32c. That the record was committed
             for this very image is compared in any case.
 
     Raises:
         MissingFileError: no cache there.
-        IncompleteError: a half is not complete and sealed.
+        IncompleteError: a part is not complete and sealed.
         IdentityError: made with another fingerprint; names the key, both values and the command that repairs.
         DamageError: a record file does not match its checksum.
     """
@@ -52,25 +52,25 @@ def open_cache(
     record = CacheRecord.read(objects)
     require_offsets(record, objects)
     manifest = Manifest.read(objects, record.shape)
-    sealed: dict[str, SealedHalf] = {}
-    records: dict[str, HalfRecord] = {}
-    for half in halves:
-        if manifest is None or half not in manifest.halves:
+    sealed: dict[str, SealedPart] = {}
+    records: dict[str, PartRecord] = {}
+    for part in parts:
+        if manifest is None or part not in manifest.parts:
             raise IncompleteError(
-                f"the {half} half of {objects.url} is not complete",
-                "a half whose partitions are all committed and sealed",
-                f"rs-cache extract --cache {objects.url} --half {half} continues where it stopped",
+                f"the {part} part of {objects.url} is not complete",
+                "a part whose partitions are all committed and sealed",
+                f"rs-cache extract --cache {objects.url} --part {part} continues where it stopped",
             )
-        found = read_half(objects, record, half)
-        if found is None or found.digest != manifest.halves[half].digest:
+        found = read_part(objects, record, part)
+        if found is None or found.digest != manifest.parts[part].digest:
             raise DamageError(
-                f"the manifest of {objects.url} does not belong to its {half} half",
-                "the half that was sealed",
-                f"rs-cache extract --cache {objects.url} --half {half} completes and seals it",
+                f"the manifest of {objects.url} does not belong to its {part} part",
+                "the part that was sealed",
+                f"rs-cache extract --cache {objects.url} --part {part} completes and seals it",
             )
-        if expect and half in expect:
-            require_fingerprint(found.spec, expect[half], objects.url)
-        sealed[half], records[half] = manifest.halves[half], found
+        if expect and part in expect:
+            require_fingerprint(found.spec, expect[part], objects.url)
+        sealed[part], records[part] = manifest.parts[part], found
     if manifest is not None and manifest.plan_digest != record.plan_digest:
         raise IdentityError(
             f"the manifest of {objects.url} was sealed for another plan",
@@ -86,48 +86,48 @@ class Cache(PlannedImages):
     Reading is safe from several threads and after a fork; a pickled cache opens itself again.
 
     Attributes:
-        halves: `HalfSpec` by name.
+        parts: `PartSpec` by name.
     """
 
     def __init__(
         self,
         objects: Objects,
         record: CacheRecord,
-        records: Mapping[str, HalfRecord],
-        sealed: Mapping[str, SealedHalf],
+        records: Mapping[str, PartRecord],
+        sealed: Mapping[str, SealedPart],
         *,
         check: bool,
     ) -> None:
         super().__init__(objects, record)
         self._sealed, self._check = sealed, check
-        self.halves: dict[str, HalfSpec] = {half: found.spec for half, found in records.items()}
+        self.parts: dict[str, PartSpec] = {part: found.spec for part, found in records.items()}
         self._arrays: dict[str, StoredArray] = {}
-        for half, found in records.items():
-            arrays = half_arrays(found.spec, record.shape)
-            sums = SealedSums(objects, found, sealed[half], arrays, record.shape)
+        for part, found in records.items():
+            arrays = part_arrays(found.spec, record.shape)
+            sums = SealedSums(objects, found, sealed[part], arrays, record.shape)
             for name, array in arrays.items():
                 of_array = partial(sums.of, name)
-                self._arrays[f"{half}/{name}"] = StoredArray(objects.open, array, of_array, check=check)
+                self._arrays[f"{part}/{name}"] = StoredArray(objects.open, array, of_array, check=check)
         self._int8 = {
-            f"{half}/{a.name}" for half, spec in self.halves.items() for a in spec.arrays if a.dtype == "int8"
+            f"{part}/{a.name}" for part, spec in self.parts.items() for a in spec.arrays if a.dtype == "int8"
         }
-        self._status = {half: _status_codes(sealed[half], record.shape.num_images) for half in records}
+        self._status = {part: _status_codes(sealed[part], record.shape.num_images) for part in records}
 
     def __reduce__(self) -> tuple:
-        return partial(open_cache, halves=tuple(self.halves), check=self._check), (self._objects.url,)
+        return partial(open_cache, parts=tuple(self.parts), check=self._check), (self._objects.url,)
 
     @property
     def counts(self) -> dict[str, Counter[str]]:
-        """Images by outcome ("ok" or a failure reason) of each half."""
-        return {half: sealed.counts(self.num_images) for half, sealed in self._sealed.items()}
+        """Images by outcome ("ok" or a failure reason) of each part."""
+        return {part: sealed.counts(self.num_images) for part, sealed in self._sealed.items()}
 
-    def ok(self, i: int, half: str) -> bool:
-        """Whether image i has features in a half."""
-        return bool(self._status[half][i] == STATUS_OK)
+    def ok(self, i: int, part: str) -> bool:
+        """Whether image i has features in a part."""
+        return bool(self._status[part][i] == STATUS_OK)
 
-    def ok_mask(self, half: str) -> np.ndarray:
-        """bool [M]: which images have features in a half."""
-        return self._status[half] == STATUS_OK
+    def ok_mask(self, part: str) -> np.ndarray:
+        """bool [M]: which images have features in a part."""
+        return self._status[part] == STATUS_OK
 
     def read_map(self, i: int) -> np.ndarray:
         """CLIP map of image i, float32 [N, C], class token first. Errors: see `raw_maps`."""
@@ -201,23 +201,23 @@ class Cache(PlannedImages):
             raise self._damage(error, error.partition * self.partition_size + error.chunk) from None
         return out
 
-    def _require_ok(self, indices: Sequence[int], half: str) -> None:
-        if half not in self._status:
+    def _require_ok(self, indices: Sequence[int], part: str) -> None:
+        if part not in self._status:
             raise InputError(
-                f"the {half} half was not opened", f"halves=({half!r},)", "open the cache with it"
+                f"the {part} part was not opened", f"parts=({part!r},)", "open the cache with it"
             )
         positions = np.asarray(indices, np.int64)
         outside = positions[(positions < 0) | (positions >= self.num_images)]
         if len(outside):
             raise InputError(f"image {outside[0]}", f"0 to {self.num_images - 1}", "see Cache.index_of")
-        codes = self._status[half][positions]
+        codes = self._status[part][positions]
         failed = np.flatnonzero(codes != STATUS_OK)
         if len(failed):
             i = int(indices[failed[0]])
             image_id, file_name = self.image(i)
             reason = STATUS_REASONS[int(codes[failed[0]])]
             raise InputError(
-                f"image {image_id} ({file_name}) has no {half} features: {reason}",
+                f"image {image_id} ({file_name}) has no {part} features: {reason}",
                 "an image that was extracted",
                 "leave it out (Cache.ok), or repair the image and run rs-cache extract again",
             )
@@ -231,7 +231,7 @@ class Cache(PlannedImages):
         )
 
 
-def _status_codes(sealed: SealedHalf, num_images: int) -> np.ndarray:
+def _status_codes(sealed: SealedPart, num_images: int) -> np.ndarray:
     """uint8 [M]."""
     codes = np.full(num_images, STATUS_OK, np.uint8)
     for position, code in sealed.failed:

@@ -52,7 +52,7 @@ class RemoteObjects:
     claim object, put only if absent and held for the seconds that a commit takes. The claim of a killed
     writer lasts until its lease is over (`lease` seconds), and a writer that stalls for longer than the lease
     in the middle of a commit can mix its objects with its successor's; `verify` finds that. Markers are put
-    only if absent, after every object was read back, so a partition is never seen half-written otherwise.
+    only if absent, after every object was read back, so a partition is never seen part-written otherwise.
     A reader that has an object open when it is replaced (a retry of failed images) must open the cache again.
     obstore does not survive a fork: start worker processes with "spawn".
     """

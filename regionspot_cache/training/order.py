@@ -37,7 +37,7 @@ class ImageTable(Protocol):
     def views(self) -> NDArray[np.int32] | None: ...
     @property
     def origins(self) -> NDArray[np.int32] | None: ...
-    def ok_mask(self, half: str) -> NDArray[np.bool_]: ...
+    def ok_mask(self, part: str) -> NDArray[np.bool_]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class UsableImages:
 def usable_images(
     cache: ImageTable, name: str = "cache", *, views: Literal["sample", "original"] = "sample"
 ) -> UsableImages:
-    """Images with boxes whose two halves were extracted.
+    """Images with boxes whose two parts were extracted.
 
     Args:
         cache: where they lie.
@@ -138,7 +138,7 @@ def usable_images(
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise InputError(
             f"{name} has no image to train on ({reasons or 'empty'})",
-            "images with boxes in both halves",
+            "images with boxes in both parts",
             "rs-cache status CACHE",
         )
     images = np.flatnonzero(usable)

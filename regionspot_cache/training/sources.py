@@ -23,7 +23,7 @@ class TrainingCache(ImageTable, Protocol):
     @property
     def dataset(self) -> Any: ...
     @property
-    def halves(self) -> Mapping[str, Any]: ...
+    def parts(self) -> Mapping[str, Any]: ...
     def labels(self, image: int, /) -> NDArray[Any]: ...
     def read_tokens(self, image: int, /, position: str = ...) -> NDArray[Any]: ...
     def raw_maps(self, images: Sequence[int], /) -> tuple[NDArray[Any], NDArray[Any] | None]: ...
@@ -35,7 +35,7 @@ class TrainingSource:
 
     Attributes:
         name: how stages and messages call it; unique in a run.
-        cache: an opened cache with both halves.
+        cache: an opened cache with both parts.
         class_names: the K names of the label space, in the order of the embeddings.
         text_embeddings: float32 [K, E], unit length.
         class_map: int64 [C], label of the data set -> row of `text_embeddings`.
@@ -66,14 +66,14 @@ class TrainingSource:
         if mapped and not (self.class_map.min() >= 0 and self.class_map.max() < rows):
             raise InputError(f"{self.name}: the class map leaves 0..{rows - 1}", "a text row for every label")
 
-    def array_shape(self, half: str, name: str) -> tuple[int, ...]:
+    def array_shape(self, part: str, name: str) -> tuple[int, ...]:
         """Shape of one item of a stored array."""
-        for array in self.cache.halves[half].arrays:
+        for array in self.cache.parts[part].arrays:
             if array.name == name:
                 return tuple(array.item_shape)
         raise InputError(
-            f"the cache of {self.name} stores no array {half}/{name}",
-            f"one of {', '.join(array.name for array in self.cache.halves[half].arrays)}",
+            f"the cache of {self.name} stores no array {part}/{name}",
+            f"one of {', '.join(array.name for array in self.cache.parts[part].arrays)}",
             "extract that token position, or choose another",
         )
 
@@ -85,7 +85,7 @@ class TrainingSource:
     @property
     def map_dtype(self) -> np.dtype[Any]:
         """int8 or float16, as stored."""
-        (kind,) = [array.dtype for array in self.cache.halves["clip"].arrays if array.name == "map"]
+        (kind,) = [array.dtype for array in self.cache.parts["clip"].arrays if array.name == "map"]
         return np.dtype(kind)
 
     @property
@@ -111,8 +111,8 @@ class TrainingSource:
             "prefix_tokens": prefix,
         }
 
-    def fingerprint(self, half: str) -> dict[str, Any]:
-        return dict(self.cache.halves[half].fingerprint)
+    def fingerprint(self, part: str) -> dict[str, Any]:
+        return dict(self.cache.parts[part].fingerprint)
 
     def identity(self) -> dict[str, Any]:
         """JSON-able identity of features, annotations and label space."""
@@ -172,8 +172,8 @@ def model_metadata(sources: Sequence[TrainingSource]) -> dict[str, Any]:
 
 
 def _features(source: TrainingSource) -> dict[str, Any]:
-    halves = {half: source.fingerprint(half) for half in ("sam", "clip")}
-    return {**halves, "token_position": source.token_position, **source.head_sizes()}
+    parts = {part: source.fingerprint(part) for part in ("sam", "clip")}
+    return {**parts, "token_position": source.token_position, **source.head_sizes()}
 
 
 def digest_names(names: Sequence[str]) -> str:
