@@ -13,8 +13,8 @@ from regionspot_cache.store import (
     Cache,
     Quantised,
     create_cache,
-    make_clip_half,
-    make_sam_half,
+    make_clip_part,
+    make_sam_part,
     open_cache,
 )
 
@@ -40,9 +40,9 @@ def random_cache(
         token_dim: width of SAM tokens; None makes no SAM part.
         boxes: of every image.
     """
-    parts = [make_clip_half(*map_shape, dtype=dtype, fingerprint={"random": "map"})]
+    parts = [make_clip_part(*map_shape, dtype=dtype, fingerprint={"random": "map"})]
     if token_dim is not None:
-        parts.append(make_sam_half({"transformer": token_dim}, dtype=dtype, fingerprint={"random": "sam"}))
+        parts.append(make_sam_part({"transformer": token_dim}, dtype=dtype, fingerprint={"random": "sam"}))
     dataset = _dataset(path.with_suffix(".json"), images, boxes, classes)
     writer = create_cache(path, dataset, parts=parts, partition_size=partition_size)
     rng = np.random.default_rng(0)

@@ -6,14 +6,13 @@ Never imports torch.
 from regionspot_cache.store.checks import Problem
 from regionspot_cache.store.create import create_cache, rebuild_part
 from regionspot_cache.store.estimate import estimate, missing_bytes
+from regionspot_cache.store.labelled import LabelledCache, Match, match
 from regionspot_cache.store.layout import (
     STATUS_CODES,
     STATUS_OK,
     STATUS_REASONS,
     ArraySpec,
     PartSpec,
-    make_clip_half,
-    make_sam_half,
 )
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
 from regionspot_cache.store.quantise import Quantised, dequantise, quantise, to_half_precision
@@ -29,6 +28,8 @@ __all__ = [
     "Cache",
     "CachePlan",
     "CacheWriter",
+    "LabelledCache",
+    "Match",
     "PartSpec",
     "PartitionPlan",
     "Problem",
@@ -36,8 +37,7 @@ __all__ = [
     "create_cache",
     "dequantise",
     "estimate",
-    "make_clip_half",
-    "make_sam_half",
+    "match",
     "missing_bytes",
     "open_cache",
     "open_writer",

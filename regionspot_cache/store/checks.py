@@ -27,6 +27,7 @@ class Problem(NamedTuple):
         kind: "missing", "size", "checksum", "index", "record", "status", "identity", "foreign" (damage);
             "uncommitted", "unsealed" (unfinished).
         detail: what was found.
+        segment: its folder in the cache; "" for the first.
     """
 
     part: str | None
@@ -35,6 +36,7 @@ class Problem(NamedTuple):
     key: str
     kind: str
     detail: str
+    segment: str = ""
 
     @property
     def is_damage(self) -> bool:

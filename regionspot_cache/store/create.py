@@ -13,17 +13,18 @@ from regionspot_cache.store.identity import (
     cache_identity,
     cache_record,
     part_key,
+    part_names,
     plan_digest,
     read_part,
     require_same_cache,
     require_same_part,
     require_same_plan,
 )
-from regionspot_cache.store.layout import PARTS, PartSpec, PlanShape, part_arrays
+from regionspot_cache.store.layout import PartSpec, PlanShape, part_arrays
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import marker_key
 from regionspot_cache.store.objects import Objects, Stage
-from regionspot_cache.store.plan import CachePlan, id_kind
+from regionspot_cache.store.plan import CachePlan
 from regionspot_cache.store.plan_store import plan_objects
 from regionspot_cache.store.publish import unseal
 from regionspot_cache.store.writer import CacheWriter
@@ -48,7 +49,7 @@ def create_cache(
     Args:
         path: folder or URL.
         dataset: images and boxes (`datasets.DetectionDataset`).
-        parts: specs from `make_sam_half` and `make_clip_half`.
+        parts: what is stored.
         partition_size: S, images a partition.
         seed: of the order of the images.
         rebuild: replace a part that was made by other networks, as `rebuild_part` does.
@@ -60,8 +61,14 @@ def create_cache(
         RegionSpotError: the folder cannot be written or the disk is full.
     """
     objects = open_objects(path)
-    plan = CachePlan(dataset, partition_size=partition_size, seed=seed)
-    record = _plan_cache(objects, plan)
+    _plan_cache(objects, CachePlan(dataset, partition_size=partition_size, seed=seed))
+    return add_parts(path, parts, rebuild=rebuild)
+
+
+def add_parts(path: str | Path, parts: Sequence[PartSpec], *, rebuild: bool = False) -> CacheWriter:
+    """Adds the parts that a planned cache does not have yet; errors as of `create_cache`."""
+    objects = open_objects(path)
+    record = CacheRecord.read(objects)
     for spec in parts:
         with objects.exclusive(f"part-{spec.name}") as stage:
             existing = read_part(objects, record, spec.name)
@@ -78,7 +85,7 @@ def create_cache(
 def rebuild_part(path: str | Path, spec: PartSpec) -> CacheWriter:
     """Remove one part, features and markers, and put an empty one of another identity in its place.
 
-    Nothing of the other part is touched. Readers are refused this part until it is complete and sealed again.
+    Nothing of other parts is touched. Readers are refused this part until it is complete and sealed again.
 
     Raises:
         MissingFileError: there is no cache.
@@ -107,8 +114,9 @@ def _plan_cache(objects: Objects, plan: CachePlan) -> CacheRecord:
             record = CacheRecord.read(objects)
             require_same_cache(record.identity, identity, objects.url)
             return record
-        ours = plan_digest(identity, id_kind(plan.dataset.image_ids), plan.shape)
-        for part in PARTS:  # cache.json was removed: features of another plan are neither adopted nor lost
+        ours = plan_digest(identity, plan.shape)
+        # cache.json was removed: features of another plan are neither adopted nor lost
+        for part in part_names(objects):
             existing = PartRecord.read(objects, part)
             if existing is not None:
                 require_same_plan(existing, ours, objects.url)

@@ -15,8 +15,6 @@ def estimate(plan: CachePlan, parts: Sequence[PartSpec]) -> dict[str, int]:
     """
     rows = {
         "boxes": plan.box_counts,
-        "labels": plan.box_counts,
-        "annotation_ids": plan.box_counts,
         "offsets": plan.image_counts + 1,
         "sizes": plan.image_counts,
         "text": plan.text_counts,

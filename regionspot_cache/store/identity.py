@@ -1,20 +1,24 @@
 """Identity of a cache and of its parts: what must match before anything is added or read."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.images import ExifRule
+from regionspot_cache.datasets.source import DatasetSource
 from regionspot_cache.errors import DamageError, IdentityError, MissingFileError
 from regionspot_cache.identity import require_same, without_arithmetic
 from regionspot_cache.store.entries import ObjectEntry
 from regionspot_cache.store.layout import (
     CRC_BYTES,
     FORMAT,
+    NAME,
     PartSpec,
     PlanShape,
     Positive,
@@ -35,6 +39,12 @@ from regionspot_cache.store.records import (
 CACHE_KEY = "cache.json"
 
 
+def part_names(objects: Objects) -> list[str]:
+    """The parts that a cache has, by the names of their records."""
+    keys = [PurePosixPath(key) for key, _ in objects.list("parts")]
+    return [key.stem for key in keys if key.suffix == ".json" and re.fullmatch(NAME, key.stem)]
+
+
 def part_key(part: str) -> str:
     """Key of the record that fixes a part."""
     return f"parts/{part}.json"
@@ -44,18 +54,11 @@ def part_key(part: str) -> str:
 class _Identity:
     """The keys of `CacheRecord.identity`, which stays a mapping because it is compared key by key."""
 
-    dataset: str
-    split: str
-    annotation_sha256: str
     exif: ExifRule
-    box_policy: dict[str, Any]
     partition_size: Positive
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     num_images: Positive
     num_boxes: Count
-    class_names: list[str]
-    category_ids: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]
-    class_frequency: list[str]
     content_sha256: Sha256
     augmentation: Augmentation | None
 
@@ -67,17 +70,16 @@ def _checked_identity(value: dict[str, Any]) -> dict[str, Any]:
     found = _IDENTITY.validate_python(value)
     if canonical(asdict(found)) != canonical(value):
         raise ValueError("holds a key or type that this version does not write")
-    if not len(found.class_names) == len(found.category_ids) == len(found.class_frequency):
-        raise ValueError("class names, category ids and frequencies differ in number")
     return value
 
 
-def plan_digest(identity: Mapping[str, Any], kind: str, shape: PlanShape) -> str:
+def plan_digest(identity: Mapping[str, Any], shape: PlanShape) -> str:
     """SHA-256 of all that decides which image and box is which record; parts carry it, markers through them.
 
-    Where the images lie, and what was dropped on the way to the plan, change no feature and are left out.
+    Where the images lie, their ids, and what was dropped on the way to the plan change no feature.
     """
-    return digest(canonical({"identity": dict(identity), "id_kind": kind, "shape": asdict(shape)}))
+    sizes = {key: value for key, value in asdict(shape).items() if key != "max_text"}
+    return digest(canonical({"identity": dict(identity), "shape": sizes}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,8 @@ class CacheRecord:
     """cache.json: written once, when the cache is planned.
 
     Attributes:
-        identity: dataset, box policy, partitioning; compared key by key.
+        identity: of images, boxes and partitioning; compared key by key.
+        source: the annotations that the plan was made from, to be read again for labels; not of the identity.
         image_root: as given when the cache was planned; not part of the identity.
         dropped: how many boxes and images were left out, by reason.
         id_kind: "int" or "str", the type of image ids.
@@ -94,6 +97,7 @@ class CacheRecord:
     """
 
     identity: Annotated[Mapping[str, Any], AfterValidator(_checked_identity)]
+    source: DatasetSource | None
     image_root: str
     dropped: Mapping[str, Count]
     id_kind: Literal["int", "str"]
@@ -107,7 +111,7 @@ class CacheRecord:
     @cached_property
     def plan_digest(self) -> str:
         """See `plan_digest`."""
-        return plan_digest(self.identity, self.id_kind, self.shape)
+        return plan_digest(self.identity, self.shape)
 
     @classmethod
     def read(cls, objects: Objects) -> "CacheRecord":
@@ -201,7 +205,7 @@ class PartRecord:
             return None
         if record.spec.name != part:
             raise DamageError(
-                f"{key} describes the {record.spec.name} part", part, "rs-cache verify CACHE --full"
+                f"{key} describes part {record.spec.name}", part, "rs-cache verify CACHE --full"
             )
         return record
 
@@ -223,7 +227,7 @@ def require_same_plan(part: PartRecord, plan: str, url: str) -> None:
     """Refuse features whose records are other images. Raises IdentityError."""
     if part.plan_digest != plan:
         raise IdentityError(
-            f"the {part.spec.name} part of {url} was extracted for another plan ({part.plan_digest[:12]})",
+            f"part {part.spec.name} of {url} was extracted for another plan ({part.plan_digest[:12]})",
             f"the plan of this dataset and these settings ({plan[:12]}): images, boxes, partition_size, seed",
             f"extract with the settings it was made with, or delete {url} and run the same command again",
         )
@@ -233,19 +237,12 @@ def cache_identity(plan: CachePlan) -> dict[str, Any]:
     """The identity of a planned cache, JSON values only."""
     data = plan.dataset
     return {
-        "dataset": data.name,
-        "split": data.split,
         "augmentation": data.augmentation.to_dict() if data.augmentation else None,
-        "annotation_sha256": data.annotation_sha256,
         "exif": data.exif,
-        "box_policy": dict(data.policy.to_dict()),
         "partition_size": plan.partition_size,
         "seed": plan.seed,
         "num_images": plan.shape.num_images,
         "num_boxes": plan.shape.num_boxes,
-        "class_names": list(data.class_names),
-        "category_ids": [int(category) for category in data.category_ids],
-        "class_frequency": list(data.class_frequency),
         "content_sha256": plan.content_digest(),
     }
 
@@ -256,6 +253,7 @@ def cache_record(
     """cache.json of a plan whose stored objects are `objects`."""
     return CacheRecord(
         identity=identity,
+        source=getattr(plan.dataset, "source", None),
         image_root=str(plan.dataset.image_root),
         dropped=dict(plan.dataset.dropped),
         id_kind=id_kind(plan.dataset.image_ids),
@@ -297,7 +295,7 @@ def _require_same_part(found: Mapping[str, Any], wanted: Mapping[str, Any], part
     require_same(
         found,
         wanted,
-        what=f"the {part} part of {url}",
+        what=f"part {part} of {url}",
         wanted_by="these networks and settings",
         remedy=f"rs-cache extract --cache {url} --part {part} --rebuild with its --dataset and --backbone",
     )

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from regionspot_cache.store.identity import CacheRecord, PartRecord
 from regionspot_cache.store.layout import (
     STATUS_OK,
     STATUS_REASONS,
-    PartName,
     PartSpec,
     PlanShape,
     StackedArray,
@@ -57,7 +56,7 @@ def build_marker(
             "report this as a bug",
         )
     return Marker(
-        part=cast(PartName, part.spec.name),
+        part=part.spec.name,
         partition=partition.index,
         part_digest=part.digest,
         objects=objects,
@@ -87,7 +86,7 @@ def require_current_part(objects: Objects, part: PartRecord) -> None:
     record = PartRecord.read(objects, part.spec.name)
     if record is None or record.digest != part.digest:
         raise IdentityError(
-            f"the {part.spec.name} part of {objects.url} was rebuilt by another run",
+            f"part {part.spec.name} of {objects.url} was rebuilt by another run",
             "the part that this run started with",
             "run rs-cache extract again; partitions that are already committed are kept",
         )

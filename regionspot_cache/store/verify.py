@@ -8,12 +8,20 @@ from typing import Literal
 from regionspot_cache.errors import DamageError
 from regionspot_cache.store.checks import PartCheck, Problem, check_object, check_stored_sums
 from regionspot_cache.store.entries import recorded_sums
-from regionspot_cache.store.identity import CACHE_KEY, CacheRecord, PartRecord, offset_keys, part_key
-from regionspot_cache.store.layout import PARTS, plan_arrays
+from regionspot_cache.store.identity import (
+    CACHE_KEY,
+    CacheRecord,
+    PartRecord,
+    offset_keys,
+    part_key,
+    part_names,
+)
+from regionspot_cache.store.layout import plan_arrays
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, SealedPart
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan_store import StoredPlan
+from regionspot_cache.store.segments import SEGMENTS_KEY, UPDATE_KEY, UpdateRecord, segment_places
 from regionspot_cache.store.shards import StoredArray
 
 _WORKERS = 4  # each holds one stored object in memory; hashing releases the interpreter
@@ -40,7 +48,23 @@ def verify(
         MissingFileError: there is no cache.
         IdentityError: a cache of another format version.
     """
-    objects, full = open_objects(path), level == "full"
+    try:
+        places = segment_places(path)
+    except DamageError as error:
+        return [Problem(None, None, None, SEGMENTS_KEY, "checksum", error.found)]
+    root, problems = open_objects(path), []
+    for place in places:
+        name = place.removeprefix(root.url).strip("/")
+        for found in _segment_problems(open_objects(place), level == "full", progress):
+            problems.append(found._replace(segment=name, key=f"{name}/{found.key}".lstrip("/")))
+    if UpdateRecord.read(root) is not None:
+        problems.append(Problem(None, None, None, UPDATE_KEY, "unsealed", "an update is not finished"))
+    return problems
+
+
+def _segment_problems(
+    objects: Objects, full: bool, progress: Callable[[int, int], None] | None
+) -> list[Problem]:
     try:
         record = CacheRecord.read(objects)
     except DamageError as error:
@@ -50,7 +74,7 @@ def verify(
         return problems  # how many images there are is not certain
     plan = StoredPlan(objects, record)
     checks: list[PartCheck] = []
-    for part in PARTS:
+    for part in part_names(objects):
         try:
             found = PartRecord.read(objects, part)
         except DamageError as error:
@@ -66,7 +90,7 @@ def verify(
     for check in checks:
         problems += check.surroundings()
     problems += _manifest_problems(objects, record, checks)
-    expected = {part_key(part) for part in PARTS}
+    expected = {part_key(part) for part in part_names(objects)}
     problems += _foreign(objects, "parts", expected)
     return problems
 
@@ -118,11 +142,11 @@ def _manifest_problems(objects: Objects, record: CacheRecord, checks: list[PartC
     for check in checks:
         part = sealed.pop(check.part, None)
         if part is None:
-            yield problem("unsealed", f"the {check.part} part is not in the manifest", check.part)
+            yield problem("unsealed", f"part {check.part} is not in the manifest", check.part)
         elif part != check.as_sealed():
-            yield problem("identity", f"the {check.part} part is not the one that was sealed", check.part)
+            yield problem("identity", f"part {check.part} is not the one that was sealed", check.part)
     for name in sealed:
-        yield problem("missing", f"the {name} part was sealed and is gone", name)
+        yield problem("missing", f"part {name} was sealed and is gone", name)
 
 
 def _foreign(objects: Objects, folder: str, expected: Iterable[str]) -> list[Problem]:

@@ -1,9 +1,11 @@
 """The writer's view of a cache: what is missing, committing partitions, retrying failures, sealing."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,8 +13,8 @@ from regionspot_cache.errors import DamageError, IncompleteError, InputError
 from regionspot_cache.store import publish
 from regionspot_cache.store.entries import recorded_sums
 from regionspot_cache.store.features import Features, row_mask, stored_rows
-from regionspot_cache.store.identity import CacheRecord, PartRecord, read_part, require_offsets
-from regionspot_cache.store.layout import PARTS, PartName, PartSpec, StackedArray, part_arrays
+from regionspot_cache.store.identity import CacheRecord, PartRecord, part_names, read_part, require_offsets
+from regionspot_cache.store.layout import PartSpec, StackedArray, part_arrays
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import (
     MANIFEST_KEY,
@@ -58,6 +60,7 @@ class CacheWriter:
         require_offsets(self.record, objects)
         self.plan = StoredPlan(objects, self.record)
         self._records = self._read_parts()
+        self.partition = lru_cache(maxsize=2)(self.plan.partition)
 
     def __reduce__(self) -> tuple:
         return open_writer, (self.objects.url,)
@@ -71,10 +74,6 @@ class CacheWriter:
     def num_partitions(self) -> int:
         """P."""
         return self.record.shape.num_partitions
-
-    def partition(self, index: int) -> PartitionPlan:
-        """Images and boxes of one partition. Raises DamageError."""
-        return self.plan.partition(index)
 
     def markers(self, part: str) -> dict[int, Marker]:
         """Markers of all committed partitions of a part: counts, failures, timings, bytes."""
@@ -102,17 +101,19 @@ class CacheWriter:
         arrays: Mapping[str, Features],
         status: np.ndarray,
         *,
+        files: np.ndarray | None = None,
         failures: Sequence[Mapping[str, Any]] | None = None,
         timings: Mapping[str, float] | None = None,
     ) -> Outcome:
         """Store the features of one whole partition, durably, or nothing at all.
 
         Args:
-            part: "sam" or "clip".
+            part: its name.
             partition: its number.
             arrays: by array name, float32 [b, D] (ragged; all boxes in plan order) or [s, N, C]; or
                 `Quantised` values of those shapes. Rows of failed images are ignored.
             status: uint8 [s], `STATUS_CODES`.
+            files: int64 [s, 3], `datasets.images.FileStamp` of every image; zeros when left out.
             failures: {"image_id", "file_name", "reason", ...} of each image that is not ok; made from the
                 plan and the status when left out.
             timings: seconds by step; "write" (encoding, syncing, reading back) is added here.
@@ -128,7 +129,7 @@ class CacheWriter:
         plan = self.partition(partition)
         if self._read_marker(part, partition):
             return "lost race"
-        rows = stored_rows(self._part(part).spec, plan, arrays, status)
+        rows = stored_rows(self._part(part).spec, plan, arrays, status, files)
         return self._publish(part, plan, rows, failures, timings, replaces=None)
 
     def recommit(
@@ -139,6 +140,7 @@ class CacheWriter:
         arrays: Mapping[str, Features],
         status: np.ndarray,
         *,
+        files: np.ndarray | None = None,
         failures: Sequence[Mapping[str, Any]] | None = None,
         timings: Mapping[str, float] | None = None,
     ) -> Outcome:
@@ -151,6 +153,7 @@ class CacheWriter:
             slots: the k failed slots that were tried again, ascending.
             arrays: as in `commit` but for these slots only: [k, N, C], or the boxes of these slots in order.
             status: uint8 [k].
+            files: int64 [k, 3].
             failures: of all images of the partition that are still not ok, as in `commit`.
             timings: as in `commit`.
 
@@ -162,12 +165,12 @@ class CacheWriter:
         known = {slot for slot, _ in found[0].failed} if found else set()
         if found is None or not known.issuperset(slots) or sorted(set(slots)) != list(slots):
             raise InputError(
-                f"retry of images {list(slots)} of partition {partition} of the {part} part",
+                f"retry of images {list(slots)} of partition {partition} of part {part}",
                 f"failed images of a committed partition, ascending: {sorted(known)}",
                 "take them from CacheWriter.failed",
             )
         rows = self.read_partition(part, partition)
-        patch = stored_rows(spec, _chosen(plan, slots), arrays, status)
+        patch = stored_rows(spec, _chosen(plan, slots), arrays, status, files)
         boxes, layouts = _box_rows(plan, slots), part_arrays(spec, self.record.shape)
         for name, values in patch.items():
             rows[name][boxes if layouts[name].ragged else list(slots)] = values
@@ -201,6 +204,14 @@ class CacheWriter:
             ) from None
         return rows
 
+    def claim(self, part: str, partition: int) -> AbstractContextManager[Any]:
+        """The work on a partition of a part, for as long as the context lasts; gone with a killed process.
+
+        Raises:
+            BlockingIOError: another process has claimed it.
+        """
+        return self.objects.exclusive(f"work-{_lock_name(part, partition)}", wait=False)
+
     def discard(self, part: str, partition: int) -> None:
         """Make a partition uncommitted, for example because it is damaged; extraction then does it again."""
         with self.objects.exclusive(_lock_name(part, partition)):
@@ -225,7 +236,7 @@ class CacheWriter:
                     "at least one part with every partition committed",
                     f"rs-cache extract --cache {self.objects.url} continues where it stopped",
                 )
-            parts = {cast(PartName, n): self._sealed(n, markers) for n, markers in complete.items()}
+            parts = {name: self._sealed(name, markers) for name, markers in complete.items()}
             manifest = Manifest(plan_digest=self.record.plan_digest, parts=parts)
             data = manifest.to_bytes()
             if self.objects.size(MANIFEST_KEY) != len(data) or self.objects.read(MANIFEST_KEY) != data:
@@ -287,13 +298,14 @@ class CacheWriter:
         return read_markers(self.objects, self._part(part), self.record.shape, range(self.num_partitions))
 
     def _read_parts(self) -> dict[str, PartRecord]:
-        found = {name: read_part(self.objects, self.record, name) for name in PARTS}
+        names = part_names(self.objects)
+        found = {name: read_part(self.objects, self.record, name) for name in names}
         return {name: record for name, record in found.items() if record}
 
     def _part(self, part: str) -> PartRecord:
         if part not in self._records:
             raise InputError(
-                f"the cache at {self.objects.url} has no {part} part",
+                f"the cache at {self.objects.url} has no part {part}",
                 f"one of {sorted(self._records)}",
                 f"rs-cache extract --cache {self.objects.url} --part {part}",
             )
@@ -320,8 +332,6 @@ def _chosen(plan: PartitionPlan, slots: Sequence[int]) -> PartitionPlan:
         file_names=[plan.file_names[slot] for slot in slots],
         sizes=plan.sizes[list(slots)],
         boxes=plan.boxes[rows],
-        labels=plan.labels[rows],
-        annotation_ids=plan.annotation_ids[rows],
         offsets=np.cumsum([0, *counts], dtype=np.int32),
         views=plan.views and plan.views.take(list(slots)),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.store import CacheWriter, create_cache, open_writer, rebuild_part
-from tests.store.small_world import clip_half, features, make_dataset, sam_half, status_of
+from tests.store.small_world import clip_part, features, make_dataset, sam_part, status_of
 
 FAILING = {"train/000003.jpg": "missing", "train/000017.jpg": "undecodable"}
 
@@ -25,7 +25,7 @@ def fill(writer: CacheWriter, *, shift: float = 0, backwards: bool = False) -> N
 
 def run(path: Path, shift: float = 0, backwards: bool = False) -> None:
     """Plan or resume a cache of 15 partitions of 2 images, fill and seal it."""
-    writer = create_cache(path, make_dataset(30), partition_size=2, parts=[sam_half(), clip_half()])
+    writer = create_cache(path, make_dataset(30), partition_size=2, parts=[sam_part(), clip_part()])
     fill(writer, shift=shift, backwards=backwards)
     writer.seal()
     writer.collect_garbage()
@@ -52,12 +52,12 @@ def retry(path: Path) -> None:
 
 def rebuild(path: Path) -> None:
     """Replace the clip part."""
-    rebuild_part(path, clip_half(model="other"))
+    rebuild_part(path, clip_part(model="other"))
 
 
 def plan_small(path: Path) -> CacheWriter:
     """Plan or open a cache of two partitions of 2 images."""
-    return create_cache(path, make_dataset(4), partition_size=2, parts=[sam_half(), clip_half()])
+    return create_cache(path, make_dataset(4), partition_size=2, parts=[sam_part(), clip_part()])
 
 
 def run_small(path: Path) -> None:

@@ -13,8 +13,8 @@ from regionspot_cache.store import (
     PartitionPlan,
     PartSpec,
     create_cache,
-    make_clip_half,
-    make_sam_half,
+    make_clip_part,
+    make_sam_part,
 )
 
 TOKENS, WIDTH, TOKEN_DIM, PROMPT_DIM = 5, 12, 8, 16
@@ -64,15 +64,15 @@ def make_dataset(
     )
 
 
-def sam_half(dtype: str = "int8", model: str = "vit_b") -> PartSpec:
+def sam_part(dtype: str = "int8", model: str = "vit_b") -> PartSpec:
     dims = {"transformer": TOKEN_DIM, "prompt": PROMPT_DIM}
-    return make_sam_half(
+    return make_sam_part(
         dims, dtype=dtype, fingerprint={"model": {"name": model, "sha256": "12"}, "size": 1024}
     )
 
 
-def clip_half(dtype: str = "int8", model: str = "ViT-L-14") -> PartSpec:
-    return make_clip_half(TOKENS, WIDTH, dtype=dtype, fingerprint={"model": {"name": model}, "layer": -2})
+def clip_part(dtype: str = "int8", model: str = "ViT-L-14") -> PartSpec:
+    return make_clip_part(TOKENS, WIDTH, dtype=dtype, fingerprint={"model": {"name": model}, "layer": -2})
 
 
 def _generator(*key: object) -> np.random.Generator:
@@ -121,7 +121,7 @@ def make_cache(
     path: Path, dataset: SimpleNamespace | None = None, *, dtype: str = "int8", **kwargs
 ) -> CacheWriter:
     """A sealed cache of partitions of 4 images."""
-    parts = [sam_half(dtype), clip_half(dtype)]
+    parts = [sam_part(dtype), clip_part(dtype)]
     writer = create_cache(path, dataset or make_dataset(), partition_size=4, parts=parts)
     extract(writer, **kwargs)
     return writer

@@ -5,7 +5,8 @@ A plain function of (job, partition), so that any executor runs it anywhere, and
 
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import console
-from pipeline.devices import resolve_device
-from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
-from regionspot_cache.backbones import BackboneSpec, load_clip, load_sam
+from regionspot_cache.backbones import Backbone, BackboneSpec, load_backbone
+from regionspot_cache.backbones.weights import Progress
 from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.errors import IdentityError
+from regionspot_cache.extraction.devices import resolve_device
+from regionspot_cache.extraction.features import PartitionFeatures, part_spec
+from regionspot_cache.extraction.loader import Clock, ImageLoader
 from regionspot_cache.identity import require_same
 from regionspot_cache.store import (
     STATUS_OK,
@@ -27,13 +29,12 @@ from regionspot_cache.store import (
     PartitionPlan,
     PartSpec,
     Quantised,
-    make_clip_half,
-    make_sam_half,
     open_writer,
 )
 from regionspot_cache.store.manifest import Marker
 
 OnImages = Callable[[int, int], None]
+Dtype = Literal["int8", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,10 @@ class ExtractJob:
     exif: ExifRule
     spec: BackboneSpec
     parts: tuple[str, ...]
-    dtype: Literal["int8", "float16"]
-    batch_size: int
-    decode_threads: int
-    device: str
+    dtype: Dtype = "int8"
+    batch_size: int = 8
+    decode_threads: int = 4
+    device: str = "auto"
 
 
 @dataclass(kw_only=True)
@@ -59,6 +60,7 @@ class PartitionReport:
         images, boxes: worked on, failed ones included.
         failures: failed images by reason.
         seconds: by step; "decode" and "prepare" are summed over threads.
+        busy: another process works on what the partition lacks.
     """
 
     partition: int
@@ -66,10 +68,14 @@ class PartitionReport:
     boxes: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
+    busy: bool = False
 
 
 def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None) -> PartitionReport:
     """Fills what partition `p` lacks in the parts of the job: all of it, or only images that failed before.
+
+    Processes that know nothing of each other share the work: each claims what it is going to do, through the
+    cache, and leaves alone what another has claimed.
 
     Args:
         job: shared by all partitions.
@@ -79,33 +85,54 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
     Raises:
         IdentityError: the networks of this process are not those of the cache; nothing is computed.
     """
-    writer = open_writer(job.cache)
+    writer, report = open_writer(job.cache), PartitionReport(partition=p)
     planned = writer.partition(p)
-    markers = {part: writer.marker(part, p) for part in job.parts}
-    wanted = {part: missing_slots(marker, planned) for part, marker in markers.items()}
-    slots = sorted(set().union(*wanted.values()))
-    report = PartitionReport(partition=p)
-    if not slots:
-        return report
-    device = resolve_device(job.device)
-    clock, encoders = Clock(), encoders_of(job.spec, job.parts, device)
-    _require_own_networks(writer, job, device)
+    with ExitStack() as claims:
+        wanted: dict[str, list[int]] = {}
+        for part in job.parts:
+            if not missing_slots(writer.marker(part, p), planned):
+                continue
+            try:
+                claims.enter_context(writer.claim(part, p))
+            except BlockingIOError:
+                report.busy = True
+                continue
+            # Asked again: whoever held the claim may have finished meanwhile.
+            if slots := missing_slots(writer.marker(part, p), planned):
+                wanted[part] = slots
+        if wanted:
+            _fill(job, writer, planned, wanted, report, on_images)
+    return report
+
+
+def _fill(
+    job: ExtractJob,
+    writer: CacheWriter,
+    planned: PartitionPlan,
+    wanted: Mapping[str, list[int]],
+    report: PartitionReport,
+    on_images: OnImages | None,
+) -> None:
+    device, clock = resolve_device(job.device), Clock()
+    specs = {spec.name: spec for spec in specs_of(job.spec, job.parts, device, job.dtype)}
+    _require_own_networks(writer, job, specs)
+    networks = backbone_of(job.spec, job.parts, device).parts
+    encoders = {part: networks[part] for part in wanted}
     loader = ImageLoader(root=Path(job.image_root), exif=job.exif, encoders=encoders, clock=clock)
-    features = PartitionFeatures(planned, encoders, clock, dtype=job.dtype)
+    features = PartitionFeatures(planned, {part: specs[part] for part in wanted}, encoders, clock)
+    slots = sorted(set().union(*wanted.values()))
     for batch in loader.batches(planned, slots, size=job.batch_size, threads=job.decode_threads):
         features.add(batch)
         boxes = sum(len(item.boxes) for item in batch)
         report.images, report.boxes = report.images + len(batch), report.boxes + boxes
         if on_images:
             on_images(len(batch), boxes)
-    worked = [part for part, todo in wanted.items() if todo]
-    for part in worked:
+    for part, todo in wanted.items():
         with clock("write"):
-            commit = _commit if markers[part] is None else _recommit
-            commit(writer, part, features, wanted[part], clock.of(part, worked))
+            commit = _commit if writer.marker(part, planned.index) is None else _recommit
+            commit(writer, part, features, todo, clock.of(part, list(wanted)))
     report.failures = Counter(reason for reason, _ in features.failures.values())
     report.seconds = dict(clock.seconds)
-    return report
 
 
 def missing_slots(marker: Marker | None, planned: PartitionPlan) -> list[int]:
@@ -123,6 +150,7 @@ def _commit(
         features.planned.index,
         features.arrays[part],
         features.status[part],
+        files=features.files,
         failures=failures,
         timings=timings,
     )
@@ -137,12 +165,22 @@ def _recommit(
     slots = [slot for slot in slots if slot in still_missing]
     if not (status[slots] == STATUS_OK).any():
         return  # every retry failed again: nothing new to store
-    rows: Any = slots
-    if part == "sam":
-        rows = np.concatenate([np.arange(planned.offsets[s], planned.offsets[s + 1]) for s in slots])
-    chosen = {name: _take(values, rows) for name, values in arrays.items()}
+    chosen = {}
+    for array in features.specs[part].arrays:
+        places = [features.rows_of(array, slot) for slot in slots]
+        rows = [row for place in places for row in range(place.start, place.stop)]
+        chosen[array.name] = _take(arrays[array.name], np.array(rows, np.int64))
     still = _failures(features, part, [slot for slot in slots if status[slot] != STATUS_OK])
-    writer.recommit(part, planned.index, slots, chosen, status[slots], failures=still, timings=timings)
+    writer.recommit(
+        part,
+        planned.index,
+        slots,
+        chosen,
+        status[slots],
+        files=features.files[slots],
+        failures=still,
+        timings=timings,
+    )
 
 
 def _take(values: Any, rows: Any) -> Any:
@@ -164,33 +202,25 @@ def _failures(features: PartitionFeatures, part: str, slots: Any) -> list[dict[s
     ]
 
 
+_on_fetch: list[Progress] = []  # told while weights are fetched
+
+
+def tell_fetching(progress: Progress) -> None:
+    """Has `progress` told of weights that are fetched in this process."""
+    _on_fetch[:] = [progress]
+
+
 @lru_cache(maxsize=1)
-def encoders_of(spec: BackboneSpec, parts: tuple[str, ...], device: str) -> Encoders:
+def backbone_of(spec: BackboneSpec, parts: tuple[str, ...], device: str) -> Backbone:
     """Networks are loaded once a process, not once a partition."""
-    return Encoders(
-        sam=load_sam(spec.sam, device=device, progress=console.fetching) if "sam" in parts else None,
-        clip=load_clip(spec.clip, device=device) if "clip" in parts else None,
-    )
+    return load_backbone(spec, device, _on_fetch[0] if _on_fetch else None, parts)
 
 
 @lru_cache(maxsize=4)
-def specs_of(
-    spec: BackboneSpec, parts: tuple[str, ...], device: str, dtype: Literal["int8", "float16"]
-) -> tuple[PartSpec, ...]:
+def specs_of(spec: BackboneSpec, parts: tuple[str, ...], device: str, dtype: Dtype) -> tuple[PartSpec, ...]:
     """Arrays and identity of what the networks of this process would store."""
-    return tuple(part_specs(encoders_of(spec, parts, device), dtype))
-
-
-def part_specs(encoders: Encoders, dtype: Literal["int8", "float16"]) -> list[PartSpec]:
-    """Arrays and identity of the parts that the encoders fill."""
-    specs = []
-    if encoders.sam:
-        sam = encoders.sam
-        specs.append(make_sam_half(sam.token_dims, dtype=dtype, fingerprint=sam.fingerprint()))
-    if encoders.clip:
-        clip = encoders.clip
-        specs.append(make_clip_half(*clip.map_shape, dtype=dtype, fingerprint=clip.fingerprint()))
-    return specs
+    networks = backbone_of(spec, parts, device).parts
+    return tuple(part_spec(name, networks[name], dtype) for name in parts)
 
 
 def require_same_networks(found: PartSpec, wanted: PartSpec, *, whose: str, by: str) -> None:
@@ -208,19 +238,19 @@ def require_same_networks(found: PartSpec, wanted: PartSpec, *, whose: str, by: 
     require_same(
         found.to_dict(),
         wanted.to_dict(),
-        what=f"the {found.name} part of {whose}",
+        what=f"part {found.name} of {whose}",
         wanted_by=f"the networks on {by}",
         remedy=f"give {by} the same weights and all one arithmetic (--set precision=fp32), or take it "
         "out, and run the same command again; committed partitions are kept",
     )
 
 
-def _require_own_networks(writer: CacheWriter, job: ExtractJob, device: str) -> None:
+def _require_own_networks(writer: CacheWriter, job: ExtractJob, specs: Mapping[str, PartSpec]) -> None:
     """Whoever computes features proves that they are those of the cache. Raises IdentityError."""
-    for ours in specs_of(job.spec, job.parts, device, job.dtype):
+    for ours in specs.values():
         if ours.name not in writer.parts:
             raise IdentityError(
-                f"{job.cache} has no {ours.name} part any more",
+                f"{job.cache} has no part {ours.name} any more",
                 "the parts that this run started with",
                 "run the same command again",
             )
