@@ -189,6 +189,7 @@ class HqSam(LongestSideSam):
     from early features of the ViT.
     """
 
+    masks_need_cells_alone = False
     token = "mask token 0 (index 1; not the HQ token, index 5)"
     output_names = ("iou_token", "mask_tokens", "hq_token")
 
@@ -240,6 +241,7 @@ class Sam2(TransformersSam):
     decoder gives the best of three others in its place; the token stays mask token 0.
     """
 
+    masks_need_cells_alone = False
     token = "mask token 0 (index 2)"
     output_names = ("obj_score_token", "iou_token", "mask_tokens")
 

@@ -33,6 +33,8 @@ class FrozenSam(ABC):
         device: where it runs.
     """
 
+    masks_need_cells_alone = True
+
     def __init__(self, network: nn.Module, spec: SamSpec, device: torch.device | str) -> None:
         self.spec = spec
         self.device = torch.device(device)
