@@ -51,10 +51,10 @@ class RemoteObjects:
 
     Weaker than a local folder in one point. There is no kernel lock: the right to write a partition is a
     claim object, put only if absent and held for the seconds that a commit takes; the work on a partition is
-    claimed for minutes, and renewed. The claim of a killed
-    writer lasts until its lease is over (`lease` seconds), and a writer that stalls for longer than the lease
-    in the middle of a commit can mix its objects with its successor's; `verify` finds that. Markers are put
-    only if absent, after every object was read back, so a partition is never seen half-written otherwise.
+    claimed for minutes, and renewed. The claim of a killed writer lasts until its lease is over (`lease`
+    seconds), and a writer that stalls for longer than the lease in the middle of a commit can mix its objects
+    with its successor's; `verify` finds that. Markers are put only if absent, after every object was read
+    back, so a partition is never seen half-written otherwise.
     A reader that has an object open when it is replaced (a retry of failed images) must open the cache again.
     obstore does not survive a fork: start worker processes with "spawn".
     """
@@ -119,12 +119,15 @@ class RemoteObjects:
                 raise BlockingIOError(key)
             time.sleep(_POLL_SECONDS)
         released = Event()
+        renewal = Thread(target=self._renew, args=(key, owner, released), daemon=True)
         if long:
-            Thread(target=self._renew, args=(key, owner, released), daemon=True).start()
+            renewal.start()
         try:
             yield RemoteStage(self, self._store, key, owner)
         finally:
             released.set()
+            if long:
+                renewal.join()  # or a renewal under way would put the claim back after it was deleted
             with suppress(FileNotFoundError, RegionSpotError):
                 if self.read(key) == owner:
                     obstore.delete(self._store, key)

@@ -108,6 +108,23 @@ def test_the_claim_of_long_work_outlives_its_lease_and_ends_with_its_holder() ->
         pass
 
 
+def test_a_renewal_under_way_does_not_bring_a_released_claim_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = RemoteObjects(MemoryStore(), "memory://test", lease=0.2)
+    renewing, put = threading.Event(), obstore.put
+
+    def slow_put(store: MemoryStore, key: str, data: bytes, **options: str) -> object:
+        if "mode" not in options:  # a renewal; claims are put only if absent
+            renewing.set()
+            time.sleep(0.3)
+        return put(store, key, data, **options)
+
+    monkeypatch.setattr(obstore, "put", slow_put)
+    with objects.exclusive("work-sam-000000", wait=False, long=True):
+        assert renewing.wait(5)
+    time.sleep(0.4)
+    assert list(objects.list("staging")) == []
+
+
 def test_the_work_on_a_partition_is_claimed_by_half(url: str) -> None:
     writer = create_cache(url, make_dataset(), partition_size=4, halves=[sam_half(), clip_half()])
     with writer.claim("sam", 0), writer.claim("clip", 0), writer.claim("sam", 1):
