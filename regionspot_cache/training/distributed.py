@@ -1,5 +1,6 @@
 """The processes of a run, started by torchrun; a run without torchrun is a group of one."""
 
+import importlib
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -46,6 +47,9 @@ def join_processes(device: torch.device) -> Generator[ProcessGroup, None, None]:
         return
     started = not dist.is_initialized()
     if started:
+        # An optimizer imports it, and imported while a group exists it keeps that group and its threads alive
+        # until the interpreter ends, which a thread that still frees a tensor does not survive.
+        importlib.import_module("torch._dynamo")
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield ProcessGroup(rank=dist.get_rank(), world=dist.get_world_size())

@@ -252,12 +252,14 @@ def peak_memory(file: Path, outline: str) -> int:
     boxes = [annotation(n, n % 1000, bbox=(n // 1000, 3, 9, 9), segmentation=code) for n in range(20_000)]
     coco_json(file, images, boxes)
     del images, boxes
-    tracemalloc.start()
-    dataset = read_coco_style(file, require_images=False)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert dataset.num_boxes == 20_000
-    return peak
+    peaks = []
+    for _ in range(2):  # other threads allocate too
+        tracemalloc.start()
+        dataset = read_coco_style(file, require_images=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert dataset.num_boxes == 20_000
+    return min(peaks)
 
 
 def test_memory_grows_with_the_boxes_and_not_with_the_file(tmp_path: Path) -> None:

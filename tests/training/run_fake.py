@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -23,6 +24,12 @@ def main() -> None:
         time.sleep(pause)
 
     train([make_source()], config_of(steps, dropout), out, on_step=on_step)
+    assert not gloo_threads(), "threads of the process group outlive it, and may abort the interpreter's end"
+
+
+def gloo_threads() -> list[str]:
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
 
 
 if __name__ == "__main__":
