@@ -13,8 +13,8 @@ from regionspot_cache.store import (
     Cache,
     Quantised,
     create_cache,
-    make_clip_half,
-    make_sam_half,
+    make_clip_part,
+    make_sam_part,
     open_cache,
 )
 
@@ -37,23 +37,23 @@ def random_cache(
 
     Args:
         map_shape: (tokens, channels) of a CLIP map.
-        token_dim: width of SAM tokens; None makes no SAM half.
+        token_dim: width of SAM tokens; None makes no SAM part.
         boxes: of every image.
     """
-    halves = [make_clip_half(*map_shape, dtype=dtype, fingerprint={"random": "map"})]
+    parts = [make_clip_part(*map_shape, dtype=dtype, fingerprint={"random": "map"})]
     if token_dim is not None:
-        halves.append(make_sam_half({"transformer": token_dim}, dtype=dtype, fingerprint={"random": "sam"}))
+        parts.append(make_sam_part({"transformer": token_dim}, dtype=dtype, fingerprint={"random": "sam"}))
     dataset = _dataset(path.with_suffix(".json"), images, boxes, classes)
-    writer = create_cache(path, dataset, halves=halves, partition_size=partition_size)
+    writer = create_cache(path, dataset, parts=parts, partition_size=partition_size)
     rng = np.random.default_rng(0)
     for p in range(writer.num_partitions):
         part = writer.partition(p)
         status = np.full(part.num_images, STATUS_OK, np.uint8)
-        for half in halves:
-            counts = {a: part.num_boxes if a.ragged else part.num_images for a in half.arrays}
-            writer.commit(half.name, p, {a.name: _values(rng, n, a) for a, n in counts.items()}, status)
+        for part in parts:
+            counts = {a: planned.num_boxes if a.ragged else planned.num_images for a in part.arrays}
+            writer.commit(part.name, p, {a.name: _values(rng, n, a) for a, n in counts.items()}, status)
     writer.seal()
-    return open_cache(path, halves=tuple(half.name for half in halves))
+    return open_cache(path, parts=tuple(part.name for part in parts))
 
 
 def _dataset(file: Path, images: int, boxes: int, classes: int) -> DetectionDataset:

@@ -45,7 +45,7 @@ def backbones(names: list[str], *, as_json: bool = False) -> None:
                 raise
             row["error"] = error.found
         values["sam" if isinstance(spec, SamSpec) else "clip"].append(row)
-    values["registered"] = {half: list(registered(half)) for half in ("sam", "clip")}
+    values["registered"] = {part: list(registered(part)) for part in ("sam", "clip")}
     console.result(values, None if as_json else _text(values), as_json=as_json)
 
 
@@ -86,13 +86,13 @@ def clip_facts(spec: ClipSpec) -> dict[str, Any]:
 
 
 def _text(values: dict[str, Any]) -> str:
-    good = {half: [row for row in values[half] if "error" not in row] for half in ("sam", "clip")}
-    errors = [f"{row['model']}: {row['error']}" for half in good for row in values[half] if "error" in row]
+    good = {part: [row for row in values[part] if "error" not in row] for part in ("sam", "clip")}
+    errors = [f"{row['model']}: {row['error']}" for part in good for row in values[part] if "error" in row]
     blocks = [_aligned([_sam_cells(row) for row in good["sam"]])]
     blocks += [_aligned([_clip_cells(row) for row in good["clip"]]), "\n".join(errors)]
     blocks += [
-        f"Registered for the {half} side: {', '.join(names)}. They are loaded and counted when named."
-        for half, names in values["registered"].items()
+        f"Registered for the {part} side: {', '.join(names)}. They are loaded and counted when named."
+        for part, names in values["registered"].items()
         if names
     ]
     return "\n\n".join(block for block in blocks if block)

@@ -99,9 +99,9 @@ def _networks(spec: BackboneSpec) -> dict[str, Any]:
         console.warn(f"{error.found} The head is imported without fingerprints.")
         return {
             "networks": NOT_LOADED,
-            "sam": {"half": "sam", "model": spec.sam.model},
+            "sam": {"part": "sam", "model": spec.sam.model},
             "clip": {
-                "half": "clip",
+                "part": "clip",
                 "model": spec.clip.model,
                 "preprocess": f"squash, {spec.clip.resize}",
             },

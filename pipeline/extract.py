@@ -27,7 +27,7 @@ from regionspot_cache.identity import ARITHMETIC
 from regionspot_cache.store import (
     CachePlan,
     CacheWriter,
-    HalfSpec,
+    PartSpec,
     create_cache,
     missing_bytes,
     open_writer,
@@ -53,13 +53,13 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
         image_root=str(dataset.image_root.absolute()),
         exif=dataset.exif,
         spec=spec,
-        halves=settings.halves,
+        parts=settings.parts,
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         decode_threads=settings.decode_threads,
         device=settings.device,
     )
-    todo = _todo(writer, settings.halves)
+    todo = _todo(writer, settings.parts)
     console.say(
         f"{path}: {_contents(dataset)}, {dataset.num_boxes} boxes, {writer.num_partitions} partitions; "
         f"{len(todo)} to do; dropped at reading: {counts(dict(dataset.dropped))}"
@@ -77,29 +77,29 @@ def _contents(dataset: DetectionDataset) -> str:
     return f"{images} images in {len(dataset)} views ({', '.join(dataset.augmentation.names)})"
 
 
-def _say_arithmetic(spec: BackboneSpec, specs: list[HalfSpec], settings: ExtractSettings) -> None:
+def _say_arithmetic(spec: BackboneSpec, specs: list[PartSpec], settings: ExtractSettings) -> None:
     if settings.scheduler:
-        chosen = ", ".join(f"{half.name} in {half.fingerprint.get(ARITHMETIC)}" for half in specs)
+        chosen = ", ".join(f"{part.name} in {part.fingerprint.get(ARITHMETIC)}" for part in specs)
         console.say(f"the workers compute {chosen}")
         return
-    precisions = {half: getattr(spec, half).precision for half in settings.halves}
+    precisions = {part: getattr(spec, part).precision for part in settings.parts}
     console.arithmetic(resolve_device(settings.device), **precisions)
 
 
-def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[HalfSpec]:
-    """Arrays and fingerprints of the halves, asked of the kind of machine that will do the work."""
+def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
+    """Arrays and fingerprints of the parts, asked of the kind of machine that will do the work."""
     if not settings.scheduler:
-        return describe_halves(spec, settings)
-    question = partial(describe_halves, spec, settings)
+        return describe_parts(spec, settings)
+    question = partial(describe_parts, spec, settings)
     return _agreed(executors.ask_every_worker(question, address=settings.scheduler), settings.scheduler)
 
 
-def describe_halves(spec: BackboneSpec, settings: ExtractSettings) -> list[HalfSpec]:
+def describe_parts(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
     """Loads the networks here and says what they would store."""
-    return [*specs_of(spec, settings.halves, resolve_device(settings.device), settings.dtype)]
+    return [*specs_of(spec, settings.parts, resolve_device(settings.device), settings.dtype)]
 
 
-def _agreed(answers: list[executors.WorkerAnswer], scheduler: str) -> list[HalfSpec]:
+def _agreed(answers: list[executors.WorkerAnswer], scheduler: str) -> list[PartSpec]:
     """What all workers would store. Raises IdentityError, which names those that differ from the most."""
     for found in answers:
         if isinstance(found.answer, RegionSpotError):
@@ -109,7 +109,7 @@ def _agreed(answers: list[executors.WorkerAnswer], scheduler: str) -> list[HalfS
             ) from error.__cause__
     groups: defaultdict[str, list[executors.WorkerAnswer]] = defaultdict(list)
     for found in answers:
-        groups[" ".join(half.digest for half in found.answer)].append(found)
+        groups[" ".join(part.digest for part in found.answer)].append(found)
     most, *others = sorted(groups.values(), key=len, reverse=True)
     if others:
         odd = [f"{found.worker} ({found.host})" for group in others for found in group]
@@ -121,35 +121,35 @@ def _agreed(answers: list[executors.WorkerAnswer], scheduler: str) -> list[HalfS
 
 
 def _prepare(
-    path: str, dataset: DetectionDataset, specs: list[HalfSpec], settings: ExtractSettings
+    path: str, dataset: DetectionDataset, specs: list[PartSpec], settings: ExtractSettings
 ) -> CacheWriter:
-    before = open_writer(path).halves if settings.rebuild and has_cache(path) else {}
+    before = open_writer(path).parts if settings.rebuild and has_cache(path) else {}
     writer = create_cache(
         path,
         dataset,
-        halves=specs,
+        parts=specs,
         partition_size=settings.partition_size,
         seed=settings.seed,
         rebuild=settings.rebuild,
     )
     for spec in specs:
         if spec.name in before and before[spec.name].digest != spec.digest:
-            console.say(f"Replaced the {spec.name} half of {path}.")
+            console.say(f"Replaced the {spec.name} part of {path}.")
     plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)
     free = free_space(path)
-    missing = missing_bytes(plan, specs, {half: writer.pending(half) for half in settings.halves})
+    missing = missing_bytes(plan, specs, {part: writer.pending(part) for part in settings.parts})
     if free is not None and missing > free:
         raise InputError(
             f"{path} needs {console.size(missing)} more and has {console.size(free)} free.",
             "Enough free space.",
-            "Give another folder with --cache, fewer images with --limit, or one half with --half.",
+            "Give another folder with --cache, fewer images with --limit, or one part with --part.",
         )
     return writer
 
 
-def _todo(writer: CacheWriter, halves: tuple[str, ...]) -> list[int]:
-    """Partitions that are not committed in every half, or hold failed images."""
-    return sorted(set().union(*(set(writer.pending(half)) | set(writer.failed(half)) for half in halves)))
+def _todo(writer: CacheWriter, parts: tuple[str, ...]) -> list[int]:
+    """Partitions that are not committed in every part, or hold failed images."""
+    return sorted(set().union(*(set(writer.pending(part)) | set(writer.failed(part)) for part in parts)))
 
 
 def _run(
@@ -271,18 +271,18 @@ def _finish(
     *,
     as_json: bool,
 ) -> dict[str, Any]:
-    writer, halves = open_writer(path), settings.halves
-    missing = {str(half): len(writer.pending(half)) for half in halves}
+    writer, parts = open_writer(path), settings.parts
+    missing = {str(part): len(writer.pending(part)) for part in parts}
     if any(missing.values()):
         raise _not_complete(path, writer.num_partitions, missing, errors)
     writer.seal()
     writer.collect_garbage()
-    failures = failures_of(writer.markers(half) for half in halves)
+    failures = failures_of(writer.markers(part) for part in parts)
     for failure in list(failures.values())[:20]:
         console.warn(f"not in the cache: {failure['file_name']}: {failure['reason']}")
     if len(failures) > 20:
         console.warn(f"and {len(failures) - 20} more; rs-cache status {path} --json lists them all")
-    stored = sum(m.stored_bytes for half in halves for m in writer.markers(half).values())
+    stored = sum(m.stored_bytes for part in parts for m in writer.markers(part).values())
     summary = {
         "cache": path,
         "images": writer.record.shape.num_images,
@@ -314,7 +314,7 @@ def _finish(
 def _not_complete(
     path: str, partitions: int, missing: dict[str, int], errors: dict[int, RegionSpotError]
 ) -> IncompleteError:
-    lacking = ", ".join(f"{count} of {partitions} partitions of {half}" for half, count in missing.items())
+    lacking = ", ".join(f"{count} of {partitions} partitions of {part}" for part, count in missing.items())
     first = next(iter(errors.values()), None)
     stopped = f" It stopped after {MAX_FAILED} failed in a row." if len(errors) >= MAX_FAILED else ""
     error = IncompleteError(

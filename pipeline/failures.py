@@ -11,10 +11,10 @@ Failures = dict[tuple[int, int], Mapping[str, Any]]
 """By partition and slot."""
 
 
-def failures_of(halves: Iterable[Mapping[int, Marker]]) -> Failures:
-    """Images that failed in any half, from the markers of each."""
+def failures_of(parts: Iterable[Mapping[int, Marker]]) -> Failures:
+    """Images that failed in any part, from the markers of each."""
     found: Failures = {}
-    for markers in halves:
+    for markers in parts:
         for partition, marker in sorted(markers.items()):
             for (slot, _), failure in zip(marker.failed, marker.failures, strict=True):
                 found.setdefault((partition, slot), failure)

@@ -24,22 +24,22 @@ TOLERANCE = 1e-3  # cosine distance of a recomputed token; int8 alone makes abou
 
 
 def status(path: str, *, as_json: bool = False) -> None:
-    """Prints progress of every half, failures by reason, and where the time went."""
+    """Prints progress of every part, failures by reason, and where the time went."""
     writer = open_writer(path)
     facts: dict[str, Any] = {
         "cache": path,
         "images": writer.record.shape.num_images,
         "boxes": writer.record.shape.num_boxes,
     }
-    failures = failures_of(writer.markers(half) for half in writer.halves)
+    failures = failures_of(writer.markers(part) for part in writer.parts)
     facts["failed_images"], facts["failures"] = len(failures), by_reason(failures)
-    facts["halves"] = {half: _half_status(writer, half) for half in writer.halves}
+    facts["parts"] = {part: _part_status(writer, part) for part in writer.parts}
     told = failures_text(facts["images"], failures)
     console.result(facts, _status_text(facts, told), as_json=as_json)
 
 
-def _half_status(writer: CacheWriter, half: str) -> dict[str, Any]:
-    markers = writer.markers(half)
+def _part_status(writer: CacheWriter, part: str) -> dict[str, Any]:
+    markers = writer.markers(part)
     seconds: defaultdict[str, float] = defaultdict(float)
     outcomes: Counter[str] = Counter()
     for marker in markers.values():
@@ -58,10 +58,10 @@ def _half_status(writer: CacheWriter, half: str) -> dict[str, Any]:
 
 def _status_text(facts: dict[str, Any], told: str) -> str:
     lines = [f"{facts['cache']}: {told}, {facts['boxes']} boxes"]
-    for half, value in facts["halves"].items():
+    for part, value in facts["parts"].items():
         share = value["committed"] / value["partitions"]
         lines.append(
-            f"{half:<5} {value['committed']}/{value['partitions']} partitions ({share:.0%}), "
+            f"{part:<5} {value['committed']}/{value['partitions']} partitions ({share:.0%}), "
             f"{console.size(value['bytes'])}; images: {counts(value['images'])}"
         )
         lines.append("      seconds: " + ", ".join(f"{step} {s:.1f}" for step, s in value["seconds"].items()))
@@ -72,7 +72,7 @@ def _status_text(facts: dict[str, Any], told: str) -> str:
 
 
 def info(path: str, *, as_json: bool = False) -> None:
-    """Prints dataset, classes, halves with their arrays and fingerprints, bytes and dropped boxes."""
+    """Prints dataset, classes, parts with their arrays and fingerprints, bytes and dropped boxes."""
     writer = open_writer(path)
     record, shape = writer.record, writer.record.shape
     identity = dict(record.identity)
@@ -90,7 +90,7 @@ def info(path: str, *, as_json: bool = False) -> None:
         "partition_size": shape.partition_size,
         "image_root": record.image_root,
         "dropped": dict(record.dropped),
-        "halves": {name: _half_info(writer, name) for name in writer.halves},
+        "parts": {name: _part_info(writer, name) for name in writer.parts},
     }
     console.result(facts, _info_text(facts), as_json=as_json)
 
@@ -104,13 +104,13 @@ def _view_counts(writer: CacheWriter) -> dict[str, Any]:
     return {"views": dict(zip(names, np.bincount(found, minlength=len(names)).tolist(), strict=True))}
 
 
-def _half_info(writer: CacheWriter, half: str) -> dict[str, Any]:
-    spec = writer.halves[half]
+def _part_info(writer: CacheWriter, part: str) -> dict[str, Any]:
+    spec = writer.parts[part]
     sizes: Counter[str] = Counter()
-    for marker in writer.markers(half).values():
+    for marker in writer.markers(part).values():
         for key, entry in marker.objects.items():
             sizes[key.rsplit("/", 1)[0]] += entry.bytes
-    return {**spec.to_dict(), "bytes": dict(sizes), "complete": not writer.pending(half)}
+    return {**spec.to_dict(), "bytes": dict(sizes), "complete": not writer.pending(part)}
 
 
 def _info_text(facts: dict[str, Any]) -> str:
@@ -125,14 +125,14 @@ def _info_text(facts: dict[str, Any]) -> str:
     if "views" in facts:
         made = ", ".join(f"{key} {value}" for key, value in facts["identity"]["augmentation"].items())
         lines.insert(3, f"views       {counts(facts['views'])} ({made})")
-    for name, half in facts["halves"].items():
-        lines.append(f"{name} half, {'complete' if half['complete'] else 'not complete'}")
-        for array in half["arrays"]:
+    for name, part in facts["parts"].items():
+        lines.append(f"{name} part, {'complete' if part['complete'] else 'not complete'}")
+        for array in part["arrays"]:
             per = "box" if array["ragged"] else "image"
             lines.append(f"  {array['name']:<14} {array['dtype']} {array['item_shape']} for every {per}")
-        lines += [f"  {path:<24} {console.size(size):>12}" for path, size in half["bytes"].items()]
+        lines += [f"  {path:<24} {console.size(size):>12}" for path, size in part["bytes"].items()]
         lines += [
-            f"  {key:<24} {value}" for key, value in half["fingerprint"].items() if key != "architecture"
+            f"  {key:<24} {value}" for key, value in part["fingerprint"].items() if key != "architecture"
         ]
     return "\n".join(lines)
 
@@ -172,7 +172,7 @@ def verify(
     facts["problems"] = [problem._asdict() for problem in problems]
     if recompute and not problems:
         facts["recomputed"] = recomputed(
-            open_cache(path, halves=tuple(open_writer(path).halves)), recompute, backbone, images
+            open_cache(path, parts=tuple(open_writer(path).parts)), recompute, backbone, images
         )
     worst = max(facts.get("recomputed", {}).get("cosine_distance", {}).values(), default=0.0)
     text = (
@@ -199,7 +199,7 @@ def _judge(path: str, problems: list[Problem], *, repair: bool) -> None:
     damage = [problem for problem in problems if problem.is_damage]
     if not damage:
         raise IncompleteError(
-            f"{path} is not finished: {len(problems)} partitions or halves are not committed or sealed.",
+            f"{path} is not finished: {len(problems)} partitions or parts are not committed or sealed.",
             "A sealed cache.",
             f"rs-cache extract with the same arguments completes it; rs-cache status {path}",
         )
@@ -217,11 +217,11 @@ def _judge(path: str, problems: list[Problem], *, repair: bool) -> None:
 def _discard(path: str, damage: list[Problem]) -> None:
     """Uncommits every damaged partition; extraction does it again."""
     writer = open_writer(path)
-    for half, partition in sorted(
-        {(p.half, p.partition) for p in damage if p.half and p.partition is not None}
+    for part, partition in sorted(
+        {(p.part, p.partition) for p in damage if p.part and p.partition is not None}
     ):
-        writer.discard(half, partition)
-        console.say(f"uncommitted {half} partition {partition}")
+        writer.discard(part, partition)
+        console.say(f"uncommitted {part} partition {partition}")
 
 
 def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> 
     from pipeline.features import Clock, ImageLoader, PartitionFeatures
 
     encoders = _encoders_of(cache, load_preset(backbone))
-    good = np.flatnonzero(np.logical_and.reduce([cache.ok_mask(half) for half in cache.halves]))
+    good = np.flatnonzero(np.logical_and.reduce([cache.ok_mask(part) for part in cache.parts]))
     chosen = np.random.default_rng().choice(good, size=min(count, len(good)), replace=False)
     loader = ImageLoader(
         root=images or Path(cache.dataset.image_root),
@@ -239,15 +239,15 @@ def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> 
     )
     worst: defaultdict[str, float] = defaultdict(float)
     for i in chosen.tolist():
-        part, slot = cache.partition(i // cache.partition_size), i % cache.partition_size
-        features = PartitionFeatures(part, encoders, loader.clock, dtype="float16")
-        for batch in loader.batches(part, [slot], size=1, threads=1):
+        planned, slot = cache.partition(i // cache.partition_size), i % cache.partition_size
+        features = PartitionFeatures(planned, encoders, loader.clock, dtype="float16")
+        for batch in loader.batches(planned, [slot], size=1, threads=1):
             features.add(batch)
         if slot in features.failures:
             raise InputError(
-                f"{part.file_names[slot]}: {features.failures[slot][1]}", "The image of the extraction."
+                f"{planned.file_names[slot]}: {features.failures[slot][1]}", "The image of the extraction."
             )
-        rows = slice(*part.offsets[slot : slot + 2])
+        rows = slice(*planned.offsets[slot : slot + 2])
         for name, values in features.arrays.get("sam", {}).items():
             _note(worst, f"sam/{name}", cache.read_tokens(i, name), np.asarray(values)[rows])
         for name, values in features.arrays.get("clip", {}).items():
@@ -263,25 +263,25 @@ def _note(worst: dict[str, float], name: str, stored: Any, again: Any) -> None:
 
 
 def _encoders_of(cache: Cache, spec: BackboneSpec) -> "Encoders":
-    """The networks of the halves that the cache has; the token positions are the cache's."""
+    """The networks of the parts that the cache has; the token positions are the cache's."""
     from pipeline.features import Encoders
     from regionspot_cache.backbones import load_clip, load_sam
 
     sam = clip = None
-    if "sam" in cache.halves:
-        positions = tuple(cache.halves["sam"].fingerprint["positions"])
+    if "sam" in cache.parts:
+        positions = tuple(cache.parts["sam"].fingerprint["positions"])
         sam = load_sam(replace(spec.sam, positions=positions))
         _require_same(cache, "sam", sam.fingerprint())
-    if "clip" in cache.halves:
+    if "clip" in cache.parts:
         clip = load_clip(spec.clip)
         _require_same(cache, "clip", clip.fingerprint())
     return Encoders(sam=sam, clip=clip)
 
 
-def _require_same(cache: Cache, half: str, fingerprint: dict[str, Any]) -> None:
+def _require_same(cache: Cache, part: str, fingerprint: dict[str, Any]) -> None:
     require_same(
-        {half: without_arithmetic(cache.halves[half].fingerprint)},
-        {half: without_arithmetic(fingerprint)},
+        {part: without_arithmetic(cache.parts[part].fingerprint)},
+        {part: without_arithmetic(fingerprint)},
         what="the cache",
         wanted_by="these networks",
         remedy="Name the networks that it was made with: rs-cache verify CACHE --recompute K --backbone NAME",

@@ -1,4 +1,4 @@
-"""What an extraction will do, before it does it: dataset, halves, partitions, bytes, hours."""
+"""What an extraction will do, before it does it: dataset, parts, partitions, bytes, hours."""
 
 import shutil
 import time
@@ -20,14 +20,14 @@ from regionspot_cache.backbones.costs import clip_cost, sam_cost
 from regionspot_cache.datasets import DetectionDataset, load_dataset, with_views
 from regionspot_cache.store import (
     CachePlan,
-    HalfSpec,
+    PartSpec,
     estimate,
     make_clip_half,
     make_sam_half,
     missing_bytes,
     open_writer,
 )
-from regionspot_cache.store.identity import CACHE_KEY, cache_identity, require_same_cache, require_same_half
+from regionspot_cache.store.identity import CACHE_KEY, cache_identity, require_same_cache, require_same_part
 from regionspot_cache.store.location import open_objects
 
 MEASURED_IMAGES = 32
@@ -55,20 +55,20 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
     plain, spec = open_plain_dataset(settings), backbone_spec(settings)
     dataset = with_views(plain, settings.augment)
     plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)
-    halves, absent = described_halves(spec, settings), weights_not_here(spec, settings)
-    sizes = estimate(plan, halves)
+    parts, absent = described_parts(spec, settings), weights_not_here(spec, settings)
+    sizes = estimate(plan, parts)
     path = cache_path(settings.cache, dataset, spec)
-    pending = pending_partitions(path, plan, halves, rebuild=settings.rebuild)
+    pending = pending_partitions(path, plan, parts, rebuild=settings.rebuild)
     left = int(plan.image_counts[sorted(set().union(*pending.values()))].sum())
     rate = None
     if left and not absent:
-        encoders = encoders_of(spec, settings.halves, resolve_device(settings.device))
+        encoders = encoders_of(spec, settings.parts, resolve_device(settings.device))
         rate = measured_rate(plan, encoders, settings)
     facts = {
         "dataset": f"{dataset.name} {dataset.split}".strip(),
         "cache": path,
         "images": len(plain),
-        **_view_facts(plain, dataset, halves, settings),
+        **_view_facts(plain, dataset, parts, settings),
         "boxes": dataset.num_boxes,
         "dropped": dict(dataset.dropped),
         "classes": len(dataset.class_names),
@@ -76,7 +76,7 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
         "bytes": sizes,
         "free_bytes": free_space(path),
         "images_left": left,
-        "bytes_left": missing_bytes(plan, halves, pending),
+        "bytes_left": missing_bytes(plan, parts, pending),
         "weights_not_here": absent,
         "images_per_second": rate and float(f"{rate:.4g}"),
         "hours": rate and round(left / rate / 3600 / max(1, settings.workers), 3),
@@ -85,7 +85,7 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
 
 
 def _view_facts(
-    plain: DetectionDataset, dataset: DetectionDataset, halves: list[HalfSpec], settings: ExtractSettings
+    plain: DetectionDataset, dataset: DetectionDataset, parts: list[PartSpec], settings: ExtractSettings
 ) -> dict[str, Any]:
     """What the extra views add; nothing without any."""
     if dataset is plain:
@@ -94,7 +94,7 @@ def _view_facts(
     return {
         "views_an_image": ", ".join(settings.augment.names),
         "images_x_views": len(dataset),
-        "bytes_without_extra_views": estimate(plan, halves)["total"],
+        "bytes_without_extra_views": estimate(plan, parts)["total"],
     }
 
 
@@ -135,44 +135,44 @@ def cache_path(given: str | None, dataset: DetectionDataset, spec: BackboneSpec)
     return given or str(WORKPLACE / "caches" / name)
 
 
-def described_halves(spec: BackboneSpec, settings: ExtractSettings) -> list[HalfSpec]:
-    """Arrays of the halves from the shapes of the networks alone; they have no fingerprint."""
-    halves = []
-    if "sam" in settings.halves:
-        halves.append(make_sam_half(sam_cost(spec.sam).token_dims, dtype=settings.dtype, fingerprint={}))
-    if "clip" in settings.halves:
+def described_parts(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
+    """Arrays of the parts from the shapes of the networks alone; they have no fingerprint."""
+    parts = []
+    if "sam" in settings.parts:
+        parts.append(make_sam_half(sam_cost(spec.sam).token_dims, dtype=settings.dtype, fingerprint={}))
+    if "clip" in settings.parts:
         cost = clip_cost(spec.clip)
         tokens = cost.prefix_tokens + cost.grid[0] * cost.grid[1]
-        halves.append(make_clip_half(tokens, cost.width, dtype=settings.dtype, fingerprint={}))
-    return halves
+        parts.append(make_clip_half(tokens, cost.width, dtype=settings.dtype, fingerprint={}))
+    return parts
 
 
 def weights_not_here(spec: BackboneSpec, settings: ExtractSettings) -> list[str]:
-    """Halves whose weights an extraction would have to fetch first."""
+    """Parts whose weights an extraction would have to fetch first."""
     here = {"sam": lambda: sam_at_hand(spec.sam), "clip": lambda: clip_at_hand(spec.clip)}
-    return [half for half in settings.halves if not here[half]()]
+    return [part for part in settings.parts if not here[part]()]
 
 
 def pending_partitions(
-    path: str, plan: CachePlan, halves: list[HalfSpec], *, rebuild: bool
+    path: str, plan: CachePlan, parts: list[PartSpec], *, rebuild: bool
 ) -> dict[str, list[int]]:
-    """Partitions that a cache lacks, by half: all where there is no cache, or a half is to be replaced.
+    """Partitions that a cache lacks, by part: all where there is no cache, or a part is to be replaced.
 
     Raises:
-        IdentityError: the cache holds another plan, or a half other arrays.
+        IdentityError: the cache holds another plan, or a part other arrays.
     """
-    lacking = {half.name: [*range(plan.num_partitions)] for half in halves}
+    lacking = {part.name: [*range(plan.num_partitions)] for part in parts}
     if not has_cache(path):
         return lacking
     writer = open_writer(path)
     require_same_cache(writer.record.identity, cache_identity(plan), path)
-    for half in halves:
-        if half.name in writer.halves:
-            found = replace(writer.halves[half.name], fingerprint={})
-            if rebuild and found.digest != half.digest:
+    for part in parts:
+        if part.name in writer.parts:
+            found = replace(writer.parts[part.name], fingerprint={})
+            if rebuild and found.digest != part.digest:
                 continue
-            require_same_half(found, half, path)
-            lacking[half.name] = writer.pending(half.name)
+            require_same_part(found, part, path)
+            lacking[part.name] = writer.pending(part.name)
     return lacking
 
 

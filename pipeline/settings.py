@@ -16,8 +16,8 @@ from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import UsageError, near
 from regionspot_cache.training.config import TrainConfig
 
-Half = Literal["sam", "clip"]
-HALVES: tuple[Half, Half] = ("sam", "clip")
+Part = Literal["sam", "clip"]
+PARTS: tuple[Part, Part] = ("sam", "clip")
 RESULTS = "results:"
 WITH_HEAD = ("regionspot", "official")
 RECOGNISERS = (*WITH_HEAD, "clip-box", "clip-mask")
@@ -52,8 +52,8 @@ class ExtractSettings:
         ]
         | None
     ) = None
-    half: Annotated[Half, Option(name="--half", help="Only this half of the cache.")] | None = None
-    rebuild: Annotated[bool, Option(name="--rebuild", help="Replace a half of another backbone.")] = False
+    part: Annotated[Part, Option(name="--part", help="Only this part of the cache.")] | None = None
+    rebuild: Annotated[bool, Option(name="--rebuild", help="Replace a part of another backbone.")] = False
     limit: Limit | None = None
     seed: int = 0
     """Seed of the sample and of the order in the cache."""
@@ -91,9 +91,9 @@ class ExtractSettings:
             raise UsageError("--workers and --scheduler together.", "One of them.")
 
     @property
-    def halves(self) -> tuple[Half, ...]:
-        """The halves this run fills."""
-        return (self.half,) if self.half else HALVES
+    def parts(self) -> tuple[Part, ...]:
+        """The parts this run fills."""
+        return (self.part,) if self.part else PARTS
 
 
 @dataclass(frozen=True, kw_only=True)

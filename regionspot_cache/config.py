@@ -155,8 +155,8 @@ def shown(value: Any) -> str:
 
 def shown_text(text: str) -> str:
     """A text for a message, without its middle when it is long."""
-    half = _MAX_SHOWN // 2
-    return text if len(text) <= _MAX_SHOWN else f"{text[:half]} ... {text[-half:]}"
+    part = _MAX_SHOWN // 2
+    return text if len(text) <= _MAX_SHOWN else f"{text[:part]} ... {text[-part:]}"
 
 
 def _set(values: dict[str, Any], text: str) -> Place:

@@ -1,7 +1,7 @@
 """YAML of plain values: mappings, lists, texts, numbers. What else YAML knows is refused.
 
 No aliases, whose expansion has no bound; no tags; no key twice, of which one would be lost; no number beyond
-64 bits; no half a character. A date is a text, as it may be the name of a folder.
+64 bits; no part a character. A date is a text, as it may be the name of a folder.
 """
 
 from collections.abc import Hashable
@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
         value = super().construct_scalar(node)
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise yaml.constructor.ConstructorError(
-                problem="half a character (a lone surrogate)", problem_mark=node.start_mark
+                problem="part a character (a lone surrogate)", problem_mark=node.start_mark
             )
         return value
 

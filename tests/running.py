@@ -48,7 +48,7 @@ def features(cache: Path) -> dict[str, str]:
     """SHA-256 of every object that must not depend on how, when and where a cache was made."""
     return {
         path.relative_to(cache).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for folder in ("plan", "sam", "clip", "halves")
+        for folder in ("plan", "sam", "clip", "parts")
         for path in sorted((cache / folder).rglob("*"))
         if path.is_file()
     }

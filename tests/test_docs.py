@@ -18,8 +18,8 @@ from regionspot_cache.backbones.presets import PRESETS
 from regionspot_cache.config import load_config
 from regionspot_cache.datasets.catalog import DATASET_NAMES, SHAPES
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES
-from regionspot_cache.store import make_clip_half, make_sam_half
-from regionspot_cache.store.layout import PlanShape, half_arrays, plan_arrays
+from regionspot_cache.store import make_clip_part, make_sam_part
+from regionspot_cache.store.layout import PlanShape, part_arrays, plan_arrays
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {file.name: file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs").glob("*.md"))}
@@ -140,8 +140,8 @@ def cells(label: str, occurrence: int) -> list[str]:
 def row_bytes(tokens: int, width: int) -> tuple[int, int]:
     """Bytes of a map, and of a box with its token, from the layout of the store."""
     shape = PlanShape(num_images=8, num_boxes=8, partition_size=8, max_boxes=8, max_text=8)
-    clip = half_arrays(make_clip_half(tokens, width, fingerprint={}), shape)
-    sam = half_arrays(make_sam_half({"transformer": 256}, fingerprint={}), shape)
+    clip = part_arrays(make_clip_part(tokens, width, fingerprint={}), shape)
+    sam = part_arrays(make_sam_part({"transformer": 256}, fingerprint={}), shape)
     boxes = plan_arrays(shape)
     return (
         sum(clip[name].row_bytes for name in ("map", "map_scale")),

@@ -182,7 +182,7 @@ class Recognition:
             used["map"] += 1
         given = self.regions.known is not None and self.regions.known.scores is None
         if given and self.cache.ok(i, "sam") and np.array_equal(self.cache.boxes(i), record.boxes):
-            positions = [array.name for array in self.cache.halves["sam"].arrays]
+            positions = [array.name for array in self.cache.parts["sam"].arrays]
             features["cached_tokens"] = {p: self.cache.read_tokens(i, p) for p in positions}
             used["tokens"] += 1
         return features

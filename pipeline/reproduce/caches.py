@@ -99,8 +99,8 @@ def _hours_file(source: Source, settings: ReproduceSettings) -> Path:
 def cache_identity(source: Source, settings: ReproduceSettings) -> dict[str, Any]:
     """All that decides what a sealed cache holds."""
     cache = open_cache(str(cache_folder(source, settings)))
-    halves = {name: half.digest for name, half in cache.halves.items()}
-    return {"images": cache.num_images, "annotations": cache.dataset.annotation_sha256, **halves}
+    parts = {name: part.digest for name, part in cache.parts.items()}
+    return {"images": cache.num_images, "content": cache.dataset.content_sha256, **parts}
 
 
 def state(source: Source, settings: ReproduceSettings) -> str | RegionSpotError:

@@ -8,11 +8,12 @@ from regionspot_cache.backbones.compat import check_torchvision
 check_torchvision()
 
 from regionspot_cache.backbones.clip import ClipBackbone  # noqa: E402
-from regionspot_cache.backbones.clip_encoder import ClipEncoder  # noqa: E402
+from regionspot_cache.backbones.encoder import Array, Encoder, MaskEncoder, TextEncoder  # noqa: E402
 from regionspot_cache.backbones.load import (  # noqa: E402
     Backbone,
     load_backbone,
     load_clip,
+    load_part,
     load_proposer,
     load_sam,
 )
@@ -20,6 +21,9 @@ from regionspot_cache.backbones.presets import (  # noqa: E402
     PRESETS,
     BackboneSpec,
     ClipSpec,
+    HeadInputs,
+    NetworkSpec,
+    OwnSpec,
     ProposerSpec,
     SamSpec,
     load_preset,
@@ -27,24 +31,29 @@ from regionspot_cache.backbones.presets import (  # noqa: E402
 )
 from regionspot_cache.backbones.proposer import RegionProposer  # noqa: E402
 from regionspot_cache.backbones.sam import SamBackbone  # noqa: E402
-from regionspot_cache.backbones.sam_encoder import SamEncoder  # noqa: E402
 from regionspot_cache.backbones.weights import weights_home  # noqa: E402
 
 __all__ = [
     "PRESETS",
+    "Array",
     "Backbone",
     "BackboneSpec",
     "ClipBackbone",
-    "ClipEncoder",
     "ClipSpec",
+    "Encoder",
+    "HeadInputs",
+    "MaskEncoder",
+    "NetworkSpec",
+    "OwnSpec",
     "ProposerSpec",
     "RegionProposer",
     "SamBackbone",
-    "SamEncoder",
     "SamSpec",
+    "TextEncoder",
     "check_torchvision",
     "load_backbone",
     "load_clip",
+    "load_part",
     "load_preset",
     "load_proposer",
     "load_sam",

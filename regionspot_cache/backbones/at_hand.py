@@ -10,8 +10,7 @@ from regionspot_cache.backbones.clip_tags import BRINGS_WEIGHTS
 from regionspot_cache.backbones.hf_sam_load import FOLDER, HUB, is_transformers
 from regionspot_cache.backbones.hf_sam_load import PUBLISHED as TRANSFORMERS_SAMS
 from regionspot_cache.backbones.load import SAM_FILES
-from regionspot_cache.backbones.presets import ClipSpec, SamSpec
-from regionspot_cache.backbones.registry import own_network
+from regionspot_cache.backbones.presets import ClipSpec, NetworkSpec, SamSpec
 from regionspot_cache.backbones.weights import random_seed, weights_home
 
 _HUB_FILES = (
@@ -23,9 +22,16 @@ _HUB_FILES = (
 )
 
 
-def sam_at_hand(spec: SamSpec) -> bool:
-    """Whether `load_sam` needs no network; a network of the user's own is taken to need none."""
-    if own_network("sam", spec.model) or random_seed(spec.weights) is not None or spec.weights == "packaged":
+def at_hand(spec: NetworkSpec) -> bool:
+    """Whether `load_part` needs no network; one of the user's own is taken to need none."""
+    if isinstance(spec, SamSpec):
+        return _sam_at_hand(spec)
+    return not isinstance(spec, ClipSpec) or _clip_at_hand(spec)
+
+
+def _sam_at_hand(spec: SamSpec) -> bool:
+    """Whether `load_sam` needs no network."""
+    if random_seed(spec.weights) is not None or spec.weights == "packaged":
         return True
     if is_transformers(spec.model):
         if spec.model.startswith(FOLDER):
@@ -37,9 +43,9 @@ def sam_at_hand(spec: SamSpec) -> bool:
     return Path(spec.weights).is_file()
 
 
-def clip_at_hand(spec: ClipSpec) -> bool:
-    """Whether `load_clip` needs no network; a network of the user's own is taken to need none."""
-    if own_network("clip", spec.model) or random_seed(spec.weights) is not None or spec.model == "packaged":
+def _clip_at_hand(spec: ClipSpec) -> bool:
+    """Whether `load_clip` needs no network."""
+    if random_seed(spec.weights) is not None or spec.model == "packaged":
         return True
     if spec.model.startswith(BRINGS_WEIGHTS):
         repository = spec.model.removeprefix("hf-hub:")

@@ -13,6 +13,7 @@ from torch import Tensor
 from regionspot_cache.backbones.arithmetic import autocast, choose
 from regionspot_cache.backbones.clip_build import ClipParts, portable_name
 from regionspot_cache.backbones.clip_tower import block_index, tower_shape
+from regionspot_cache.backbones.encoder import Array
 from regionspot_cache.backbones.presets import ClipSpec
 from regionspot_cache.backbones.weights import state_sha256
 
@@ -27,7 +28,7 @@ class ClipBackbone:
 
     Args:
         parts: model, tokenizer and preprocessing of `build_clip`.
-        spec: what it is called, its layer, resizing and precision.
+        spec: what it is called, its layers, resizing and precision.
         device: where it runs.
 
     Raises:
@@ -38,7 +39,7 @@ class ClipBackbone:
         self.spec = spec
         self.parts = parts
         self._shape = tower_shape(parts.model.visual, spec.model)
-        self.layer = block_index(spec.layer, self._shape)
+        self.blocks = tuple(block_index(layer, self._shape) for layer in spec.layers)
         self.device = torch.device(device)
         self.model = parts.model.to(self.device).eval().requires_grad_(False)
         self.precision = choose(spec.precision, self.device).arithmetic
@@ -50,10 +51,12 @@ class ClipBackbone:
         size = self.model.visual.image_size
         return int(size if isinstance(size, int) else size[0])
 
-    @property
-    def map_shape(self) -> tuple[int, int]:
-        """(tokens, channels) of a map: class or prefix tokens first, then the grid row by row."""
-        return self.prefix_tokens + self.grid[0] * self.grid[1], self._shape.width
+    @cached_property
+    def arrays(self) -> dict[str, Array]:
+        """A map for every layer of the spec, before the final norm and not projected."""
+        shape = (self.prefix_tokens + self.grid[0] * self.grid[1], self._shape.width)
+        names = ["map", *(f"map_{block}" for block in self.blocks[1:])]
+        return {name: Array(shape=shape, grid=self.grid) for name in names}
 
     @property
     def prefix_tokens(self) -> int:
@@ -100,7 +103,6 @@ class ClipBackbone:
     def fingerprint(self) -> dict[str, Any]:
         """All that decides the values of the maps, json-able; the same on every machine."""
         return {
-            "half": "clip",
             "library": "open_clip",
             "model": self._name,
             "weights_sha256": self._image_sha256,
@@ -109,7 +111,7 @@ class ClipBackbone:
             "preprocess": f"squash, {self.resize}",
             "mean": list(self.parts.mean),
             "std": list(self.parts.std),
-            "layer": self.layer,
+            "layers": list(self.blocks),
             "tokens": f"{self.prefix_tokens} prefix first, before the final norm, not projected",
             "precision": self.precision,
         }
@@ -148,17 +150,26 @@ class ClipBackbone:
         return (squashed / 255 - mean) / std
 
     @torch.inference_mode()
-    def encode_map(self, batch: Tensor) -> Tensor:
-        """The feature map that the head attends to.
+    def encode(self, batch: Tensor, boxes: Any = None, sizes: Any = None) -> dict[str, Tensor]:
+        """The maps that heads attend to, float32 [B,N,C] by array, of inputs [B,3,R,R]; boxes do not matter.
 
-        Args:
-            batch: float32 [B,3,R,R] of `preprocess`.
-
-        Returns:
-            float32 [B,N,C]: tokens after the block of the spec, before the final norm, prefix tokens first.
+        Tokens are class or prefix tokens first, then the grid row by row.
         """
-        patches, prefix = self._features(batch)
-        return torch.cat([prefix, patches], dim=1).float()
+        with autocast(self.precision, self.device):
+            found = self.model.visual.forward_intermediates(
+                batch.to(self.device, non_blocking=True),
+                indices=sorted(set(self.blocks)),
+                stop_early=True,
+                intermediates_only=True,
+                normalize_intermediates=False,
+                output_fmt="NLC",
+                output_extra_tokens=self.prefix_tokens > 0,  # some timm towers fail when asked for none
+            )
+        patches = found["image_intermediates"]
+        prefixes = found.get("image_intermediates_prefix") or [tokens[:, :0] for tokens in patches]
+        maps = [torch.cat(pair, dim=1).float() for pair in zip(prefixes, patches, strict=True)]
+        of_block = dict(zip(sorted(set(self.blocks)), maps, strict=True))
+        return {name: of_block[block] for name, block in zip(self.arrays, self.blocks, strict=True)}
 
     @torch.inference_mode()
     def encode_image(self, batch: Tensor) -> Tensor:
@@ -177,20 +188,3 @@ class ClipBackbone:
             for start in range(0, len(texts), TEXT_BATCH)
         ]
         return torch.cat(parts).float()
-
-    @torch.inference_mode()
-    def _features(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch tokens [B,P,C] and prefix tokens [B,0 or more,C] of the chosen layer."""
-        with autocast(self.precision, self.device):
-            found = self.model.visual.forward_intermediates(
-                batch.to(self.device, non_blocking=True),
-                indices=[self.layer],
-                stop_early=True,
-                intermediates_only=True,
-                normalize_intermediates=False,
-                output_fmt="NLC",
-                output_extra_tokens=self.prefix_tokens > 0,  # some timm towers fail when asked for none
-            )
-        patches = found["image_intermediates"][-1]
-        prefix = found.get("image_intermediates_prefix")
-        return patches, prefix[-1] if prefix else patches[:, :0]

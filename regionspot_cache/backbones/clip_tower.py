@@ -60,7 +60,7 @@ def block_index(layer: int, shape: TowerShape) -> int:
     """
     if not -shape.blocks <= layer < shape.blocks:
         raise UsageError(
-            f"clip.layer = {layer}, but the tower has {shape.blocks} blocks.",
+            f"layers: {layer}, but the tower has {shape.blocks} blocks.",
             f"{-shape.blocks} to {shape.blocks - 1}; -1 is the last.",
         )
     return layer % shape.blocks

@@ -1,7 +1,7 @@
-"""What frozen networks cost: operations counted on the networks themselves, and the shapes of what they give.
+"""What frozen networks cost: operations counted on the networks themselves, and the arrays that they give.
 
 Networks of this package are built without values ("meta" tensors), so no weights are needed and nothing is
-computed. A network of the user's own is loaded and run once.
+computed. A network of the user's own is loaded and run.
 
 One multiply-add is two operations; only products of matrices and convolutions count.
 """
@@ -14,79 +14,58 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from regionspot_cache.backbones.load import load_clip, load_sam
-from regionspot_cache.backbones.presets import ClipSpec, SamSpec
-from regionspot_cache.backbones.registry import own_network
+from regionspot_cache.backbones.clip import ClipBackbone
+from regionspot_cache.backbones.encoder import Array, Encoder
+from regionspot_cache.backbones.load import load_part
+from regionspot_cache.backbones.presets import ClipSpec, NetworkSpec, SamSpec
+from regionspot_cache.backbones.sam_base import FrozenSam
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamCost:
-    """10^9 operations an image (what the decoder does once an image included) and a box (without masks),
-    the side of the input in pixels, and the width of the token at each position."""
+class Cost:
+    """10^9 operations an image without boxes and a box, the input's sides in pixels, and the arrays."""
 
-    image_size: int
+    input_size: tuple[int, int]
     image_gflops: float
     box_gflops: float
-    token_dims: dict[str, int]
+    arrays: dict[str, Array]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipCost:
-    """10^9 operations an image, the side of the input in pixels, and the shapes of map and text."""
-
-    image_size: int
-    image_gflops: float
-    grid: tuple[int, int]
-    prefix_tokens: int
-    width: int
-    text_width: int
-
-
-def sam_cost(spec: SamSpec) -> SamCost:
-    """Counts the SAM side of a spec; errors as of `load_sam`."""
-    if own_network("sam", spec.model):
-        sam = load_sam(spec)
-    else:
+def without_values(spec: NetworkSpec) -> Encoder:
+    """The network with shapes but without weights; errors as of `load_part`."""
+    if isinstance(spec, SamSpec):
         with torch.device("meta"):
-            sam = load_sam(replace(spec, weights="random:0"), "meta")
-    side = sam.image_size
-    embedding, encoder = _counted(lambda: sam.embed(torch.zeros(1, 3, side, side, device=sam.device)))
-    boxes = np.array([[0, 0, side // 2, side // 2]] * 2, np.float32)
-    none, one, two = (
-        _counted(lambda n=n: sam.tokens(embedding, [boxes[:n]], [(side, side)]))[1] for n in range(3)
-    )
-    return SamCost(
-        image_size=side,
-        image_gflops=encoder + none,
-        box_gflops=two - one,
-        token_dims=dict(sam.token_dims),
-    )
+            return load_part(replace(spec, weights="random:0"), "meta")
+    if isinstance(spec, ClipSpec):
+        return load_part(replace(spec, weights="random:0", precision="fp32"), "meta")
+    return load_part(spec)
 
 
-def clip_cost(spec: ClipSpec) -> ClipCost:
-    """Counts the CLIP side of a spec; errors as of `load_clip`."""
-    if own_network("clip", spec.model):
-        clip = load_clip(spec)
+def network_cost(spec: NetworkSpec) -> Cost:
+    """Counts a network; errors as of `load_part`."""
+    network = without_values(spec)
+    if isinstance(network, FrozenSam | ClipBackbone):
+        shape: tuple[int, ...] = (3, network.image_size, network.image_size)
     else:
-        clip = load_clip(replace(spec, weights="random:0", precision="fp32"), "meta")
-    batch = torch.zeros(1, 3, clip.image_size, clip.image_size, device=clip.device)
-    return ClipCost(
-        image_size=clip.image_size,
-        image_gflops=_counted(lambda: clip.encode_map(batch))[1],
-        grid=clip.grid,
-        prefix_tokens=clip.prefix_tokens,
-        width=clip.map_shape[1],
-        text_width=clip.encode_image(batch).shape[1],
+        shape = tuple(network.preprocess(np.zeros((256, 256, 3), np.uint8)).shape)
+    batch = torch.zeros(1, *shape, device=network.device)
+    boxes = np.array([[0, 0, 128, 128]] * 2, np.float32)
+    none, both = (_counted(lambda n=n: network.encode(batch, [boxes[:n]], [(256, 256)])) for n in (0, 2))
+    return Cost(
+        input_size=(shape[-2], shape[-1]),
+        image_gflops=none,
+        box_gflops=(both - none) / 2,
+        arrays=dict(network.arrays),
     )
 
 
-def _counted(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result, and 10^9 operations."""
+def _counted(work: Callable[[], Any]) -> float:
+    """10^9 operations."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused layer of PyTorch
     try:
         with FlopCounterMode(display=False) as counter:
-            result = work()
+            work()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-    return result, counter.get_total_flops() / 1e9
+    return counter.get_total_flops() / 1e9

@@ -50,7 +50,7 @@ class TransformersSam(FrozenSam):
     Args:
         network: with its weights.
         processor: its image processor, for the size of the network.
-        spec: what it is called, its precision and token positions.
+        spec: what it is called, its precision and what it stores.
         device: where it runs.
     """
 
@@ -72,7 +72,6 @@ class TransformersSam(FrozenSam):
         resampling = Image.Resampling(processor.resample).name.lower()
         local = self.spec.model.startswith("local-dir:")
         return {
-            "half": "sam",
             "library": "transformers",
             "model": "local-dir" if local else self.spec.model,
             "network": type(self.network).__name__,
@@ -81,7 +80,7 @@ class TransformersSam(FrozenSam):
             "preprocess": f"{self._frame}, {resampling} antialiased (torchvision), "
             f"mean {list(processor.image_mean)}, std {list(processor.image_std)}",
             "token": f"{self.token} of a box prompt, single-mask output",
-            "positions": list(self.spec.positions),
+            "store": list(self.spec.store),
             "precision": self.precision,
         }
 
@@ -104,6 +103,9 @@ class TransformersSam(FrozenSam):
 
     def _cells(self, embedding: LayeredEmbedding) -> Tensor:
         return embedding.cells
+
+    def _embedding_of(self, cells: Tensor) -> LayeredEmbedding:
+        return LayeredEmbedding(cells, ())
 
     def _embed_boxes(self, framed: Tensor) -> Tensor:
         sparse, _ = self.network.prompt_encoder(None, None, framed[None], None)
@@ -187,6 +189,7 @@ class HqSam(LongestSideSam):
     from early features of the ViT.
     """
 
+    masks_need_cells_alone = False
     token = "mask token 0 (index 1; not the HQ token, index 5)"
     output_names = ("iou_token", "mask_tokens", "hq_token")
 
@@ -238,6 +241,7 @@ class Sam2(TransformersSam):
     decoder gives the best of three others in its place; the token stays mask token 0.
     """
 
+    masks_need_cells_alone = False
     token = "mask token 0 (index 2)"
     output_names = ("obj_score_token", "iou_token", "mask_tokens")
 

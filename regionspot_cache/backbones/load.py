@@ -1,9 +1,9 @@
-"""Backbones from specs: each half alone, the proposer, or all of one preset."""
+"""Networks from specs: one part, all of a backbone, or its proposer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,16 +12,16 @@ from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn_v2
 from regionspot_cache.backbones.assets import packaged_config, packaged_state
 from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.clip_build import build_clip
-from regionspot_cache.backbones.clip_encoder import ClipEncoder
+from regionspot_cache.backbones.encoder import Encoder, MaskEncoder, TextEncoder
 from regionspot_cache.backbones.hf_sam_load import FOLDER, HUB, is_transformers, load_transformers_sam
 from regionspot_cache.backbones.hf_sam_load import PUBLISHED as TRANSFORMERS_SAMS
-from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, ProposerSpec, SamSpec
+from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, NetworkSpec, ProposerSpec, SamSpec
 from regionspot_cache.backbones.proposer import DetectorProposer, RegionProposer, SamRpnProposer
 from regionspot_cache.backbones.registry import own_network
 from regionspot_cache.backbones.rpn import SamRpn
 from regionspot_cache.backbones.sam import SamBackbone
+from regionspot_cache.backbones.sam_base import FrozenSam
 from regionspot_cache.backbones.sam_build import PUBLISHED, build_sam, random_sam
-from regionspot_cache.backbones.sam_encoder import SamEncoder
 from regionspot_cache.backbones.weights import (
     Progress,
     RemoteFile,
@@ -54,24 +54,50 @@ DETECTOR_FILE = RemoteFile(
     "dd69338a24b8d7381807e247652bdc356325bcbaf1cd3e092e00e0a1a58706bf",
 )
 Device = torch.device | str
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Both halves of a preset."""
+    """The networks of a spec, all or some of its parts."""
 
-    sam: SamEncoder
-    clip: ClipEncoder
+    parts: Mapping[str, Encoder]
     spec: BackboneSpec
 
+    @property
+    def text(self) -> TextEncoder:
+        """The first part that embeds texts. Raises UsageError."""
+        return self._first(TextEncoder, "embeds texts")
 
-def load_backbone(spec: BackboneSpec, device: Device = "cpu", progress: Progress | None = None) -> Backbone:
-    """Both halves of a preset on one device; errors as of `load_sam` and `load_clip`."""
-    return Backbone(load_sam(spec.sam, device, progress), load_clip(spec.clip, device), spec)
+    @property
+    def masks(self) -> MaskEncoder:
+        """The first part that decodes boxes to masks. Raises UsageError."""
+        return self._first(MaskEncoder, "makes masks")
+
+    def _first(self, kind: type[T], what: str) -> T:
+        for encoder in self.parts.values():
+            if isinstance(encoder, kind):
+                return encoder
+        raise UsageError(
+            f"No network of backbone {self.spec.name} {what}; its parts are {', '.join(self.parts)}.",
+            f"A part whose network {what}.",
+            "Add one to the backbone file, or choose another --backbone.",
+        )
 
 
-def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = None) -> SamEncoder:
-    """The SAM side: of this package, of transformers, or the user's own.
+def load_backbone(
+    spec: BackboneSpec,
+    device: Device = "cpu",
+    progress: Progress | None = None,
+    parts: Iterable[str] | None = None,
+) -> Backbone:
+    """The networks of a spec, or of some of its parts, on one device; errors as of `load_part`."""
+    names = tuple(spec.parts if parts is None else parts)
+    return Backbone({name: load_part(spec.parts[name], device, progress) for name in names}, spec)
+
+
+def load_part(spec: NetworkSpec, device: Device = "cpu", progress: Progress | None = None) -> Encoder:
+    """The network of one part.
 
     Raises:
         MissingFileError: weights that are not here and cannot be fetched.
@@ -79,8 +105,13 @@ def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = 
         InputError: weights that do not fit.
         UsageError: a spec that makes no sense, as of `own_network`, or a library that is not installed.
     """
-    if own := own_network("sam", spec.model):
-        return own(spec, device)
+    if isinstance(spec, SamSpec):
+        return load_sam(spec, device, progress)
+    return load_clip(spec, device) if isinstance(spec, ClipSpec) else own_network(spec, device)
+
+
+def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = None) -> FrozenSam:
+    """A SAM, of this package or of transformers; errors as of `load_part`."""
     if is_transformers(spec.model):
         return load_transformers_sam(spec, device)
     config = _sam_config(spec.model)
@@ -98,40 +129,38 @@ def _sam_config(model: str) -> Mapping[str, Any]:
         return packaged_config("sam")
     if model not in PUBLISHED:
         known = ", ".join(["packaged", *PUBLISHED, *TRANSFORMERS_SAMS, f"{HUB}ORG/NAME", f"{FOLDER}DIR"])
-        raise UsageError(f"There is no SAM {model!r}.", f"{known}, or a network of your own.")
+        raise UsageError(f"There is no SAM {model!r}.", f"{known}.")
     return PUBLISHED[model]
 
 
-def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipEncoder:
-    """The CLIP side: the packaged one, one of open_clip, or the user's own.
-
-    On the device "meta" it has shapes but no values.
+def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipBackbone:
+    """A CLIP, the packaged one or one of open_clip. On the device "meta" it has shapes but no values.
 
     Raises:
-        UsageError: as of `own_network` and `build_clip`, or an image tower without a fixed grid.
+        UsageError: as of `build_clip`, or an image tower without a fixed grid.
         MissingFileError, InputError: as of `build_clip`.
     """
-    if own := own_network("clip", spec.model):
-        return own(spec, device)
     made_on = "meta" if torch.device(device).type == "meta" else "cpu"
     return ClipBackbone(build_clip(spec, made_on), spec, device)
 
 
-def load_proposer(spec: ProposerSpec, sam: SamEncoder, progress: Progress | None = None) -> RegionProposer:
-    """The source of proposals, on the device of `sam`.
+def load_proposer(backbone: Backbone, progress: Progress | None = None) -> RegionProposer:
+    """The source of proposals of a backbone, on the device of its networks.
 
     Args:
-        spec: which one.
-        sam: gives the embeddings that the packaged RPN reads; a detector does not use it.
+        backbone: its spec says which; the packaged RPN reads the embeddings of the packaged SAM.
         progress: called while weights are fetched.
 
     Raises:
         UsageError: a packaged RPN with a SAM that it was not trained on.
-        MissingFileError, DamageError, InputError: as of `load_sam`.
+        MissingFileError, DamageError, InputError: as of `load_part`.
     """
-    if spec.model == "packaged" and not (isinstance(sam, SamBackbone) and sam.spec.model == "packaged"):
+    spec = backbone.spec.proposer
+    sams = [part for part in backbone.parts.values() if isinstance(part, SamBackbone)]
+    sam = next((part for part in sams if part.spec.model == "packaged"), None)
+    if spec.model == "packaged" and sam is None:
         raise UsageError(
-            f"The packaged proposer reads the packaged SAM, not {sam.spec.model}.",
+            f"The packaged proposer reads the packaged SAM, and {backbone.spec.name} has none.",
             "proposer.model: fasterrcnn_resnet50_fpn_v2.",
         )
     seed = random_seed(spec.weights)
@@ -143,9 +172,9 @@ def load_proposer(spec: ProposerSpec, sam: SamEncoder, progress: Progress | None
         state = _state(spec.model, spec.weights, "rpn", known, progress)
         load_state(network, state, f"proposer.weights = {spec.weights}")
     if isinstance(network, SamRpn):
-        assert isinstance(sam, SamBackbone)  # the packaged one
+        assert sam is not None
         return SamRpnProposer(network, spec, sam)
-    return DetectorProposer(network, spec, sam.device)
+    return DetectorProposer(network, spec, next(iter(backbone.parts.values())).device)
 
 
 def _proposer_network(spec: ProposerSpec) -> SamRpn | FasterRCNN:

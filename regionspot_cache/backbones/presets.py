@@ -1,65 +1,77 @@
 """Which frozen networks make up a backbone: named presets, and the YAML schema of own ones.
 
-A preset file is a YAML map of the fields of `BackboneSpec`. Every field has a default, so this is complete:
+A backbone file names parts; each says which network makes it and what it stores. All fields of a
+network beside `network` have defaults, so this is complete:
 
-    name: b32
-    sam: {model: vit_b, weights: official}
-    clip: {model: ViT-B-32-quickgelu, weights: openai, layer: -1}
+    name: b32-two-layers
+    parts:
+      sam: {network: sam, model: vit_b}
+      clip: {network: clip, model: ViT-B-32-quickgelu, weights: openai, layers: [-1, -4]}
+      dino: {network: "my_dino:Dino", weights: "random:0"}
+    head: {query: sam/transformer, memory: [clip/map, dino/map]}
 """
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import BeforeValidator
 
 from regionspot_cache.backbones.arithmetic import Precision
-from regionspot_cache.config import load_config
+from regionspot_cache.config import load_config, shown, validate
+from regionspot_cache.datasets.regions import BOX_QUERY
 from regionspot_cache.errors import UsageError, near
 from regionspot_cache.files import replacing
 
-Position = Literal["transformer", "prompt", "mlp"]
-"""Where a SAM token is taken: mask token 0 after the two-way transformer, the two corner embeddings of the
-prompt encoder side by side, or the output of hyper-network 0 (RegionSpot's ablation of positions)."""
+Stored = Literal["transformer", "prompt", "mlp", "embedding"]
+"""What of SAM is stored. For every box: mask token 0 after the two-way transformer, the two corner embeddings
+of the prompt encoder side by side, or the output of hyper-network 0 (RegionSpot's ablation of positions). For
+every image: the embedding, from which tokens of any other box are decoded without running the encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamSpec:
-    """The SAM side.
+    """A SAM: box-prompted tokens and masks.
 
     Attributes:
         model: "vit_b", "vit_l", "vit_h", "mobile_sam", or "packaged" for the small SAM that ships with the
             package; with the transformers library "sam-hq-vit-b" (-l, -h), "sam2.1-hiera-tiny" (-small,
             -base-plus, -large), "sam3", "hf-hub:ORG/NAME" or "local-dir:DIR" of these families or of SAM
-            itself (facebook/sam-vit-base, ...); or a network of your own: the name of an entry point or
-            "package.module:callable" (docs/own-backbone.md).
+            itself (facebook/sam-vit-base, ...).
         weights: "official" (fetched), "packaged", "random:SEED", the path of a .pth or .safetensors file, or
             "included" for the models that bring their own ("hf-hub:" and "local-dir:").
         precision: of the image encoder; the decoder always runs in float32.
-        positions: token positions to extract.
+        store: what is extracted.
     """
 
+    network: Literal["sam"] = "sam"
     model: str = "vit_b"
     weights: str = "official"
     precision: Precision = "auto"
-    positions: tuple[Position, ...] = ("transformer",)
+    store: tuple[Stored, ...] = ("transformer",)
+
+    def __post_init__(self) -> None:
+        if not self.store or len(set(self.store)) < len(self.store):
+            raise UsageError(f"store = {list(self.store)}.", "Different arrays, at least one.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """The CLIP side: any open_clip model with a ViT image tower.
+    """A CLIP: any open_clip model with a ViT image tower; maps of images, and embeddings of texts.
 
     Attributes:
-        model: an open_clip name, "hf-hub:ORG/NAME", "local-dir:DIR", "packaged", or a network of your own:
-            the name of an entry point or "package.module:callable" (docs/own-backbone.md).
+        model: an open_clip name, "hf-hub:ORG/NAME", "local-dir:DIR" or "packaged".
         weights: an open_clip tag, the path of a state dict, "random:SEED", or "included" for the models that
             bring their own ("hf-hub:", "local-dir:" and "packaged").
         tag: the open_clip tag whose weights a file holds; decides preprocessing, and is checked for the GELU.
             Needed where the tags of the model are preprocessed differently, as those of ViT-L-14.
         image_size: side of the input in pixels; None for the model's own.
-        layer: block whose output is the map; -1 is the last.
+        layers: blocks whose outputs are stored; -1 is the last. The first of them is the array "map", another
+            "map_K" with K the block counted from 0.
         resize: how images are squashed to a square: "auto" is the model's own interpolation, antialiased
             (PIL); "bilinear-noantialias" follows the official RegionSpot predictor.
         precision: of the image tower; text always runs in float32.
@@ -67,14 +79,84 @@ class ClipSpec:
             other activation is an error.
     """
 
+    network: Literal["clip"] = "clip"
     model: str = "ViT-L-14-quickgelu"
     weights: str = "openai"
     tag: str | None = None
     image_size: int | None = None
-    layer: int = -1
+    layers: tuple[int, ...] = (-1,)
     resize: Literal["auto", "bicubic", "bilinear", "bilinear-noantialias"] = "auto"
     precision: Precision = "auto"
     quick_gelu: Literal[True] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise UsageError(f"layers = {list(self.layers)}.", "Different blocks, at least one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSpec:
+    """A network of the user's own, see docs/own-backbone.md.
+
+    Attributes:
+        network: the name of an entry point, or "package.module:callable"; called with this spec and a device.
+        model, weights, options: whatever the network makes of them.
+        precision: arithmetic that the network should choose.
+    """
+
+    network: str
+    model: str = ""
+    weights: str = ""
+    precision: Precision = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+NetworkSpec = SamSpec | ClipSpec | OwnSpec
+S = TypeVar("S", SamSpec, ClipSpec)
+
+
+def _network_spec(value: Any) -> Any:
+    """A part of a file by what its `network` is."""
+    if not isinstance(value, Mapping):
+        return value
+    network = value.get("network")
+    if not isinstance(network, str):
+        raise UsageError(
+            f"A part with network = {shown(network)}.",
+            "sam, clip, or a network of your own: package.module:Name.",
+        )
+    kinds = {"sam": SamSpec, "clip": ClipSpec}
+    return validate(kinds.get(network, OwnSpec), value, f"a part of network {network}")
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadInputs:
+    """Which arrays a head relates, each as PART/ARRAY.
+
+    Attributes:
+        query: one vector a box; "box/position" is made from the position of the box alone.
+        memory: one map an image; several of one width are put one after the other.
+    """
+
+    query: str = "sam/transformer"
+    memory: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ("clip/map",)
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The stored arrays that are read."""
+        return tuple(path for path in (self.query, *self.memory) if path != BOX_QUERY)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that are read, each once."""
+        return tuple(dict.fromkeys(path.partition("/")[0] for path in self.arrays))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"query": self.query, "memory": list(self.memory)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,27 +176,73 @@ class ProposerSpec:
     nms: float = 0.7
 
 
+def _default_parts() -> dict[str, NetworkSpec]:
+    return {"sam": SamSpec(), "clip": ClipSpec()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """The frozen networks of one cache."""
+    """The frozen networks of one cache.
+
+    Attributes:
+        parts: by name, what each network stores.
+        head: what a head trained on them relates.
+        proposer: of class-agnostic boxes.
+    """
 
     name: str = "custom"
-    sam: SamSpec = field(default_factory=SamSpec)
-    clip: ClipSpec = field(default_factory=ClipSpec)
+    parts: Mapping[str, Annotated[NetworkSpec, BeforeValidator(_network_spec)]] = field(
+        default_factory=_default_parts
+    )
+    head: HeadInputs = field(default_factory=HeadInputs)
     proposer: ProposerSpec = field(default_factory=ProposerSpec)
+
+    def __post_init__(self) -> None:
+        missing = [path for path in self.head.arrays if path.partition("/")[0] not in self.parts]
+        if missing or any(path.count("/") != 1 for path in (self.head.query, *self.head.memory)):
+            raise UsageError(
+                f"head.query = {self.head.query}, head.memory = {', '.join(self.head.memory) or 'nothing'}.",
+                f"PART/ARRAY with a part of {', '.join(self.parts)}; or query: {BOX_QUERY}.",
+            )
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))
+
+    def first(self, kind: type[S]) -> S:
+        """The first part that a network of this kind makes. Raises UsageError."""
+        for part in self.parts.values():
+            if isinstance(part, kind):
+                return part
+        name = kind.__name__.removesuffix("Spec").lower()
+        raise UsageError(f"Backbone {self.name} has no {name} part.", f"parts: NAME: {{network: {name}}}.")
+
+    def with_parts(self, **changed: NetworkSpec) -> "BackboneSpec":
+        """The same with some parts replaced."""
+        return replace(self, parts={**self.parts, **changed})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, as a file holds it."""
+        parts = {name: asdict(part) for name, part in self.parts.items()}
+        return json.loads(json.dumps({**asdict(self), "parts": parts}))
+
+
+def _preset(name: str, clip: str) -> BackboneSpec:
+    return BackboneSpec(name=name, parts={"sam": SamSpec(), "clip": ClipSpec(model=clip)})
 
 
 PRESETS = {
     # Products this small gain nothing from bfloat16, and so the features are those of every machine.
     "tiny": BackboneSpec(
         name="tiny",
-        sam=SamSpec(model="packaged", weights="packaged", precision="fp32"),
-        clip=ClipSpec(model="packaged", weights="included", precision="fp32"),
+        parts={
+            "sam": SamSpec(model="packaged", weights="packaged", precision="fp32"),
+            "clip": ClipSpec(model="packaged", weights="included", precision="fp32"),
+        },
         proposer=ProposerSpec(model="packaged", weights="packaged", top_n=300),
     ),
-    "bb": BackboneSpec(name="bb", clip=ClipSpec(model="ViT-B-16-quickgelu")),
-    "bl": BackboneSpec(name="bl", clip=ClipSpec(model="ViT-L-14-quickgelu")),
-    "bl336": BackboneSpec(name="bl336", clip=ClipSpec(model="ViT-L-14-336-quickgelu")),
+    "bb": _preset("bb", "ViT-B-16-quickgelu"),
+    "bl": _preset("bl", "ViT-L-14-quickgelu"),
+    "bl336": _preset("bl336", "ViT-L-14-336-quickgelu"),
 }
 
 
@@ -144,23 +272,23 @@ def load_preset(name_or_yaml: str | Path, *, from_model_folder: bool = False) ->
 
 def save_preset(spec: BackboneSpec, file: Path) -> None:
     """Writes a YAML file that `load_preset` reads, whole or not at all."""
-    plain = json.loads(json.dumps(asdict(spec)))  # lists for tuples, which YAML does not know
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as staging:
-        staging.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+        staging.write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False), encoding="utf-8")
 
 
-def is_import_path(model: str) -> bool:
-    """Whether the `model` of a spec has the form "package.module:callable"."""
+def is_import_path(network: str) -> bool:
+    """Whether the `network` of a spec has the form "package.module:callable"."""
     name = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-    return re.fullmatch(f"{name}:{name}", model) is not None
+    return re.fullmatch(f"{name}:{name}", network) is not None
 
 
 def _refuse_import_paths(spec: BackboneSpec, source: str) -> None:
-    for half, model in (("sam", spec.sam.model), ("clip", spec.clip.model)):
-        if is_import_path(model):
+    for name, part in spec.parts.items():
+        if is_import_path(part.network):
             raise UsageError(
-                f"{source} has the import path {half}.model = {model}; a model folder may not choose code.",
+                f"{source} has the import path {name}.network = {part.network}; a model folder may not "
+                "choose code.",
                 "A backbone file of your own, or a network registered by an installed package.",
-                f"--backbone {source}, if you trust it and {model.partition(':')[0]}.",
+                f"--backbone {source}, if you trust it and {part.network.partition(':')[0]}.",
             )

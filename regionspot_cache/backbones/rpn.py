@@ -25,7 +25,7 @@ class SamRpn(nn.Module):
         nms: IoU above which the lower-scored of two proposals is dropped.
         pre_nms: proposals kept before suppression.
         top_n: proposals kept after it.
-        samples: anchors per image that enter the loss, half of them positive at most.
+        samples: anchors per image that enter the loss, part of them positive at most.
         fg_iou: IoU with ground truth from which an anchor is positive.
         bg_iou: IoU with ground truth below which an anchor is negative.
     """

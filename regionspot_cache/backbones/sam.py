@@ -25,7 +25,7 @@ class SamBackbone(FrozenSam):
     Args:
         network: SAM with its weights.
         config: what it was built from, see `sam_build`.
-        spec: what it is called, its precision and token positions.
+        spec: what it is called, its precision and what it stores.
         device: where it runs.
     """
 
@@ -41,14 +41,13 @@ class SamBackbone(FrozenSam):
 
     def fingerprint(self) -> dict[str, Any]:
         return {
-            "half": "sam",
             "library": "segment_anything",
             "model": self.spec.model,
             "architecture": dict(self.config),
             "weights_sha256": self.weights_sha256,
             "preprocess": f"longest side {self.image_size}, PIL bilinear antialiased, mean/std, zero pad",
             "token": "mask token 0 of a box prompt, single-mask output",
-            "positions": list(self.spec.positions),
+            "store": list(self.spec.store),
             "precision": self.precision,
         }
 

@@ -10,25 +10,30 @@ import torch
 from torch import Tensor, nn
 
 from regionspot_cache.backbones.arithmetic import choose
-from regionspot_cache.backbones.presets import Position, SamSpec
+from regionspot_cache.backbones.encoder import Array
+from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.sam_decode import TokenDecoder
-from regionspot_cache.backbones.sam_encoder import Embedding
 from regionspot_cache.backbones.weights import state_sha256
+
+Embedding = Any
+"""What `embed` gives and `tokens` and `masks` take back unseen: a tensor, or features of several layers."""
 
 # Cells of the boxes of one decoder call, float32: what stays in a core's cache, or fills a GPU.
 CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 30}
 
 
 class FrozenSam(ABC):
-    """A frozen network of a SAM family; see `SamEncoder` for what its methods take and give.
+    """A frozen network of a SAM family; see `Encoder` and `MaskEncoder` for what its methods take and give.
 
     All results are inference tensors on `device`; clone one before training on it.
 
     Args:
         network: with its weights.
-        spec: what it is called, its precision and token positions.
+        spec: what it is called, its precision and what it stores.
         device: where it runs.
     """
+
+    masks_need_cells_alone = True
 
     def __init__(self, network: nn.Module, spec: SamSpec, device: torch.device | str) -> None:
         self.spec = spec
@@ -91,12 +96,39 @@ class FrozenSam(ABC):
         """Hyper-network 0 of mask tokens [N,D], [N,D/8]."""
         return self.network.mask_decoder.output_hypernetworks_mlps[0](tokens)
 
-    @property
-    def token_dims(self) -> dict[str, int]:
-        """Width of the token at each position of the spec."""
+    @cached_property
+    def arrays(self) -> dict[str, Array]:
+        """What the spec stores."""
         dim = self._decoder.output.shape[1]
-        widths = {"transformer": dim, "prompt": 2 * dim, "mlp": dim // 8}
-        return {position: widths[position] for position in self.spec.positions}
+        rows, columns = self._position.shape[2:]
+        known = {
+            "transformer": Array(shape=(dim,), per_box=True),
+            "prompt": Array(shape=(2 * dim,), per_box=True),
+            "mlp": Array(shape=(dim // 8,), per_box=True),
+            "embedding": Array(shape=(rows * columns, dim), grid=(rows, columns)),
+        }
+        return {name: known[name] for name in self.spec.store}
+
+    def encode(
+        self, batch: Tensor, boxes: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
+    ) -> dict[str, Sequence[Tensor] | Tensor]:
+        """As of `Encoder`."""
+        embeddings = self.embed(batch)
+        found: dict[str, Sequence[Tensor] | Tensor] = {**self.tokens(embeddings, boxes, sizes)}
+        if "embedding" in self.spec.store:
+            found["embedding"] = self._cells(embeddings).flatten(2).transpose(1, 2)
+        return found
+
+    def restored(self, stored: np.ndarray) -> Embedding:
+        """The embedding of one image from its stored array float32 [h*w,D]; for `tokens`, and for `masks` of
+        networks whose masks need no other features."""
+        rows, columns = self._position.shape[2:]
+        cells = torch.from_numpy(stored).to(self.device).transpose(0, 1).unflatten(1, (rows, columns))
+        return self._embedding_of(cells[None])
+
+    def _embedding_of(self, cells: Tensor) -> Embedding:
+        """An embedding of cells [1,D,h,w] alone."""
+        return cells
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -115,10 +147,9 @@ class FrozenSam(ABC):
         embeddings: Embedding,
         boxes: Sequence[np.ndarray],
         sizes: Sequence[tuple[int, int]],
-        positions: Sequence[Position] | None = None,
     ) -> dict[str, list[Tensor]]:
-        """As of `SamEncoder`; boxes of many images are decoded as one flat list in chunks of a fixed size."""
-        wanted = tuple(positions or self.spec.positions)
+        """As of `MaskEncoder`; boxes of many images are one flat list, decoded in chunks of a fixed size."""
+        wanted = tuple(name for name, array in self.arrays.items() if array.per_box)
         counts = [len(b) for b in boxes]
         prompts = self._prompts(boxes, sizes)
         found: dict[str, Tensor] = {"prompt": prompts[:, :2].flatten(1)}
@@ -127,11 +158,11 @@ class FrozenSam(ABC):
             found["transformer"] = self._decoder(cells, dense, position, counts, prompts, self._chunk_bytes)
         if "mlp" in wanted:
             found["mlp"] = self._mask_weights(found["transformer"])
-        return {position: list(found[position].split(counts)) for position in wanted}
+        return {name: list(found[name].split(counts)) for name in wanted}
 
     @torch.inference_mode()
     def masks(self, embedding: Embedding, boxes: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """As of `SamEncoder`: the single mask of each box."""
+        """As of `MaskEncoder`: the single mask of each box."""
         masks = torch.zeros(len(boxes), *size, dtype=torch.bool, device=self.device)
         quality = torch.zeros(len(boxes), device=self.device)
         pixels = max(size[0] * size[1], self.image_size**2)

@@ -4,8 +4,8 @@ The names: `shapes` and its label spaces `shapes-s`, `shapes-m`, `shapes-l`; `o3
 `openimages`, `v3det`, `lvis`, `coco`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from regionspot_cache.datasets import minival, shapes
@@ -15,6 +15,7 @@ from regionspot_cache.datasets.openimages import read_openimages
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.datasets.shapes_spaces import SPACES
+from regionspot_cache.datasets.source import DatasetSource
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES, Source
 from regionspot_cache.errors import InputError, MissingFileError, UsageError, near
 
@@ -112,7 +113,28 @@ def load_dataset(
         dataset = _shapes(name, split or named_split or "train", request, progress)
     else:
         dataset = _named(name, split or named_split, request)
-    return dataset.sample(limit, seed)
+    source = DatasetSource(
+        dataset=name_or_file if name in DATASET_NAMES else str(Path(name_or_file).absolute()),
+        data_root=str(data_root.absolute()),
+        images=None if images is None else str(images.absolute()),
+        limit=limit,
+        seed=seed,
+        policy=request.policy,
+    )
+    return replace(dataset.sample(limit, seed), source=source)
+
+
+def load_source(source: DatasetSource, progress: Progress | None = None) -> DetectionDataset:
+    """The dataset of a source as it is annotated now; errors as of `load_dataset`."""
+    return load_dataset(
+        source.dataset,
+        data_root=Path(source.data_root),
+        images=None if source.images is None else Path(source.images),
+        policy=source.policy,
+        limit=source.limit,
+        seed=source.seed,
+        progress=progress,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 Pixels are uint8 RGB [H, W, 3], decoded by Pillow, at the size that the annotations speak of.
 """
 
+import hashlib
 import io
 import os
 import threading
@@ -116,19 +117,32 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
     """Decodes an image file; `read_file` and `decode_image` in one."""
-    return decode_image(read_file(path), path, expected_size=expected_size, exif=exif, max_pixels=max_pixels)
+    return decode_image(
+        read_file(path)[0], path, expected_size=expected_size, exif=exif, max_pixels=max_pixels
+    )
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of an image file.
+FileStamp = tuple[int, int, int]
+"""What identifies a file: its bytes, its time of change in nanoseconds, and a 63-bit hash of its content."""
+
+
+def content_hash(data: bytes) -> int:
+    """63 bits of BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
+
+
+def read_file(path: Path) -> tuple[bytes, FileStamp]:
+    """The bytes of an image file and its stamp.
 
     Raises:
         ImageFailure: the file is missing, cannot be read, or is too large for an image.
     """
     with _failures_of(path), _open_file(path) as file:
-        if (size := os.fstat(file.fileno()).st_size) > _MAX_BYTES:
-            raise ImageFailure(TOO_LARGE, f"{size} bytes; at most {_MAX_BYTES} are read")
-        return file.read()
+        status = os.fstat(file.fileno())
+        if status.st_size > _MAX_BYTES:
+            raise ImageFailure(TOO_LARGE, f"{status.st_size} bytes; at most {_MAX_BYTES} are read")
+        data = file.read()
+        return data, (len(data), status.st_mtime_ns, content_hash(data))
 
 
 def decode_image(

@@ -13,6 +13,7 @@ from regionspot_cache.datasets.augmentation import Augmentation, ViewTable
 from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.datasets.regions import Boxes, BoxPolicy, xyxy_to_xywh
 from regionspot_cache.datasets.tables import offsets_of
+from regionspot_cache.datasets.source import DatasetSource
 
 ImageId = int | str
 
@@ -74,6 +75,7 @@ class DetectionDataset:
         views: of the records, when there are extra views of images (`with_views`); then widths, heights and
             boxes are those of the view, and image ids repeat.
         augmentation: what made them.
+        source: how to read it again.
     """
 
     name: str
@@ -102,6 +104,7 @@ class DetectionDataset:
     seed: int = 0
     views: ViewTable | None = None
     augmentation: Augmentation | None = None
+    source: DatasetSource | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -9,6 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 Boxes = NDArray[np.float32]  # [N, 4] xyxy, pixels of the original image
 
+BOX_QUERY = "box/position"
+"""Name of the vectors that no network makes: where a box lies in its image, `position_vectors`."""
+_FREQUENCIES = 32
+
 CROWD = "crowd"
 NON_FINITE = "non-finite box"
 OUTSIDE = "outside image"
@@ -121,6 +125,19 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
     overlap = sides[..., 0] * sides[..., 1]
     union = box_area(a)[:, None] + box_area(b)[None, :] - overlap
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+
+
+def position_vectors(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Sines and cosines of the four sides of boxes as shares of their image, float32 [N, 256].
+
+    Args:
+        boxes: float32 [N, 4] xyxy, pixels.
+        size: (width, height) of the image.
+    """
+    shares = np.asarray(boxes, np.float32).reshape(-1, 4) / np.array([*size, *size], np.float32)
+    rates = np.pi * np.geomspace(1, 128, _FREQUENCIES, dtype=np.float32)
+    angles = shares[:, :, None] * rates  # [N, 4, F]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=2).reshape(len(shares), -1)
 
 
 def _as_float32(values: ArrayLike) -> Boxes:

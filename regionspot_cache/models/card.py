@@ -66,11 +66,11 @@ def _summary(config: Mapping[str, Any]) -> str:
 
 def _networks(config: Mapping[str, Any]) -> str:
     rows = []
-    for half, name in (("sam", "SAM"), ("clip", "CLIP")):
-        facts = config.get(half, {})
+    for part, name in (("sam", "SAM"), ("clip", "CLIP")):
+        facts = config.get(part, {})
         weights = str(facts.get("weights_sha256", "not recorded"))[:16]
         rows.append((name, facts.get("model", "not recorded"), weights, facts.get("preprocess", "")))
-    if not any(config.get(half) for half in ("sam", "clip")):
+    if not any(config.get(part) for part in ("sam", "clip")):
         return ""
     table = _table(("network", "model", "weights, SHA-256 of the tensors", "image"), rows)
     position = config.get("token_position")

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from regionspot_cache.backbones.presets import PRESETS, BackboneSpec, load_preset
+from regionspot_cache.backbones.presets import PRESETS, BackboneSpec, ClipSpec, SamSpec, load_preset
 from regionspot_cache.errors import IdentityError, InputError, UsageError
 from regionspot_cache.files import open_file, replacing
 from regionspot_cache.training.head import HeadConfig, RegionHead
@@ -78,8 +78,10 @@ def released_backbone(backbone: str | Path | BackboneSpec) -> BackboneSpec:
     """
     spec = backbone if isinstance(backbone, BackboneSpec) else load_preset(backbone)
     _released_preset(spec)
-    if spec.clip.resize == "auto":
-        spec = replace(spec, clip=replace(spec.clip, resize="bilinear-noantialias"))
+    clip = spec.first(ClipSpec)
+    if clip.resize == "auto":
+        name = next(name for name, part in spec.parts.items() if part is clip)
+        spec = spec.with_parts(**{name: replace(clip, resize="bilinear-noantialias")})
     return spec
 
 
@@ -106,7 +108,7 @@ def import_official(path: Path | str, backbone: str | Path | BackboneSpec) -> Re
             f"--backbone {fitting.split()[0]}   ({fitting} fits)" if fitting else "",
         )
     config = HeadConfig(
-        token_dim=TOKEN_DIM, map_dim=map_dim, text_dim=text_dim, grid=grid, depth=_depth(tensors)
+        token_dim=TOKEN_DIM, map_dim=map_dim, text_dim=text_dim, maps=((1, *grid),), depth=_depth(tensors)
     )
     with torch.device("meta"):  # no random numbers are drawn for weights that are replaced at once
         head = RegionHead(config)
@@ -133,13 +135,14 @@ def export_official(head: RegionHead, path: Path | str) -> None:
 
 
 def _released_preset(spec: BackboneSpec) -> str:
+    sam, clip = spec.first(SamSpec), spec.first(ClipSpec)
     for name in SIZES:
-        clip = PRESETS[name].clip
-        same = (spec.clip.model, spec.clip.image_size, spec.clip.layer) == (clip.model, None, -1)
-        if same and spec.sam.model == PRESETS[name].sam.model:
+        known = PRESETS[name]
+        same = (clip.model, clip.image_size, clip.layers) == (known.first(ClipSpec).model, None, (-1,))
+        if same and sam.model == known.first(SamSpec).model and spec.head == known.head:
             return name
     raise UsageError(
-        f"Backbone {spec.name}: no released head has SAM {spec.sam.model} and CLIP {spec.clip.model}.",
+        f"Backbone {spec.name}: no released head has SAM {sam.model} and CLIP {clip.model}.",
         f"{', '.join(SIZES)}, or an own file with the networks of one of these.",
     )
 
@@ -204,7 +207,7 @@ def _check_shapes(tensors: Mapping[str, Tensor], path: Path) -> None:
             token_dim=token_dim,
             map_dim=map_dim,
             text_dim=sizes["projector.weight"][0],
-            grid=(1, 1),
+            maps=((1, 1, 1),),
             depth=_depth(tensors),
         )
     except InputError as error:

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regionspot_cache.backbones import Backbone
-from regionspot_cache.backbones.presets import Position
+from regionspot_cache.backbones import Backbone, MaskEncoder
+from regionspot_cache.backbones.sam_base import FrozenSam
+from regionspot_cache.datasets.regions import BOX_QUERY, position_vectors
 
-# Shapes: N boxes, M map tokens, C map width, T token width, E and h, w of SAM's image embedding.
+EMBEDDING = "embedding"
 
 
 class RegionInputs:
@@ -21,8 +23,7 @@ class RegionInputs:
         image: uint8 [H, W, 3] RGB, or a function that reads it when it is first needed.
         boxes: float32 [N, 4] xyxy, pixels of the original image.
         size: (height, width), needed when `image` is a function.
-        cached_map: float32 [M, C] from a cache; saves running CLIP.
-        cached_tokens: float32 [N, T] by position from a cache, one row a box; saves running SAM.
+        cached: features from a cache by PART/ARRAY, float32: of the image, or one row for each of `boxes`.
     """
 
     def __init__(
@@ -32,14 +33,15 @@ class RegionInputs:
         boxes: NDArray[np.float32],
         *,
         size: tuple[int, int] | None = None,
-        cached_map: NDArray[np.float32] | None = None,
-        cached_tokens: Mapping[str, NDArray[np.float32]] | None = None,
+        cached: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         self.backbone = backbone
         self.boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
         self._source = image
         self._size = size if callable(image) else image.shape[:2]
-        self._cached_map, self._cached_tokens = cached_map, cached_tokens or {}
+        self._cached = dict(cached or {})
+        self._embeddings: dict[str, Any] = {}
+        self._of_image: dict[str, torch.Tensor] = {}
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:
@@ -51,31 +53,59 @@ class RegionInputs:
         """(height, width) of the original image."""
         return self._size or self.image.shape[:2]
 
-    @cached_property
-    def embedding(self) -> torch.Tensor:
-        """SAM's image embedding, [1, E, h, w]."""
-        sam = self.backbone.sam
-        return sam.embed(sam.preprocess(self.image)[None])
+    def on(self, boxes: NDArray[np.float32]) -> "RegionInputs":
+        """The same image with other boxes; what was computed of the image is shared."""
+        other = RegionInputs(self.backbone, lambda: self.image, boxes, size=self.size)
+        other._embeddings, other._of_image = self._embeddings, self._of_image
+        return other
 
-    @cached_property
-    def map(self) -> torch.Tensor:
-        """CLIP's token map, float32 [M, C], class token first."""
-        clip = self.backbone.clip
-        if self._cached_map is not None:
-            return torch.from_numpy(self._cached_map).to(clip.device)
-        return clip.encode_map(clip.preprocess(self.image)[None])[0].float()
+    def query(self, path: str) -> torch.Tensor:
+        """A vector for every box, float32 [N, D]: PART/ARRAY, or `BOX_QUERY`."""
+        if path == BOX_QUERY:
+            vectors = position_vectors(self.boxes, self.size[::-1])
+            return torch.from_numpy(vectors).to(self._device)
+        return self._array(path)
 
-    def tokens(self, position: Position = "transformer") -> torch.Tensor:
-        """SAM's token of every box, float32 [N, T]."""
-        sam = self.backbone.sam
-        if position in self._cached_tokens:
-            return torch.from_numpy(self._cached_tokens[position]).to(sam.device)
-        return sam.tokens(self.embedding, [self.boxes], [self.size], positions=(position,))[position][
-            0
-        ].float()
+    def memory(self, paths: tuple[str, ...]) -> torch.Tensor:
+        """Maps of the image one after the other, float32 [M, C]."""
+        for path in paths:
+            if path not in self._of_image:
+                self._of_image[path] = self._array(path)
+        return torch.cat([self._of_image[path] for path in paths])
+
+    def embedding_of(self, part: str) -> Any:
+        """What the network of a part decodes boxes from; out of the cache where it is there."""
+        if part not in self._embeddings:
+            encoder: Any = self.backbone.parts[part]
+            stored = self._cached.get(f"{part}/{EMBEDDING}")
+            if stored is not None and isinstance(encoder, FrozenSam):
+                self._embeddings[part] = encoder.restored(stored)
+            else:
+                self._embeddings[part] = encoder.embed(encoder.preprocess(self.image)[None])
+        return self._embeddings[part]
 
     @cached_property
     def masks(self) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """SAM's mask of every box, bool [N, H, W], and its predicted IoU, float32 [N]."""
-        masks, quality = self.backbone.sam.masks(self.embedding, self.boxes, self.size)
+        """A mask of every box, bool [N, H, W], and its predicted IoU, float32 [N]."""
+        encoder = self.backbone.masks
+        part = next(name for name, found in self.backbone.parts.items() if found is encoder)
+        if isinstance(encoder, FrozenSam) and not encoder.masks_need_cells_alone:
+            self._cached.pop(f"{part}/{EMBEDDING}", None)
+            self._embeddings.pop(part, None)
+        masks, quality = encoder.masks(self.embedding_of(part), self.boxes, self.size)
         return masks.cpu().numpy(), quality.float().cpu().numpy()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.backbone.parts.values())).device
+
+    def _array(self, path: str) -> torch.Tensor:
+        part, _, name = path.partition("/")
+        encoder = self.backbone.parts[part]
+        if path in self._cached:
+            return torch.from_numpy(self._cached[path]).to(encoder.device)
+        if isinstance(encoder, MaskEncoder) and encoder.arrays[name].per_box:
+            found = encoder.tokens(self.embedding_of(part), [self.boxes], [self.size])
+        else:
+            found = encoder.encode(encoder.preprocess(self.image)[None], [self.boxes], [self.size])
+        return found[name][0].float()

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from regionspot_cache.backbones.presets import Position
+from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.evaluation.selection import ScoreRule
 from regionspot_cache.recognition.inputs import RegionInputs
 from regionspot_cache.training.head import RegionHead
@@ -38,28 +38,28 @@ class Recogniser(Protocol):
 
 
 class RegionSpot:
-    """The trained head on SAM tokens and CLIP's map of the whole image."""
+    """The trained head on a vector of every box and the maps of the whole image."""
 
     name = "regionspot"
     score_rule: ScoreRule | None = None
 
-    def __init__(self, head: RegionHead, *, position: Position = "transformer") -> None:
-        self.head = head.eval()
-        self.position = position
+    def __init__(self, head: RegionHead, arrays: HeadInputs | None = None) -> None:
+        self.head, self.arrays = head.eval(), arrays or HeadInputs()
 
     @torch.inference_mode()
     def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
         if len(inputs.boxes) == 0:
             return text.new_zeros(0, len(text))
-        tokens, image_map = inputs.tokens(self.position)[None], inputs.map[None]
-        return self.head.logits(self.head(tokens, image_map), text)[0]
+        return self.head.logits(self.head(*self._inputs(inputs)), text)[0]
 
     @torch.inference_mode()
     def attention(self, inputs: RegionInputs) -> NDArray[np.float32]:
         """Cross-attention weights of every layer and box over the map tokens, float32 [L, N, M]."""
-        tokens, image_map = inputs.tokens(self.position)[None], inputs.map[None]
-        _, weights = self.head(tokens, image_map, return_attention=True)
+        _, weights = self.head(*self._inputs(inputs), return_attention=True)
         return torch.stack([layer[0] for layer in weights]).float().cpu().numpy()
+
+    def _inputs(self, inputs: RegionInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        return inputs.query(self.arrays.query)[None], inputs.memory(self.arrays.memory)[None]
 
 
 class ClipCrops:
@@ -74,7 +74,7 @@ class ClipCrops:
 
     @torch.inference_mode()
     def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
-        clip = inputs.backbone.clip
+        clip = inputs.backbone.text
         out = [text.new_zeros(0, len(text))]
         size = CPU_BATCH if text.device.type == "cpu" else CROP_BATCH
         for start in range(0, len(inputs.boxes), size):
@@ -89,7 +89,7 @@ class ClipCrops:
         if not self.masked:
             return crop
         inside = inputs.masks[0][i, y0:y1, x0:x1, None]
-        fill = np.round(255 * np.asarray(inputs.backbone.clip.mean)).astype(np.uint8)
+        fill = np.round(255 * np.asarray(inputs.backbone.text.mean)).astype(np.uint8)
         return np.where(inside, crop, fill)
 
 

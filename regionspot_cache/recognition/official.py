@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from regionspot_cache.backbones import ClipBackbone
-from regionspot_cache.backbones.presets import Position
+from regionspot_cache.backbones import ClipBackbone, MaskEncoder
+from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.errors import UsageError
 from regionspot_cache.evaluation.selection import ScoreRule
 from regionspot_cache.recognition.inputs import RegionInputs
@@ -31,37 +31,39 @@ class OfficialRegionSpot:
     name = "official"
     score_rule: ScoreRule | None = "official"
 
-    def __init__(self, head: RegionHead, *, position: Position = "transformer") -> None:
-        self.head = head.eval()
-        self.position: Position = position
+    def __init__(self, head: RegionHead, arrays: HeadInputs | None = None) -> None:
+        self.head, self.arrays = head.eval(), arrays or HeadInputs()
 
     @torch.inference_mode()
     def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
         """float32 [N, K] for N boxes and unit text embeddings [K, E].
 
         Raises:
-            UsageError: the CLIP side is not one of open_clip, whose input this path prescribes.
+            UsageError: the head does not relate a SAM to one map of a CLIP of open_clip, as this path prescribes.
         """
         if len(inputs.boxes) == 0:
             return text.new_zeros(0, len(text))
-        clip = inputs.backbone.clip
-        if not isinstance(clip, ClipBackbone):
-            raise UsageError("The official path with a CLIP of your own.", "A CLIP of open_clip.")
+        (sam_part, token), (clip_part, name), *more = (
+            path.split("/") for path in (self.arrays.query, *self.arrays.memory)
+        )
+        sam, clip = (inputs.backbone.parts.get(part) for part in (sam_part, clip_part))
+        if more or not isinstance(sam, MaskEncoder) or not isinstance(clip, ClipBackbone):
+            raise UsageError(
+                f"The official path with the query {self.arrays.query} and the memory "
+                f"{', '.join(self.arrays.memory)}.",
+                "A token of a SAM, and one map of a CLIP of open_clip.",
+            )
         image = resize_short_side(inputs.image)
-        tokens = self._tokens(inputs, image)
-        image_map = clip.encode_map(clip.squash(image, "bilinear-noantialias")[None])
-        return self.head.logits(self.head(tokens[None], image_map.float()), text)[0]
-
-    def _tokens(self, inputs: RegionInputs, image: NDArray[np.uint8]) -> torch.Tensor:
-        """SAM's token of every box, float32 [N, T]."""
-        sam, size = inputs.backbone.sam, (image.shape[0], image.shape[1])
+        size = (image.shape[0], image.shape[1])
         boxes = inputs.boxes * np.tile(np.array(size[::-1]) / inputs.size[::-1], 2)
-        embedding = sam.embed(sam.preprocess(image)[None])
-        return sam.tokens(embedding, [boxes], [size], positions=(self.position,))[self.position][0].float()
+        embedding = sam.embed(inputs.backbone.parts[sam_part].preprocess(image)[None])
+        tokens = sam.tokens(embedding, [boxes], [size])[token][0].float()
+        image_map = clip.encode(clip.squash(image, "bilinear-noantialias")[None])[name]
+        return self.head.logits(self.head(tokens[None], image_map.float()), text)[0]
 
 
 def resized_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) of Detectron2's `ResizeShortestEdge(800, 1333)`: rounded half up, at least a pixel."""
+    """(height, width) of Detectron2's `ResizeShortestEdge(800, 1333)`: rounded part up, at least a pixel."""
     scale = min(SHORT_SIDE / min(height, width), LONG_SIDE / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 

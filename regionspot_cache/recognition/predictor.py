@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regionspot_cache.backbones import Backbone, load_backbone, load_preset
-from regionspot_cache.backbones.presets import Position
+from regionspot_cache.backbones import Backbone, MaskEncoder, load_backbone, load_preset
+from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.backbones.vocabulary import text_embeddings
 from regionspot_cache.datasets.images import ImageFailure, read_image
 from regionspot_cache.errors import InputError
@@ -50,7 +50,7 @@ class RegionPredictor:
         head: a trained head.
         backbone: the frozen networks that it was trained on.
         prompts: keyword arguments of `vocabulary.text_embeddings`: templates, cleaning, average.
-        position: the SAM token that the head takes.
+        arrays: what the head relates.
     """
 
     def __init__(
@@ -59,13 +59,11 @@ class RegionPredictor:
         backbone: Backbone,
         *,
         prompts: dict[str, Any],
-        position: Position = "transformer",
+        arrays: HeadInputs | None = None,
     ) -> None:
         self.backbone, self.prompts = backbone, prompts
-        self.method = RegionSpot(head, position=position)
-        self._image: NDArray[np.uint8] | None = None
-        self._embedding: torch.Tensor | None = None
-        self._map: NDArray[np.float32] | None = None
+        self.method = RegionSpot(head, arrays)
+        self._image: RegionInputs | None = None
 
     @classmethod
     def from_pretrained(
@@ -92,7 +90,7 @@ class RegionPredictor:
         text = config["text"]
         prompts = {name: text[name] for name in ("templates", "cleaning", "average")}
         head = RegionHead.from_pretrained(folder, device=device)
-        return cls(head, networks, prompts=prompts, position=config["token_position"])
+        return cls(head, networks, prompts=prompts, arrays=head_inputs(config))
 
     def set_image(self, image: NDArray[np.uint8] | Path | str) -> Self:
         """Runs both frozen networks on an image: uint8 [H, W, 3] RGB, or a file.
@@ -100,10 +98,12 @@ class RegionPredictor:
         Raises:
             InputError: not an image.
         """
-        pixels = _pixels(image)
-        inputs = RegionInputs(self.backbone, pixels, np.zeros((0, 4), np.float32))
-        self._image, self._embedding = pixels, inputs.embedding
-        self._map = inputs.map.cpu().numpy()
+        inputs = RegionInputs(self.backbone, _pixels(image), np.zeros((0, 4), np.float32))
+        inputs.memory(self.method.arrays.memory)
+        for part, encoder in self.backbone.parts.items():
+            if isinstance(encoder, MaskEncoder):
+                inputs.embedding_of(part)
+        self._image = inputs
         return self
 
     def inputs(self, boxes: Any) -> RegionInputs:
@@ -114,12 +114,7 @@ class RegionPredictor:
         """
         if self._image is None:
             raise InputError("predict before set_image", "An image.", "predictor.set_image(image)")
-        inputs = RegionInputs(
-            self.backbone, self._image, _checked(boxes, self._image.shape[:2]), cached_map=self._map
-        )
-        if self._embedding is not None:
-            inputs.embedding = self._embedding
-        return inputs
+        return self._image.on(_checked(boxes, self._image.size))
 
     def predict(self, boxes: Any, classes: Sequence[str]) -> Prediction:
         """Names boxes of the present image.
@@ -142,11 +137,16 @@ class RegionPredictor:
 
     def embed(self, classes: Sequence[str]) -> torch.Tensor:
         """Text embeddings of class names by the prompts of training, float32 [K, E]."""
-        embeddings = text_embeddings(self.backbone.clip, classes, **self.prompts)
-        return torch.from_numpy(embeddings).to(self.backbone.clip.device)
+        embeddings = text_embeddings(self.backbone.text, classes, **self.prompts)
+        return torch.from_numpy(embeddings).to(self.backbone.text.device)
 
 
-def require_backbone(config: dict[str, Any], backbone: Backbone, model: str) -> None:
+def head_inputs(config: Mapping[str, Any]) -> HeadInputs:
+    """The arrays that the head of a checked config relates."""
+    return HeadInputs(query=config["inputs"]["query"], memory=tuple(config["inputs"]["memory"]))
+
+
+def require_backbone(config: Mapping[str, Any], backbone: Backbone, model: str) -> None:
     """Refuses a head with frozen networks that it was not trained on. Precision may differ.
 
     Raises:
@@ -154,12 +154,12 @@ def require_backbone(config: dict[str, Any], backbone: Backbone, model: str) -> 
         IdentityError: names the first key that differs.
     """
     check_origin(config, model)
-    for half, network in (("sam", backbone.sam), ("clip", backbone.clip)):
-        found = network.fingerprint()
-        recorded = without_arithmetic(config[half])
+    for part, fingerprint in config["networks"].items():
+        recorded = without_arithmetic(fingerprint)
+        found = backbone.parts[part].fingerprint() if part in backbone.parts else {}
         require_same(
-            {half: recorded},
-            {half: {key: found.get(key) for key in recorded}},
+            {part: recorded},
+            {part: {key: found.get(key) for key in recorded}},
             what=model,
             wanted_by="this backbone",
             remedy=f"Give its own with --backbone, or leave that out to use {model}/{BACKBONE_FILE}.",
@@ -170,19 +170,23 @@ def check_origin(config: Mapping[str, Any], model: str) -> None:
     """That a model's config says what its head was trained on.
 
     Raises:
-        InputError: networks, token position or prompts are missing or of another kind.
+        InputError: networks, arrays or prompts are missing or of another kind.
     """
+    networks, inputs = config.get("networks"), config.get("inputs")
     good = {
-        "sam": isinstance(config.get("sam"), dict),
-        "clip": isinstance(config.get("clip"), dict),
-        "token_position": config.get("token_position") in get_args(Position),
+        "networks": isinstance(networks, dict)
+        and all(isinstance(found, dict) for found in networks.values()),
+        "inputs": isinstance(inputs, dict)
+        and isinstance(inputs.get("query"), str)
+        and isinstance(memory := inputs.get("memory"), list)
+        and bool(memory)
+        and all(isinstance(path, str) for path in memory),
         "text": _are_prompts(config.get("text")),
     }
-    wrong = [key for key, fits in good.items() if not fits]
-    if wrong:
+    if wrong := [key for key, fits in good.items() if not fits]:
         raise InputError(
             f"{model}/{CONFIG_FILE} does not say what the head was trained on: {', '.join(wrong)}",
-            "sam, clip, token_position and text as training writes them",
+            "networks, inputs and text as training writes them",
             "train again or restore the file",
         )
 

@@ -4,16 +4,15 @@ Never imports torch.
 """
 
 from regionspot_cache.store.checks import Problem
-from regionspot_cache.store.create import create_cache, rebuild_half
+from regionspot_cache.store.create import create_cache, rebuild_part
 from regionspot_cache.store.estimate import estimate, missing_bytes
+from regionspot_cache.store.labelled import LabelledCache, Match, match
 from regionspot_cache.store.layout import (
     STATUS_CODES,
     STATUS_OK,
     STATUS_REASONS,
     ArraySpec,
-    HalfSpec,
-    make_clip_half,
-    make_sam_half,
+    PartSpec,
 )
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
 from regionspot_cache.store.quantise import Quantised, dequantise, quantise, to_half_precision
@@ -29,20 +28,21 @@ __all__ = [
     "Cache",
     "CachePlan",
     "CacheWriter",
-    "HalfSpec",
+    "LabelledCache",
+    "Match",
+    "PartSpec",
     "PartitionPlan",
     "Problem",
     "Quantised",
     "create_cache",
     "dequantise",
     "estimate",
-    "make_clip_half",
-    "make_sam_half",
+    "match",
     "missing_bytes",
     "open_cache",
     "open_writer",
     "quantise",
-    "rebuild_half",
+    "rebuild_part",
     "to_half_precision",
     "verify",
 ]

@@ -8,9 +8,9 @@ import numpy as np
 from regionspot_cache.errors import DamageError
 from regionspot_cache.store.entries import ObjectEntry, recorded_sums
 from regionspot_cache.store.features import row_mask
-from regionspot_cache.store.identity import HalfRecord
-from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, StackedArray, half_arrays
-from regionspot_cache.store.manifest import Marker, SealedHalf, marker_key
+from regionspot_cache.store.identity import PartRecord
+from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, StackedArray, part_arrays
+from regionspot_cache.store.manifest import Marker, SealedPart, marker_key
 from regionspot_cache.store.objects import BytesHandle, Handle, Objects
 from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.plan_store import StoredPlan
@@ -22,19 +22,21 @@ class Problem(NamedTuple):
     """One thing that is wrong.
 
     Attributes:
-        half, partition, array: where, as far as it applies.
+        part, partition, array: where, as far as it applies.
         key: the object (file) it is about.
         kind: "missing", "size", "checksum", "index", "record", "status", "identity", "foreign" (damage);
             "uncommitted", "unsealed" (unfinished).
         detail: what was found.
+        segment: its folder in the cache; "" for the first.
     """
 
-    half: str | None
+    part: str | None
     partition: int | None
     array: str | None
     key: str
     kind: str
     detail: str
+    segment: str = ""
 
     @property
     def is_damage(self) -> bool:
@@ -68,26 +70,26 @@ def check_stored_sums(stored: StoredArray, partition: int, where: Problem) -> li
     return []
 
 
-class HalfCheck:
-    """Checks one half. `partition` may run in several threads, each number once; the rest comes after.
+class PartCheck:
+    """Checks one part. `partition` may run in several threads, each number once; the rest comes after.
 
     Args:
         objects: of the cache.
         plan: its stored plan.
-        record: the half.
+        record: the part.
         full: read every byte.
     """
 
-    def __init__(self, objects: Objects, plan: StoredPlan, record: HalfRecord, full: bool) -> None:
-        self.half, self._full = record.spec.name, full
+    def __init__(self, objects: Objects, plan: StoredPlan, record: PartRecord, full: bool) -> None:
+        self.part, self._full = record.spec.name, full
         self._objects, self._plan, self._record = objects, plan, record
-        self._arrays = half_arrays(record.spec, plan.shape)
+        self._arrays = part_arrays(record.spec, plan.shape)
         self._sealable: dict[int, tuple[str, tuple[tuple[int, int], ...]]] = {}
 
     def partition(self, index: int) -> list[Problem]:
         """Problems of one partition."""
-        key = marker_key(self.half, index)
-        where = Problem(self.half, index, None, key, "", "")
+        key = marker_key(self.part, index)
+        where = Problem(self.part, index, None, key, "", "")
         try:
             data = self._objects.read(key)
             marker = Marker.from_bytes(data, key, self._plan.shape)
@@ -105,25 +107,25 @@ class HalfCheck:
         return self._against_marker(marker, plan, where)
 
     def surroundings(self) -> list[Problem]:
-        """Problems of the half's zarr metadata, and objects that do not belong there."""
+        """Problems of the part's zarr metadata, and objects that do not belong there."""
         problems = []
         for key, entry in self._record.objects.items():
-            where = Problem(self.half, None, None, key, "", "")
+            where = Problem(self.part, None, None, key, "", "")
             problems += check_object(self._objects, key, entry, self._full, where)
         partitions = range(self._plan.num_partitions)
         known = {array.key(p) for array in self._arrays.values() for p in partitions}
-        known |= {marker_key(self.half, p) for p in partitions} | set(self._record.objects)
-        for folder in (self.half, f"markers/{self.half}"):
+        known |= {marker_key(self.part, p) for p in partitions} | set(self._record.objects)
+        for folder in (self.part, f"markers/{self.part}"):
             for key, _ in self._objects.list(folder):
                 if key not in known:
-                    problems.append(Problem(self.half, None, None, key, "foreign", "no part of the cache"))
+                    problems.append(Problem(self.part, None, None, key, "foreign", "no part of the cache"))
         return problems
 
-    def as_sealed(self) -> SealedHalf:
-        """How the manifest should record this half."""
+    def as_sealed(self) -> SealedPart:
+        """How the manifest should record this part."""
         size = self._plan.shape.partition_size
         found = sorted(self._sealable.items())
-        return SealedHalf(
+        return SealedPart(
             digest=self._record.digest,
             markers=tuple(marker for _, (marker, _) in found),
             failed=tuple((p * size + slot, code) for p, (_, failed) in found for slot, code in failed),

@@ -1,4 +1,4 @@
-"""Planning a cache, adding a half to it, and replacing one half."""
+"""Planning a cache, adding a part to it, and replacing one part."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,21 +9,22 @@ from regionspot_cache.store.entries import object_entry
 from regionspot_cache.store.identity import (
     CACHE_KEY,
     CacheRecord,
-    HalfRecord,
+    PartRecord,
     cache_identity,
     cache_record,
-    half_key,
+    part_key,
+    part_names,
     plan_digest,
-    read_half,
+    read_part,
     require_same_cache,
-    require_same_half,
+    require_same_part,
     require_same_plan,
 )
-from regionspot_cache.store.layout import HALVES, HalfSpec, PlanShape, half_arrays
+from regionspot_cache.store.layout import PartSpec, PlanShape, part_arrays
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import marker_key
 from regionspot_cache.store.objects import Objects, Stage
-from regionspot_cache.store.plan import CachePlan, id_kind
+from regionspot_cache.store.plan import CachePlan
 from regionspot_cache.store.plan_store import plan_objects
 from regionspot_cache.store.publish import unseal
 from regionspot_cache.store.writer import CacheWriter
@@ -36,65 +37,71 @@ def create_cache(
     path: str | Path,
     dataset: "DetectionDataset",
     *,
-    halves: Sequence[HalfSpec],
+    parts: Sequence[PartSpec],
     partition_size: int = 512,
     seed: int = 0,
     rebuild: bool = False,
 ) -> CacheWriter:
     """Plan a cache, or open the one that is there when its identity is the same.
 
-    A half that the cache does not have yet is added.
+    A part that the cache does not have yet is added.
 
     Args:
         path: folder or URL.
         dataset: images and boxes (`datasets.DetectionDataset`).
-        halves: specs from `make_sam_half` and `make_clip_half`.
+        parts: what is stored.
         partition_size: S, images a partition.
         seed: of the order of the images.
-        rebuild: replace a half that was made by other networks, as `rebuild_half` does.
+        rebuild: replace a part that was made by other networks, as `rebuild_part` does.
 
     Raises:
-        IdentityError: the cache or a half was made from something else; names the key and both values. That
+        IdentityError: the cache or a part was made from something else; names the key and both values. That
             holds too when cache.json is gone and features of another plan are there; nothing is changed then.
         InputError: an empty dataset.
         RegionSpotError: the folder cannot be written or the disk is full.
     """
     objects = open_objects(path)
-    plan = CachePlan(dataset, partition_size=partition_size, seed=seed)
-    record = _plan_cache(objects, plan)
-    for spec in halves:
-        with objects.exclusive(f"half-{spec.name}") as stage:
-            existing = read_half(objects, record, spec.name)
+    _plan_cache(objects, CachePlan(dataset, partition_size=partition_size, seed=seed))
+    return add_parts(path, parts, rebuild=rebuild)
+
+
+def add_parts(path: str | Path, parts: Sequence[PartSpec], *, rebuild: bool = False) -> CacheWriter:
+    """Adds the parts that a planned cache does not have yet; errors as of `create_cache`."""
+    objects = open_objects(path)
+    record = CacheRecord.read(objects)
+    for spec in parts:
+        with objects.exclusive(f"part-{spec.name}") as stage:
+            existing = read_part(objects, record, spec.name)
             if existing is not None and rebuild and existing.spec.digest != spec.digest:
                 _replace(objects, stage, record, spec)
             elif existing is not None:
-                require_same_half(existing.spec, spec, objects.url)
+                require_same_part(existing.spec, spec, objects.url)
             else:
                 _clear(objects, record, spec.name)
                 _install(stage, record, spec)
     return CacheWriter(objects)
 
 
-def rebuild_half(path: str | Path, spec: HalfSpec) -> CacheWriter:
-    """Remove one half, features and markers, and put an empty one of another identity in its place.
+def rebuild_part(path: str | Path, spec: PartSpec) -> CacheWriter:
+    """Remove one part, features and markers, and put an empty one of another identity in its place.
 
-    Nothing of the other half is touched. Readers are refused this half until it is complete and sealed again.
+    Nothing of other parts is touched. Readers are refused this part until it is complete and sealed again.
 
     Raises:
         MissingFileError: there is no cache.
     """
     objects = open_objects(path)
     record = CacheRecord.read(objects)
-    with objects.exclusive(f"half-{spec.name}") as stage:
+    with objects.exclusive(f"part-{spec.name}") as stage:
         _replace(objects, stage, record, spec)
     return CacheWriter(objects)
 
 
-def _replace(objects: Objects, stage: Stage, record: CacheRecord, spec: HalfSpec) -> None:
+def _replace(objects: Objects, stage: Stage, record: CacheRecord, spec: PartSpec) -> None:
     with objects.exclusive("manifest") as manifest_stage:
         unseal(objects, manifest_stage, record, spec.name)
-    # From here on no running extraction can commit to the old half.
-    stage.delete(half_key(spec.name))
+    # From here on no running extraction can commit to the old part.
+    stage.delete(part_key(spec.name))
     _clear(objects, record, spec.name)
     _install(stage, record, spec)
 
@@ -107,9 +114,10 @@ def _plan_cache(objects: Objects, plan: CachePlan) -> CacheRecord:
             record = CacheRecord.read(objects)
             require_same_cache(record.identity, identity, objects.url)
             return record
-        ours = plan_digest(identity, id_kind(plan.dataset.image_ids), plan.shape)
-        for half in HALVES:  # cache.json was removed: features of another plan are neither adopted nor lost
-            existing = HalfRecord.read(objects, half)
+        ours = plan_digest(identity, plan.shape)
+        # cache.json was removed: features of another plan are neither adopted nor lost
+        for part in part_names(objects):
+            existing = PartRecord.read(objects, part)
             if existing is not None:
                 require_same_plan(existing, ours, objects.url)
         entries = {}
@@ -125,30 +133,30 @@ def _plan_cache(objects: Objects, plan: CachePlan) -> CacheRecord:
         return record
 
 
-def _clear(objects: Objects, record: CacheRecord, half: str) -> None:
-    """Remove every marker and object of a half that has no record any more.
+def _clear(objects: Objects, record: CacheRecord, part: str) -> None:
+    """Remove every marker and object of a part that has no record any more.
 
-    Taking every partition's lock once makes sure that no commit to the old half is still under way.
+    Taking every partition's lock once makes sure that no commit to the old part is still under way.
     """
     for partition in range(record.shape.num_partitions):
-        with objects.exclusive(f"{half}-{partition:06d}") as stage:
-            stage.delete(marker_key(half, partition))
-    with objects.exclusive(f"{half}-objects") as stage:
-        for key, _ in [*objects.list(f"markers/{half}"), *objects.list(half)]:
+        with objects.exclusive(f"{part}-{partition:06d}") as stage:
+            stage.delete(marker_key(part, partition))
+    with objects.exclusive(f"{part}-objects") as stage:
+        for key, _ in [*objects.list(f"markers/{part}"), *objects.list(part)]:
             stage.delete(key)
 
 
-def _install(stage: Stage, record: CacheRecord, spec: HalfSpec) -> None:
+def _install(stage: Stage, record: CacheRecord, spec: PartSpec) -> None:
     entries = {}
     for key, data in _metadata(spec, record.shape):
         stage.put(key, data)
         entries[key] = object_entry(data)
     stage.publish()
-    half = HalfRecord(plan_digest=record.plan_digest, spec=spec, objects=entries)
-    stage.put_if_absent(half_key(spec.name), half.to_bytes())
+    part = PartRecord(plan_digest=record.plan_digest, spec=spec, objects=entries)
+    stage.put_if_absent(part_key(spec.name), part.to_bytes())
 
 
-def _metadata(spec: HalfSpec, shape: PlanShape) -> Iterator[tuple[str, bytes]]:
+def _metadata(spec: PartSpec, shape: PlanShape) -> Iterator[tuple[str, bytes]]:
     yield f"{spec.name}/{METADATA}", group_metadata()
-    for array in half_arrays(spec, shape).values():
+    for array in part_arrays(spec, shape).values():
         yield f"{array.path}/{METADATA}", array_metadata(array)

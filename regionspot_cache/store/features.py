@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from regionspot_cache.errors import InputError
-from regionspot_cache.store.layout import FILL_VALUES, STATUS_OK, STATUS_REASONS, ArraySpec, HalfSpec
+from regionspot_cache.store.layout import FILL_VALUES, STAMP, STATUS_OK, STATUS_REASONS, ArraySpec, PartSpec
 from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.quantise import Quantised, quantise, to_half_precision
 
@@ -13,15 +13,20 @@ Features = np.ndarray | Quantised
 
 
 def stored_rows(
-    spec: HalfSpec, partition: PartitionPlan, features: Mapping[str, Features], status: np.ndarray
+    spec: PartSpec,
+    partition: PartitionPlan,
+    features: Mapping[str, Features],
+    status: np.ndarray,
+    files: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Quantised rows of every stored array of a partition; rows of failed images hold the fill value.
 
     Args:
-        spec: the half.
+        spec: the part.
         partition: s images, b boxes.
         features: by array name, float [b, D] (ragged) or [s, N, C], or the same as `Quantised`.
         status: uint8 [s], codes of `layout.STATUS_CODES`.
+        files: int64 [s, 3]; zeros when left out.
 
     Raises:
         InputError: names, shapes or values that do not fit.
@@ -30,7 +35,8 @@ def stored_rows(
     names = {array.name for array in spec.arrays}
     if set(features) != names:
         raise InputError(f"features {sorted(features)}", f"{sorted(names)}", "report this as a bug")
-    rows: dict[str, np.ndarray] = {"status": status}
+    stamps = np.zeros((len(status), STAMP), np.int64) if files is None else np.asarray(files, np.int64)
+    rows: dict[str, np.ndarray] = {"status": status, "file": stamps}
     for array in spec.arrays:
         ok = row_mask(array.ragged, partition, status)
         rows |= _array_rows(array, features[array.name], ok)

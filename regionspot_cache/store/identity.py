@@ -1,21 +1,25 @@
-"""Identity of a cache and of its halves: what must match before anything is added or read."""
+"""Identity of a cache and of its parts: what must match before anything is added or read."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.images import ExifRule
+from regionspot_cache.datasets.source import DatasetSource
 from regionspot_cache.errors import DamageError, IdentityError, MissingFileError
 from regionspot_cache.identity import require_same, without_arithmetic
 from regionspot_cache.store.entries import ObjectEntry
 from regionspot_cache.store.layout import (
     CRC_BYTES,
     FORMAT,
-    HalfSpec,
+    NAME,
+    PartSpec,
     PlanShape,
     Positive,
     plan_arrays,
@@ -35,27 +39,26 @@ from regionspot_cache.store.records import (
 CACHE_KEY = "cache.json"
 
 
-def half_key(half: str) -> str:
-    """Key of the record that fixes a half."""
-    return f"halves/{half}.json"
+def part_names(objects: Objects) -> list[str]:
+    """The parts that a cache has, by the names of their records."""
+    keys = [PurePosixPath(key) for key, _ in objects.list("parts")]
+    return [key.stem for key in keys if key.suffix == ".json" and re.fullmatch(NAME, key.stem)]
+
+
+def part_key(part: str) -> str:
+    """Key of the record that fixes a part."""
+    return f"parts/{part}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Identity:
     """The keys of `CacheRecord.identity`, which stays a mapping because it is compared key by key."""
 
-    dataset: str
-    split: str
-    annotation_sha256: str
     exif: ExifRule
-    box_policy: dict[str, Any]
     partition_size: Positive
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     num_images: Positive
     num_boxes: Count
-    class_names: list[str]
-    category_ids: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]
-    class_frequency: list[str]
     content_sha256: Sha256
     augmentation: Augmentation | None
 
@@ -67,17 +70,16 @@ def _checked_identity(value: dict[str, Any]) -> dict[str, Any]:
     found = _IDENTITY.validate_python(value)
     if canonical(asdict(found)) != canonical(value):
         raise ValueError("holds a key or type that this version does not write")
-    if not len(found.class_names) == len(found.category_ids) == len(found.class_frequency):
-        raise ValueError("class names, category ids and frequencies differ in number")
     return value
 
 
-def plan_digest(identity: Mapping[str, Any], kind: str, shape: PlanShape) -> str:
-    """SHA-256 of all that decides which image and box is which record; halves carry it, markers through them.
+def plan_digest(identity: Mapping[str, Any], shape: PlanShape) -> str:
+    """SHA-256 of all that decides which image and box is which record; parts carry it, markers through them.
 
-    Where the images lie, and what was dropped on the way to the plan, change no feature and are left out.
+    Where the images lie, their ids, and what was dropped on the way to the plan change no feature.
     """
-    return digest(canonical({"identity": dict(identity), "id_kind": kind, "shape": asdict(shape)}))
+    sizes = {key: value for key, value in asdict(shape).items() if key != "max_text"}
+    return digest(canonical({"identity": dict(identity), "shape": sizes}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,8 @@ class CacheRecord:
     """cache.json: written once, when the cache is planned.
 
     Attributes:
-        identity: dataset, box policy, partitioning; compared key by key.
+        identity: of images, boxes and partitioning; compared key by key.
+        source: the annotations that the plan was made from, to be read again for labels; not of the identity.
         image_root: as given when the cache was planned; not part of the identity.
         dropped: how many boxes and images were left out, by reason.
         id_kind: "int" or "str", the type of image ids.
@@ -94,6 +97,7 @@ class CacheRecord:
     """
 
     identity: Annotated[Mapping[str, Any], AfterValidator(_checked_identity)]
+    source: DatasetSource | None
     image_root: str
     dropped: Mapping[str, Count]
     id_kind: Literal["int", "str"]
@@ -107,7 +111,7 @@ class CacheRecord:
     @cached_property
     def plan_digest(self) -> str:
         """See `plan_digest`."""
-        return plan_digest(self.identity, self.id_kind, self.shape)
+        return plan_digest(self.identity, self.shape)
 
     @classmethod
     def read(cls, objects: Objects) -> "CacheRecord":
@@ -169,17 +173,17 @@ def _require_consistent(record: CacheRecord) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HalfRecord:
-    """halves/NAME.json: which plan a half is for, what its features are, and its zarr metadata.
+class PartRecord:
+    """parts/NAME.json: which plan a part is for, what its features are, and its zarr metadata.
 
     Attributes:
         plan_digest: `CacheRecord.plan_digest` of the cache.
-        spec: the half.
+        spec: the part.
         objects: zarr metadata by key.
     """
 
     plan_digest: Sha256
-    spec: HalfSpec
+    spec: PartSpec
     objects: Mapping[str, ObjectEntry]
 
     def to_bytes(self) -> bytes:
@@ -188,42 +192,42 @@ class HalfRecord:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the stored bytes: markers and the manifest name plan and half by it."""
+        """SHA-256 of the stored bytes: markers and the manifest name plan and part by it."""
         return digest(self.to_bytes())
 
     @classmethod
-    def read(cls, objects: Objects, half: str) -> "HalfRecord | None":
-        """Read it, None when there is no such half. Raises DamageError."""
-        key = half_key(half)
+    def read(cls, objects: Objects, part: str) -> "PartRecord | None":
+        """Read it, None when there is no such part. Raises DamageError."""
+        key = part_key(part)
         try:
             record = parse(cls, from_record(objects.read(key), key), key)
         except FileNotFoundError:
             return None
-        if record.spec.name != half:
+        if record.spec.name != part:
             raise DamageError(
-                f"{key} describes the {record.spec.name} half", half, "rs-cache verify CACHE --full"
+                f"{key} describes part {record.spec.name}", part, "rs-cache verify CACHE --full"
             )
         return record
 
 
-def read_half(objects: Objects, cache: CacheRecord, half: str) -> HalfRecord | None:
-    """The record of a half of this very plan, None when the cache has no such half.
+def read_part(objects: Objects, cache: CacheRecord, part: str) -> PartRecord | None:
+    """The record of a part of this very plan, None when the cache has no such part.
 
     Raises:
         IdentityError: it was made for another plan.
         DamageError: it cannot be used.
     """
-    record = HalfRecord.read(objects, half)
+    record = PartRecord.read(objects, part)
     if record is not None:
         require_same_plan(record, cache.plan_digest, objects.url)
     return record
 
 
-def require_same_plan(half: HalfRecord, plan: str, url: str) -> None:
+def require_same_plan(part: PartRecord, plan: str, url: str) -> None:
     """Refuse features whose records are other images. Raises IdentityError."""
-    if half.plan_digest != plan:
+    if part.plan_digest != plan:
         raise IdentityError(
-            f"the {half.spec.name} half of {url} was extracted for another plan ({half.plan_digest[:12]})",
+            f"part {part.spec.name} of {url} was extracted for another plan ({part.plan_digest[:12]})",
             f"the plan of this dataset and these settings ({plan[:12]}): images, boxes, partition_size, seed",
             f"extract with the settings it was made with, or delete {url} and run the same command again",
         )
@@ -233,19 +237,12 @@ def cache_identity(plan: CachePlan) -> dict[str, Any]:
     """The identity of a planned cache, JSON values only."""
     data = plan.dataset
     return {
-        "dataset": data.name,
-        "split": data.split,
         "augmentation": data.augmentation.to_dict() if data.augmentation else None,
-        "annotation_sha256": data.annotation_sha256,
         "exif": data.exif,
-        "box_policy": dict(data.policy.to_dict()),
         "partition_size": plan.partition_size,
         "seed": plan.seed,
         "num_images": plan.shape.num_images,
         "num_boxes": plan.shape.num_boxes,
-        "class_names": list(data.class_names),
-        "category_ids": [int(category) for category in data.category_ids],
-        "class_frequency": list(data.class_frequency),
         "content_sha256": plan.content_digest(),
     }
 
@@ -256,6 +253,7 @@ def cache_record(
     """cache.json of a plan whose stored objects are `objects`."""
     return CacheRecord(
         identity=identity,
+        source=getattr(plan.dataset, "source", None),
         image_root=str(plan.dataset.image_root),
         dropped=dict(plan.dataset.dropped),
         id_kind=id_kind(plan.dataset.image_ids),
@@ -279,25 +277,25 @@ def require_same_cache(found: Mapping[str, Any], wanted: Mapping[str, Any], url:
         )
 
 
-def require_same_half(found: HalfSpec, wanted: HalfSpec, url: str) -> None:
-    """Refuse to mix features of two backbones in one half. Raises IdentityError."""
-    _require_same_half(found.to_dict(), wanted.to_dict(), found.name, url)
+def require_same_part(found: PartSpec, wanted: PartSpec, url: str) -> None:
+    """Refuse to mix features of two backbones in one part. Raises IdentityError."""
+    _require_same_part(found.to_dict(), wanted.to_dict(), found.name, url)
 
 
-def require_fingerprint(found: HalfSpec, wanted: Mapping[str, Any], url: str) -> None:
+def require_fingerprint(found: PartSpec, wanted: Mapping[str, Any], url: str) -> None:
     """Refuse to read features that were not made by the backbone in use, in whatever arithmetic.
 
     Raises IdentityError.
     """
     theirs, ours = ({"fingerprint": without_arithmetic(each)} for each in (found.fingerprint, wanted))
-    _require_same_half(theirs, ours, found.name, url)
+    _require_same_part(theirs, ours, found.name, url)
 
 
-def _require_same_half(found: Mapping[str, Any], wanted: Mapping[str, Any], half: str, url: str) -> None:
+def _require_same_part(found: Mapping[str, Any], wanted: Mapping[str, Any], part: str, url: str) -> None:
     require_same(
         found,
         wanted,
-        what=f"the {half} half of {url}",
+        what=f"part {part} of {url}",
         wanted_by="these networks and settings",
-        remedy=f"rs-cache extract --cache {url} --half {half} --rebuild with its --dataset and --backbone",
+        remedy=f"rs-cache extract --cache {url} --part {part} --rebuild with its --dataset and --backbone",
     )

@@ -1,4 +1,4 @@
-"""What is stored where: the two halves, their arrays, and how each array is cut into stored objects.
+"""What is stored where: parts, their arrays, and how each array is cut into stored objects.
 
 Axes: P partitions, S images a partition, B boxes a partition (the largest one), N tokens of a map, C
 channels, D channels of a region token. Axis 0 of every array is the partition.
@@ -12,15 +12,14 @@ from math import ceil, prod
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.store.records import canonical, digest
 
-FORMAT = 2
-HALVES = ("sam", "clip")
+FORMAT = 3
 STATUS_ABSENT, STATUS_OK = 0, 1
-# Code of every outcome for one image in one half; 0 (the fill value) is "never written".
+# Code of every outcome for one image in one part; 0 (the fill value) is "never written".
 STATUS_CODES = {
     "absent": STATUS_ABSENT,
     "ok": STATUS_OK,
@@ -45,6 +44,7 @@ FILL_VALUES: dict[str, int | float] = {
     "float32": float("nan"),
 }
 INDEX_ENTRY_BYTES, CRC_BYTES = 16, 4
+STAMP = 3  # numbers that identify a file: bytes, time, content
 _RUN_BYTES = 16 << 10  # inner chunk of arrays with small rows
 _SCALE_RUN_BYTES = 2 << 10
 _PLAN_SHARD_BYTES = 32 << 20
@@ -53,29 +53,38 @@ _LARGEST_ITEM = 1 << 26  # values of one record
 # Sizes that a record may state; what is larger is refused before anything is allocated.
 Size = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
-HalfName = Literal["sam", "clip"]
+NAME = r"[a-z][a-z0-9_]*"
+PartName = Annotated[str, StringConstraints(pattern=f"^{NAME}$", max_length=64)]
+_TAKEN = {"plan", "parts", "markers", "staging", "updates"}  # folders of a cache
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One feature array of a half.
+    """One feature array of a part.
 
     Attributes:
-        name: "map", or the position of a SAM token.
+        name: unique within its part.
         dtype: "int8" (with a float16 scale per last-axis vector in NAME_scale) or "float16".
-        item_shape: shape of one record: (N, C) of a map, (D,) of a token.
+        item_shape: shape of one record, for example (N, C) of a map, (D,) of a token.
         ragged: one record per box instead of one per image.
+        grid: rows and columns of a map whose last rows * columns tokens lie row by row over the image.
     """
 
     name: str
     dtype: Literal["int8", "float16"]
     item_shape: tuple[Positive, ...]
     ragged: bool
+    grid: tuple[Positive, Positive] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        grid = None if self.grid is None else list(self.grid)
+        return {**asdict(self), "item_shape": list(self.item_shape), "grid": grid}
 
 
 @dataclass(frozen=True, kw_only=True)
-class HalfSpec:
-    """One half of a cache: its arrays and the identity of what computed them (JSON values only)."""
+class PartSpec:
+    """What one frozen network stores: its arrays, and the identity of what computes them (JSON values)."""
 
     name: str
     arrays: tuple[ArraySpec, ...]
@@ -84,20 +93,22 @@ class HalfSpec:
     def __post_init__(self) -> None:
         # Names become folders; a record read from elsewhere must not leave the cache.
         names = [array.name for array in self.arrays]
-        good = all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and not name.endswith("_scale") for name in names)
+        good = all(re.fullmatch(NAME, name) and not name.endswith("_scale") for name in (*names, self.name))
         good = good and all(0 < prod(array.item_shape) <= _LARGEST_ITEM for array in self.arrays)
-        if self.name not in HALVES or not good or "status" in names or len(set(names)) < len(names):
+        good = good and not {"status", "file"}.intersection(names) and len(set(names)) == len(names) > 0
+        if not good or self.name in _TAKEN or len(self.name) > 64:
             raise InputError(
-                f"a half {self.name!r} with arrays {[(a.name, a.item_shape) for a in self.arrays]}",
-                f"one of {HALVES} with different lower-case array names and shapes that fit into memory",
-                "use make_sam_half or make_clip_half",
+                f"a part {self.name!r} with arrays {[(a.name, a.item_shape) for a in self.arrays]}",
+                "different names of small letters, digits and _; of a part none of "
+                f"{', '.join(sorted(_TAKEN))}, of an array not status, file or ..._scale; shapes that fit into memory",
+                "rename it in the backbone file",
             )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
         return {
             "name": self.name,
-            "arrays": [{**asdict(array), "item_shape": list(array.item_shape)} for array in self.arrays],
+            "arrays": [array.to_dict() for array in self.arrays],
             "fingerprint": dict(self.fingerprint),
         }
 
@@ -105,28 +116,6 @@ class HalfSpec:
     def digest(self) -> str:
         """SHA-256 of the identity of the features."""
         return digest(canonical(self.to_dict()))
-
-
-def make_sam_half(
-    token_dims: Mapping[str, int],
-    *,
-    dtype: Literal["int8", "float16"] = "int8",
-    fingerprint: Mapping[str, Any],
-) -> HalfSpec:
-    """SAM half: one ragged array per token position ("transformer", "prompt", "mlp") of width D."""
-    arrays = tuple(
-        ArraySpec(name=name, dtype=dtype, item_shape=(width,), ragged=True)
-        for name, width in token_dims.items()
-    )
-    return HalfSpec(name="sam", arrays=arrays, fingerprint=fingerprint)
-
-
-def make_clip_half(
-    tokens: int, width: int, *, dtype: Literal["int8", "float16"] = "int8", fingerprint: Mapping[str, Any]
-) -> HalfSpec:
-    """CLIP half: one map of `tokens` x `width` an image, class token first."""
-    array = ArraySpec(name="map", dtype=dtype, item_shape=(tokens, width), ragged=False)
-    return HalfSpec(name="clip", arrays=(array,), fingerprint=fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,10 +224,14 @@ class StackedArray:
         return int(chunks.sum()) * (self.chunk_bytes + CRC_BYTES) + int((chunks > 0).sum()) * self.index_bytes
 
 
-def half_arrays(spec: HalfSpec, shape: PlanShape) -> dict[str, StackedArray]:
-    """Every stored array of a half by name: features, their scales, and "status" uint8 [P, S]."""
+def part_arrays(spec: PartSpec, shape: PlanShape) -> dict[str, StackedArray]:
+    """Every stored array of a part by name: features, their scales, "status" uint8 [P, S], and "file" int64
+    [P, S, 3], see `datasets.images.FileStamp`."""
     images, boxes = shape.partition_size, max(1, shape.max_boxes)
-    arrays = {"status": _stacked(f"{spec.name}/status", "uint8", shape, images, (), run_bytes=_RUN_BYTES)}
+    arrays = {
+        "status": _stacked(f"{spec.name}/status", "uint8", shape, images, (), run_bytes=_RUN_BYTES),
+        "file": _stacked(f"{spec.name}/file", "int64", shape, images, (STAMP,), run_bytes=_RUN_BYTES),
+    }
     for array in spec.arrays:
         length = boxes if array.ragged else images
         run = (_RUN_BYTES, _SCALE_RUN_BYTES) if array.ragged else (0, 0)  # 0: one row an inner chunk
@@ -254,9 +247,9 @@ def half_arrays(spec: HalfSpec, shape: PlanShape) -> dict[str, StackedArray]:
 def plan_arrays(shape: PlanShape) -> dict[str, StackedArray]:
     """Every array of the plan by name.
 
-    boxes float32 [P, B, 4] (xyxy, pixels of the original image), labels int32 [P, B], annotation_ids int64
-    [P, B], offsets int32 [P, S+1] (image s owns boxes offsets[s]:offsets[s+1]), sizes int32 [P, S, 2] (width,
-    height), text uint8 [P, T] with text_offsets int32 [P, 2S+1]: UTF-8 of image id and file name in turn.
+    boxes float32 [P, B, 4] (xyxy, pixels of the original image), offsets int32 [P, S+1] (image s owns boxes
+    offsets[s]:offsets[s+1]), sizes int32 [P, S, 2] (width, height), text uint8 [P, T] with text_offsets int32
+    [P, 2S+1]: UTF-8 of image id and file name in turn.
 
     With extra views also views int32 [P, S] (0: the picture itself), origins int32 [P, S] (number of the
     image in the dataset) and frames int32 [P, S, 6] (see `regionspot_cache.datasets.augmentation`).
@@ -264,8 +257,6 @@ def plan_arrays(shape: PlanShape) -> dict[str, StackedArray]:
     images, boxes, text = shape.partition_size, max(1, shape.max_boxes), max(1, shape.max_text)
     table: dict[str, tuple[str, int, tuple[int, ...]]] = {
         "boxes": ("float32", boxes, (4,)),
-        "labels": ("int32", boxes, ()),
-        "annotation_ids": ("int64", boxes, ()),
         "offsets": ("int32", images + 1, ()),
         "sizes": ("int32", images, (2,)),
         "text": ("uint8", text, ()),

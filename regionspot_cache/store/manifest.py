@@ -1,7 +1,7 @@
-"""Commit markers (one per half and partition) and the sealed manifest, the only way in for readers.
+"""Commit markers (one per part and partition) and the sealed manifest, the only way in for readers.
 
-They form a chain: the manifest has the digest of every marker, a marker that of the half's record, which has
-that of the plan. What belongs to another plan, half or partition is never taken for one's own.
+They form a chain: the manifest has the digest of every marker, a marker that of the part's record, which has
+that of the plan. What belongs to another plan, part or partition is never taken for one's own.
 """
 
 from collections import Counter
@@ -14,13 +14,13 @@ from pydantic import AfterValidator, Field
 
 from regionspot_cache.errors import DamageError
 from regionspot_cache.store.entries import ObjectEntry
-from regionspot_cache.store.identity import HalfRecord
+from regionspot_cache.store.identity import PartRecord
 from regionspot_cache.store.layout import (
     STATUS_ABSENT,
     STATUS_CODES,
     STATUS_OK,
     STATUS_REASONS,
-    HalfName,
+    PartName,
     PlanShape,
     Size,
 )
@@ -31,9 +31,9 @@ MANIFEST_KEY = "manifest.json"
 _READERS = 16
 
 
-def marker_key(half: str, partition: int) -> str:
-    """Key of the marker of one partition of a half."""
-    return f"markers/{half}/{partition:06d}.json"
+def marker_key(part: str, partition: int) -> str:
+    """Key of the marker of one partition of a part."""
+    return f"markers/{part}/{partition:06d}.json"
 
 
 def _is_reason(name: str) -> str:
@@ -62,11 +62,11 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, kw_only=True)
 class Marker:
-    """Proof that one partition of a half is complete.
+    """Proof that one partition of a part is complete.
 
     Attributes:
-        half, partition: what it is about.
-        half_digest: `HalfRecord.digest` of the half it belongs to, and so of the plan.
+        part, partition: what it is about.
+        part_digest: `PartRecord.digest` of the part it belongs to, and so of the plan.
         objects: every stored object of the partition by key.
         counts: number of images by outcome ("ok" or a failure reason).
         failed: (slot, status code) of every image without features.
@@ -75,9 +75,9 @@ class Marker:
         host, time: who wrote it and when (ISO 8601, UTC).
     """
 
-    half: HalfName
+    part: PartName
     partition: Size
-    half_digest: Sha256
+    part_digest: Sha256
     objects: Mapping[str, ObjectEntry]
     counts: Mapping[Reason, Count]
     failed: Failed
@@ -104,10 +104,10 @@ class Marker:
             )
         return marker
 
-    def is_of(self, half: HalfRecord, partition: int) -> bool:
-        """Whether it proves this partition of this half of this plan."""
-        wanted = (half.spec.name, partition, half.digest)
-        return (self.half, self.partition, self.half_digest) == wanted
+    def is_of(self, part: PartRecord, partition: int) -> bool:
+        """Whether it proves this partition of this part of this plan."""
+        wanted = (part.spec.name, partition, part.digest)
+        return (self.part, self.partition, self.part_digest) == wanted
 
     @property
     def stored_bytes(self) -> int:
@@ -126,39 +126,39 @@ def _require_positions(failed: Failed, images: int, key: str) -> None:
 
 
 def read_marker(
-    objects: Objects, half: HalfRecord, shape: PlanShape, partition: int
+    objects: Objects, part: PartRecord, shape: PlanShape, partition: int
 ) -> tuple[Marker, str] | None:
     """The marker of a partition and its digest; None when it is absent, damaged or of something else.
 
     A marker that cannot be trusted counts as absent: the partition is then simply done again.
     """
-    key = marker_key(half.spec.name, partition)
+    key = marker_key(part.spec.name, partition)
     try:
         data = objects.read(key)
         marker = Marker.from_bytes(data, key, shape)
     except (FileNotFoundError, DamageError):
         return None
-    return (marker, digest(data)) if marker.is_of(half, partition) else None
+    return (marker, digest(data)) if marker.is_of(part, partition) else None
 
 
 def read_markers(
-    objects: Objects, half: HalfRecord, shape: PlanShape, partitions: Iterable[int]
+    objects: Objects, part: PartRecord, shape: PlanShape, partitions: Iterable[int]
 ) -> dict[int, tuple[Marker, str]]:
     """Valid markers by partition; several are read at a time."""
-    name = half.spec.name
+    name = part.spec.name
     present = {key for key, _ in objects.list(f"markers/{name}")}
     wanted = [partition for partition in partitions if marker_key(name, partition) in present]
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda partition: read_marker(objects, half, shape, partition), wanted)
+        found = pool.map(lambda partition: read_marker(objects, part, shape, partition), wanted)
         return {partition: item for partition, item in zip(wanted, found, strict=True) if item}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SealedHalf:
-    """A complete half as the manifest records it.
+class SealedPart:
+    """A complete part as the manifest records it.
 
     Attributes:
-        digest: `HalfRecord.digest`.
+        digest: `PartRecord.digest`.
         markers: SHA-256 of each partition's marker, in order.
         failed: (position, status code) of every image without features, position = p * S + slot.
     """
@@ -180,11 +180,11 @@ class Manifest:
 
     Attributes:
         plan_digest: `CacheRecord.plan_digest`.
-        halves: every complete half.
+        parts: every complete part.
     """
 
     plan_digest: Sha256
-    halves: Mapping[HalfName, SealedHalf]
+    parts: Mapping[PartName, SealedPart]
 
     def to_bytes(self) -> bytes:
         """The stored bytes."""
@@ -197,11 +197,11 @@ class Manifest:
             manifest = parse(cls, from_record(objects.read(MANIFEST_KEY), MANIFEST_KEY), MANIFEST_KEY)
         except FileNotFoundError:
             return None
-        for half in manifest.halves.values():
-            _require_positions(half.failed, shape.num_images, MANIFEST_KEY)
-            if len(half.markers) != shape.num_partitions:
+        for part in manifest.parts.values():
+            _require_positions(part.failed, shape.num_images, MANIFEST_KEY)
+            if len(part.markers) != shape.num_partitions:
                 raise DamageError(
-                    f"{MANIFEST_KEY} lists {len(half.markers)} partitions of a half",
+                    f"{MANIFEST_KEY} lists {len(part.markers)} partitions of a part",
                     f"{shape.num_partitions}",
                     "rs-cache extract with the same arguments seals the cache again",
                 )

@@ -28,8 +28,6 @@ class PartitionPlan:
         image_ids, file_names: s of each.
         sizes: int32 [s, 2], width and height of the view in pixels.
         boxes: float32 [b, 4], xyxy in pixels of the view, which is the original image unless `views` differ.
-        labels: int32 [b], index into the dataset's class names.
-        annotation_ids: int64 [b].
         offsets: int32 [s + 1]; image s owns boxes offsets[s]:offsets[s + 1].
         views: of each image, when the dataset has extra views.
     """
@@ -39,8 +37,6 @@ class PartitionPlan:
     file_names: list[str]
     sizes: np.ndarray
     boxes: np.ndarray
-    labels: np.ndarray
-    annotation_ids: np.ndarray
     offsets: np.ndarray
     views: ViewTable | None = None
 
@@ -123,20 +119,19 @@ class CachePlan:
             file_names=[data.file_names[i] for i in images],
             sizes=np.stack([data.widths[images], data.heights[images]], axis=1).astype(np.int32),
             boxes=np.asarray(data.boxes[rows], np.float32),
-            labels=np.asarray(data.labels[rows], np.int32),
-            annotation_ids=np.asarray(data.annotation_ids[rows], np.int64),
             offsets=offsets.astype(np.int32),
             views=self.views and self.views.take(images),
         )
 
     def content_digest(self) -> str:
-        """SHA-256 of every image id, file name, size, box and view of the dataset, in the dataset's order."""
+        """SHA-256 of every file name, size, box and view of the dataset, in the dataset's order.
+
+        Ids, labels and whatever else an annotation file says change no feature and are left out.
+        """
         data, total = self.dataset, hashlib.sha256()
-        for names in (data.image_ids, data.file_names):
-            for start in range(0, len(names), 4096):
-                total.update(
-                    "\0".join(map(str, names[start : start + 4096])).encode(errors="surrogateescape")
-                )
+        names = data.file_names
+        for start in range(0, len(names), 4096):
+            total.update("\0".join(names[start : start + 4096]).encode(errors="surrogateescape"))
         columns = [(getattr(data, name), dtype) for name, dtype in _HASHED.items()]
         if self.views is not None:
             columns += [(getattr(self.views, name), dtype) for name, dtype in _HASHED_VIEWS.items()]
@@ -152,8 +147,6 @@ _HASHED = {
     "heights": "<i4",
     "offsets": "<i8",
     "boxes": "<f4",
-    "labels": "<i4",
-    "annotation_ids": "<i8",
 }
 _HASHED_VIEWS = {"numbers": "<i4", "origins": "<i4", "frames": "<i4"}
 
@@ -182,7 +175,7 @@ def _check_dataset(dataset: "DetectionDataset", partition_size: int) -> None:
         len(dataset.image_ids) == len(dataset.widths) == len(dataset.heights) == images
         and len(dataset.offsets) == images + 1
         and dataset.offsets[0] == 0
-        and dataset.offsets[-1] == boxes == len(dataset.labels) == len(dataset.annotation_ids)
+        and dataset.offsets[-1] == boxes
         and bool((np.diff(dataset.offsets) >= 0).all())
     )
     if not whole:

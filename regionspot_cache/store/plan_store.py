@@ -84,8 +84,6 @@ class StoredPlan:
             file_names=texts[1::2],
             sizes=self._rows("sizes", index, images),
             boxes=self._rows("boxes", index, boxes),
-            labels=self._rows("labels", index, boxes),
-            annotation_ids=self._rows("annotation_ids", index, boxes),
             offsets=offsets,
             views=self.views(index) if self.shape.views else None,
         )

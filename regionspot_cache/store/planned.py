@@ -1,11 +1,11 @@
 """The images and boxes of a cache by position, without their features."""
 
 from functools import cached_property
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from regionspot_cache.errors import InputError
+from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.store.identity import CacheRecord
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan import PartitionPlan
@@ -16,21 +16,28 @@ class PlannedImages:
     """Image i is slot i % S of partition i // S. Each view of an image counts as an image.
 
     Attributes:
-        dataset: identity of the dataset: name, split, annotation_sha256, class_names, category_ids int64 [C],
-            class_frequency, exif, box_policy, augmentation (None without extra views), image_root (as given
-            when planned), seed.
+        source: the annotations that it was planned from, where they were named.
+        image_root: as given when planned.
+        exif, augmentation: how images are turned, and which extra views there are (None without).
         dropped: boxes and images left out when the cache was planned, by reason.
     """
 
     def __init__(self, objects: Objects, record: CacheRecord) -> None:
         self._objects, self._record = objects, record
         self._plan = StoredPlan(objects, record)
-        self.dataset = _dataset(record)
+        self.source, self.image_root = record.source, record.image_root
+        self.exif: ExifRule = record.identity["exif"]
+        self.augmentation: dict[str, Any] | None = record.identity["augmentation"]
         self.dropped = dict(record.dropped)
         self._offsets = self._load_offsets()
 
     def __len__(self) -> int:
         return self.num_images
+
+    @property
+    def plan_digest(self) -> str:
+        """What decides which image and box is which record."""
+        return self._record.plan_digest
 
     @property
     def num_images(self) -> int:
@@ -61,29 +68,9 @@ class PlannedImages:
         return self._plan.image_name(*divmod(i, self.partition_size))
 
     @cached_property
-    def image_ids(self) -> list[int | str]:
-        """Ids of all images by position; loaded on first use."""
-        return [image_id for p in range(self.num_partitions) for image_id in self._plan.image_ids(p)]
-
-    @cached_property
-    def _id_table(self) -> tuple[np.ndarray, np.ndarray]:
-        originals = np.arange(self.num_images) if self.views is None else np.flatnonzero(self.views == 0)
-        ids = np.array([self.image_ids[i] for i in originals])
-        order = np.argsort(ids, kind="stable")
-        return ids[order], originals[order]
-
-    def index_of(self, image_id: int | str) -> int:
-        """Position of an image, of its original view. Raises InputError when the cache does not have it."""
-        ids, order = self._id_table
-        if np.issubdtype(ids.dtype, np.integer) == isinstance(image_id, int | np.integer):
-            place = int(np.searchsorted(ids, image_id))
-            if place < len(ids) and ids[place] == image_id:
-                return int(order[place])
-        raise InputError(
-            f"image {image_id!r} is not in the cache at {self._objects.url}",
-            f"an image of {self.dataset.name}:{self.dataset.split}",
-            f"rs-cache info {self._objects.url}",
-        )
+    def file_names(self) -> list[str]:
+        """Names of the files of all images by position; loaded on first use."""
+        return [name for p in range(self.num_partitions) for name in self._plan.texts(p)[1::2]]
 
     @cached_property
     def views(self) -> np.ndarray | None:
@@ -95,6 +82,11 @@ class PlannedImages:
         """int32 [M], number of the image that each one is a view of; None without extra views."""
         return self._plan.load("origins", self._image_counts) if self._record.shape.views else None
 
+    @cached_property
+    def frames(self) -> np.ndarray | None:
+        """int32 [M, 6], see `datasets.augmentation`; None without extra views."""
+        return self._plan.load("frames", self._image_counts) if self._record.shape.views else None
+
     @property
     def offsets(self) -> np.ndarray:
         """int64 [M + 1]: image i owns boxes offsets[i]:offsets[i + 1] of the cache's order."""
@@ -103,14 +95,6 @@ class PlannedImages:
     def boxes(self, i: int) -> np.ndarray:
         """float32 [n, 4], xyxy in pixels of image i: of the view, where there are extra ones."""
         return self.all_boxes[self._offsets[i] : self._offsets[i + 1]]
-
-    def labels(self, i: int) -> np.ndarray:
-        """int32 [n], index into class_names."""
-        return self.all_labels[self._offsets[i] : self._offsets[i + 1]]
-
-    def annotation_ids(self, i: int) -> np.ndarray:
-        """int64 [n]."""
-        return self.all_annotation_ids[self._offsets[i] : self._offsets[i + 1]]
 
     def size(self, i: int) -> tuple[int, int]:
         """Width and height of image i (of the view) in pixels."""
@@ -121,16 +105,6 @@ class PlannedImages:
     def all_boxes(self) -> np.ndarray:
         """float32 [T, 4] in the cache's order (`offsets`); loaded on first use, 16 bytes a box."""
         return self._plan.load("boxes", self._box_counts)
-
-    @cached_property
-    def all_labels(self) -> np.ndarray:
-        """int32 [T] in the cache's order; loaded on first use."""
-        return self._plan.load("labels", self._box_counts)
-
-    @cached_property
-    def all_annotation_ids(self) -> np.ndarray:
-        """int64 [T] in the cache's order; loaded on first use."""
-        return self._plan.load("annotation_ids", self._box_counts)
 
     @cached_property
     def all_sizes(self) -> np.ndarray:
@@ -154,20 +128,3 @@ class PlannedImages:
         ends = np.cumsum(counts + 1)
         per_image = np.delete(np.diff(stored), ends[:-1] - 1)
         return np.concatenate([[0], np.cumsum(per_image)])
-
-
-def _dataset(record: CacheRecord) -> SimpleNamespace:
-    identity = dict(record.identity)
-    return SimpleNamespace(
-        name=identity["dataset"],
-        split=identity["split"],
-        annotation_sha256=identity["annotation_sha256"],
-        class_names=tuple(identity["class_names"]),
-        category_ids=np.array(identity["category_ids"], np.int64),
-        class_frequency=tuple(identity["class_frequency"]),
-        exif=identity["exif"],
-        augmentation=identity["augmentation"],
-        box_policy=identity["box_policy"],
-        image_root=record.image_root,
-        seed=identity["seed"],
-    )

@@ -1,39 +1,39 @@
-"""What binds the objects of a sealed half to their partitions: the checksums in its sealed markers."""
+"""What binds the objects of a sealed part to their partitions: the checksums in its sealed markers."""
 
 from collections.abc import Mapping
 
 from regionspot_cache.errors import DamageError
 from regionspot_cache.store.entries import recorded_sums
-from regionspot_cache.store.identity import HalfRecord
+from regionspot_cache.store.identity import PartRecord
 from regionspot_cache.store.layout import PlanShape, StackedArray
-from regionspot_cache.store.manifest import Marker, SealedHalf, marker_key
+from regionspot_cache.store.manifest import Marker, SealedPart, marker_key
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.records import digest
 
 
 class SealedSums:
-    """The recorded checksums of every object of a sealed half.
+    """The recorded checksums of every object of a sealed part.
 
     The marker of a partition is read when one of its objects is first touched, and must be the one that the
     manifest names. Four bytes a stored record are kept.
 
     Args:
         objects: of the cache.
-        half: its record.
-        sealed: the half in the manifest.
-        arrays: of the half, by name.
+        part: its record.
+        sealed: the part in the manifest.
+        arrays: of the part, by name.
         shape: of the plan.
     """
 
     def __init__(
         self,
         objects: Objects,
-        half: HalfRecord,
-        sealed: SealedHalf,
+        part: PartRecord,
+        sealed: SealedPart,
         arrays: Mapping[str, StackedArray],
         shape: PlanShape,
     ) -> None:
-        self._objects, self._half, self._sealed = objects, half, sealed
+        self._objects, self._part, self._sealed = objects, part, sealed
         self._arrays, self._shape = arrays, shape
         self._known: dict[int, dict[str, memoryview]] = {}  # by partition and array
 
@@ -56,7 +56,7 @@ class SealedSums:
         return sums
 
     def _read(self, partition: int) -> dict[str, memoryview]:
-        key = marker_key(self._half.spec.name, partition)
+        key = marker_key(self._part.spec.name, partition)
         try:
             data = self._objects.read(key)
         except FileNotFoundError:
@@ -69,10 +69,10 @@ class SealedSums:
                 f"{self._objects.url} --full names all damage",
             )
         marker = Marker.from_bytes(data, key, self._shape)
-        if not marker.is_of(self._half, partition):
+        if not marker.is_of(self._part, partition):
             raise DamageError(
-                f"{key} is the marker of partition {marker.partition} of another {marker.half} half",
-                f"that of partition {partition} of the {self._half.spec.name} half",
+                f"{key} is the marker of partition {marker.partition} of another {marker.part} part",
+                f"that of partition {partition} of the {self._part.spec.name} part",
                 f"rs-cache verify {self._objects.url} --full names all damage",
             )
         listed = {name: a for name, a in self._arrays.items() if a.key(partition) in marker.objects}

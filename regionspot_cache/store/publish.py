@@ -5,22 +5,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from regionspot_cache.errors import DamageError, IdentityError, InputError
 from regionspot_cache.store.encode import empty_block, encode_shard
 from regionspot_cache.store.entries import ObjectEntry, object_entry
-from regionspot_cache.store.identity import CacheRecord, HalfRecord
+from regionspot_cache.store.identity import CacheRecord, PartRecord
 from regionspot_cache.store.layout import (
     STATUS_OK,
     STATUS_REASONS,
-    HalfName,
-    HalfSpec,
+    PartSpec,
     PlanShape,
     StackedArray,
-    half_arrays,
+    part_arrays,
 )
 from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, Marker, marker_key
 from regionspot_cache.store.objects import Objects, Stage
@@ -29,10 +28,10 @@ from regionspot_cache.store.shards import chunk_sums
 
 
 def encoded_objects(
-    spec: HalfSpec, shape: PlanShape, partition: int, rows: Mapping[str, np.ndarray]
+    spec: PartSpec, shape: PlanShape, partition: int, rows: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[StackedArray, memoryview | None]]:
     """(array, bytes) of every array's stored object, one at a time; None for one that would hold nothing."""
-    for name, array in half_arrays(spec, shape).items():
+    for name, array in part_arrays(spec, shape).items():
         block = rows[name][None]
         if block.shape[1] < array.length:
             block = empty_block(array)
@@ -41,7 +40,7 @@ def encoded_objects(
 
 
 def build_marker(
-    half: HalfRecord,
+    part: PartRecord,
     partition: PartitionPlan,
     status: np.ndarray,
     objects: Mapping[str, ObjectEntry],
@@ -57,9 +56,9 @@ def build_marker(
             "report this as a bug",
         )
     return Marker(
-        half=cast(HalfName, half.spec.name),
+        part=part.spec.name,
         partition=partition.index,
-        half_digest=half.digest,
+        part_digest=part.digest,
         objects=objects,
         counts=dict(Counter(STATUS_REASONS[int(code)] for code in status)),
         failed=failed,
@@ -82,13 +81,13 @@ def default_failures(partition: PartitionPlan, status: np.ndarray) -> list[dict[
     ]
 
 
-def require_current_half(objects: Objects, half: HalfRecord) -> None:
-    """Refuse to write into a half that was rebuilt or planned anew meanwhile. Raises IdentityError."""
-    record = HalfRecord.read(objects, half.spec.name)
-    if record is None or record.digest != half.digest:
+def require_current_part(objects: Objects, part: PartRecord) -> None:
+    """Refuse to write into a part that was rebuilt or planned anew meanwhile. Raises IdentityError."""
+    record = PartRecord.read(objects, part.spec.name)
+    if record is None or record.digest != part.digest:
         raise IdentityError(
-            f"the {half.spec.name} half of {objects.url} was rebuilt by another run",
-            "the half that this run started with",
+            f"part {part.spec.name} of {objects.url} was rebuilt by another run",
+            "the part that this run started with",
             "run rs-cache extract again; partitions that are already committed are kept",
         )
 
@@ -108,16 +107,16 @@ def put_objects(
     return entries, empty
 
 
-def withdraw(objects: Objects, record: CacheRecord, half: str, partition: int) -> None:
-    """Make a partition uncommitted: take its half out of the manifest, then remove its marker."""
+def withdraw(objects: Objects, record: CacheRecord, part: str, partition: int) -> None:
+    """Make a partition uncommitted: take its part out of the manifest, then remove its marker."""
     with objects.exclusive("manifest") as stage:
-        unseal(objects, stage, record, half)
-        stage.delete(marker_key(half, partition))
+        unseal(objects, stage, record, part)
+        stage.delete(marker_key(part, partition))
 
 
-def unseal(objects: Objects, stage: Stage, record: CacheRecord, half: str) -> None:
-    """Take one half out of the manifest. A damaged one or one of another plan is emptied."""
-    empty = Manifest(plan_digest=record.plan_digest, halves={})
+def unseal(objects: Objects, stage: Stage, record: CacheRecord, part: str) -> None:
+    """Take one part out of the manifest. A damaged one or one of another plan is emptied."""
+    empty = Manifest(plan_digest=record.plan_digest, parts={})
     try:
         found = Manifest.read(objects, record.shape)
     except DamageError:
@@ -125,7 +124,7 @@ def unseal(objects: Objects, stage: Stage, record: CacheRecord, half: str) -> No
         stage.put(MANIFEST_KEY, empty.to_bytes())
     if found is not None and found.plan_digest != record.plan_digest:
         stage.put(MANIFEST_KEY, empty.to_bytes())
-    elif found is not None and half in found.halves:
-        kept = {name: sealed for name, sealed in found.halves.items() if name != half}
-        stage.put(MANIFEST_KEY, replace(empty, halves=kept).to_bytes())
+    elif found is not None and part in found.parts:
+        kept = {name: sealed for name, sealed in found.parts.items() if name != part}
+        stage.put(MANIFEST_KEY, replace(empty, parts=kept).to_bytes())
     stage.publish()

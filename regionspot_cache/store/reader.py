@@ -1,35 +1,26 @@
-"""The reader's view of a sealed cache: numpy in, no zarr, one positioned read per record."""
+"""The reader's view of a sealed cache: all its segments as one row of images."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
-from regionspot_cache.store.identity import (
-    CacheRecord,
-    HalfRecord,
-    read_half,
-    require_fingerprint,
-    require_offsets,
-)
-from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, HalfSpec, half_arrays
+from regionspot_cache.errors import IdentityError, IncompleteError, InputError
+from regionspot_cache.store.layout import ArraySpec, PartSpec
 from regionspot_cache.store.location import open_objects
-from regionspot_cache.store.manifest import Manifest, SealedHalf
-from regionspot_cache.store.objects import Objects
-from regionspot_cache.store.planned import PlannedImages
-from regionspot_cache.store.proof import SealedSums
+from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.quantise import dequantise
-from regionspot_cache.store.shards import ChunkError, StoredArray
+from regionspot_cache.store.segment import Segment, open_segment
+from regionspot_cache.store.segments import SegmentEntry, Segments, UpdateRecord, within
 
 
 def open_cache(
     path: str | Path,
     *,
-    halves: Sequence[str] = ("sam", "clip"),
+    parts: Iterable[str] | None = None,
     expect: Mapping[str, Mapping[str, Any]] | None = None,
     check: bool = True,
 ) -> "Cache":
@@ -37,206 +28,279 @@ def open_cache(
 
     Args:
         path: folder or URL.
-        halves: those that are needed.
-        expect: fingerprint by half that the features must have been made with.
+        parts: those that are needed; all that are complete when left out.
+        expect: fingerprint by part that the features must have been made with.
         check: compare the bytes of every record that is read with its crc32c. That the record was committed
             for this very image is compared in any case.
 
     Raises:
         MissingFileError: no cache there.
-        IncompleteError: a half is not complete and sealed.
+        IncompleteError: a part is not complete and sealed, or an update is not finished.
         IdentityError: made with another fingerprint; names the key, both values and the command that repairs.
         DamageError: a record file does not match its checksum.
     """
     objects = open_objects(path)
-    record = CacheRecord.read(objects)
-    require_offsets(record, objects)
-    manifest = Manifest.read(objects, record.shape)
-    sealed: dict[str, SealedHalf] = {}
-    records: dict[str, HalfRecord] = {}
-    for half in halves:
-        if manifest is None or half not in manifest.halves:
-            raise IncompleteError(
-                f"the {half} half of {objects.url} is not complete",
-                "a half whose partitions are all committed and sealed",
-                f"rs-cache extract --cache {objects.url} --half {half} continues where it stopped",
-            )
-        found = read_half(objects, record, half)
-        if found is None or found.digest != manifest.halves[half].digest:
-            raise DamageError(
-                f"the manifest of {objects.url} does not belong to its {half} half",
-                "the half that was sealed",
-                f"rs-cache extract --cache {objects.url} --half {half} completes and seals it",
-            )
-        if expect and half in expect:
-            require_fingerprint(found.spec, expect[half], objects.url)
-        sealed[half], records[half] = manifest.halves[half], found
-    if manifest is not None and manifest.plan_digest != record.plan_digest:
-        raise IdentityError(
-            f"the manifest of {objects.url} was sealed for another plan",
-            "a manifest of this cache",
-            f"delete {objects.url} and extract again",
+    if UpdateRecord.read(objects) is not None:
+        raise IncompleteError(
+            f"an update of {objects.url} is not finished",
+            "a cache whose images all belong to one state of its annotations",
+            f"rs-cache extract --cache {objects.url} --update with the same arguments finishes it",
         )
-    return Cache(objects, record, records, sealed, check=check)
+    return open_as_it_is(path, parts, expect or {}, check=check)
 
 
-class Cache(PlannedImages):
-    """Records of a sealed cache by position i in 0..M-1.
+def open_as_it_is(
+    path: str | Path,
+    parts: Iterable[str] | None,
+    expect: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    check: bool = True,
+) -> "Cache":
+    """As `open_cache`, also while an update is under way; with no parts, images and boxes alone, sealed or not."""
+    objects, expected = open_objects(path), expect or {}
+    first = open_segment(objects, None if parts is None else tuple(parts), expected, check=check)
+    known = Segments.read(objects)
+    entries = known.segments if known else (SegmentEntry(name="", plan_digest=first.plan_digest),)
+    opened = [first]
+    for entry in entries[1:]:
+        place = open_objects(within(objects.url, entry.name))
+        opened.append(open_segment(place, tuple(first.parts), expected, check=check))
+    for entry, segment in zip(entries, opened, strict=True):
+        if segment.plan_digest != entry.plan_digest:
+            raise IdentityError(
+                f"segment {entry.name or 'first'} of {objects.url} is of another plan",
+                "the segment that was sealed",
+                f"rs-cache extract --cache {objects.url} --update",
+            )
+    removed = [e.removed_mask(s.num_images) for e, s in zip(entries, opened, strict=True)]
+    return Cache(objects.url, opened, removed, source=known.source if known else first.source, check=check)
+
+
+class Cache:
+    """Records of a sealed cache by position i in 0..M-1; each view of an image counts as an image.
+
+    Image i is slot i % S of partition i // S. After an update some positions hold no image: those that were
+    removed, and the ends of segments before the last. `ok` is False there, and they have no boxes.
 
     Reading is safe from several threads and after a fork; a pickled cache opens itself again.
 
     Attributes:
-        halves: `HalfSpec` by name.
+        url: where it is.
+        parts: `PartSpec` by name.
+        source: the annotations that it was extracted for, where they were named.
     """
 
     def __init__(
         self,
-        objects: Objects,
-        record: CacheRecord,
-        records: Mapping[str, HalfRecord],
-        sealed: Mapping[str, SealedHalf],
+        url: str,
+        segments: Sequence[Segment],
+        removed: Sequence[np.ndarray],
         *,
+        source: Any,
         check: bool,
     ) -> None:
-        super().__init__(objects, record)
-        self._sealed, self._check = sealed, check
-        self.halves: dict[str, HalfSpec] = {half: found.spec for half, found in records.items()}
-        self._arrays: dict[str, StoredArray] = {}
-        for half, found in records.items():
-            arrays = half_arrays(found.spec, record.shape)
-            sums = SealedSums(objects, found, sealed[half], arrays, record.shape)
-            for name, array in arrays.items():
-                of_array = partial(sums.of, name)
-                self._arrays[f"{half}/{name}"] = StoredArray(objects.open, array, of_array, check=check)
-        self._int8 = {
-            f"{half}/{a.name}" for half, spec in self.halves.items() for a in spec.arrays if a.dtype == "int8"
-        }
-        self._status = {half: _status_codes(sealed[half], record.shape.num_images) for half in records}
+        self.url, self.segments, self.source, self._check = url, tuple(segments), source, check
+        first = self.segments[0]
+        self.parts: dict[str, PartSpec] = first.parts
+        self.partition_size, self.image_root = first.partition_size, first.image_root
+        self.exif, self.augmentation, self.dropped = first.exif, first.augmentation, first.dropped
+        for other in self.segments[1:]:
+            if (other.partition_size, other.parts.keys()) != (first.partition_size, first.parts.keys()):
+                raise IdentityError(
+                    f"segments of {url} have unlike partitions or parts",
+                    "segments of one cache",
+                    f"rs-cache extract --cache {url} --update completes them",
+                )
+        # Partition of the whole with which each segment begins, and the position.
+        self._first = np.cumsum([0, *(segment.num_partitions for segment in self.segments)])
+        self._starts = self._first[:-1] * self.partition_size
+        self.num_images = int(self._starts[-1]) + self.segments[-1].num_images
+        self.live = np.zeros(self.num_images, bool)
+        for start, segment, gone in zip(self._starts.tolist(), self.segments, removed, strict=True):
+            self.live[start : start + segment.num_images] = ~gone
 
     def __reduce__(self) -> tuple:
-        return partial(open_cache, halves=tuple(self.halves), check=self._check), (self._objects.url,)
+        return partial(open_cache, parts=tuple(self.parts), check=self._check), (self.url,)
+
+    def __len__(self) -> int:
+        return self.num_images
 
     @property
+    def segment_starts(self) -> np.ndarray:
+        """int64 [number of segments], position of the first image of each."""
+        return self._starts
+
+    @property
+    def num_partitions(self) -> int:
+        """P."""
+        return int(self._first[-1])
+
+    @property
+    def num_boxes(self) -> int:
+        """Boxes of all images, removed ones included."""
+        return int(self.offsets[-1])
+
+    @cached_property
     def counts(self) -> dict[str, Counter[str]]:
-        """Images by outcome ("ok" or a failure reason) of each half."""
-        return {half: sealed.counts(self.num_images) for half, sealed in self._sealed.items()}
+        """Images by outcome ("ok" or a failure reason) of each part, removed ones included."""
+        return {
+            part: sum((segment.counts[part] for segment in self.segments), Counter()) for part in self.parts
+        }
 
-    def ok(self, i: int, half: str) -> bool:
-        """Whether image i has features in a half."""
-        return bool(self._status[half][i] == STATUS_OK)
+    def array(self, path: str) -> ArraySpec:
+        """The array PART/ARRAY. Raises InputError when it is not among those opened."""
+        part, _, name = path.partition("/")
+        for array in self.parts[part].arrays if part in self.parts else ():
+            if array.name == name:
+                return array
+        known = [f"{part}/{array.name}" for part, spec in self.parts.items() for array in spec.arrays]
+        raise InputError(
+            f"the cache at {self.url} has no array {path}",
+            f"one of {', '.join(known)}",
+            f"rs-cache extract --cache {self.url} --backbone FILE adds a part; rs-cache info {self.url}",
+        )
 
-    def ok_mask(self, half: str) -> np.ndarray:
-        """bool [M]: which images have features in a half."""
-        return self._status[half] == STATUS_OK
+    def partition(self, index: int) -> PartitionPlan:
+        """Images and boxes of one partition."""
+        number = int(np.searchsorted(self._first, index, side="right")) - 1
+        return self.segments[number].partition(index - int(self._first[number]))
 
-    def read_map(self, i: int) -> np.ndarray:
-        """CLIP map of image i, float32 [N, C], class token first. Errors: see `raw_maps`."""
-        return _floats(*self.raw_map(i))
+    def image(self, i: int) -> tuple[int | str, str]:
+        """Image id and file name of image i."""
+        segment, local = self._at(i)
+        return segment.image(local)
 
-    def raw_map(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Stored map of image i: int8 [N, C] and float16 scale [N], or float16 [N, C] and None."""
-        values, scale = self.raw_maps([i])
-        return values[0], None if scale is None else scale[0]
+    def ok(self, i: int, part: str) -> bool:
+        """Whether image i is there and has features in a part."""
+        return bool(self._ok[part][i])
 
-    def raw_maps(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Stored maps of several images: int8 [k, N, C] and float16 scales [k, N]; or float16, None.
+    def ok_mask(self, part: str) -> np.ndarray:
+        """bool [M]: which images are there and have features in a part."""
+        return self._ok[part]
+
+    @cached_property
+    def _ok(self) -> dict[str, np.ndarray]:
+        return {
+            part: self.live & self._joined([s.ok_mask(part) for s in self.segments]) for part in self.parts
+        }
+
+    @cached_property
+    def file_names(self) -> list[str]:
+        """By position; "" where no image was ever planned."""
+        names = [""] * self.num_images
+        for start, segment in zip(self._starts.tolist(), self.segments, strict=True):
+            names[start : start + segment.num_images] = segment.file_names
+        return names
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 [M + 1]: image i owns boxes offsets[i]:offsets[i + 1] of the cache's order."""
+        counts = self._joined([np.diff(segment.offsets) for segment in self.segments])
+        return np.concatenate([[0], np.cumsum(counts)])
+
+    @cached_property
+    def all_boxes(self) -> np.ndarray:
+        """float32 [T, 4] in the cache's order; loaded on first use, 16 bytes a box."""
+        return np.concatenate([segment.all_boxes for segment in self.segments])
+
+    @cached_property
+    def all_sizes(self) -> np.ndarray:
+        """int32 [M, 2], width and height by position; loaded on first use."""
+        return self._joined([segment.all_sizes for segment in self.segments])
+
+    @cached_property
+    def views(self) -> np.ndarray | None:
+        """int32 [M], the view of each image (0: the picture itself); None without extra views."""
+        found = [segment.views for segment in self.segments if segment.views is not None]
+        return self._joined(found) if len(found) == len(self.segments) else None
+
+    @cached_property
+    def origins(self) -> np.ndarray | None:
+        """int32 [M], number of the image that each one is a view of; None without extra views."""
+        found, used = [], 0
+        for segment in self.segments:
+            if segment.origins is None:
+                return None
+            found.append(segment.origins + used)
+            used += int(segment.origins.max(initial=-1)) + 1
+        return self._joined(found)
+
+    @cached_property
+    def frames(self) -> np.ndarray | None:
+        """int32 [M, 6], see `datasets.augmentation`; None without extra views."""
+        found = [segment.frames for segment in self.segments if segment.frames is not None]
+        return self._joined(found) if len(found) == len(self.segments) else None
+
+    def boxes(self, i: int) -> np.ndarray:
+        """float32 [n, 4], xyxy in pixels of image i: of the view, where there are extra ones."""
+        return self.all_boxes[self.offsets[i] : self.offsets[i + 1]]
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Width and height of image i (of the view) in pixels."""
+        width, height = self.all_sizes[i].tolist()
+        return width, height
+
+    def stamps(self, part: str) -> np.ndarray:
+        """int64 [M, 3], `datasets.images.FileStamp` of every image; zeros where there are no features."""
+        return self._joined([segment.stamps(part) for segment in self.segments])
+
+    def read(self, path: str, i: int) -> np.ndarray:
+        """Image i of the array PART/ARRAY, float32 [*item], or [n, *item] by box; errors of `raw_images`."""
+        if self.array(path).ragged:
+            return _floats(*self.raw_boxes(path, i))
+        values, scales = self.raw_images(path, [i])
+        return _floats(values[0], None if scales is None else scales[0])
+
+    def raw_images(self, path: str, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Stored records of several images: int8 [k, *item] and float16 scales; or float16 and None.
 
         Neighbours in the cache are read together, whatever their order in `indices`.
 
         Args:
+            path: PART/ARRAY, of an array with one record an image.
             indices: k positions.
 
         Raises:
             DamageError: a record is missing or damaged; names image, partition and array.
-            InputError: the image failed during extraction.
+            InputError: the image failed during extraction, or there is none.
         """
-        self._require_ok(indices, "clip")
-        # Ascending, so that neighbours are read together: (position, row of the result).
-        order = sorted(zip(np.asarray(indices, np.int64).tolist(), range(len(indices)), strict=True))
-        places = [divmod(position, self.partition_size) for position, _ in order]
-        rows = [row for _, row in order]
-        values = self._read_items("clip/map", places, rows)
-        if "clip/map" not in self._int8:
-            return values, None
-        return values, self._read_items("clip/map_scale", places, rows)
+        if len(self.segments) == 1:
+            return self.segments[0].raw_images(path, indices)
+        chosen = np.asarray(indices, np.int64)
+        numbers = np.searchsorted(self._starts, chosen, side="right") - 1
+        array = self.array(path)
+        values = np.empty((len(chosen), *array.item_shape), array.dtype)
+        scales = np.empty(values.shape[:-1], np.float16) if array.dtype == "int8" else None
+        for number in np.unique(numbers).tolist():
+            rows = np.flatnonzero(numbers == number)
+            local = (chosen[rows] - self._starts[number]).tolist()
+            values[rows], found = self.segments[number].raw_images(path, local)
+            if scales is not None:
+                scales[rows] = found
+        return values, scales
 
-    def read_tokens(self, i: int, position: str = "transformer") -> np.ndarray:
-        """SAM tokens of the boxes of image i, float32 [n, D]. Errors: see `raw_maps`."""
-        return _floats(*self.raw_tokens(i, position))
+    def raw_boxes(self, path: str, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Stored records of the boxes of image i: int8 [n, *item] and float16 scales, or float16 and None.
 
-    def raw_tokens(self, i: int, position: str = "transformer") -> tuple[np.ndarray, np.ndarray | None]:
-        """Stored tokens of image i: int8 [n, D] and float16 scales [n], or float16 [n, D] and None."""
-        self._require_ok([i], "sam")
-        path, (partition, _) = f"sam/{position}", divmod(i, self.partition_size)
-        first = self._offsets[partition * self.partition_size]
-        start, stop = int(self._offsets[i] - first), int(self._offsets[i + 1] - first)
-        try:
-            values = self._stored(path).read_rows(partition, start, stop)
-            scale = (
-                self._stored(f"{path}_scale").read_rows(partition, start, stop)
-                if path in self._int8
-                else None
-            )
-        except ChunkError as error:
-            raise self._damage(error, i) from None
-        return values, scale
+        Args:
+            path: PART/ARRAY, of an array with one record a box.
+            i: the position; errors as of `raw_images`.
+        """
+        segment, local = self._at(i)
+        return segment.raw_boxes(path, local)
 
-    def _stored(self, path: str) -> StoredArray:
-        if path not in self._arrays:
-            raise InputError(
-                f"the cache at {self._objects.url} has no opened array {path}",
-                f"one of {sorted(self._arrays)}",
-                f"rs-cache info {self._objects.url}",
-            )
-        return self._arrays[path]
+    def _at(self, i: int) -> tuple[Segment, int]:
+        number = int(np.searchsorted(self._starts, i, side="right")) - 1
+        return self.segments[number], i - int(self._starts[number])
 
-    def _read_items(self, path: str, places: list[tuple[int, int]], rows: list[int]) -> np.ndarray:
-        """Records of an array with one image an inner chunk, [k, *item_shape]; places[i] goes to rows[i]."""
-        stored, array = self._stored(path), self._stored(path).array
-        out = np.empty((len(rows), *array.item_shape), array.dtype)
-        pieces = out.view(np.uint8).reshape(len(rows), array.chunk_bytes)
-        try:
-            stored.read_chunks(places, [pieces[row] for row in rows])
-        except ChunkError as error:
-            raise self._damage(error, error.partition * self.partition_size + error.chunk) from None
-        return out
-
-    def _require_ok(self, indices: Sequence[int], half: str) -> None:
-        if half not in self._status:
-            raise InputError(
-                f"the {half} half was not opened", f"halves=({half!r},)", "open the cache with it"
-            )
-        positions = np.asarray(indices, np.int64)
-        outside = positions[(positions < 0) | (positions >= self.num_images)]
-        if len(outside):
-            raise InputError(f"image {outside[0]}", f"0 to {self.num_images - 1}", "see Cache.index_of")
-        codes = self._status[half][positions]
-        failed = np.flatnonzero(codes != STATUS_OK)
-        if len(failed):
-            i = int(indices[failed[0]])
-            image_id, file_name = self.image(i)
-            reason = STATUS_REASONS[int(codes[failed[0]])]
-            raise InputError(
-                f"image {image_id} ({file_name}) has no {half} features: {reason}",
-                "an image that was extracted",
-                "leave it out (Cache.ok), or repair the image and run rs-cache extract again",
-            )
-
-    def _damage(self, error: ChunkError, i: int) -> DamageError:
-        image_id, file_name = self.image(i)
-        return DamageError(
-            f"image {image_id} ({file_name}): {error}",
-            "the record that was committed",
-            f"rs-cache verify {self._objects.url} --full names all damage",
-        )
-
-
-def _status_codes(sealed: SealedHalf, num_images: int) -> np.ndarray:
-    """uint8 [M]."""
-    codes = np.full(num_images, STATUS_OK, np.uint8)
-    for position, code in sealed.failed:
-        codes[position] = code
-    return codes
+    def _joined(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+        """Rows of all segments by position, zero where there is no image."""
+        if len(columns) == 1:
+            return columns[0]
+        whole = np.zeros((self.num_images, *columns[0].shape[1:]), columns[0].dtype)
+        for start, column in zip(self._starts.tolist(), columns, strict=True):
+            whole[start : start + len(column)] = column
+        return whole
 
 
 def _floats(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:

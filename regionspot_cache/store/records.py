@@ -1,4 +1,4 @@
-"""Small JSON objects that carry their own checksum: cache.json, half specs, markers, the manifest.
+"""Small JSON objects that carry their own checksum: cache.json, part specs, markers, the manifest.
 
 The bytes on disk are canonical (sorted keys, fixed layout), and reading demands exactly those bytes, so a
 single flipped byte anywhere, white space included, is noticed. `parse` demands the fields, types and ranges

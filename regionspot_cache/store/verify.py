@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import Literal
 
 from regionspot_cache.errors import DamageError
-from regionspot_cache.store.checks import HalfCheck, Problem, check_object, check_stored_sums
+from regionspot_cache.store.checks import PartCheck, Problem, check_object, check_stored_sums
 from regionspot_cache.store.entries import recorded_sums
-from regionspot_cache.store.identity import CACHE_KEY, CacheRecord, HalfRecord, half_key, offset_keys
-from regionspot_cache.store.layout import HALVES, plan_arrays
+from regionspot_cache.store.identity import (
+    CACHE_KEY,
+    CacheRecord,
+    PartRecord,
+    offset_keys,
+    part_key,
+    part_names,
+)
+from regionspot_cache.store.layout import plan_arrays
 from regionspot_cache.store.location import open_objects
-from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, SealedHalf
+from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, SealedPart
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan_store import StoredPlan
+from regionspot_cache.store.segments import SEGMENTS_KEY, UPDATE_KEY, UpdateRecord, segment_places
 from regionspot_cache.store.shards import StoredArray
 
 _WORKERS = 4  # each holds one stored object in memory; hashing releases the interpreter
@@ -40,7 +48,23 @@ def verify(
         MissingFileError: there is no cache.
         IdentityError: a cache of another format version.
     """
-    objects, full = open_objects(path), level == "full"
+    try:
+        places = segment_places(path)
+    except DamageError as error:
+        return [Problem(None, None, None, SEGMENTS_KEY, "checksum", error.found)]
+    root, problems = open_objects(path), []
+    for place in places:
+        name = place.removeprefix(root.url).strip("/")
+        for found in _segment_problems(open_objects(place), level == "full", progress):
+            problems.append(found._replace(segment=name, key=f"{name}/{found.key}".lstrip("/")))
+    if UpdateRecord.read(root) is not None:
+        problems.append(Problem(None, None, None, UPDATE_KEY, "unsealed", "an update is not finished"))
+    return problems
+
+
+def _segment_problems(
+    objects: Objects, full: bool, progress: Callable[[int, int], None] | None
+) -> list[Problem]:
     try:
         record = CacheRecord.read(objects)
     except DamageError as error:
@@ -49,25 +73,25 @@ def verify(
     if {problem.key for problem in problems}.intersection(offset_keys(record)):
         return problems  # how many images there are is not certain
     plan = StoredPlan(objects, record)
-    checks: list[HalfCheck] = []
-    for half in HALVES:
+    checks: list[PartCheck] = []
+    for part in part_names(objects):
         try:
-            found = HalfRecord.read(objects, half)
+            found = PartRecord.read(objects, part)
         except DamageError as error:
-            problems.append(Problem(half, None, None, half_key(half), "checksum", error.found))
+            problems.append(Problem(part, None, None, part_key(part), "checksum", error.found))
             continue
         if found is None:
             continue
         if found.plan_digest != record.plan_digest:
-            problems.append(Problem(half, None, None, half_key(half), "identity", "it is of another plan"))
+            problems.append(Problem(part, None, None, part_key(part), "identity", "it is of another plan"))
             continue
-        checks.append(HalfCheck(objects, plan, found, full))
+        checks.append(PartCheck(objects, plan, found, full))
     problems += _partition_problems(checks, record.shape.num_partitions, progress)
     for check in checks:
         problems += check.surroundings()
     problems += _manifest_problems(objects, record, checks)
-    expected = {half_key(half) for half in HALVES}
-    problems += _foreign(objects, "halves", expected)
+    expected = {part_key(part) for part in part_names(objects)}
+    problems += _foreign(objects, "parts", expected)
     return problems
 
 
@@ -91,7 +115,7 @@ def _plan_problems(objects: Objects, record: CacheRecord, full: bool) -> list[Pr
 
 
 def _partition_problems(
-    checks: list[HalfCheck], partitions: int, progress: Callable[[int, int], None] | None
+    checks: list[PartCheck], partitions: int, progress: Callable[[int, int], None] | None
 ) -> list[Problem]:
     work = [(check, partition) for check in checks for partition in range(partitions)]
     problems = []
@@ -103,9 +127,9 @@ def _partition_problems(
     return problems
 
 
-def _manifest_problems(objects: Objects, record: CacheRecord, checks: list[HalfCheck]) -> Iterator[Problem]:
-    def problem(kind: str, detail: str, half: str | None = None) -> Problem:
-        return Problem(half, None, None, MANIFEST_KEY, kind, detail)
+def _manifest_problems(objects: Objects, record: CacheRecord, checks: list[PartCheck]) -> Iterator[Problem]:
+    def problem(kind: str, detail: str, part: str | None = None) -> Problem:
+        return Problem(part, None, None, MANIFEST_KEY, kind, detail)
 
     try:
         manifest = Manifest.read(objects, record.shape)
@@ -114,15 +138,15 @@ def _manifest_problems(objects: Objects, record: CacheRecord, checks: list[HalfC
         return
     if manifest is not None and manifest.plan_digest != record.plan_digest:
         yield problem("identity", "the manifest was sealed for another cache.json")
-    sealed: dict[str, SealedHalf] = {} if manifest is None else {**manifest.halves}
+    sealed: dict[str, SealedPart] = {} if manifest is None else {**manifest.parts}
     for check in checks:
-        half = sealed.pop(check.half, None)
-        if half is None:
-            yield problem("unsealed", f"the {check.half} half is not in the manifest", check.half)
-        elif half != check.as_sealed():
-            yield problem("identity", f"the {check.half} half is not the one that was sealed", check.half)
+        part = sealed.pop(check.part, None)
+        if part is None:
+            yield problem("unsealed", f"part {check.part} is not in the manifest", check.part)
+        elif part != check.as_sealed():
+            yield problem("identity", f"part {check.part} is not the one that was sealed", check.part)
     for name in sealed:
-        yield problem("missing", f"the {name} half was sealed and is gone", name)
+        yield problem("missing", f"part {name} was sealed and is gone", name)
 
 
 def _foreign(objects: Objects, folder: str, expected: Iterable[str]) -> list[Problem]:

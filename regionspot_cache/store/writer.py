@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,14 +13,14 @@ from regionspot_cache.errors import DamageError, IncompleteError, InputError
 from regionspot_cache.store import publish
 from regionspot_cache.store.entries import recorded_sums
 from regionspot_cache.store.features import Features, row_mask, stored_rows
-from regionspot_cache.store.identity import CacheRecord, HalfRecord, read_half, require_offsets
-from regionspot_cache.store.layout import HALVES, HalfName, HalfSpec, StackedArray, half_arrays
+from regionspot_cache.store.identity import CacheRecord, PartRecord, part_names, read_part, require_offsets
+from regionspot_cache.store.layout import PartSpec, StackedArray, part_arrays
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import (
     MANIFEST_KEY,
     Manifest,
     Marker,
-    SealedHalf,
+    SealedPart,
     marker_key,
     read_marker,
     read_markers,
@@ -37,7 +38,7 @@ def open_writer(path: str | Path) -> "CacheWriter":
 
     Raises:
         MissingFileError: there is no cache.
-        DamageError: cache.json or a half record is damaged.
+        DamageError: cache.json or a part record is damaged.
     """
     return CacheWriter(open_objects(path))
 
@@ -58,14 +59,15 @@ class CacheWriter:
         self.record = CacheRecord.read(objects)
         require_offsets(self.record, objects)
         self.plan = StoredPlan(objects, self.record)
-        self._records = self._read_halves()
+        self._records = self._read_parts()
+        self.partition = lru_cache(maxsize=2)(self.plan.partition)
 
     def __reduce__(self) -> tuple:
         return open_writer, (self.objects.url,)
 
     @property
-    def halves(self) -> dict[str, HalfSpec]:
-        """`HalfSpec` by name."""
+    def parts(self) -> dict[str, PartSpec]:
+        """`PartSpec` by name."""
         return {name: record.spec for name, record in self._records.items()}
 
     @property
@@ -73,47 +75,45 @@ class CacheWriter:
         """P."""
         return self.record.shape.num_partitions
 
-    def partition(self, index: int) -> PartitionPlan:
-        """Images and boxes of one partition. Raises DamageError."""
-        return self.plan.partition(index)
+    def markers(self, part: str) -> dict[int, Marker]:
+        """Markers of all committed partitions of a part: counts, failures, timings, bytes."""
+        return {p: marker for p, (marker, _) in self._markers(part).items()}
 
-    def markers(self, half: str) -> dict[int, Marker]:
-        """Markers of all committed partitions of a half: counts, failures, timings, bytes."""
-        return {p: marker for p, (marker, _) in self._markers(half).items()}
-
-    def marker(self, half: str, partition: int) -> Marker | None:
+    def marker(self, part: str, partition: int) -> Marker | None:
         """Marker of one partition; None while it is not committed."""
-        found = self._read_marker(half, partition)
+        found = self._read_marker(part, partition)
         return found[0] if found else None
 
-    def pending(self, half: str) -> list[int]:
+    def pending(self, part: str) -> list[int]:
         """Partitions without a valid marker, in order."""
-        done = self._markers(half)
+        done = self._markers(part)
         return [p for p in range(self.num_partitions) if p not in done]
 
-    def failed(self, half: str) -> dict[int, list[int]]:
+    def failed(self, part: str) -> dict[int, list[int]]:
         """Slots of failed images by committed partition."""
-        markers = self.markers(half)
+        markers = self.markers(part)
         return {p: [slot for slot, _ in marker.failed] for p, marker in markers.items() if marker.failed}
 
     def commit(
         self,
-        half: str,
+        part: str,
         partition: int,
         arrays: Mapping[str, Features],
         status: np.ndarray,
         *,
+        files: np.ndarray | None = None,
         failures: Sequence[Mapping[str, Any]] | None = None,
         timings: Mapping[str, float] | None = None,
     ) -> Outcome:
         """Store the features of one whole partition, durably, or nothing at all.
 
         Args:
-            half: "sam" or "clip".
+            part: its name.
             partition: its number.
             arrays: by array name, float32 [b, D] (ragged; all boxes in plan order) or [s, N, C]; or
                 `Quantised` values of those shapes. Rows of failed images are ignored.
             status: uint8 [s], `STATUS_CODES`.
+            files: int64 [s, 3], `datasets.images.FileStamp` of every image; zeros when left out.
             failures: {"image_id", "file_name", "reason", ...} of each image that is not ok; made from the
                 plan and the status when left out.
             timings: seconds by step; "write" (encoding, syncing, reading back) is added here.
@@ -123,58 +123,60 @@ class CacheWriter:
 
         Raises:
             InputError: arrays that do not fit the plan or are not finite.
-            IdentityError: the half was rebuilt meanwhile.
+            IdentityError: the part was rebuilt meanwhile.
             RegionSpotError: the disk is full or the folder cannot be written; nothing is committed.
         """
         plan = self.partition(partition)
-        if self._read_marker(half, partition):
+        if self._read_marker(part, partition):
             return "lost race"
-        rows = stored_rows(self._half(half).spec, plan, arrays, status)
-        return self._publish(half, plan, rows, failures, timings, replaces=None)
+        rows = stored_rows(self._part(part).spec, plan, arrays, status, files)
+        return self._publish(part, plan, rows, failures, timings, replaces=None)
 
     def recommit(
         self,
-        half: str,
+        part: str,
         partition: int,
         slots: Sequence[int],
         arrays: Mapping[str, Features],
         status: np.ndarray,
         *,
+        files: np.ndarray | None = None,
         failures: Sequence[Mapping[str, Any]] | None = None,
         timings: Mapping[str, float] | None = None,
     ) -> Outcome:
         """Replace failed images of a committed partition; stored records of the others are kept bit for bit.
 
-        The half is taken out of the manifest until `seal` is called again.
+        The part is taken out of the manifest until `seal` is called again.
 
         Args:
-            half, partition: as in `commit`.
+            part, partition: as in `commit`.
             slots: the k failed slots that were tried again, ascending.
             arrays: as in `commit` but for these slots only: [k, N, C], or the boxes of these slots in order.
             status: uint8 [k].
+            files: int64 [k, 3].
             failures: of all images of the partition that are still not ok, as in `commit`.
             timings: as in `commit`.
 
         Raises:
             InputError: a slot has not failed, or the partition is not committed; see also `commit`.
         """
-        spec, plan = self._half(half).spec, self.partition(partition)
-        found = self._read_marker(half, partition)
+        spec, plan = self._part(part).spec, self.partition(partition)
+        found = self._read_marker(part, partition)
         known = {slot for slot, _ in found[0].failed} if found else set()
         if found is None or not known.issuperset(slots) or sorted(set(slots)) != list(slots):
             raise InputError(
-                f"retry of images {list(slots)} of partition {partition} of the {half} half",
+                f"retry of images {list(slots)} of partition {partition} of part {part}",
                 f"failed images of a committed partition, ascending: {sorted(known)}",
                 "take them from CacheWriter.failed",
             )
-        rows = self.read_partition(half, partition)
-        patch = stored_rows(spec, _chosen(plan, slots), arrays, status)
-        boxes, layouts = _box_rows(plan, slots), half_arrays(spec, self.record.shape)
+        rows = self.read_partition(part, partition)
+        patch = stored_rows(spec, _chosen(plan, slots), arrays, status, files)
+        boxes, layouts = _box_rows(plan, slots), part_arrays(spec, self.record.shape)
         for name, values in patch.items():
             rows[name][boxes if layouts[name].ragged else list(slots)] = values
-        return self._publish(half, plan, rows, failures, timings, replaces=found[1])
+        return self._publish(part, plan, rows, failures, timings, replaces=found[1])
 
-    def read_partition(self, half: str, partition: int) -> dict[str, np.ndarray]:
+    def read_partition(self, part: str, partition: int) -> dict[str, np.ndarray]:
         """Stored rows of every array of a committed partition, "status" included, as they are stored.
 
         Rows of failed images hold the fill value (-128 or NaN).
@@ -182,8 +184,8 @@ class CacheWriter:
         Raises:
             DamageError: a record is missing or damaged, or the partition is not committed.
         """
-        plan, marker = self.partition(partition), self.marker(half, partition)
-        layouts = half_arrays(self._half(half).spec, self.record.shape)
+        plan, marker = self.partition(partition), self.marker(part, partition)
+        layouts = part_arrays(self._part(part).spec, self.record.shape)
         # Whole objects, read afresh: an open handle may be on an object that was replaced since.
         fresh, entries = WholeObjects(self.objects).open, marker.objects if marker else {}
 
@@ -202,27 +204,27 @@ class CacheWriter:
             ) from None
         return rows
 
-    def claim(self, half: str, partition: int) -> AbstractContextManager[Any]:
-        """The work on a partition of a half, while the context lasts; given up with a process that is killed.
+    def claim(self, part: str, partition: int) -> AbstractContextManager[Any]:
+        """The work on a partition of a part, while the context lasts; given up with a process that is killed.
 
         Raises:
             BlockingIOError: another process has claimed it.
         """
-        return self.objects.exclusive(f"work-{_lock_name(half, partition)}", wait=False, long=True)
+        return self.objects.exclusive(f"work-{_lock_name(part, partition)}", wait=False, long=True)
 
-    def discard(self, half: str, partition: int) -> None:
+    def discard(self, part: str, partition: int) -> None:
         """Make a partition uncommitted, for example because it is damaged; extraction then does it again."""
-        with self.objects.exclusive(_lock_name(half, partition)):
-            publish.withdraw(self.objects, self.record, half, partition)
+        with self.objects.exclusive(_lock_name(part, partition)):
+            publish.withdraw(self.objects, self.record, part, partition)
 
     def seal(self) -> Manifest:
-        """Put every complete half into the manifest, the only way in for readers.
+        """Put every complete part into the manifest, the only way in for readers.
 
         Raises:
-            IncompleteError: no half is complete.
+            IncompleteError: no part is complete.
         """
         with self.objects.exclusive("manifest") as stage:
-            self._records = self._read_halves()  # another run may have rebuilt or added one
+            self._records = self._read_parts()  # another run may have rebuilt or added one
             found = {name: self._markers(name) for name in self._records}
             complete = {n: markers for n, markers in found.items() if len(markers) == self.num_partitions}
             if not complete:
@@ -230,12 +232,12 @@ class CacheWriter:
                     f"{name} {len(done)} of {self.num_partitions}" for name, done in found.items()
                 )
                 raise IncompleteError(
-                    f"the cache at {self.objects.url} is not complete: {states or 'no half'} partitions",
-                    "at least one half with every partition committed",
+                    f"the cache at {self.objects.url} is not complete: {states or 'no part'} partitions",
+                    "at least one part with every partition committed",
                     f"rs-cache extract --cache {self.objects.url} continues where it stopped",
                 )
-            halves = {cast(HalfName, n): self._sealed(n, markers) for n, markers in complete.items()}
-            manifest = Manifest(plan_digest=self.record.plan_digest, halves=halves)
+            parts = {name: self._sealed(name, markers) for name, markers in complete.items()}
+            manifest = Manifest(plan_digest=self.record.plan_digest, parts=parts)
             data = manifest.to_bytes()
             if self.objects.size(MANIFEST_KEY) != len(data) or self.objects.read(MANIFEST_KEY) != data:
                 stage.put(MANIFEST_KEY, data)
@@ -246,17 +248,17 @@ class CacheWriter:
         """Remove what killed writers left staged; returns the number of files. Running ones keep theirs."""
         return self.objects.sweep()
 
-    def _sealed(self, half: str, markers: Mapping[int, tuple[Marker, str]]) -> SealedHalf:
+    def _sealed(self, part: str, markers: Mapping[int, tuple[Marker, str]]) -> SealedPart:
         size = self.record.shape.partition_size
         failed = tuple(
             (p * size + slot, code) for p in sorted(markers) for slot, code in markers[p][0].failed
         )
         digests = tuple(markers[p][1] for p in sorted(markers))
-        return SealedHalf(digest=self._half(half).digest, markers=digests, failed=failed)
+        return SealedPart(digest=self._part(part).digest, markers=digests, failed=failed)
 
     def _publish(
         self,
-        half: str,
+        part: str,
         plan: PartitionPlan,
         rows: Mapping[str, np.ndarray],
         failures: Sequence[Mapping[str, Any]] | None,
@@ -268,11 +270,11 @@ class CacheWriter:
 
         `replaces` is the digest of the marker that this commit follows; None for a first commit.
         """
-        status, index, record = rows["status"], plan.index, self._half(half)
+        status, index, record = rows["status"], plan.index, self._part(part)
         listed = publish.default_failures(plan, status) if failures is None else failures
-        with self.objects.exclusive(_lock_name(half, index)) as stage:
-            publish.require_current_half(self.objects, record)
-            found = self._read_marker(half, index)
+        with self.objects.exclusive(_lock_name(part, index)) as stage:
+            publish.require_current_part(self.objects, record)
+            found = self._read_marker(part, index)
             if (found[1] if found else None) != replaces:
                 return "lost race"
             started = perf_counter()
@@ -281,36 +283,37 @@ class CacheWriter:
             spent = {**(timings or {}), "write": perf_counter() - started}
             marker = publish.build_marker(record, plan, status, entries, listed, spent)
             data = marker.to_bytes()
-            if self.objects.size(marker_key(half, index)) is not None:
-                publish.withdraw(self.objects, self.record, half, index)
+            if self.objects.size(marker_key(part, index)) is not None:
+                publish.withdraw(self.objects, self.record, part, index)
             stage.publish()
             for key in empty:
                 stage.delete(key)
-            won = stage.put_if_absent(marker_key(half, index), data)
+            won = stage.put_if_absent(marker_key(part, index), data)
         return "committed" if won else "lost race"
 
-    def _read_marker(self, half: str, partition: int) -> tuple[Marker, str] | None:
-        return read_marker(self.objects, self._half(half), self.record.shape, partition)
+    def _read_marker(self, part: str, partition: int) -> tuple[Marker, str] | None:
+        return read_marker(self.objects, self._part(part), self.record.shape, partition)
 
-    def _markers(self, half: str) -> dict[int, tuple[Marker, str]]:
-        return read_markers(self.objects, self._half(half), self.record.shape, range(self.num_partitions))
+    def _markers(self, part: str) -> dict[int, tuple[Marker, str]]:
+        return read_markers(self.objects, self._part(part), self.record.shape, range(self.num_partitions))
 
-    def _read_halves(self) -> dict[str, HalfRecord]:
-        found = {name: read_half(self.objects, self.record, name) for name in HALVES}
+    def _read_parts(self) -> dict[str, PartRecord]:
+        names = part_names(self.objects)
+        found = {name: read_part(self.objects, self.record, name) for name in names}
         return {name: record for name, record in found.items() if record}
 
-    def _half(self, half: str) -> HalfRecord:
-        if half not in self._records:
+    def _part(self, part: str) -> PartRecord:
+        if part not in self._records:
             raise InputError(
-                f"the cache at {self.objects.url} has no {half} half",
+                f"the cache at {self.objects.url} has no part {part}",
                 f"one of {sorted(self._records)}",
-                f"rs-cache extract --cache {self.objects.url} --half {half}",
+                f"rs-cache extract --cache {self.objects.url} --part {part}",
             )
-        return self._records[half]
+        return self._records[part]
 
 
-def _lock_name(half: str, partition: int) -> str:
-    return f"{half}-{partition:06d}"
+def _lock_name(part: str, partition: int) -> str:
+    return f"{part}-{partition:06d}"
 
 
 def _box_rows(plan: PartitionPlan, slots: Sequence[int]) -> np.ndarray:
@@ -329,8 +332,6 @@ def _chosen(plan: PartitionPlan, slots: Sequence[int]) -> PartitionPlan:
         file_names=[plan.file_names[slot] for slot in slots],
         sizes=plan.sizes[list(slots)],
         boxes=plan.boxes[rows],
-        labels=plan.labels[rows],
-        annotation_ids=plan.annotation_ids[rows],
         offsets=np.cumsum([0, *counts], dtype=np.int32),
         views=plan.views and plan.views.take(list(slots)),
     )

@@ -174,9 +174,11 @@ class RegionHead(nn.Module):
     def _positions(self) -> Tensor | None:
         if not self.config.map_positions:
             return None
-        patches = self.config.map_positions * sine_positions(self.config.grid, self.config.map_dim)
-        prefix = torch.zeros(self.config.prefix_tokens, self.config.map_dim)  # these have no place
-        return torch.cat([prefix, patches])
+        width, tokens = self.config.map_dim, []
+        for prefix, *grid in self.config.maps:
+            tokens.append(torch.zeros(prefix, width))  # these have no place
+            tokens.append(self.config.map_positions * sine_positions((grid[0], grid[1]), width))
+        return torch.cat(tokens)
 
     def _memory(self, feature_map: Tensor) -> Tensor:
         if not self.config.use_map:
@@ -185,7 +187,10 @@ class RegionHead(nn.Module):
             feature_map = F.layer_norm(feature_map, feature_map.shape[-1:])
         if self.positions is not None:
             feature_map = feature_map + self.positions
-        return feature_map if self.config.class_token else feature_map[:, self.config.prefix_tokens :]
+        if self.config.class_token:
+            return feature_map
+        sizes = [size for prefix, rows, columns in self.config.maps for size in (prefix, rows * columns)]
+        return torch.cat(feature_map.split(sizes, dim=1)[1::2], dim=1)
 
     def _check(self, tokens: Tensor, feature_map: Tensor) -> None:
         map_shape = (self.config.map_tokens, self.config.map_dim)

@@ -45,26 +45,35 @@ class HeadConfig(HeadOptions):
     """All that defines a `RegionHead`: the options and the sizes that the two caches and the text dictate.
 
     Attributes:
-        token_dim: width of a SAM token (256; 512 for the prompt position, 32 after the MLP).
-        map_dim: width of a CLIP map token, which is also the width of the decoder.
+        token_dim: width of the query of a box (256 for a SAM token; 512 for the prompt position).
+        map_dim: width of a map token, which is also the width of the decoder.
         text_dim: width of the text embeddings.
-        grid: rows and columns of the map's patch tokens.
-        prefix_tokens: map tokens before the grid: 1 for a class token, 0 for SigLIP, more with registers.
+        maps: of every map of the memory, (prefix tokens, rows, columns): tokens before the grid (1 for a class
+            token, 0 for SigLIP, more with registers) and its sides.
     """
 
     token_dim: int
     map_dim: int
     text_dim: int
-    grid: tuple[int, int]
-    prefix_tokens: int = 1
+    maps: tuple[tuple[int, int, int], ...]
 
     @property
     def map_tokens(self) -> int:
-        """Tokens of a map: those before the grid and the grid."""
-        return self.prefix_tokens + self.grid[0] * self.grid[1]
+        """Tokens of all maps."""
+        return sum(prefix + rows * columns for prefix, rows, columns in self.maps)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the first map's grid."""
+        return self.maps[0][1:]
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the first map's grid."""
+        return self.maps[0][0]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "grid", tuple(self.grid))  # JSON and YAML give lists
+        object.__setattr__(self, "maps", tuple(map(tuple, self.maps)))  # JSON and YAML give lists
         self._check_ranges()
         if self.map_dim % self.num_heads:
             raise InputError(
@@ -80,12 +89,13 @@ class HeadConfig(HeadOptions):
 
     def _check_ranges(self) -> None:
         """Config files come from elsewhere too: a wrong one must be no crash and no endless allocation."""
-        sizes = (self.num_heads, self.ffn_dim, self.token_dim, self.map_dim, self.text_dim, *self.grid)
+        sizes = (self.num_heads, self.ffn_dim, self.token_dim, self.map_dim, self.text_dim)
+        sides = [side for _, *grid in self.maps for side in grid]
         good = (
-            len(self.grid) == 2
-            and all(1 <= size <= _LARGEST for size in sizes)
+            1 <= len(self.maps) <= _DEEPEST
+            and all(1 <= size <= _LARGEST for size in (*sizes, *sides))
             and 1 <= self.depth <= _DEEPEST
-            and 0 <= self.prefix_tokens <= _LARGEST
+            and all(0 <= prefix <= _LARGEST for prefix, _, _ in self.maps)
             and 0 <= self.dropout < 1
             and 0 < self.logit_scale < math.inf
             and 0 <= abs(self.map_positions) < math.inf
@@ -93,13 +103,13 @@ class HeadConfig(HeadOptions):
         if not good:
             raise InputError(
                 f"no head has {', '.join(f'{key}={value}' for key, value in vars(self).items())}",
-                f"sizes up to {_LARGEST}, a grid of two, depth up to {_DEEPEST}, prefix_tokens from 0, "
+                f"sizes up to {_LARGEST}, maps as (prefix, rows, columns), depth up to {_DEEPEST}, "
                 "0 <= dropout < 1, 0 < logit_scale",
                 "set training.head, or use a config.json as training wrote it",
             )
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"grid": list(self.grid)}
+        return dataclasses.asdict(self) | {"maps": [list(sizes) for sizes in self.maps]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

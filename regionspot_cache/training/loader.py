@@ -85,10 +85,10 @@ class SourceReader:
         for start in range(0, count, _LOAD_CHUNK):
             rows = slice(start, start + _LOAD_CHUNK)
             chunk = self._images[rows].tolist()
-            maps[rows], read_scales = self.source.cache.raw_maps(chunk)
+            maps[rows], read_scales = self.source.raw_maps(chunk)
             if scales is not None:
                 scales[rows] = read_scales
-            self._tokens += [self._read_tokens(image) for image in chunk]
+            self._tokens += [self.source.queries(image) for image in chunk]
         self._maps, self._scales = maps, scales
 
     def read(self, images: NDArray[np.int64]) -> tuple[list[NDArray], NDArray, NDArray | None, list[NDArray]]:
@@ -98,11 +98,8 @@ class SourceReader:
             rows = np.searchsorted(self._images, images)
             scales = None if self._scales is None else self._scales[rows]
             return [self._tokens[row] for row in rows], self._maps[rows], scales, labels
-        maps, scales = self.source.cache.raw_maps(images.tolist())
-        return [self._read_tokens(int(image)) for image in images], maps, scales, labels
-
-    def _read_tokens(self, image: int) -> NDArray[np.float32]:
-        return self.source.cache.read_tokens(image, self.source.token_position)
+        maps, scales = self.source.raw_maps(images.tolist())
+        return [self.source.queries(int(image)) for image in images], maps, scales, labels
 
 
 def collate(

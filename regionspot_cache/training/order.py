@@ -37,7 +37,7 @@ class ImageTable(Protocol):
     def views(self) -> NDArray[np.int32] | None: ...
     @property
     def origins(self) -> NDArray[np.int32] | None: ...
-    def ok_mask(self, half: str) -> NDArray[np.bool_]: ...
+    def ok_mask(self, part: str) -> NDArray[np.bool_]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +109,18 @@ class UsableImages:
 
 
 def usable_images(
-    cache: ImageTable, name: str = "cache", *, views: Literal["sample", "original"] = "sample"
+    cache: ImageTable,
+    name: str = "cache",
+    *,
+    parts: Sequence[str],
+    views: Literal["sample", "original"] = "sample",
 ) -> UsableImages:
-    """Images with boxes whose two halves were extracted.
+    """Images with labelled boxes that have features in all parts.
 
     Args:
         cache: where they lie.
         name: of the cache, for messages.
+        parts: those that a head reads.
         views: "sample" takes extra views of images too, "original" leaves them out.
 
     Raises:
@@ -125,8 +130,7 @@ def usable_images(
     conditions = {
         **extra,
         "without boxes": np.diff(cache.offsets) > 0,
-        "without SAM tokens": cache.ok_mask("sam"),
-        "without CLIP map": cache.ok_mask("clip"),
+        **{f"without {part}": cache.ok_mask(part) for part in parts},
     }
     left_out: Counter[str] = Counter()
     usable = np.ones(cache.num_images, bool)
@@ -138,7 +142,7 @@ def usable_images(
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise InputError(
             f"{name} has no image to train on ({reasons or 'empty'})",
-            "images with boxes in both halves",
+            f"images with labelled boxes and features in {', '.join(parts)}",
             "rs-cache status CACHE",
         )
     images = np.flatnonzero(usable)

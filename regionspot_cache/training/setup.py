@@ -51,7 +51,9 @@ class RunData:
             InputError: a source without usable images.
         """
         _check_names(sources, config)
-        usable = tuple(usable_images(s.cache, s.name, views=config.views) for s in sources)
+        usable = tuple(
+            usable_images(s.cache, s.name, parts=s.inputs.parts, views=config.views) for s in sources
+        )
         pairs = zip(sources, usable, strict=True)
         readers = tuple(SourceReader(source, table.images) for source, table in pairs)
         _load_small(readers, usable, config.memory_bytes)
@@ -97,7 +99,7 @@ def initial_head(sources: Sequence[TrainingSource], config: TrainConfig) -> Regi
     head = RegionHead(build_head_config(sources, config.head))
     if config.init_from:
         given, own = read_model_config(config.init_from), model_metadata(sources)
-        shared = [key for key in ("sam", "clip", "token_position") if key in given]
+        shared = [key for key in ("networks", "inputs") if key in given]
         require_same(
             {key: given[key] for key in shared},
             {key: own[key] for key in shared},

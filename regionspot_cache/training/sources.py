@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -11,22 +12,26 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from regionspot_cache.backbones.presets import HeadInputs
+from regionspot_cache.datasets.regions import BOX_QUERY, position_vectors
 from regionspot_cache.errors import InputError
 from regionspot_cache.identity import require_same
+from regionspot_cache.store import ArraySpec
 from regionspot_cache.training.head_config import HeadConfig, HeadOptions
 from regionspot_cache.training.order import ImageTable
 
 
 class TrainingCache(ImageTable, Protocol):
-    """The part of a cache reader that training uses (`regionspot_cache.store.open_cache`)."""
+    """The part of a labelled cache that training uses (`regionspot_cache.store.LabelledCache`)."""
 
     @property
     def dataset(self) -> Any: ...
     @property
-    def halves(self) -> Mapping[str, Any]: ...
+    def cache(self) -> Any: ...
+    @property
+    def left_out(self) -> Counter[str]: ...
     def labels(self, image: int, /) -> NDArray[Any]: ...
-    def read_tokens(self, image: int, /, position: str = ...) -> NDArray[Any]: ...
-    def raw_maps(self, images: Sequence[int], /) -> tuple[NDArray[Any], NDArray[Any] | None]: ...
+    def queries(self, path: str, image: int, /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +40,22 @@ class TrainingSource:
 
     Attributes:
         name: how stages and messages call it; unique in a run.
-        cache: an opened cache with both halves.
+        cache: a cache with the labels of a dataset.
+        inputs: the arrays that a head relates.
         class_names: the K names of the label space, in the order of the embeddings.
         text_embeddings: float32 [K, E], unit length.
         class_map: int64 [C], label of the data set -> row of `text_embeddings`.
-        grid: rows and columns of the map's patch tokens.
         text_identity: JSON-able description of the text tower, templates and cleaning.
-        token_position: which SAM token is read.
         ignore: bool [K, K]; ignore[label, k] leaves class k out of the loss of a box with that label.
     """
 
     name: str
     cache: TrainingCache
+    inputs: HeadInputs
     class_names: tuple[str, ...]
     text_embeddings: NDArray[np.float32]
     class_map: NDArray[np.int64]
-    grid: tuple[int, int]
     text_identity: Mapping[str, Any] = field(default_factory=dict)
-    token_position: str = "transformer"
     ignore: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
@@ -65,64 +68,78 @@ class TrainingSource:
             )
         if mapped and not (self.class_map.min() >= 0 and self.class_map.max() < rows):
             raise InputError(f"{self.name}: the class map leaves 0..{rows - 1}", "a text row for every label")
+        self._check_inputs()
 
-    def array_shape(self, half: str, name: str) -> tuple[int, ...]:
-        """Shape of one item of a stored array."""
-        for array in self.cache.halves[half].arrays:
-            if array.name == name:
-                return tuple(array.item_shape)
-        raise InputError(
-            f"the cache of {self.name} stores no array {half}/{name}",
-            f"one of {', '.join(array.name for array in self.cache.halves[half].arrays)}",
-            "extract that token position, or choose another",
-        )
+    def _check_inputs(self) -> None:
+        arrays = self.memory_arrays
+        shapes = [
+            f"{path} {a.dtype} {list(a.item_shape)}"
+            for path, a in zip(self.inputs.memory, arrays, strict=True)
+        ]
+        alike = len({(array.item_shape[-1], array.dtype) for array in arrays}) == 1
+        if not alike or any(array.ragged or len(array.item_shape) != 2 for array in arrays):
+            raise InputError(
+                f"{self.name}: a memory of {', '.join(shapes)}",
+                "maps [tokens, channels] with one record an image, of one width and one dtype",
+                "--set head.memory=PART/ARRAY; rs-cache info CACHE lists the arrays",
+            )
+        if self.inputs.query != BOX_QUERY:
+            query = self.cache.cache.array(self.inputs.query)
+            if not query.ragged or len(query.item_shape) != 1:
+                raise InputError(
+                    f"{self.name}: a query {self.inputs.query} {list(query.item_shape)}",
+                    "a vector with one record a box",
+                    f"--set head.query=PART/ARRAY, or {BOX_QUERY}; rs-cache info CACHE lists the arrays",
+                )
 
     @property
-    def map_shape(self) -> tuple[int, ...]:
-        """(tokens, width) of a CLIP map."""
-        return self.array_shape("clip", "map")
+    def memory_arrays(self) -> list[ArraySpec]:
+        """The maps that the head attends to."""
+        return [self.cache.cache.array(path) for path in self.inputs.memory]
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """(tokens, channels) of all maps of the memory, one after the other."""
+        arrays = self.memory_arrays
+        return sum(array.item_shape[0] for array in arrays), arrays[0].item_shape[1]
 
     @property
     def map_dtype(self) -> np.dtype[Any]:
         """int8 or float16, as stored."""
-        (kind,) = [array.dtype for array in self.cache.halves["clip"].arrays if array.name == "map"]
-        return np.dtype(kind)
+        return np.dtype(self.memory_arrays[0].dtype)
 
     @property
     def map_bytes(self) -> int:
-        """Stored bytes of one map, without its scales."""
+        """Stored bytes of the maps of one image, without their scales."""
         return int(np.prod(self.map_shape)) * self.map_dtype.itemsize
+
+    def raw_maps(self, images: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Maps [k, M, C] as stored and the scales [k, M] of int8 ones, all of the memory in turn."""
+        found = [self.cache.cache.raw_images(path, images) for path in self.inputs.memory]
+        if len(found) == 1:
+            return found[0]
+        scales = [scale for _, scale in found if scale is not None]
+        return np.concatenate([maps for maps, _ in found], 1), np.concatenate(scales, 1) if scales else None
+
+    def queries(self, image: int) -> NDArray[np.float32]:
+        """float32 [n, D] of the labelled boxes of an image."""
+        return self.cache.queries(self.inputs.query, image)
 
     def head_sizes(self) -> dict[str, Any]:
         """The sizes that this source dictates to a head."""
-        (token_dim,) = self.array_shape("sam", self.token_position)
-        tokens, map_dim = self.map_shape
-        prefix = tokens - self.grid[0] * self.grid[1]
-        if prefix < 0:
-            raise InputError(
-                f"{self.name}: maps of {tokens} tokens",
-                f"at least the grid of {self.grid[0]} x {self.grid[1]}",
-            )
-        return {
-            "token_dim": token_dim,
-            "map_dim": map_dim,
-            "text_dim": self.text_embeddings.shape[1],
-            "grid": self.grid,
-            "prefix_tokens": prefix,
-        }
+        return head_sizes(self.inputs, self.cache.cache.array) | {"text_dim": self.text_embeddings.shape[1]}
 
-    def fingerprint(self, half: str) -> dict[str, Any]:
-        return dict(self.cache.halves[half].fingerprint)
+    def networks(self) -> dict[str, Any]:
+        """Fingerprints of the parts that the head reads."""
+        return {part: dict(self.cache.cache.parts[part].fingerprint) for part in self.inputs.parts}
 
     def identity(self) -> dict[str, Any]:
         """JSON-able identity of features, annotations and label space."""
-        dataset = self.cache.dataset
         return {
-            "sam": self.fingerprint("sam"),
-            "clip": self.fingerprint("clip"),
-            "token_position": self.token_position,
-            "annotations": dataset.annotation_sha256,
-            "augmentation": dataset.augmentation,
+            "networks": self.networks(),
+            "inputs": self.inputs.to_dict(),
+            "annotations": self.cache.dataset.annotation_sha256,
+            "augmentation": self.cache.cache.augmentation,
             "images": self.cache.num_images,
             "class_names_sha256": digest_names(self.class_names),
             "class_map_sha256": _digest(self.class_map),
@@ -130,6 +147,23 @@ class TrainingSource:
             "text_sha256": _digest(self.text_embeddings),
             "ignore_sha256": None if self.ignore is None else _digest(self.ignore),
         }
+
+
+def head_sizes(inputs: HeadInputs, array: Callable[[str], Any]) -> dict[str, Any]:
+    """Sizes of a head by the arrays that it relates.
+
+    Args:
+        inputs: which.
+        array: from PART/ARRAY to `ArraySpec`.
+    """
+    memory = [array(path) for path in inputs.memory]
+    query = position_vectors(np.zeros((1, 4), np.float32), (1, 1)).shape[1:]
+    (token_dim,) = query if inputs.query == BOX_QUERY else array(inputs.query).item_shape
+    maps = []
+    for found in memory:
+        rows, columns = found.grid or (1, found.item_shape[0])
+        maps.append((found.item_shape[0] - rows * columns, rows, columns))
+    return {"token_dim": token_dim, "map_dim": memory[0].item_shape[1], "maps": tuple(maps)}
 
 
 def build_head_config(sources: Sequence[TrainingSource], options: HeadOptions) -> HeadConfig:
@@ -163,17 +197,15 @@ def model_metadata(sources: Sequence[TrainingSource]) -> dict[str, Any]:
     }
     return {
         "library_version": version("regionspot-cache"),
-        "sam": first.fingerprint("sam"),
-        "clip": first.fingerprint("clip"),
-        "token_position": first.token_position,
+        "networks": first.networks(),
+        "inputs": first.inputs.to_dict(),
         "text": dict(first.text_identity),
         "trained_on": labels,
     }
 
 
 def _features(source: TrainingSource) -> dict[str, Any]:
-    halves = {half: source.fingerprint(half) for half in ("sam", "clip")}
-    return {**halves, "token_position": source.token_position, **source.head_sizes()}
+    return {"networks": source.networks(), "inputs": source.inputs.to_dict(), **source.head_sizes()}
 
 
 def digest_names(names: Sequence[str]) -> str:

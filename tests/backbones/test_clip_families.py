@@ -168,7 +168,7 @@ def test_the_fingerprint_has_what_tells_families_apart(
     assert facts["image_size"] == {"native": 224, "eva": 224, "siglip2": 256, "pe-core": 384}[name]
 
 
-def test_pe_core_is_resized_bilinearly_to_half_range(shallow: Callable[..., ClipBackbone]) -> None:
+def test_pe_core_is_resized_bilinearly_to_part_range(shallow: Callable[..., ClipBackbone]) -> None:
     clip, image = shallow("pe-core"), picture(50, 90)
     squashed = Image.fromarray(image).resize((384, 384), Image.Resampling.BILINEAR)
     expected = torch.from_numpy(np.array(squashed)).permute(2, 0, 1) / 127.5 - 1

@@ -85,11 +85,11 @@ def write(folder: Path, model: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("half", ["sam", "clip"])
-def test_a_model_folder_cannot_choose_code_to_run(tmp_path: Path, half: str) -> None:
+@pytest.mark.parametrize("part", ["sam", "clip"])
+def test_a_model_folder_cannot_choose_code_to_run(tmp_path: Path, part: str) -> None:
     path = tmp_path / "backbone.yaml"
-    path.write_text(f"{half}: {{model: 'os:getcwd'}}\n")
-    with pytest.raises(UsageError, match=rf"{half}.model = os:getcwd[\s\S]*--backbone"):
+    path.write_text(f"{part}: {{model: 'os:getcwd'}}\n")
+    with pytest.raises(UsageError, match=rf"{part}.model = os:getcwd[\s\S]*--backbone"):
         load_preset(path, from_model_folder=True)
     assert load_preset(path)  # the user's own choice
 

@@ -124,12 +124,12 @@ def test_every_layout_gives_the_same_tensors(
     assert all(torch.equal(found[name], value) for name, value in small.items())
 
 
-def test_safetensors_and_half_precision(small: dict[str, Tensor], tmp_path: Path) -> None:
-    half = {name: value.half() for name, value in small.items()}
-    save_file(prefixed(half), tmp_path / "a.safetensors")
+def test_safetensors_and_part_precision(small: dict[str, Tensor], tmp_path: Path) -> None:
+    part = {name: value.part() for name, value in small.items()}
+    save_file(prefixed(part), tmp_path / "a.safetensors")
     found = read_official(tmp_path / "a.safetensors")
     assert {value.dtype for value in found.values()} == {torch.float32}
-    assert all(torch.equal(found[name], value.float()) for name, value in half.items())
+    assert all(torch.equal(found[name], value.float()) for name, value in part.items())
 
 
 NORM, INNER = "decoder.layers.1.norm1.weight", "decoder.layers.0.linear1.weight"

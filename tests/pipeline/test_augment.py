@@ -1,4 +1,4 @@
-"""Extra views from end to end: announced, extracted for both halves alike, verified, trained on."""
+"""Extra views from end to end: announced, extracted for both parts alike, verified, trained on."""
 
 import json
 import shutil

@@ -59,7 +59,7 @@ def test_without_names_all_that_is_known_is_listed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(backbones, "clip_facts", counted)
     monkeypatch.setattr(registry, "entry_points", points)
     found = rs_cache("backbones", "--json").json
-    sams, clips = ({row["model"]: row for row in found[half]} for half in ("sam", "clip"))
+    sams, clips = ({row["model"]: row for row in found[part]} for part in ("sam", "clip"))
     assert {"vit_h", "mobile_sam", "sam-hq-vit-b", "sam2.1-hiera-large", "packaged"} <= set(sams)
     assert sams["sam3"]["error"] == "It needs another library."
     assert {"EVA02-L-14-336", "ViT-SO400M-16-SigLIP2-384", "PE-Core-L-14-336"} <= set(clips)

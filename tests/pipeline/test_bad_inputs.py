@@ -73,18 +73,18 @@ def test_every_loss_is_counted_and_named(workplace: Path) -> None:
     annotations += [box(100 + i, i, ok) for i in range(2, 10) if i != 8]
     annotations += [box(200, 8, [19_000, 1, 900, 6]), box(201, 99, ok)]
     ran = extract(write(images, annotations), "--json")
-    assert ran.code == 3, ran.err  # half of the images failed
+    assert ran.code == 3, ran.err  # part of the images failed
     assert ran.json["images"] == 8  # two names lead out of the folder
     assert ran.json["failed_images"] == 4
-    halves = rs_cache("status", CACHE, "--json").json["halves"]
-    for half in halves.values():
-        assert {f["file_name"]: f["reason"] for f in half["failures"]} == {
+    parts = rs_cache("status", CACHE, "--json").json["parts"]
+    for part in parts.values():
+        assert {f["file_name"]: f["reason"] for f in part["failures"]} == {
             "truncated.jpg": "undecodable",
             "missing.jpg": "missing",
             "link.jpg": "outside root",
             "small.jpg": "size mismatch",
         }
-        assert half["images"]["ok"] == 4
+        assert part["images"]["ok"] == 4
     dropped = rs_cache("info", CACHE, "--json").json["dropped"]
     assert dropped == {
         "image: file name leaves the image folder": 2,
@@ -165,7 +165,7 @@ def test_backbone_files_that_make_no_sense(workplace: Path) -> None:
         ("[", 2, "not YAML"),
     ):
         Path("own.yaml").write_text(text)
-        ran = rs_cache("extract", "--backbone", "own.yaml", "--half", "sam")
+        ran = rs_cache("extract", "--backbone", "own.yaml", "--part", "sam")
         assert ran.code == code, ran.err
         assert found in ran.error["error"]
         assert ran.error["expected"]

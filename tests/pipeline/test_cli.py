@@ -11,7 +11,7 @@ from tests.pipeline.launcher import Launcher
 from tests.running import rs_cache
 
 OPTIONS = {
-    "extract": "backbone cache config dataset dry-run half images json limit rebuild scheduler set workers",
+    "extract": "backbone cache config dataset dry-run part images json limit rebuild scheduler set workers",
     "status": "config json set",
     "info": "config json set",
     "verify": "backbone config full images json recompute repair set",
@@ -87,7 +87,7 @@ def test_help_lists_every_verb(monkeypatch: pytest.MonkeyPatch) -> None:
         (("extract", "--limit", "0"), "limit = 0"),
         (("extract", "--workers", "-1"), "workers = -1"),
         (("extract", "--workers", "2", "--scheduler", "tcp://a:1"), "--workers and --scheduler"),
-        (("extract", "--half", "both"), "both"),
+        (("extract", "--part", "both"), "both"),
         (("extract", "--backbone", "huge"), "huge"),
         (("extract", "--dataset", "shape"), "shape"),
         (("extract", "--dataset", "shapes:test"), "test"),

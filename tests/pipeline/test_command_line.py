@@ -117,7 +117,7 @@ def test_short_help_fits_the_terminal(verb: str, columns: str, monkeypatch: pyte
         (("extract", "--backbone", "tniy"), "tiny"),
         (("extract", "--backbone", "backbones/sam-3.yaml"), "backbones/sam3.yaml"),
         (("extract", "--dataset", "lvsi"), "lvis"),
-        (("extract", "--half", "smm"), "sam"),
+        (("extract", "--part", "smm"), "sam"),
         (("train", "--config", "train/bll.yaml"), "train/bl.yaml"),
         (("train", "--set", "prompts.templates=clip08"), "clip80"),
         (("train", "--set", "prompts.cleaning=vidl"), "vild"),
@@ -235,7 +235,7 @@ def test_escape_sequences_never_reach_the_terminal(tmp_path: Path) -> None:
     [
         ("rs-cache ex", {"extract", "export"}),
         ("rs-cache extract --backbone b", {"bb", "bl", "bl336", "backbones/sam3.yaml"}),
-        ("rs-cache extract --half ", {"sam", "clip"}),
+        ("rs-cache extract --part ", {"sam", "clip"}),
         ("rs-cache extract --dataset lvis", {"lvis", "lvis:val", "lvis:minival"}),
         ("rs-cache eval --method cl", {"clip-box", "clip-mask"}),
         ("rs-cache reproduce table4", {"table4a", "table4b"}),

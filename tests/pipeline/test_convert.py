@@ -87,9 +87,9 @@ def test_what_is_not_known_is_not_claimed(
     assert "without fingerprints" in ran.err
     config = read_model_config(tmp_path / "run")
     assert "only their names" in config["networks"]
-    for half in ("sam", "clip"):
-        assert "weights_sha256" not in config[half]
-        assert config[half].items() <= online_facts[half].items()
+    for part in ("sam", "clip"):
+        assert "weights_sha256" not in config[part]
+        assert config[part].items() <= online_facts[part].items()
     assert "encoder" not in config["text"]
 
 

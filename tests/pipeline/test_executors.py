@@ -217,7 +217,7 @@ def test_a_worker_that_joins_later_with_another_network_commits_nothing(
         image_root=str(own_network / "rs-cache-data/datasets/shapes/images"),
         exif="ignore",
         spec=load_preset("own.yaml"),
-        halves=("sam", "clip"),
+        parts=("sam", "clip"),
         dtype="int8",
         batch_size=2,
         decode_threads=1,

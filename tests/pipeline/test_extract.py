@@ -41,12 +41,12 @@ def test_a_cache_from_nothing_then_nothing_to_do(workplace: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in CACHE.rglob("*") if path.is_file()} == before
 
 
-def test_one_half_after_the_other_equals_both_at_once(workplace: Path, finished: Path) -> None:
-    extract("--half", "clip")
-    assert set(open_writer(CACHE).halves) == {"clip"}
+def test_one_part_after_the_other_equals_both_at_once(workplace: Path, finished: Path) -> None:
+    extract("--part", "clip")
+    assert set(open_writer(CACHE).parts) == {"clip"}
     assert not (CACHE / "sam").exists()
     verified()
-    extract("--half", "sam")
+    extract("--part", "sam")
     verified()
     assert features(CACHE) == features(finished / CACHE)
 
@@ -66,31 +66,31 @@ def test_what_a_run_lacks_is_all_that_the_next_one_does(
     ran = extract(code=130)
     assert "the same command continues" in ran.err
     status = rs_cache("status", CACHE, "--json").json
-    assert [half["committed"] for half in status["halves"].values()] == [3, 3]
+    assert [part["committed"] for part in status["parts"].values()] == [3, 3]
     assert rs_cache("verify", CACHE).code == 3
     monkeypatch.setattr("pipeline.extract.extract_partition", real)
     assert "; 3 to do;" in extract().err
     verified()
 
 
-def test_another_backbone_is_refused_and_rebuild_replaces_its_half_only(workplace: Path) -> None:
+def test_another_backbone_is_refused_and_rebuild_replaces_its_part_only(workplace: Path) -> None:
     extract()
     before = features(CACHE)
     other = ("extract", "--backbone", "other.yaml", "--set", "partition_size=4", "--cache", CACHE)
     ran = rs_cache(*other)
     assert ran.code == 4
     assert "weights_sha256" in ran.error["error"]
-    assert f"--cache {CACHE.absolute()} --half clip --rebuild" in ran.error["next"]
+    assert f"--cache {CACHE.absolute()} --part clip --rebuild" in ran.error["next"]
     assert features(CACHE) == before
     ran = rs_cache(*other, "--rebuild")
     assert ran.code == 0
-    assert "Replaced the clip half" in ran.err
-    assert "Replaced the sam half" not in ran.err
+    assert "Replaced the clip part" in ran.err
+    assert "Replaced the sam part" not in ran.err
     verified()
     after = features(CACHE)
     changed = {key for key in before if before[key] != after[key]}
     assert {key.split("/")[1] for key in changed} >= {"map", "map_scale"}
-    assert {key for key in changed if not key.startswith(("clip/map", "halves/clip"))} == set()
+    assert {key for key in changed if not key.startswith(("clip/map", "parts/clip"))} == set()
     assert rs_cache("extract", *SMALL, "--cache", CACHE).code == 4
 
 
@@ -133,9 +133,9 @@ def test_failed_images_alone_are_tried_again_once_they_are_mended(workplace: Pat
     assert rs_cache("status", CACHE, "--json").json["failures"] == ran.json["failures"]
     assert "warning: not in the cache: train/000003.jpg: missing" in ran.err
     verified()
-    listed = rs_cache("status", CACHE, "--json").json["halves"]
-    for half in ("sam", "clip"):
-        reasons = {f["file_name"]: f["reason"] for f in listed[half]["failures"]}
+    listed = rs_cache("status", CACHE, "--json").json["parts"]
+    for part in ("sam", "clip"):
+        reasons = {f["file_name"]: f["reason"] for f in listed[part]["failures"]}
         assert reasons == {
             "train/000002.jpg": "undecodable",
             "train/000003.jpg": "missing",
@@ -200,12 +200,12 @@ def test_the_summary_counts_what_is_on_the_disk(workplace: Path, dtype: str) -> 
     found = extract("--set", f"dtype={dtype}", "--limit", 6).json
     on_disk = sum(
         path.stat().st_size
-        for half in ("sam", "clip")
-        for path in (CACHE / half).rglob("*")
+        for part in ("sam", "clip")
+        for path in (CACHE / part).rglob("*")
         if path.is_file() and path.name != "zarr.json"
     )
     assert found["bytes"] == on_disk
-    assert json.loads((CACHE / "halves/clip.json").read_text())
+    assert json.loads((CACHE / "parts/clip.json").read_text())
 
 
 def test_a_cache_that_was_planned_anew_is_refused(workplace: Path) -> None:
@@ -233,18 +233,18 @@ def test_swapped_maps_stop_training_and_a_fast_verification(workplace: Path) -> 
     assert rs_cache("verify", CACHE).code == 4
 
 
-def test_each_half_is_given_its_own_seconds(workplace: Path) -> None:
+def test_each_part_is_given_its_own_seconds(workplace: Path) -> None:
     extract()
-    halves = rs_cache("status", CACHE, "--json").json["halves"]
-    assert set(halves["sam"]["seconds"]) == {"read", "decode", "prepare", "sam", "write"}
-    assert set(halves["clip"]["seconds"]) == {"read", "decode", "prepare", "clip", "write"}
-    assert halves["sam"]["seconds"]["decode"] == halves["clip"]["seconds"]["decode"]
+    parts = rs_cache("status", CACHE, "--json").json["parts"]
+    assert set(parts["sam"]["seconds"]) == {"read", "decode", "prepare", "sam", "write"}
+    assert set(parts["clip"]["seconds"]) == {"read", "decode", "prepare", "clip", "write"}
+    assert parts["sam"]["seconds"]["decode"] == parts["clip"]["seconds"]["decode"]
 
 
 def test_the_room_that_is_needed_is_that_of_what_is_missing(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extract("--half", "clip")  # nearly all of the bytes
+    extract("--part", "clip")  # nearly all of the bytes
     needed = sum(open_writer(CACHE).markers("clip")[p].stored_bytes for p in range(6))
     monkeypatch.setattr("pipeline.extract.free_space", lambda path: needed // 4)
     extract()

@@ -173,6 +173,6 @@ def test_interrupted_by_ctrl_c(workplace: Path, launcher: Launcher) -> None:
     assert ran.code == 130
     assert "the same command continues" in ran.err
     assert "Traceback" not in ran.err
-    committed = json.loads(rs_cache("status", CACHE, "--json").out)["halves"]["clip"]["committed"]
+    committed = json.loads(rs_cache("status", CACHE, "--json").out)["parts"]["clip"]["committed"]
     assert 2 <= committed < 12
     assert rs_cache("verify", CACHE, "--full").code == 3

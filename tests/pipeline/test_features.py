@@ -29,8 +29,8 @@ EXIF: ExifRule = "ignore"
 
 
 def image_of(cache: Cache, i: int, place: Path) -> np.ndarray:
-    part, slot = cache.partition(i // cache.partition_size), i % cache.partition_size
-    return np.asarray(Image.open(place / IMAGES / part.file_names[slot]).convert("RGB"))
+    planned, slot = cache.partition(i // cache.partition_size), i % cache.partition_size
+    return np.asarray(Image.open(place / IMAGES / planned.file_names[slot]).convert("RGB"))
 
 
 def reference_tokens(network: torch.nn.Module, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -64,8 +64,8 @@ def reference_map(model: torch.nn.Module, preprocess: Callable, image: np.ndarra
 
 
 @pytest.fixture(scope="module")
-def in_half_precision(finished: Path) -> Path:
-    cache = Path("half-precision")
+def in_part_precision(finished: Path) -> Path:
+    cache = Path("part-precision")
     ran = rs_cache(
         *("extract", "--backbone", "small.yaml", "--limit", 6, "--cache", cache),
         *("--set", "dtype=float16", "--set", "partition_size=4"),
@@ -77,9 +77,9 @@ def in_half_precision(finished: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", ["int8", "float16"])
 def test_stored_features_are_those_of_sampredictor_and_open_clip(
-    dtype: str, finished: Path, in_half_precision: Path, small_backbone
+    dtype: str, finished: Path, in_part_precision: Path, small_backbone
 ) -> None:
-    cache = open_cache(finished / CACHE if dtype == "int8" else in_half_precision)
+    cache = open_cache(finished / CACHE if dtype == "int8" else in_part_precision)
     clip = small_backbone.clip
     preprocess = open_clip.image_transform(
         clip.image_size, is_train=False, mean=clip.parts.mean, std=clip.parts.std, resize_mode="squash"
@@ -101,19 +101,19 @@ def test_stored_features_are_those_of_sampredictor_and_open_clip(
 
 def test_images_without_boxes_have_maps_and_failed_ones_nothing(finished: Path, small_backbone) -> None:
     cache = open_cache(finished / CACHE)
-    part = cache.partition(0)
+    planned = cache.partition(0)
     encoders = Encoders(sam=small_backbone.sam, clip=small_backbone.clip)
     loader = ImageLoader(root=finished / IMAGES, exif=EXIF, encoders=encoders, clock=Clock())
-    part.offsets[1:] = part.offsets[-1]  # all boxes belong to the first image
-    part.file_names[2] = "train/none.jpg"
-    part.file_names[3] = "../outside.jpg"
-    found = PartitionFeatures(part, encoders, loader.clock, dtype="int8")
-    for batch in loader.batches(part, [0, 1, 2, 3], size=3, threads=2):
+    planned.offsets[1:] = planned.offsets[-1]  # all boxes belong to the first image
+    planned.file_names[2] = "train/none.jpg"
+    planned.file_names[3] = "../outside.jpg"
+    found = PartitionFeatures(planned, encoders, loader.clock, dtype="int8")
+    for batch in loader.batches(planned, [0, 1, 2, 3], size=3, threads=2):
         found.add(batch)
-    for half in ("sam", "clip"):
-        reasons = [STATUS_REASONS[code] for code in found.status[half]]
+    for part in ("sam", "clip"):
+        reasons = [STATUS_REASONS[code] for code in found.status[part]]
         assert reasons[2:] == ["missing", "outside root"]
-        assert (found.status[half][:2] == STATUS_OK).all()
+        assert (found.status[part][:2] == STATUS_OK).all()
     assert {slot: reason for slot, (reason, _) in found.failures.items()} == {
         2: "missing",
         3: "outside root",
@@ -122,11 +122,11 @@ def test_images_without_boxes_have_maps_and_failed_ones_nothing(finished: Path, 
 
 def test_batches_keep_the_order_and_read_little_ahead(finished: Path, small_backbone) -> None:
     cache = open_cache(finished / CACHE)
-    part, read = cache.partition(0), []
+    planned, read = cache.partition(0), []
     loader = ImageLoader(root=finished / IMAGES, exif=EXIF, encoders=Encoders(), clock=Clock())
     real = loader._load
-    object.__setattr__(loader, "_load", lambda part, slot: read.append(slot) or real(part, slot % 4))
-    batches = loader.batches(part, list(range(20)), size=2, threads=3)
+    object.__setattr__(loader, "_load", lambda planned, slot: read.append(slot) or real(planned, slot % 4))
+    batches = loader.batches(planned, list(range(20)), size=2, threads=3)
     order = []
     for done, batch in enumerate(batches, start=1):
         order += [item.slot for item in batch]
@@ -135,11 +135,11 @@ def test_batches_keep_the_order_and_read_little_ahead(finished: Path, small_back
     assert {"read", "decode", "prepare"} <= set(loader.clock.seconds)
 
 
-def test_features_that_are_not_finite_fail_their_image_and_half_alone(finished: Path, small_backbone) -> None:
+def test_features_that_are_not_finite_fail_their_image_and_part_alone(finished: Path, small_backbone) -> None:
     cache = open_cache(finished / CACHE)
-    part = cache.partition(0)
+    planned = cache.partition(0)
     encoders = Encoders(sam=small_backbone.sam, clip=small_backbone.clip)
-    found = PartitionFeatures(part, encoders, Clock(), dtype="float16")
+    found = PartitionFeatures(planned, encoders, Clock(), dtype="float16")
     maps = torch.zeros(encoders.clip.map_shape)
     found._keep(0, "clip", 0, {"map": maps})
     for slot, value in ((1, torch.nan), (2, torch.inf), (3, 1e6)):
@@ -151,12 +151,12 @@ def test_features_that_are_not_finite_fail_their_image_and_half_alone(finished: 
 
 def test_rows_are_quantised_as_they_come() -> None:
     values = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
-    small, half = empty_rows((5, 8), "int8"), empty_rows((5, 8), "float16")
-    for rows in (small, half):
+    small, part = empty_rows((5, 8), "int8"), empty_rows((5, 8), "float16")
+    for rows in (small, part):
         put_rows(rows, slice(1, 4), values)
     assert isinstance(small, Quantised)
     np.testing.assert_allclose(
         small.values[1:4] * small.scale[1:4, None].astype(np.float32), values, atol=0.02
     )
-    np.testing.assert_allclose(half[1:4], values, rtol=1e-3)
+    np.testing.assert_allclose(part[1:4], values, rtol=1e-3)
     assert not small.values[[0, 4]].any()

@@ -23,12 +23,12 @@ def copied(workplace: Path, finished: Path) -> Path:
 def test_status_counts_partitions_images_bytes_and_seconds(finished: Path) -> None:
     facts = rs_cache("status", CACHE, "--json", cwd=finished).json
     assert facts["images"] == 24
-    for half in facts["halves"].values():
-        assert (half["partitions"], half["committed"]) == (6, 6)
-        assert half["images"]["ok"] == 24
-        assert half["failures"] == []
-        assert half["bytes"] > 0
-        assert {"read", "decode", "prepare"} <= set(half["seconds"])
+    for part in facts["parts"].values():
+        assert (part["partitions"], part["committed"]) == (6, 6)
+        assert part["images"]["ok"] == 24
+        assert part["failures"] == []
+        assert part["bytes"] > 0
+        assert {"read", "decode", "prepare"} <= set(part["seconds"])
     text = rs_cache("status", CACHE, cwd=finished).out
     assert text.count("6/6 partitions (100%)") == 2
 
@@ -37,25 +37,25 @@ def test_info_names_dataset_arrays_and_networks(finished: Path) -> None:
     facts = rs_cache("info", CACHE, "--json", cwd=finished).json
     assert (facts["dataset"], facts["split"]) == ("shapes", "train")
     assert facts["partition_size"] == 4
-    arrays = {a["name"]: a for half in facts["halves"].values() for a in half["arrays"]}
+    arrays = {a["name"]: a for part in facts["parts"].values() for a in part["arrays"]}
     assert {"transformer", "map"} <= set(arrays)
     assert arrays["map"]["dtype"] == "int8"
-    assert all(half["complete"] for half in facts["halves"].values())
-    for name, half in facts["halves"].items():
-        on_disk = {f"{name}/{array}": sizes(finished / CACHE / name / array) for array in arrays_of(half)}
-        assert on_disk.items() <= half["bytes"].items()
+    assert all(part["complete"] for part in facts["parts"].values())
+    for name, part in facts["parts"].items():
+        on_disk = {f"{name}/{array}": sizes(finished / CACHE / name / array) for array in arrays_of(part)}
+        assert on_disk.items() <= part["bytes"].items()
     text = rs_cache("info", CACHE, cwd=finished).out
     for word in (
         "dataset     shapes train",
         "24 in 6 partitions of 4",
         "weights_sha256",
-        "sam half, complete",
+        "sam part, complete",
     ):
         assert word in text
 
 
-def arrays_of(half: dict) -> list[str]:
-    return [array["name"] for array in half["arrays"]]
+def arrays_of(part: dict) -> list[str]:
+    return [array["name"] for array in part["arrays"]]
 
 
 def sizes(folder: Path) -> int:
@@ -99,13 +99,13 @@ def test_recomputing_finds_images_that_were_exchanged(copied: Path, workplace: P
     assert "cosine distance" in ran.error["error"]
 
 
-@pytest.mark.parametrize("half", ["sam", "clip"])
-def test_a_cache_of_one_half_and_other_positions_recomputes(half: str, workplace: Path) -> None:
-    ran = rs_cache(*EXTRACT, "--half", half, "--limit", 4, "--set", "positions=[prompt]")
+@pytest.mark.parametrize("part", ["sam", "clip"])
+def test_a_cache_of_one_part_and_other_positions_recomputes(part: str, workplace: Path) -> None:
+    ran = rs_cache(*EXTRACT, "--part", part, "--limit", 4, "--set", "positions=[prompt]")
     assert ran.code == 0
     ran = rs_cache("verify", CACHE, "--recompute", 1, "--backbone", "small.yaml", "--json")
     assert ran.code == 0, ran.err
-    expected = {"sam": {"sam/prompt"}, "clip": {"clip/map"}}[half]
+    expected = {"sam": {"sam/prompt"}, "clip": {"clip/map"}}[part]
     assert set(ran.json["recomputed"]["cosine_distance"]) == expected
 
 
@@ -123,7 +123,7 @@ def flip(path: Path, where: float = 0.6) -> None:
 
 def test_one_flipped_byte_in_any_file_is_found_and_the_file_named(copied: Path) -> None:
     keys = one_of_each_kind(copied)
-    assert {"cache.json", "manifest.json", "halves/sam.json", "sam/zarr.json"} < set(keys)
+    assert {"cache.json", "manifest.json", "parts/sam.json", "sam/zarr.json"} < set(keys)
     assert len(keys) > 25
     for key in keys:
         kept = (copied / key).read_bytes()
@@ -156,7 +156,7 @@ def test_repair_then_extract_heals(key: str, harm: str, copied: Path) -> None:
     assert "rs-cache extract" in ran.error["next"]
     writer = open_writer(copied)
     if not key.startswith("clip/status"):  # one object for many partitions
-        assert sum(len(writer.pending(half)) for half in writer.halves) <= 1
+        assert sum(len(writer.pending(part)) for part in writer.parts) <= 1
     ran = rs_cache(*EXTRACT)
     assert ran.code == 0, ran.err
     assert rs_cache("verify", copied, "--full").code == 0
@@ -164,7 +164,7 @@ def test_repair_then_extract_heals(key: str, harm: str, copied: Path) -> None:
 
 
 def test_unfinished_is_not_damaged(workplace: Path) -> None:
-    assert rs_cache(*EXTRACT, "--half", "sam").code == 0
+    assert rs_cache(*EXTRACT, "--part", "sam").code == 0
     (CACHE / "markers/sam/000002.json").unlink()
     (CACHE / "manifest.json").unlink()
     ran = rs_cache("verify", CACHE, "--full")

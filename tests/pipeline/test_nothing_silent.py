@@ -52,7 +52,7 @@ def test_photographs_need_networks_that_somebody_named(arguments: tuple[str, ...
 )
 def test_named_they_run_with_one_loud_warning(how: tuple[str, str], photographs: Path) -> None:
     Path("own.yaml").write_text("backbone: tiny")
-    limit = ("--images", "photos", "--limit", "1", "--half", "clip")
+    limit = ("--images", "photos", "--limit", "1", "--part", "clip")
     ran = rs_cache("extract", "--dataset", "photos.json", *limit, *how)
     assert ran.code == 0, ran.err
     assert sum(KNOWS in line and line.startswith("warning: ") for line in ran.err.splitlines()) == 1

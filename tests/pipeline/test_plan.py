@@ -17,7 +17,7 @@ from tests.running import rs_cache
         (),
         ("--set", "dtype=float16"),
         ("--set", "positions=[transformer,prompt,mlp]"),
-        ("--half", "clip", "--limit", "10"),
+        ("--part", "clip", "--limit", "10"),
     ],
 )
 def test_the_announced_bytes_are_those_on_the_disk(workplace: Path, settings: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Another SAM for a finished cache: one command, nothing of the other half, and what follows from it."""
+"""Another SAM for a finished cache: one command, nothing of the other part, and what follows from it."""
 
 import hashlib
 import shutil
@@ -81,26 +81,26 @@ def hashes(folder: Path) -> dict[str, str]:
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_another_sam_replaces_the_sam_half_only(family: str) -> None:
+def test_another_sam_replaces_the_sam_part_only(family: str) -> None:
     cache = Path(CACHE)
     before, old = hashes(cache), open_cache(cache)
     tokens = old.read_tokens(0)
     own = backbone_file(family, FAMILIES[family])
 
     refused = rs_cache(
-        "extract", "--backbone", own, "--cache", cache, "--half", "sam", "--set", "partition_size=4"
+        "extract", "--backbone", own, "--cache", cache, "--part", "sam", "--set", "partition_size=4"
     )
     assert refused.code == 4
-    assert "--half sam --rebuild" in refused.error["next"]
+    assert "--part sam --rebuild" in refused.error["next"]
     assert hashes(cache) == before
 
-    again = ("extract", "--backbone", own, "--cache", cache, "--set", "partition_size=4", "--half", "sam")
+    again = ("extract", "--backbone", own, "--cache", cache, "--set", "partition_size=4", "--part", "sam")
     ran = rs_cache(*again, "--rebuild")
     assert ran.code == 0, ran.err
     after = hashes(cache)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert {name for name in changed if not name.startswith(("sam/", "markers/sam/"))} <= {
-        "halves/sam.json",
+        "parts/sam.json",
         "manifest.json",
     }
     assert {name for name in before if name.startswith(("clip/", "plan/", "markers/clip/"))} <= set(after)

@@ -1,4 +1,4 @@
-"""Another CLIP family for a finished cache: one command, nothing of the other half, and a head on it."""
+"""Another CLIP family for a finished cache: one command, nothing of the other part, and a head on it."""
 
 import json
 import shutil
@@ -50,16 +50,16 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def rebuild(*more: str) -> Ran:
     own = ("--backbone", "siglip.yaml", "--cache", CACHE, "--set", "partition_size=4")
-    return rs_cache("extract", *own, "--half", "clip", *more)
+    return rs_cache("extract", *own, "--part", "clip", *more)
 
 
 @pytest.mark.usefixtures("place")
-def test_another_clip_replaces_the_clip_half_only_and_serves_a_new_head() -> None:
+def test_another_clip_replaces_the_clip_part_only_and_serves_a_new_head() -> None:
     cache = Path(CACHE)
     before, tokens = hashes(cache), open_cache(cache).read_tokens(0)
     refused = rebuild()
     assert refused.code == 4
-    assert "--half clip --rebuild" in refused.error["next"]
+    assert "--part clip --rebuild" in refused.error["next"]
     assert hashes(cache) == before
 
     ran = rebuild("--rebuild")

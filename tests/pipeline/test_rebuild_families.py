@@ -1,4 +1,4 @@
-"""Every CLIP family in a finished cache by its own name: one command, and not a byte of the other half."""
+"""Every CLIP family in a finished cache by its own name: one command, and not a byte of the other part."""
 
 import shutil
 from functools import partial
@@ -45,7 +45,7 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_replaces_the_clip_half_only(family: str) -> None:
+def test_a_family_replaces_the_clip_part_only(family: str) -> None:
     model, tag, prefix, pixels, mean, interpolation = FAMILIES[family]
     old = 'clip: {model: packaged, weights: "random:2", precision: fp32}'
     assert old in BACKBONE
@@ -54,15 +54,15 @@ def test_a_family_replaces_the_clip_half_only(family: str) -> None:
     before = hashes(Path(CACHE))
     command = ("extract", "--backbone", "own.yaml", "--cache", CACHE, "--set", "partition_size=4")
 
-    ran = rs_cache(*command, "--half", "clip", "--rebuild")
+    ran = rs_cache(*command, "--part", "clip", "--rebuild")
 
     assert ran.code == 0, ran.err
     after = hashes(Path(CACHE))
-    kept = [name for name in before if name.startswith(("sam/", "plan/", "markers/sam/", "halves/sam"))]
+    kept = [name for name in before if name.startswith(("sam/", "plan/", "markers/sam/", "parts/sam"))]
     assert len(kept) > 10
     assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}
     rebuilt = open_cache(CACHE)
-    found = rebuilt.halves["clip"].fingerprint
+    found = rebuilt.parts["clip"].fingerprint
     assert (found["model"], found["layer"], found["image_size"]) == (model, 0, pixels)
     assert found["tokens"].startswith(f"{prefix} prefix first")
     assert (found["mean"][0], found["preprocess"]) == (mean, f"squash, {interpolation}")

@@ -78,7 +78,7 @@ def test_weights_that_are_none(content: bytes, tmp_path: Path) -> None:
 
 def test_a_seed_that_torch_does_not_take(workplace: Path) -> None:
     Path("own.yaml").write_text("sam: {model: packaged, weights: 'random:99999999999999999999999'}")
-    assert "has no seed" in refused("extract", "--backbone", "own.yaml", "--half", "sam", code=2)["error"]
+    assert "has no seed" in refused("extract", "--backbone", "own.yaml", "--part", "sam", code=2)["error"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_folders_of_transformers_with_a_broken_config(content: str, workplace: P
     Path("hf").mkdir()
     Path("hf/config.json").write_text(content)
     Path("own.yaml").write_text("sam: {model: 'local-dir:hf', weights: included}")
-    refused("extract", "--backbone", "own.yaml", "--half", "sam")
+    refused("extract", "--backbone", "own.yaml", "--part", "sam")
 
 
 def test_folders_of_open_clip_with_a_broken_config_or_a_pickle(workplace: Path) -> None:
@@ -96,13 +96,13 @@ def test_folders_of_open_clip_with_a_broken_config_or_a_pickle(workplace: Path) 
     folder.mkdir()
     Path("own.yaml").write_text("clip: {model: 'local-dir:clip', weights: included}")
     (folder / "open_clip_config.json").write_text('{"model_cfg": 3}')
-    refused("extract", "--backbone", "own.yaml", "--half", "clip")
+    refused("extract", "--backbone", "own.yaml", "--part", "clip")
     vision = {"image_size": 32, "layers": 1, "width": 16, "patch_size": 8, "head_width": 8}
     text = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     config = {"model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     torch.save({"trap": Trap()}, folder / "open_clip_pytorch_model.bin")
-    refused("extract", "--backbone", "own.yaml", "--half", "clip")
+    refused("extract", "--backbone", "own.yaml", "--part", "clip")
     assert not Path("sprung").exists()
 
 

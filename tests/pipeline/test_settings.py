@@ -51,8 +51,8 @@ def test_shipped_files_by_name() -> None:
 
 
 def test_halves() -> None:
-    assert ExtractSettings().halves == ("sam", "clip")
-    assert ExtractSettings(half="clip").halves == ("clip",)
+    assert ExtractSettings().parts == ("sam", "clip")
+    assert ExtractSettings(part="clip").parts == ("clip",)
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,24 @@ from itertools import count
 from pathlib import Path
 
 from regionspot_cache.errors import RegionSpotError
-from regionspot_cache.store import CacheWriter, create_cache, open_writer, rebuild_half
-from tests.store.small_world import clip_half, features, make_dataset, sam_half, status_of
+from regionspot_cache.store import CacheWriter, create_cache, open_writer, rebuild_part
+from tests.store.small_world import clip_part, features, make_dataset, sam_part, status_of
 
 FAILING = {"train/000003.jpg": "missing", "train/000017.jpg": "undecodable"}
 
 
 def fill(writer: CacheWriter, *, shift: float = 0, backwards: bool = False) -> None:
     """Commit all that is pending; `shift` is added to every feature."""
-    for half in sorted(writer.halves, reverse=backwards):
-        for partition in sorted(writer.pending(half), reverse=backwards):
+    for part in sorted(writer.parts, reverse=backwards):
+        for partition in sorted(writer.pending(part), reverse=backwards):
             plan = writer.partition(partition)
-            arrays = {name: values + shift for name, values in features(half, plan).items()}
-            writer.commit(half, partition, arrays, status_of(plan, FAILING))
+            arrays = {name: values + shift for name, values in features(part, plan).items()}
+            writer.commit(part, partition, arrays, status_of(plan, FAILING))
 
 
 def run(path: Path, shift: float = 0, backwards: bool = False) -> None:
     """Plan or resume a cache of 15 partitions of 2 images, fill and seal it."""
-    writer = create_cache(path, make_dataset(30), partition_size=2, halves=[sam_half(), clip_half()])
+    writer = create_cache(path, make_dataset(30), partition_size=2, parts=[sam_part(), clip_part()])
     fill(writer, shift=shift, backwards=backwards)
     writer.seal()
     writer.collect_garbage()
@@ -34,40 +34,40 @@ def run(path: Path, shift: float = 0, backwards: bool = False) -> None:
 def retry(path: Path) -> None:
     """Try the failed images again and seal."""
     writer = open_writer(path)
-    for half in writer.halves:
-        for partition, slots in writer.failed(half).items():
+    for part in writer.parts:
+        for partition, slots in writer.failed(part).items():
             plan = writer.partition(partition)
             arrays = {}
-            for name, values in features(half, plan).items():
-                ragged = half == "sam"
+            for name, values in features(part, plan).items():
+                ragged = part == "sam"
                 rows = (
                     [r for s in slots for r in range(plan.offsets[s], plan.offsets[s + 1])]
                     if ragged
                     else slots
                 )
                 arrays[name] = values[rows]
-            writer.recommit(half, partition, slots, arrays, status_of(plan, {})[slots])
+            writer.recommit(part, partition, slots, arrays, status_of(plan, {})[slots])
     writer.seal()
 
 
 def rebuild(path: Path) -> None:
-    """Replace the clip half."""
-    rebuild_half(path, clip_half(model="other"))
+    """Replace the clip part."""
+    rebuild_part(path, clip_part(model="other"))
 
 
 def plan_small(path: Path) -> CacheWriter:
     """Plan or open a cache of two partitions of 2 images."""
-    return create_cache(path, make_dataset(4), partition_size=2, halves=[sam_half(), clip_half()])
+    return create_cache(path, make_dataset(4), partition_size=2, parts=[sam_part(), clip_part()])
 
 
 def run_small(path: Path) -> None:
     """Plan or resume the small cache, fill and seal it; two images fail."""
     writer = plan_small(path)
     failing = {"train/000001.jpg": "missing", "train/000002.jpg": "undecodable"}
-    for half in writer.halves:
-        for partition in writer.pending(half):
+    for part in writer.parts:
+        for partition in writer.pending(part):
             plan = writer.partition(partition)
-            writer.commit(half, partition, features(half, plan), status_of(plan, failing))
+            writer.commit(part, partition, features(part, plan), status_of(plan, failing))
     writer.seal()
 
 

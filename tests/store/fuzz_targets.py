@@ -12,9 +12,9 @@ from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.store import create_cache, open_cache, open_writer, verify
 from regionspot_cache.store.records import CHECKSUM_KEY, to_record
 from tests.fuzzing import Target
-from tests.store.small_world import clip_half, make_cache, make_dataset, sam_half
+from tests.store.small_world import clip_part, make_cache, make_dataset, sam_part
 
-RECORDS = ("cache.json", "halves/sam.json", "halves/clip.json", "markers/clip/000000.json", "manifest.json")
+RECORDS = ("cache.json", "parts/sam.json", "parts/clip.json", "markers/clip/000000.json", "manifest.json")
 FAILING = {"train/000001.jpg": "missing"}
 
 
@@ -51,8 +51,8 @@ def _read_records(folder: Path) -> None:
 
 def _write(folder: Path) -> None:
     writer = open_writer(folder)
-    for half in writer.halves:
-        writer.pending(half), writer.failed(half)
+    for part in writer.parts:
+        writer.pending(part), writer.failed(part)
     writer.partition(0)
 
 
@@ -63,7 +63,7 @@ def _verify(folder: Path, level: str) -> None:
 
 
 def _plan_again(folder: Path) -> None:
-    create_cache(folder, make_dataset(6), partition_size=4, halves=[sam_half(), clip_half()])
+    create_cache(folder, make_dataset(6), partition_size=4, parts=[sam_part(), clip_part()])
 
 
 def _quietly(verb: Callable, folder: Path) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 from regionspot_cache.store import (
     STATUS_CODES,
     CacheWriter,
-    HalfSpec,
     PartitionPlan,
+    PartSpec,
     create_cache,
-    make_clip_half,
-    make_sam_half,
+    make_clip_part,
+    make_sam_part,
 )
 
 TOKENS, WIDTH, TOKEN_DIM, PROMPT_DIM = 5, 12, 8, 16
@@ -64,15 +64,15 @@ def make_dataset(
     )
 
 
-def sam_half(dtype: str = "int8", model: str = "vit_b") -> HalfSpec:
+def sam_part(dtype: str = "int8", model: str = "vit_b") -> PartSpec:
     dims = {"transformer": TOKEN_DIM, "prompt": PROMPT_DIM}
-    return make_sam_half(
+    return make_sam_part(
         dims, dtype=dtype, fingerprint={"model": {"name": model, "sha256": "12"}, "size": 1024}
     )
 
 
-def clip_half(dtype: str = "int8", model: str = "ViT-L-14") -> HalfSpec:
-    return make_clip_half(TOKENS, WIDTH, dtype=dtype, fingerprint={"model": {"name": model}, "layer": -2})
+def clip_part(dtype: str = "int8", model: str = "ViT-L-14") -> PartSpec:
+    return make_clip_part(TOKENS, WIDTH, dtype=dtype, fingerprint={"model": {"name": model}, "layer": -2})
 
 
 def _generator(*key: object) -> np.random.Generator:
@@ -89,9 +89,9 @@ def tokens_of(file_name: str, boxes: np.ndarray, dim: int) -> np.ndarray:
     return _generator("tokens", file_name, dim).normal(size=(len(boxes), dim)).astype(np.float32)
 
 
-def features(half: str, plan: PartitionPlan) -> dict[str, np.ndarray]:
+def features(part: str, plan: PartitionPlan) -> dict[str, np.ndarray]:
     """Unquantised features of a whole partition."""
-    if half == "clip":
+    if part == "clip":
         return {"map": np.stack([map_of(name) for name in plan.file_names])}
     images = list(zip(plan.file_names, plan.offsets[:-1], plan.offsets[1:], strict=True))
     return {
@@ -106,14 +106,14 @@ def status_of(plan: PartitionPlan, failing: dict[str, str]) -> np.ndarray:
 
 
 def extract(
-    writer: CacheWriter, *, failing: dict[str, str] | None = None, halves: tuple[str, ...] = ()
+    writer: CacheWriter, *, failing: dict[str, str] | None = None, parts: tuple[str, ...] = ()
 ) -> None:
     """Commit everything that is pending and seal."""
-    for half in halves or tuple(writer.halves):
-        for partition in writer.pending(half):
+    for part in parts or tuple(writer.parts):
+        for partition in writer.pending(part):
             plan = writer.partition(partition)
             status = status_of(plan, failing or {})
-            writer.commit(half, partition, features(half, plan), status, timings={"write": 0.1})
+            writer.commit(part, partition, features(part, plan), status, timings={"write": 0.1})
     writer.seal()
 
 
@@ -121,8 +121,8 @@ def make_cache(
     path: Path, dataset: SimpleNamespace | None = None, *, dtype: str = "int8", **kwargs
 ) -> CacheWriter:
     """A sealed cache of partitions of 4 images."""
-    halves = [sam_half(dtype), clip_half(dtype)]
-    writer = create_cache(path, dataset or make_dataset(), partition_size=4, halves=halves)
+    parts = [sam_part(dtype), clip_part(dtype)]
+    writer = create_cache(path, dataset or make_dataset(), partition_size=4, parts=parts)
     extract(writer, **kwargs)
     return writer
 

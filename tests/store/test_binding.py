@@ -1,4 +1,4 @@
-"""Objects, markers, halves, manifest and plan belong together: nothing swapped or planned anew is read."""
+"""Objects, markers, parts, manifest and plan belong together: nothing swapped or planned anew is read."""
 
 import json
 import shutil
@@ -11,9 +11,9 @@ import pytest
 from regionspot_cache.errors import DamageError, IdentityError
 from regionspot_cache.store import Cache, create_cache, open_cache, open_writer, verify
 from regionspot_cache.store.records import to_record
-from tests.store.small_world import clip_half, extract, file_hashes, make_cache, make_dataset, sam_half
+from tests.store.small_world import clip_part, extract, file_hashes, make_cache, make_dataset, sam_part
 
-HALVES = (sam_half(), clip_half())
+PARTS = (sam_part(), clip_part())
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def read_all(path: Path, *, check: bool = True) -> None:
 
 def plan(path: Path, *, seed: int = 0, images: int = 24, rebuild: bool = False):
     data = make_dataset(images)
-    return create_cache(path, data, partition_size=4, seed=seed, halves=HALVES, rebuild=rebuild)
+    return create_cache(path, data, partition_size=4, seed=seed, parts=PARTS, rebuild=rebuild)
 
 
 # Objects of the wrong partition ---------------------------------------------------------------------------
@@ -63,23 +63,23 @@ def test_two_swapped_objects_of_one_array(cache: Path, array: str, check: bool) 
     assert {p.key for p in verify(cache, "full")} == set(names)
 
 
-def partition_files(path: Path, half: str, partition: int) -> list[str]:
-    found = [f.relative_to(path).as_posix() for f in (path / half).rglob(f"c.{partition}.*")]
-    found += [f.relative_to(path).as_posix() for f in (path / half).glob(f"status/c.{partition}.0")]
-    return sorted({*found, f"markers/{half}/{partition:06d}.json"})
+def partition_files(path: Path, part: str, partition: int) -> list[str]:
+    found = [f.relative_to(path).as_posix() for f in (path / part).rglob(f"c.{partition}.*")]
+    found += [f.relative_to(path).as_posix() for f in (path / part).glob(f"status/c.{partition}.0")]
+    return sorted({*found, f"markers/{part}/{partition:06d}.json"})
 
 
-@pytest.mark.parametrize("half", ["sam", "clip"])
-def test_two_swapped_partitions_with_their_markers(cache: Path, half: str) -> None:
-    pairs = list(zip(partition_files(cache, half, 2), partition_files(cache, half, 3), strict=True))
+@pytest.mark.parametrize("part", ["sam", "clip"])
+def test_two_swapped_partitions_with_their_markers(cache: Path, part: str) -> None:
+    pairs = list(zip(partition_files(cache, part, 2), partition_files(cache, part, 3), strict=True))
     assert len(pairs) >= 4
     for pair in pairs:
         swap(cache, *pair)
-    with pytest.raises(DamageError, match=rf"markers/{half}/00000[23].json.*not the one that was sealed"):
+    with pytest.raises(DamageError, match=rf"markers/{part}/00000[23].json.*not the one that was sealed"):
         read_all(cache)
     kinds = {(p.partition, p.kind) for p in verify(cache, "fast") if p.key.startswith("markers")}
     assert kinds == {(2, "identity"), (3, "identity")}
-    assert open_writer(cache).pending(half) == [2, 3]
+    assert open_writer(cache).pending(part) == [2, 3]
 
 
 def test_two_swapped_objects_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,12 +128,12 @@ def test_features_of_another_plan_are_neither_adopted_nor_lost(cache: Path) -> N
     before = file_hashes(cache)
     (cache / "cache.json").unlink()
     for change in ({"seed": 1}, {"images": 20}, {"seed": 1, "rebuild": True}):
-        with pytest.raises(IdentityError, match=r"half of .* was extracted for another plan"):
+        with pytest.raises(IdentityError, match=r"part of .* was extracted for another plan"):
             plan(cache, **change)
     again = file_hashes(cache)
     assert again == {name: sha for name, sha in before.items() if name != "cache.json"}
     writer = plan(cache)  # the same plan made again
-    assert [writer.pending(half) for half in ("sam", "clip")] == [[], []]
+    assert [writer.pending(part) for part in ("sam", "clip")] == [[], []]
     assert file_hashes(cache) == before
     read_all(cache)
     assert verify(cache, "full") == []
@@ -143,7 +143,7 @@ def test_the_place_of_the_images_is_no_part_of_the_plan(cache: Path) -> None:
     (cache / "cache.json").unlink()
     data = make_dataset(24)
     data.image_root = Path("elsewhere")
-    writer = create_cache(cache, data, partition_size=4, halves=HALVES)
+    writer = create_cache(cache, data, partition_size=4, parts=PARTS)
     assert writer.pending("clip") == []
     read_all(cache)
 
@@ -152,7 +152,7 @@ def test_the_place_of_the_images_is_no_part_of_the_plan(cache: Path) -> None:
 def test_markers_of_another_plan_count_as_absent(cache: Path, tmp_path: Path, keep_halves: bool) -> None:
     """Everything of another plan put around the old markers: nothing of them is used."""
     extract(plan(tmp_path / "other", seed=1))
-    for name in ("cache.json", "plan", *(() if keep_halves else ("halves",))):
+    for name in ("cache.json", "plan", *(() if keep_halves else ("parts",))):
         source, target = tmp_path / "other" / name, cache / name
         shutil.rmtree(target, ignore_errors=True)
         target.unlink(missing_ok=True)
@@ -163,7 +163,7 @@ def test_markers_of_another_plan_count_as_absent(cache: Path, tmp_path: Path, ke
         open_cache(cache)
     kinds = {(p.key.split("/")[0], p.kind) for p in verify(cache, "fast")}
     if keep_halves:
-        assert ("halves", "identity") in kinds
+        assert ("parts", "identity") in kinds
         with pytest.raises(IdentityError, match="another plan"):
             open_writer(cache)
         with pytest.raises(IdentityError, match="another plan"):
@@ -171,7 +171,7 @@ def test_markers_of_another_plan_count_as_absent(cache: Path, tmp_path: Path, ke
         return
     assert ("manifest.json", "identity") in kinds
     writer = plan(cache, seed=1)
-    assert [writer.pending(half) for half in ("sam", "clip")] == [[*range(6)]] * 2
+    assert [writer.pending(part) for part in ("sam", "clip")] == [[*range(6)]] * 2
     extract(writer)
     assert verify(cache, "full") == []
     ours, theirs = (open_cache(path) for path in (cache, tmp_path / "other"))
@@ -184,18 +184,18 @@ def assert_same_maps(ours: Cache, theirs: Cache) -> None:
 
 
 @pytest.mark.parametrize(
-    "remove", [("cache.json", "halves"), ("cache.json", "manifest.json", "halves"), ("cache.json", "plan")]
+    "remove", [("cache.json", "parts"), ("cache.json", "manifest.json", "parts"), ("cache.json", "plan")]
 )
 def test_what_is_left_of_a_cache_is_not_adopted_by_another_plan(cache: Path, remove: tuple[str, ...]) -> None:
     for name in remove:
         drop: Callable = shutil.rmtree if (cache / name).is_dir() else Path.unlink
         drop(cache / name)
-    if "halves" not in remove:
+    if "parts" not in remove:
         with pytest.raises(IdentityError):
             plan(cache, seed=1)
         return
     writer = plan(cache, seed=1)
-    assert [writer.pending(half) for half in ("sam", "clip")] == [[*range(6)]] * 2
+    assert [writer.pending(part) for part in ("sam", "clip")] == [[*range(6)]] * 2
     with pytest.raises(Exception, match=r"not complete|not the one|another plan|does not belong"):
         open_cache(cache)
     extract(writer)
@@ -203,10 +203,10 @@ def test_what_is_left_of_a_cache_is_not_adopted_by_another_plan(cache: Path, rem
 
 
 def test_rebuild_replaces_the_halves_that_differ(cache: Path) -> None:
-    other = (sam_half(), clip_half(model="other"))
-    with pytest.raises(IdentityError, match=r"clip half.*model\.name"):
-        create_cache(cache, make_dataset(24), partition_size=4, halves=other)
+    other = (sam_part(), clip_part(model="other"))
+    with pytest.raises(IdentityError, match=r"clip part.*model\.name"):
+        create_cache(cache, make_dataset(24), partition_size=4, parts=other)
     with pytest.raises(IdentityError, match="num_images"):  # never the plan
-        create_cache(cache, make_dataset(20), partition_size=4, halves=other, rebuild=True)
-    writer = create_cache(cache, make_dataset(24), partition_size=4, halves=other, rebuild=True)
-    assert [writer.pending(half) for half in ("sam", "clip")] == [[], [*range(6)]]
+        create_cache(cache, make_dataset(20), partition_size=4, parts=other, rebuild=True)
+    writer = create_cache(cache, make_dataset(24), partition_size=4, parts=other, rebuild=True)
+    assert [writer.pending(part) for part in ("sam", "clip")] == [[], [*range(6)]]

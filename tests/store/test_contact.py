@@ -10,7 +10,7 @@ import pytest
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.store import create_cache, open_cache
 from regionspot_cache.store.location import open_objects
-from tests.store.small_world import clip_half, make_dataset
+from tests.store.small_world import clip_part, make_dataset
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -107,4 +107,4 @@ def test_reading_and_writing_are_refused_the_same_way(server: type[Refusing]) ->
     with pytest.raises(RegionSpotError, match="there is no such bucket"):
         open_cache("s3://bucket/cache")
     with pytest.raises(RegionSpotError, match="there is no such bucket"):
-        create_cache("s3://bucket/cache", make_dataset(4), halves=[clip_half()])
+        create_cache("s3://bucket/cache", make_dataset(4), parts=[clip_part()])

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regionspot_cache.store import CachePlan, create_cache, estimate, make_clip_half, make_sam_half
-from regionspot_cache.store.layout import half_arrays, plan_arrays
-from tests.store.small_world import clip_half, extract, make_dataset, sam_half
+from regionspot_cache.store import CachePlan, create_cache, estimate, make_clip_part, make_sam_part
+from regionspot_cache.store.layout import part_arrays, plan_arrays
+from tests.store.small_world import clip_part, extract, make_dataset, sam_part
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float16"])
 @pytest.mark.parametrize(("images", "size", "boxes"), [(23, 4, 9), (30, 7, 200), (5, 8, 1)])
 def test_estimate_is_exact(tmp_path: Path, dtype: str, images: int, size: int, boxes: int) -> None:
     data = make_dataset(images, max_boxes=boxes)
-    halves = [sam_half(dtype), clip_half(dtype)]
-    extract(create_cache(tmp_path / "c", data, partition_size=size, halves=halves))
-    sizes = estimate(CachePlan(data, partition_size=size), halves)
+    parts = [sam_part(dtype), clip_part(dtype)]
+    extract(create_cache(tmp_path / "c", data, partition_size=size, parts=parts))
+    sizes = estimate(CachePlan(data, partition_size=size), parts)
     stored = {
         path: sum(file.stat().st_size for file in (tmp_path / "c" / path).glob("c.*"))
         for path in sizes
@@ -31,7 +31,7 @@ def test_bytes_an_image_of_the_big_presets() -> None:
     data = make_dataset(2000, max_boxes=20)
     plan = CachePlan(data)
     sizes = estimate(
-        plan, [make_clip_half(257, 1024, fingerprint={}), make_sam_half({"transformer": 256}, fingerprint={})]
+        plan, [make_clip_part(257, 1024, fingerprint={}), make_sam_part({"transformer": 256}, fingerprint={})]
     )
     an_image = (sizes["clip/map"] + sizes["clip/map_scale"]) / 2000
     assert 257 * 1026 < an_image < 264_000
@@ -43,7 +43,7 @@ def test_bytes_an_image_of_the_big_presets() -> None:
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(1, 30))
 def test_every_array_is_cut_into_whole_chunks(images: int, size: int, boxes: int) -> None:
     shape = CachePlan(make_dataset(images, max_boxes=boxes), partition_size=size).shape
-    for array in [*plan_arrays(shape).values(), *half_arrays(sam_half(), shape).values()]:
+    for array in [*plan_arrays(shape).values(), *part_arrays(sam_part(), shape).values()]:
         assert all(
             shard % chunk == 0 for shard, chunk in zip(array.shard_shape, array.chunk_shape, strict=True)
         )

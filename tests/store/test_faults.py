@@ -19,7 +19,7 @@ import pytest
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.store import create_cache, open_cache, open_writer, verify
 from tests.store import fake_extractor
-from tests.store.small_world import clip_half, features, file_hashes, make_dataset, sam_half
+from tests.store.small_world import clip_part, features, file_hashes, make_dataset, sam_part
 
 KILLS = 24
 
@@ -49,7 +49,7 @@ def contents(path: Path) -> dict[str, str]:
         if name.startswith("markers/"):
             marker = json.loads((path / name).read_text())
             hashes[name] = str(
-                [marker[key] for key in ("objects", "counts", "failed", "failures", "half_digest")]
+                [marker[key] for key in ("objects", "counts", "failed", "failures", "part_digest")]
             )
     return hashes
 
@@ -125,7 +125,7 @@ def test_kill_before_every_change_of_a_commit(
 
 
 def test_kill_before_every_change_of_planning(tmp_path: Path, children: ForkServerContext) -> None:
-    create_cache(tmp_path / "whole", make_dataset(4), partition_size=2, halves=[sam_half(), clip_half()])
+    create_cache(tmp_path / "whole", make_dataset(4), partition_size=2, parts=[sam_part(), clip_part()])
     for path in die_everywhere(children, fake_extractor.plan_small, None, tmp_path, every=29):
         fake_extractor.plan_small(path)
         assert contents(path) == contents(tmp_path / "whole")
@@ -149,7 +149,7 @@ def test_kill_before_every_change_of_a_retry(
 def test_kill_before_every_change_of_a_rebuild(
     tmp_path: Path, children: ForkServerContext, small: Path
 ) -> None:
-    others = ("sam/", "markers/sam/", "plan/", "cache.json", "halves/sam.json")
+    others = ("sam/", "markers/sam/", "plan/", "cache.json", "parts/sam.json")
     kept = {name: value for name, value in file_hashes(small).items() if name.startswith(others)}
     for path in die_everywhere(children, fake_extractor.rebuild, small, tmp_path, every=7):
         fake_extractor.rebuild(path)
@@ -186,11 +186,11 @@ def origins(path: Path) -> set[float]:
     cache, writer, found = open_cache(path), open_writer(path), set()
     for partition in range(cache.num_partitions):
         plan = cache.partition(partition)
-        wanted = {half: features(half, plan) for half in ("clip", "sam")}
-        for half, names in (("clip", ["map"]), ("sam", ["transformer", "prompt"])):
-            rows = writer.read_partition(half, partition)
+        wanted = {part: features(part, plan) for part in ("clip", "sam")}
+        for part, names in (("clip", ["map"]), ("sam", ["transformer", "prompt"])):
+            rows = writer.read_partition(part, partition)
             good = {
-                shift for shift in (0.0, 0.5) if all(_explains(rows, wanted[half], n, shift) for n in names)
+                shift for shift in (0.0, 0.5) if all(_explains(rows, wanted[part], n, shift) for n in names)
             }
             found |= good or {float("nan")}
     return found
@@ -220,7 +220,7 @@ def test_a_file_that_cannot_grow_commits_nothing(
     tmp_path: Path, children: ForkServerContext, undisturbed: Path
 ) -> None:
     path = tmp_path / "cache"
-    create_cache(path, make_dataset(30), partition_size=2, halves=[sam_half(), clip_half()])
+    create_cache(path, make_dataset(30), partition_size=2, parts=[sam_part(), clip_part()])
     found, expected, remedy = failure(children, path, fake_extractor.run, limit=170)
     assert "clip/map" in found or "markers/clip" in found
     assert "File too large" in found
@@ -294,12 +294,12 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, children: ForkServerCon
 def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("not a folder")
     with pytest.raises(RegionSpotError, match="cannot write"):
-        create_cache(tmp_path / "cache", make_dataset(), halves=[sam_half()])
+        create_cache(tmp_path / "cache", make_dataset(), parts=[sam_part()])
 
 
 def test_litter_is_swept_but_not_what_is_in_use(tmp_path: Path) -> None:
     path = tmp_path / "cache"
-    writer = create_cache(path, make_dataset(), partition_size=4, halves=[sam_half()])
+    writer = create_cache(path, make_dataset(), partition_size=4, parts=[sam_part()])
     old = path / "staging" / "sam-000001"
     old.mkdir(parents=True)
     (old / "000000").write_bytes(b"litter")
@@ -313,7 +313,7 @@ def test_litter_is_swept_but_not_what_is_in_use(tmp_path: Path) -> None:
 
 
 def test_locks_exclude(tmp_path: Path, children: ForkServerContext) -> None:
-    writer = create_cache(tmp_path / "c", make_dataset(), partition_size=4, halves=[sam_half(), clip_half()])
+    writer = create_cache(tmp_path / "c", make_dataset(), partition_size=4, parts=[sam_part(), clip_part()])
     child = children.Process(target=fake_extractor.fill, args=(writer,))
     with writer.objects.exclusive("clip-000005"):
         child.start()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from regionspot_cache.errors import InputError
 from regionspot_cache.store import CachePlan, create_cache, open_writer
 from regionspot_cache.store.plan import shuffled_order
-from tests.store.small_world import make_dataset, sam_half
+from tests.store.small_world import make_dataset, sam_part
 
 
 @given(st.integers(1, 300), st.integers(0, 2**32 - 1))
@@ -61,7 +61,7 @@ def test_every_image_and_box_is_in_one_partition(images: int, size: int, seed: i
 def test_stored_plan_is_the_plan(tmp_path: Path, text_ids: bool) -> None:
     data = make_dataset(text_ids=text_ids)
     plan = CachePlan(data, partition_size=4, seed=7)
-    create_cache(tmp_path / "c", data, partition_size=4, seed=7, halves=[sam_half()])
+    create_cache(tmp_path / "c", data, partition_size=4, seed=7, parts=[sam_part()])
     writer = open_writer(tmp_path / "c")
     assert writer.num_partitions == plan.num_partitions == 6
     for index in range(plan.num_partitions):
@@ -109,7 +109,7 @@ def test_content_digest_sees_every_field() -> None:
 def test_planning_is_quick_and_padding_is_not_stored(tmp_path: Path) -> None:
     data = make_dataset(40_000, max_boxes=20)
     started = time.perf_counter()
-    create_cache(tmp_path / "c", data, halves=[sam_half()])
+    create_cache(tmp_path / "c", data, parts=[sam_part()])
     assert time.perf_counter() - started < 30  # seconds; measured: 1.2
     stored = sum(file.stat().st_size for file in (tmp_path / "c" / "plan").rglob("c.*"))
     text = sum(len(f"{a}{b}") for a, b in zip(data.image_ids, data.file_names, strict=True))

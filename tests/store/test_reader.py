@@ -20,16 +20,16 @@ from regionspot_cache.errors import (
 )
 from regionspot_cache.store import Cache, create_cache, open_cache, open_writer
 from regionspot_cache.store.identity import require_fingerprint
-from regionspot_cache.store.layout import HalfSpec
+from regionspot_cache.store.layout import PartSpec
 from tests.store.small_world import (
     PROMPT_DIM,
     TOKEN_DIM,
-    clip_half,
+    clip_part,
     extract,
     make_cache,
     make_dataset,
     map_of,
-    sam_half,
+    sam_part,
     tokens_of,
 )
 
@@ -81,7 +81,7 @@ def test_description(sealed: Path, dataset) -> None:
 
 @given(st.lists(st.integers(0, 22), max_size=40))
 def test_raw_maps_in_any_order(sealed: Path, wanted: list[int]) -> None:
-    cache = open_cache(sealed, halves=("clip",))
+    cache = open_cache(sealed, parts=("clip",))
     wanted = [i for i in wanted if cache.ok(i, "clip")]
     values, scales = cache.raw_maps(wanted)
     assert values.shape == (len(wanted), 5, 12)
@@ -185,43 +185,43 @@ def test_no_cache(tmp_path: Path) -> None:
 
 
 def test_unsealed_halves_are_refused(tmp_path: Path, dataset) -> None:
-    writer = create_cache(tmp_path / "c", dataset, partition_size=4, halves=[sam_half(), clip_half()])
+    writer = create_cache(tmp_path / "c", dataset, partition_size=4, parts=[sam_part(), clip_part()])
     with pytest.raises(IncompleteError):
         open_cache(tmp_path / "c")
-    extract(writer, halves=("clip",))
-    with pytest.raises(IncompleteError, match=r"sam half.*not complete"):
+    extract(writer, parts=("clip",))
+    with pytest.raises(IncompleteError, match=r"sam part.*not complete"):
         open_cache(tmp_path / "c")
-    assert open_cache(tmp_path / "c", halves=("clip",)).read_map(0).shape == (5, 12)
+    assert open_cache(tmp_path / "c", parts=("clip",)).read_map(0).shape == (5, 12)
 
 
 def test_fingerprints_are_compared(sealed: Path) -> None:
-    good = {"clip": clip_half().fingerprint, "sam": sam_half().fingerprint}
+    good = {"clip": clip_part().fingerprint, "sam": sam_part().fingerprint}
     open_cache(sealed, expect=good)
     with pytest.raises(IdentityError) as caught:
-        open_cache(sealed, expect={**good, "clip": clip_half(model="ViT-B-16").fingerprint})
+        open_cache(sealed, expect={**good, "clip": clip_part(model="ViT-B-16").fingerprint})
     assert (
-        caught.value.found == f"the clip half of {sealed} was made with fingerprint.model.name = 'ViT-L-14'"
+        caught.value.found == f"the clip part of {sealed} was made with fingerprint.model.name = 'ViT-L-14'"
     )
     assert caught.value.expected == "fingerprint.model.name = 'ViT-B-16', that of these networks and settings"
     assert (
         caught.value.remedy
-        == f"rs-cache extract --cache {sealed} --half clip --rebuild with its --dataset and --backbone"
+        == f"rs-cache extract --cache {sealed} --part clip --rebuild with its --dataset and --backbone"
     )
 
 
 def test_features_of_another_arithmetic_are_read_and_never_added_to(tmp_path: Path, dataset) -> None:
     """A laptop reads in float32 what a GPU wrote in bfloat16."""
 
-    def half(precision: str) -> HalfSpec:
-        return dataclasses.replace(clip_half(), fingerprint={"model": "L", "precision": precision})
+    def part(precision: str) -> PartSpec:
+        return dataclasses.replace(clip_part(), fingerprint={"model": "L", "precision": precision})
 
     with pytest.raises(IncompleteError):  # made, and nothing committed
-        create_cache(tmp_path / "c", dataset, halves=[half("bf16")], partition_size=4).seal()
+        create_cache(tmp_path / "c", dataset, parts=[part("bf16")], partition_size=4).seal()
     with pytest.raises(IdentityError, match=r"fingerprint\.precision = 'bf16'"):
-        create_cache(tmp_path / "c", dataset, halves=[half("fp32")], partition_size=4)
-    require_fingerprint(half("bf16"), half("fp32").fingerprint, "c")
+        create_cache(tmp_path / "c", dataset, parts=[part("fp32")], partition_size=4)
+    require_fingerprint(part("bf16"), part("fp32").fingerprint, "c")
     with pytest.raises(IdentityError, match=r"fingerprint\.model"):
-        require_fingerprint(half("bf16"), {**half("bf16").fingerprint, "model": "B"}, "c")
+        require_fingerprint(part("bf16"), {**part("bf16").fingerprint, "model": "B"}, "c")
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_truncated_objects(damaged: Path, keep: int) -> None:
         open_cache(damaged).read_map(0)
 
 
-@pytest.mark.parametrize("name", ["cache.json", "manifest.json", "halves/sam.json"])
+@pytest.mark.parametrize("name", ["cache.json", "manifest.json", "parts/sam.json"])
 def test_damaged_records_are_refused(damaged: Path, name: str) -> None:
     data = bytearray((damaged / name).read_bytes())
     data[len(data) // 2] ^= 1

@@ -14,9 +14,9 @@ from pipeline.inspection import info, status
 from regionspot_cache.errors import DamageError, RegionSpotError
 from regionspot_cache.store import create_cache, open_cache, open_writer, verify
 from regionspot_cache.store.records import CHECKSUM_KEY, to_record
-from tests.store.small_world import clip_half, make_cache, make_dataset, sam_half
+from tests.store.small_world import clip_part, make_cache, make_dataset, sam_part
 
-RECORDS = ("cache.json", "halves/sam.json", "halves/clip.json", "markers/sam/000000.json", "manifest.json")
+RECORDS = ("cache.json", "parts/sam.json", "parts/clip.json", "markers/sam/000000.json", "manifest.json")
 DELETED = object()
 VALUES = (DELETED, None, True, -1, 0, 2**31, 2**70, 1.5, "", "x", [], [None], {}, {"x": 1})
 
@@ -69,21 +69,21 @@ def ask(path: Path, capsys: pytest.CaptureFixture) -> list[str]:
         cache = open_cache(path)
         for i in range(cache.num_images):
             cache.image(i), cache.boxes(i), cache.size(i)
-            for half, read in (("clip", cache.raw_map), ("sam", cache.raw_tokens)):
-                if cache.ok(i, half):
+            for part, read in (("clip", cache.raw_map), ("sam", cache.raw_tokens)):
+                if cache.ok(i, part):
                     read(i)
 
     def write() -> None:
         writer = open_writer(path)
-        for half in writer.halves:
-            writer.pending(half), writer.failed(half)
+        for part in writer.parts:
+            writer.pending(part), writer.failed(part)
 
     def checked(level: str) -> None:
         if problems := verify(path, level):
             raise RegionSpotError(problems[0].detail)
 
     def plan() -> None:
-        create_cache(path, make_dataset(6), partition_size=4, halves=[sam_half(), clip_half()])
+        create_cache(path, make_dataset(6), partition_size=4, parts=[sam_part(), clip_part()])
 
     refused = []
     for question in (
@@ -134,12 +134,12 @@ def test_any_other_content_is_refused(
         ("cache.json", (("identity", "class_names"), "cat"), "identity"),
         ("cache.json", (("identity", "colour"), 1), "identity.*does not write"),
         ("cache.json", (("id_kind",), "float"), "id_kind"),
-        ("halves/clip.json", (("spec", "arrays", 0, "item_shape", 0), -5), "item_shape"),
-        ("halves/clip.json", (("spec", "arrays", 0, "item_shape", 0), 2**30), "spec"),
-        ("halves/clip.json", (("spec", "arrays", 0, "dtype"), "int4"), "dtype"),
-        ("manifest.json", (("halves", "clip", "markers"), []), "lists 0 partitions"),
-        ("manifest.json", (("halves", "clip", "failed"), [[99, 2]]), "lists failed images"),
-        ("manifest.json", (("halves", "clip", "failed"), [[0, 1]]), "the code of no failure"),
+        ("parts/clip.json", (("spec", "arrays", 0, "item_shape", 0), -5), "item_shape"),
+        ("parts/clip.json", (("spec", "arrays", 0, "item_shape", 0), 2**30), "spec"),
+        ("parts/clip.json", (("spec", "arrays", 0, "dtype"), "int4"), "dtype"),
+        ("manifest.json", (("parts", "clip", "markers"), []), "lists 0 partitions"),
+        ("manifest.json", (("parts", "clip", "failed"), [[99, 2]]), "lists failed images"),
+        ("manifest.json", (("parts", "clip", "failed"), [[0, 1]]), "the code of no failure"),
     ],
 )
 def test_the_error_names_record_and_field(spoilt: Path, record: str, change: tuple, message: str) -> None:

@@ -15,13 +15,13 @@ from regionspot_cache.store import CacheWriter, create_cache, open_cache, open_w
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.remote import RemoteObjects
 from tests.store.small_world import (
-    clip_half,
+    clip_part,
     extract,
     features,
     file_hashes,
     make_cache,
     make_dataset,
-    sam_half,
+    sam_part,
     status_of,
 )
 
@@ -167,16 +167,16 @@ def test_a_writer_that_lost_its_claim_stops(objects: RemoteObjects) -> None:
 
 
 def test_two_remote_writers(url: str) -> None:
-    halves = [sam_half(), clip_half()]
-    writers = [create_cache(url, make_dataset(), partition_size=4, halves=halves) for _ in range(2)]
+    parts = [sam_part(), clip_part()]
+    writers = [create_cache(url, make_dataset(), partition_size=4, parts=parts) for _ in range(2)]
     outcomes: list[str] = []
 
     def fill(writer: CacheWriter) -> None:
-        for half in writer.halves:
+        for part in writer.parts:
             for partition in range(writer.num_partitions):
                 plan = writer.partition(partition)
                 status = np.ones(plan.num_images, np.uint8)
-                outcomes.append(writer.commit(half, partition, features(half, plan), status))
+                outcomes.append(writer.commit(part, partition, features(part, plan), status))
 
     threads = [threading.Thread(target=fill, args=(writer,)) for writer in writers]
     for thread in threads:

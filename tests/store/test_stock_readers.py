@@ -9,7 +9,7 @@ import tensorstore
 import zarr
 
 from regionspot_cache.store import Cache, open_cache, open_writer
-from regionspot_cache.store.layout import half_arrays, plan_arrays
+from regionspot_cache.store.layout import part_arrays, plan_arrays
 from tests.store.small_world import make_cache
 
 
@@ -26,14 +26,14 @@ STOCK = pytest.mark.parametrize("read", [with_zarr, with_tensorstore])
 
 
 def check_features(path: Path, cache: Cache, read) -> None:
-    for half, spec in cache.halves.items():
-        stored = {name: read(path, array.path) for name, array in half_arrays(spec, shape_of(path)).items()}
+    for part, spec in cache.parts.items():
+        stored = {name: read(path, array.path) for name, array in part_arrays(spec, shape_of(path)).items()}
         for partition in range(cache.num_partitions):
-            ours = open_writer(path).read_partition(half, partition)
+            ours = open_writer(path).read_partition(part, partition)
             for name, rows in ours.items():
                 np.testing.assert_array_equal(stored[name][partition, : len(rows)], rows, err_msg=name)
     maps, scales = read(path, "clip/map"), None
-    if cache.halves["clip"].arrays[0].dtype == "int8":
+    if cache.parts["clip"].arrays[0].dtype == "int8":
         scales = read(path, "clip/map_scale")
     for i in np.flatnonzero(cache.ok_mask("clip")):
         place = divmod(int(i), cache.partition_size)
@@ -93,8 +93,8 @@ def test_plan(sealed: Path, read) -> None:
 
 
 def test_one_object_per_array_and_partition(sealed: Path) -> None:
-    for spec in open_cache(sealed).halves.values():
-        for array in half_arrays(spec, shape_of(sealed)).values():
+    for spec in open_cache(sealed).parts.values():
+        for array in part_arrays(spec, shape_of(sealed)).values():
             objects = {file.name for file in (sealed / array.path).glob("c.*")}
             assert objects == {array.key(p).rsplit("/", 1)[1] for p in range(6)}
             codecs = json.loads((sealed / array.path / "zarr.json").read_text())["codecs"]

@@ -36,7 +36,7 @@ def test_every_flipped_byte_in_every_file_is_found(small: Path) -> None:
     assert {name.split("/")[0] for name in files} == {
         "cache.json",
         "clip",
-        "halves",
+        "parts",
         "manifest.json",
         "markers",
         "plan",
@@ -64,9 +64,9 @@ def test_every_truncated_or_deleted_file_is_found(small: Path, level: str) -> No
         file.write_bytes(data[:-1])
         assert name in named(small, level), name
         file.unlink()
-        if name.startswith("halves/"):
-            half = Path(name).stem
-            assert any(problem.half == half for problem in verify(small, level)), name
+        if name.startswith("parts/"):
+            part = Path(name).stem
+            assert any(problem.part == part for problem in verify(small, level)), name
         else:
             assert name in named(small, level), name
         file.write_bytes(data)
@@ -80,7 +80,7 @@ def test_every_truncated_or_deleted_file_is_found(small: Path, level: str) -> No
         "sam/transformer/c.0.0.0.tmp",
         "plan/x",
         "markers/sam/x.json",
-        "halves/depth.json",
+        "parts/depth.json",
     ],
 )
 def test_foreign_files_are_reported(copy: Path, name: str) -> None:
@@ -95,7 +95,7 @@ def test_problems_say_where(copy: Path) -> None:
     data[30] ^= 4
     file.write_bytes(data)
     problems = verify(copy, "full")
-    assert {(p.half, p.partition, p.array, p.key) for p in problems} == {
+    assert {(p.part, p.partition, p.array, p.key) for p in problems} == {
         ("clip", 1, "map", "clip/map/c.1.0.0.0")
     }
     assert {p.kind for p in problems} == {"checksum", "record"}
@@ -107,7 +107,7 @@ def test_unfinished_is_not_damage(tmp_path: Path) -> None:
     writer = make_cache(tmp_path / "c")
     writer.discard("sam", 1)
     problems = verify(tmp_path / "c", "full")
-    assert {(p.half, p.partition, p.kind) for p in problems} == {
+    assert {(p.part, p.partition, p.kind) for p in problems} == {
         ("sam", 1, "uncommitted"),
         ("sam", None, "unsealed"),
     }
@@ -143,7 +143,7 @@ def test_what_is_found_can_be_repaired(copy: Path) -> None:
     (copy / "sam/prompt/c.1.0.0").unlink()
     writer = open_writer(copy)
     for problem in verify(copy, "full"):
-        writer.discard(problem.half, problem.partition)
+        writer.discard(problem.part, problem.partition)
     extract(writer, failing={"train/000001.jpg": "missing"})
     assert verify(copy, "full") == []
 

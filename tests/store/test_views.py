@@ -12,10 +12,10 @@ from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import IdentityError, InputError
 from regionspot_cache.store import CachePlan, create_cache, estimate, open_cache, open_writer, verify
-from tests.store.small_world import clip_half, extract, make_dataset, sam_half
+from tests.store.small_world import clip_part, extract, make_dataset, sam_part
 
 BOTH = Augmentation(flip=True, crops=1, jitter=0.05, seed=2)
-HALVES = [sam_half(), clip_half()]
+PARTS = [sam_part(), clip_part()]
 
 
 def plain_dataset(images: int = 17, *, text_ids: bool = False) -> DetectionDataset:
@@ -32,7 +32,7 @@ def plain_dataset(images: int = 17, *, text_ids: bool = False) -> DetectionDatas
 
 def make_views_cache(path: Path, *, text_ids: bool = False) -> DetectionDataset:
     dataset = with_views(plain_dataset(text_ids=text_ids), BOTH)
-    extract(create_cache(path, dataset, partition_size=4, halves=HALVES))
+    extract(create_cache(path, dataset, partition_size=4, parts=PARTS))
     return dataset
 
 
@@ -66,7 +66,7 @@ def test_an_id_finds_the_image_as_it_is(tmp_path: Path, text_ids: bool) -> None:
 
 
 def test_without_extra_views_nothing_is_written_of_them(tmp_path: Path) -> None:
-    extract(create_cache(tmp_path / "c", plain_dataset(), partition_size=4, halves=HALVES))
+    extract(create_cache(tmp_path / "c", plain_dataset(), partition_size=4, parts=PARTS))
     record = json.loads((tmp_path / "c" / "cache.json").read_text())
     assert record["identity"]["augmentation"] is None
     assert record["shape"]["views"] is False
@@ -82,7 +82,7 @@ def test_without_extra_views_nothing_is_written_of_them(tmp_path: Path) -> None:
 
 def test_the_estimate_counts_the_views(tmp_path: Path) -> None:
     dataset = make_views_cache(tmp_path / "c")
-    sizes = estimate(CachePlan(dataset, partition_size=4), HALVES)
+    sizes = estimate(CachePlan(dataset, partition_size=4), PARTS)
     stored = {p: sum(f.stat().st_size for f in (tmp_path / "c" / p).glob("c.*")) for p in sizes if "/" in p}
     assert {path: size for path, size in sizes.items() if path != "total"} == stored
     assert {"plan/views", "plan/origins", "plan/frames"} <= set(stored)
@@ -101,14 +101,14 @@ def test_other_views_are_another_cache(tmp_path: Path, other: Augmentation | Non
     make_views_cache(tmp_path / "c")
     dataset = with_views(plain_dataset(), other) if other else plain_dataset()
     with pytest.raises(IdentityError, match=f"with {key}"):
-        create_cache(tmp_path / "c", dataset, partition_size=4, halves=HALVES)
-    assert create_cache(tmp_path / "c", with_views(plain_dataset(), BOTH), partition_size=4, halves=HALVES)
+        create_cache(tmp_path / "c", dataset, partition_size=4, parts=PARTS)
+    assert create_cache(tmp_path / "c", with_views(plain_dataset(), BOTH), partition_size=4, parts=PARTS)
 
 
 def test_extra_views_of_a_plain_cache_are_another_cache(tmp_path: Path) -> None:
-    extract(create_cache(tmp_path / "c", plain_dataset(), partition_size=4, halves=HALVES))
+    extract(create_cache(tmp_path / "c", plain_dataset(), partition_size=4, parts=PARTS))
     with pytest.raises(IdentityError, match="with augmentation"):
-        create_cache(tmp_path / "c", with_views(plain_dataset(), BOTH), partition_size=4, halves=HALVES)
+        create_cache(tmp_path / "c", with_views(plain_dataset(), BOTH), partition_size=4, parts=PARTS)
 
 
 @pytest.mark.parametrize("name", ["views", "origins", "frames"])
@@ -126,7 +126,7 @@ def test_a_changed_view_is_found(tmp_path: Path, name: str) -> None:
 def test_images_that_failed_are_mended_in_all_their_views(tmp_path: Path) -> None:
     dataset = with_views(plain_dataset(), BOTH)
     name = dataset.file_names[int(np.flatnonzero(np.bincount(dataset.views.origins) == 3)[0])]
-    writer = create_cache(tmp_path / "c", dataset, partition_size=4, halves=HALVES)
+    writer = create_cache(tmp_path / "c", dataset, partition_size=4, parts=PARTS)
     extract(writer, failing={name: "missing"})
     lost = np.flatnonzero(~open_cache(tmp_path / "c").ok_mask("clip"))
     assert len(lost) == 3

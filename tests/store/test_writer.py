@@ -18,25 +18,25 @@ from regionspot_cache.store import (
     verify,
 )
 from tests.store.small_world import (
-    clip_half,
+    clip_part,
     extract,
     features,
     file_hashes,
     make_cache,
     make_dataset,
-    sam_half,
+    sam_part,
     status_of,
 )
 
 
 @pytest.fixture
 def writer(tmp_path: Path) -> CacheWriter:
-    return create_cache(tmp_path / "c", make_dataset(), partition_size=4, halves=[sam_half(), clip_half()])
+    return create_cache(tmp_path / "c", make_dataset(), partition_size=4, parts=[sam_part(), clip_part()])
 
 
-def commit(writer: CacheWriter, half: str, partition: int, failing: dict[str, str] | None = None) -> str:
+def commit(writer: CacheWriter, part: str, partition: int, failing: dict[str, str] | None = None) -> str:
     plan = writer.partition(partition)
-    return writer.commit(half, partition, features(half, plan), status_of(plan, failing or {}))
+    return writer.commit(part, partition, features(part, plan), status_of(plan, failing or {}))
 
 
 def test_pending_shrinks_partition_by_partition(writer: CacheWriter) -> None:
@@ -91,16 +91,16 @@ def test_values_of_failed_images_are_ignored(writer: CacheWriter) -> None:
 
 
 def test_features_may_come_quantised(writer: CacheWriter, tmp_path: Path) -> None:
-    for half in ("sam", "clip"):
+    for part in ("sam", "clip"):
         plan = writer.partition(0)
-        ready = {name: quantise(values) for name, values in features(half, plan).items()}
+        ready = {name: quantise(values) for name, values in features(part, plan).items()}
         status = status_of(plan, {plan.file_names[0]: "missing"})
-        writer.commit(half, 0, ready, status)
+        writer.commit(part, 0, ready, status)
         other = create_cache(
-            tmp_path / "o", make_dataset(), partition_size=4, halves=[sam_half(), clip_half()]
+            tmp_path / "o", make_dataset(), partition_size=4, parts=[sam_part(), clip_part()]
         )
-        other.commit(half, 0, features(half, plan), status)
-        ours, theirs = writer.read_partition(half, 0), other.read_partition(half, 0)
+        other.commit(part, 0, features(part, plan), status)
+        ours, theirs = writer.read_partition(part, 0), other.read_partition(part, 0)
         for name in ours:
             np.testing.assert_array_equal(ours[name], theirs[name])
 
@@ -134,7 +134,7 @@ def test_features_that_do_not_fit_are_refused(writer: CacheWriter) -> None:
             writer.commit("sam", 0, good, wrong)
     with pytest.raises(InputError, match="failures listed"):
         writer.commit("sam", 0, good, status, failures=[{"image_id": 1}])
-    with pytest.raises(InputError, match="no depth half"):
+    with pytest.raises(InputError, match="no depth part"):
         writer.commit("depth", 0, good, status)
 
 
@@ -147,7 +147,7 @@ def test_images_and_partitions_without_boxes(tmp_path: Path) -> None:
     assert verify(tmp_path / "c", "full") == []
 
 
-def test_a_half_in_which_everything_failed(tmp_path: Path) -> None:
+def test_a_part_in_which_everything_failed(tmp_path: Path) -> None:
     data = make_dataset(6)
     make_cache(tmp_path / "c", data, failing=dict.fromkeys(data.file_names, "missing"))
     assert open_cache(tmp_path / "c").counts["clip"] == {"missing": 6, "ok": 0}
@@ -163,19 +163,19 @@ def test_retry_replaces_failed_slots_only(tmp_path: Path) -> None:
     make_cache(tmp_path / "whole", data)
     writer = make_cache(tmp_path / "c", data, failing=failing)
     still = {data.file_names[0]: "too large"}
-    for half in ("sam", "clip"):
-        for partition, slots in writer.failed(half).items():
-            before = writer.read_partition(half, partition)
+    for part in ("sam", "clip"):
+        for partition, slots in writer.failed(part).items():
+            before = writer.read_partition(part, partition)
             plan = writer.partition(partition)
             boxes = [r for s in slots for r in range(plan.offsets[s], plan.offsets[s + 1])]
-            chosen = boxes if half == "sam" else slots
-            arrays = {name: values[chosen] for name, values in features(half, plan).items()}
+            chosen = boxes if part == "sam" else slots
+            arrays = {name: values[chosen] for name, values in features(part, plan).items()}
             status = status_of(plan, still)
-            assert writer.recommit(half, partition, slots, arrays, status[slots]) == "committed"
-            after = writer.read_partition(half, partition)
+            assert writer.recommit(part, partition, slots, arrays, status[slots]) == "committed"
+            after = writer.read_partition(part, partition)
             others = [s for s in range(plan.num_images) if s not in slots]
             rows = [r for s in others for r in range(plan.offsets[s], plan.offsets[s + 1])]
-            kept = rows if half == "sam" else others
+            kept = rows if part == "sam" else others
             for name in set(after) - {"status"}:
                 np.testing.assert_array_equal(after[name][kept], before[name][kept])
             np.testing.assert_array_equal(after["status"], status)
@@ -184,7 +184,7 @@ def test_retry_replaces_failed_slots_only(tmp_path: Path) -> None:
     writer.seal()
     assert verify(tmp_path / "c", "full") == []
     cache, whole = open_cache(tmp_path / "c"), open_cache(tmp_path / "whole")
-    assert cache.counts == {half: {"ok": 22, "too large": 1} for half in ("sam", "clip")}
+    assert cache.counts == {part: {"ok": 22, "too large": 1} for part in ("sam", "clip")}
     for i in np.flatnonzero(cache.ok_mask("clip")):
         np.testing.assert_array_equal(cache.raw_map(i)[0], whole.raw_map(i)[0])
         np.testing.assert_array_equal(cache.raw_tokens(i)[0], whole.raw_tokens(i)[0])
@@ -233,7 +233,7 @@ def test_discarding_unseals_and_makes_pending(tmp_path: Path) -> None:
     assert writer.pending("sam") == [4]
     with pytest.raises(IncompleteError):
         open_cache(tmp_path / "c")
-    open_cache(tmp_path / "c", halves=("clip",))
+    open_cache(tmp_path / "c", parts=("clip",))
     extract(writer)
     open_cache(tmp_path / "c")
 
@@ -250,8 +250,8 @@ def test_a_damaged_marker_makes_its_partition_pending_again(tmp_path: Path) -> N
 
 
 def reopen(path: Path, data, **kwargs) -> CacheWriter:
-    halves = kwargs.pop("halves", [sam_half(), clip_half()])
-    return create_cache(path, data, halves=halves, **{"partition_size": 4, **kwargs})
+    parts = kwargs.pop("parts", [sam_part(), clip_part()])
+    return create_cache(path, data, parts=parts, **{"partition_size": 4, **kwargs})
 
 
 def test_opening_with_the_same_identity_resumes(writer: CacheWriter) -> None:
@@ -290,40 +290,40 @@ def test_box_policy_is_part_of_the_identity(writer: CacheWriter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("half", "key"),
+    ("part", "key"),
     [
-        (clip_half(model="ViT-B-16"), "fingerprint.model.name"),
-        (sam_half(model="vit_h"), "fingerprint.model.name"),
-        (clip_half("float16"), "arrays.0.dtype"),
+        (clip_part(model="ViT-B-16"), "fingerprint.model.name"),
+        (sam_part(model="vit_h"), "fingerprint.model.name"),
+        (clip_part("float16"), "arrays.0.dtype"),
     ],
 )
 def test_another_backbone_is_refused_with_the_command_that_repairs(
-    writer: CacheWriter, half, key: str
+    writer: CacheWriter, part, key: str
 ) -> None:
     url = writer.objects.url
     before = file_hashes(Path(url))
     with pytest.raises(
-        IdentityError, match=rf"the {half.name} half of {url} was made with {key} = "
+        IdentityError, match=rf"the {part.name} part of {url} was made with {key} = "
     ) as caught:
-        reopen(Path(url), make_dataset(), halves=[half])
+        reopen(Path(url), make_dataset(), parts=[part])
     assert (
         caught.value.remedy
-        == f"rs-cache extract --cache {url} --half {half.name} --rebuild with its --dataset and --backbone"
+        == f"rs-cache extract --cache {url} --part {part.name} --rebuild with its --dataset and --backbone"
     )
     assert file_hashes(Path(url)) == before
 
 
-def test_a_half_can_be_added_later(tmp_path: Path) -> None:
-    extract(reopen(tmp_path / "c", make_dataset(), halves=[sam_half()]))
+def test_a_part_can_be_added_later(tmp_path: Path) -> None:
+    extract(reopen(tmp_path / "c", make_dataset(), parts=[sam_part()]))
     before = file_hashes(tmp_path / "c/sam")
-    writer = reopen(tmp_path / "c", make_dataset(), halves=[clip_half()])
-    assert set(writer.halves) == {"sam", "clip"}
+    writer = reopen(tmp_path / "c", make_dataset(), parts=[clip_part()])
+    assert set(writer.parts) == {"sam", "clip"}
     extract(writer)
     assert file_hashes(tmp_path / "c/sam") == before
     assert open_cache(tmp_path / "c").read_map(0).shape == (5, 12)
 
 
 @pytest.mark.parametrize("name", ["../sam", "plan", "depth"])
-def test_half_names_are_fixed(name: str) -> None:
+def test_part_names_are_fixed(name: str) -> None:
     with pytest.raises(InputError):
-        type(sam_half())(name=name, arrays=sam_half().arrays, fingerprint={})
+        type(sam_part())(name=name, arrays=sam_part().arrays, fingerprint={})

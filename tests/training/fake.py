@@ -51,7 +51,7 @@ class FakeCache:
         kind = "int8" if self.quantised else "float16"
         token = SimpleNamespace(name="transformer", dtype=kind, item_shape=(TOKEN_DIM,), ragged=True)
         feature = SimpleNamespace(name="map", dtype=kind, item_shape=(MAP_TOKENS, MAP_DIM), ragged=False)
-        self.halves = {
+        self.parts = {
             "sam": SimpleNamespace(arrays=(token,), fingerprint={"model": f"sam {self.backbone}"}),
             "clip": SimpleNamespace(arrays=(feature,), fingerprint={"model": f"clip {self.backbone}"}),
         }
@@ -60,8 +60,8 @@ class FakeCache:
     def offsets(self) -> np.ndarray:
         return np.concatenate([[0], np.cumsum(self.counts)])
 
-    def ok_mask(self, half: str) -> np.ndarray:
-        return ~np.isin(np.arange(self.num_images), list(self.bad.get(half, ())))
+    def ok_mask(self, part: str) -> np.ndarray:
+        return ~np.isin(np.arange(self.num_images), list(self.bad.get(part, ())))
 
     def labels(self, image: int) -> np.ndarray:
         return self.all_labels[image]

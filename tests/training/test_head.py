@@ -229,7 +229,7 @@ def test_sine_positions_tell_all_places_apart() -> None:
     assert positions.abs().max() <= 1
     distances = torch.cdist(positions, positions) + torch.eye(35) * 9
     assert distances.min() > 0.5
-    torch.testing.assert_close(positions[0, :32], positions[6, :32])  # same row, same first half
+    torch.testing.assert_close(positions[0, :32], positions[6, :32])  # same row, same first part
 
 
 def test_attention_maps_are_averages_of_distributions() -> None:

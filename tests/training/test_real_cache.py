@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from regionspot_cache.errors import DamageError
-from regionspot_cache.store import STATUS_CODES, create_cache, make_clip_half, make_sam_half, open_cache
+from regionspot_cache.store import STATUS_CODES, create_cache, make_clip_part, make_sam_part, open_cache
 from regionspot_cache.training import TrainingSource, train
 from regionspot_cache.training.head import RegionHead
 from tests.training.fake import GRID, MAP_DIM, MAP_TOKENS, TEXT_DIM, TOKEN_DIM, make_config
@@ -50,11 +50,11 @@ def make_dataset() -> SimpleNamespace:
 
 def write_cache(path: Path) -> None:
     """A sealed cache in which image 5 has no CLIP map."""
-    halves = [
-        make_sam_half({"transformer": TOKEN_DIM}, fingerprint={"model": "sam tiny"}),
-        make_clip_half(MAP_TOKENS, MAP_DIM, fingerprint={"model": "clip tiny"}),
+    parts = [
+        make_sam_part({"transformer": TOKEN_DIM}, fingerprint={"model": "sam tiny"}),
+        make_clip_part(MAP_TOKENS, MAP_DIM, fingerprint={"model": "clip tiny"}),
     ]
-    writer = create_cache(path, make_dataset(), partition_size=4, halves=halves)
+    writer = create_cache(path, make_dataset(), partition_size=4, parts=parts)
     random = np.random.default_rng(1)
     for partition in range(writer.num_partitions):
         plan = writer.partition(partition)

@@ -1,0 +1,136 @@
+"""Features of the images of one partition: encoded in batches, quantised, kept in plan order."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from regionspot_cache.backbones import Encoder
+from regionspot_cache.errors import InputError, UsageError
+from regionspot_cache.extraction.loader import Clock, Loaded
+from regionspot_cache.store import (
+    STATUS_CODES,
+    STATUS_OK,
+    ArraySpec,
+    PartitionPlan,
+    PartSpec,
+    Quantised,
+    quantise,
+    to_half_precision,
+)
+
+NON_FINITE = "non-finite features"
+
+Rows = NDArray[np.float16] | Quantised
+
+
+def part_spec(name: str, encoder: Encoder, dtype: str) -> PartSpec:
+    """What a cache stores of an encoder, as it declares it."""
+    arrays = tuple(
+        ArraySpec(
+            name=array_name,
+            dtype="float16" if dtype == "float16" else "int8",
+            item_shape=tuple(array.shape),
+            ragged=array.per_box,
+            grid=array.grid,
+        )
+        for array_name, array in encoder.arrays.items()
+    )
+    return PartSpec(name=name, arrays=arrays, fingerprint=encoder.fingerprint())
+
+
+class PartitionFeatures:
+    """Features of some images of one partition, in the layout of the plan.
+
+    Values are quantised batch by batch, so a partition never lies in memory as float32.
+
+    Args:
+        planned: the partition.
+        specs: what is stored, by part.
+        encoders: the networks of these parts.
+        clock: takes the seconds of every part.
+
+    Attributes:
+        arrays: part -> array name -> rows, one a box or an image of the partition.
+        status: part -> uint8 [s], one of the cache's status codes; 0 for images not worked on.
+        files: int64 [s, 3], the stamps of the files.
+        failures: slot -> (reason, detail).
+    """
+
+    def __init__(
+        self,
+        planned: PartitionPlan,
+        specs: Mapping[str, PartSpec],
+        encoders: Mapping[str, Encoder],
+        clock: Clock,
+    ) -> None:
+        self.planned, self.specs, self.encoders, self.clock = planned, specs, encoders, clock
+        self.arrays = {
+            name: {array.name: self._empty(array) for array in spec.arrays} for name, spec in specs.items()
+        }
+        self.status = {name: np.zeros(planned.num_images, np.uint8) for name in specs}
+        self.files = np.zeros((planned.num_images, 3), np.int64)
+        self.failures: dict[int, tuple[str, str]] = {}
+
+    def rows_of(self, array: ArraySpec, slot: int) -> slice:
+        """Where the records of an image lie in an array."""
+        if array.ragged:
+            return slice(int(self.planned.offsets[slot]), int(self.planned.offsets[slot + 1]))
+        return slice(slot, slot + 1)
+
+    def add(self, batch: list[Loaded]) -> None:
+        """Encodes a batch and keeps the result."""
+        for item in batch:
+            if item.failure:
+                self._fail(item.slot, item.failure.reason, item.failure.detail, tuple(self.status))
+            self.files[item.slot] = item.stamp
+        whole = [item for item in batch if not item.failure]
+        for name in self.encoders:
+            with self.clock(name):
+                self._add(name, whole)
+
+    def _add(self, name: str, batch: list[Loaded]) -> None:
+        for item in batch:
+            if name not in item.inputs:  # no boxes: nothing to store, nothing missing
+                self.status[name][item.slot] = STATUS_OK
+        chosen = [item for item in batch if name in item.inputs]
+        if not chosen:
+            return
+        inputs = torch.stack([item.inputs[name] for item in chosen])
+        found = self.encoders[name].encode(inputs, [i.boxes for i in chosen], [i.size for i in chosen])
+        for i, item in enumerate(chosen):
+            try:
+                for array in self.specs[name].arrays:
+                    self._put(name, array, item, found[array.name][i].detach().float().cpu().numpy())
+                self.status[name][item.slot] = STATUS_OK
+            except InputError as error:  # NaN, infinite or too large to be stored
+                self._fail(item.slot, NON_FINITE, f"{name}: {error.found}", (name,))
+
+    def _put(self, name: str, array: ArraySpec, item: Loaded, values: NDArray[np.float32]) -> None:
+        rows, where = self.arrays[name][array.name], self.rows_of(array, item.slot)
+        declared = (len(item.boxes), *array.item_shape) if array.ragged else array.item_shape
+        if values.shape != declared:
+            raise UsageError(
+                f"The network of part {name} gave {array.name} of shape {list(values.shape)}.",
+                f"{list(declared)}, as its `arrays` say.",
+                "Correct `arrays` or `encode` of the network, see docs/own-backbone.md.",
+            )
+        values = values if array.ragged else values[None]
+        if isinstance(rows, Quantised):
+            rows.values[where], rows.scale[where] = quantise(values)
+        else:
+            rows[where] = to_half_precision(values)
+
+    def _empty(self, array: ArraySpec) -> Rows:
+        """Room for all rows; what is never filled belongs to failed images and is not stored."""
+        count = self.planned.num_boxes if array.ragged else self.planned.num_images
+        shape = (count, *array.item_shape)
+        if array.dtype == "float16":
+            return np.zeros(shape, np.float16)
+        return Quantised(np.zeros(shape, np.int8), np.ones(shape[:-1], np.float16))
+
+    def _fail(self, slot: int, reason: str, detail: str, parts: tuple[str, ...]) -> None:
+        self.failures[slot] = (reason, detail)
+        for part in parts:
+            self.status[part][slot] = STATUS_CODES[reason]

@@ -1,0 +1,127 @@
+"""Images of a partition: read and prepared for the networks by threads, a few batches ahead."""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regionspot_cache.backbones import Encoder
+from regionspot_cache.datasets.augmentation import view_of
+from regionspot_cache.datasets.images import (
+    ExifRule,
+    FileStamp,
+    ImageFailure,
+    decode_image,
+    find_image,
+    read_file,
+)
+from regionspot_cache.store import PartitionPlan
+
+SHARED_STEPS = ("read", "decode", "prepare")
+
+
+class Clock:
+    """Seconds spent in each step; threads may report to it."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._lock = Lock()
+
+    def of(self, part: str, parts: Sequence[str]) -> dict[str, float]:
+        """Seconds of one part of a pass: its own network, and its equal share of the steps that serve all.
+
+        Added up over `parts`, these are the seconds of the pass without "write", which each part adds.
+        """
+        own = {part: self.seconds[part]} if part in self.seconds else {}
+        shared = {step: self.seconds[step] / len(parts) for step in SHARED_STEPS if step in self.seconds}
+        return {**shared, **own}
+
+    @contextmanager
+    def __call__(self, step: str) -> Generator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            with self._lock:
+                self.seconds[step] += seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """One image: what the networks take, or why there is nothing to take.
+
+    Attributes:
+        boxes: float32 [n, 4] xyxy.
+        size: (height, width).
+        inputs: by part; none for a part that stores nothing of an image without boxes.
+    """
+
+    slot: int
+    boxes: NDArray[np.float32]
+    size: tuple[int, int]
+    stamp: FileStamp = (0, 0, 0)
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    failure: ImageFailure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLoader:
+    """Reads images of a partition from disk and prepares them for the encoders."""
+
+    root: Path
+    exif: ExifRule
+    encoders: Mapping[str, Encoder]
+    clock: Clock
+
+    def batches(
+        self, planned: PartitionPlan, slots: Sequence[int], *, size: int, threads: int
+    ) -> Iterator[list[Loaded]]:
+        """Batches in the order of `slots`; two batches are read ahead, so memory stays bounded."""
+        with ThreadPoolExecutor(threads) as pool:
+            ahead: deque[Future[Loaded]] = deque()
+            waiting = iter(slots)
+            batch: list[Loaded] = []
+            while True:
+                for slot in waiting:
+                    ahead.append(pool.submit(self._load, planned, slot))
+                    if len(ahead) >= 2 * size:
+                        break
+                if not ahead:
+                    break
+                batch.append(ahead.popleft().result())
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+            if batch:
+                yield batch
+
+    def _load(self, planned: PartitionPlan, slot: int) -> Loaded:
+        width, height = (int(side) for side in planned.sizes[slot])
+        boxes = planned.boxes[planned.offsets[slot] : planned.offsets[slot + 1]]
+        frame = None if planned.views is None else planned.views.frames[slot]
+        file_size = (width, height) if frame is None else (int(frame[0]), int(frame[1]))
+        try:
+            path = find_image(self.root, planned.file_names[slot])
+            with self.clock("read"):
+                data, stamp = read_file(path)
+            with self.clock("decode"):
+                image = decode_image(data, path, expected_size=file_size, exif=self.exif)
+        except ImageFailure as failure:
+            return Loaded(slot=slot, boxes=boxes, size=(height, width), failure=failure)
+        with self.clock("prepare"):
+            image = image if frame is None else view_of(image, frame)
+            inputs = {
+                name: encoder.preprocess(image)
+                for name, encoder in self.encoders.items()
+                if len(boxes) or not all(array.per_box for array in encoder.arrays.values())
+            }
+        return Loaded(slot=slot, boxes=boxes, size=(height, width), stamp=stamp, inputs=inputs)

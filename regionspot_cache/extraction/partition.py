@@ -1,0 +1,258 @@
+"""The unit of work: one partition of images through the frozen networks and into the cache.
+
+A plain function of (job, partition), so that any executor runs it anywhere, and twice does no harm.
+"""
+
+import socket
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from regionspot_cache.backbones import Backbone, BackboneSpec, load_backbone
+from regionspot_cache.backbones.weights import Progress
+from regionspot_cache.datasets.images import ExifRule
+from regionspot_cache.errors import IdentityError
+from regionspot_cache.extraction.devices import resolve_device
+from regionspot_cache.extraction.features import PartitionFeatures, part_spec
+from regionspot_cache.extraction.loader import Clock, ImageLoader
+from regionspot_cache.identity import require_same
+from regionspot_cache.store import (
+    STATUS_OK,
+    STATUS_REASONS,
+    CacheWriter,
+    PartitionPlan,
+    PartSpec,
+    Quantised,
+    open_writer,
+)
+from regionspot_cache.store.manifest import Marker
+
+OnImages = Callable[[int, int], None]
+Dtype = Literal["int8", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractJob:
+    """What every partition of a run shares; small and picklable, because it travels to workers."""
+
+    cache: str
+    image_root: str
+    exif: ExifRule
+    spec: BackboneSpec
+    parts: tuple[str, ...]
+    dtype: Dtype = "int8"
+    batch_size: int = 8
+    decode_threads: int = 4
+    device: str = "auto"
+
+
+@dataclass(kw_only=True)
+class PartitionReport:
+    """What one partition did.
+
+    Attributes:
+        images, boxes: worked on, failed ones included.
+        failures: failed images by reason.
+        seconds: by step; "decode" and "prepare" are summed over threads.
+        busy: another process works on what the partition lacks.
+    """
+
+    partition: int
+    images: int = 0
+    boxes: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    busy: bool = False
+
+
+def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None) -> PartitionReport:
+    """Fills what partition `p` lacks in the parts of the job: all of it, or only images that failed before.
+
+    Processes that know nothing of each other share the work: each claims what it is going to do, through the
+    cache, and leaves alone what another has claimed.
+
+    Args:
+        job: shared by all partitions.
+        p: index of the partition.
+        on_images: told (images, boxes) after every batch.
+
+    Raises:
+        IdentityError: the networks of this process are not those of the cache; nothing is computed.
+    """
+    writer, report = open_writer(job.cache), PartitionReport(partition=p)
+    planned = writer.partition(p)
+    with ExitStack() as claims:
+        wanted: dict[str, list[int]] = {}
+        for part in job.parts:
+            if not missing_slots(writer.marker(part, p), planned):
+                continue
+            try:
+                claims.enter_context(writer.claim(part, p))
+            except BlockingIOError:
+                report.busy = True
+                continue
+            # Asked again: whoever held the claim may have finished meanwhile.
+            if slots := missing_slots(writer.marker(part, p), planned):
+                wanted[part] = slots
+        if wanted:
+            _fill(job, writer, planned, wanted, report, on_images)
+    return report
+
+
+def _fill(
+    job: ExtractJob,
+    writer: CacheWriter,
+    planned: PartitionPlan,
+    wanted: Mapping[str, list[int]],
+    report: PartitionReport,
+    on_images: OnImages | None,
+) -> None:
+    device, clock = resolve_device(job.device), Clock()
+    specs = {spec.name: spec for spec in specs_of(job.spec, job.parts, device, job.dtype)}
+    _require_own_networks(writer, job, specs)
+    networks = backbone_of(job.spec, job.parts, device).parts
+    encoders = {part: networks[part] for part in wanted}
+    loader = ImageLoader(root=Path(job.image_root), exif=job.exif, encoders=encoders, clock=clock)
+    features = PartitionFeatures(planned, {part: specs[part] for part in wanted}, encoders, clock)
+    slots = sorted(set().union(*wanted.values()))
+    for batch in loader.batches(planned, slots, size=job.batch_size, threads=job.decode_threads):
+        features.add(batch)
+        boxes = sum(len(item.boxes) for item in batch)
+        report.images, report.boxes = report.images + len(batch), report.boxes + boxes
+        if on_images:
+            on_images(len(batch), boxes)
+    for part, todo in wanted.items():
+        with clock("write"):
+            commit = _commit if writer.marker(part, planned.index) is None else _recommit
+            commit(writer, part, features, todo, clock.of(part, list(wanted)))
+    report.failures = Counter(reason for reason, _ in features.failures.values())
+    report.seconds = dict(clock.seconds)
+
+
+def missing_slots(marker: Marker | None, planned: PartitionPlan) -> list[int]:
+    """Slots of a partition to work on: all when it is not committed, else the images that failed."""
+    return list(range(planned.num_images)) if marker is None else [slot for slot, _ in marker.failed]
+
+
+def _commit(
+    writer: CacheWriter, part: str, features: PartitionFeatures, slots: list[int], timings: dict[str, float]
+) -> None:
+    """The whole partition; nothing happens when another extractor was faster."""
+    failures = _failures(features, part, [s for s in slots if features.status[part][s] != STATUS_OK])
+    writer.commit(
+        part,
+        features.planned.index,
+        features.arrays[part],
+        features.status[part],
+        files=features.files,
+        failures=failures,
+        timings=timings,
+    )
+
+
+def _recommit(
+    writer: CacheWriter, part: str, features: PartitionFeatures, slots: list[int], timings: dict[str, float]
+) -> None:
+    """Only images that had failed, as far as no other extractor has mended them meanwhile."""
+    planned, status, arrays = features.planned, features.status[part], features.arrays[part]
+    still_missing = set(missing_slots(writer.marker(part, planned.index), planned))
+    slots = [slot for slot in slots if slot in still_missing]
+    if not (status[slots] == STATUS_OK).any():
+        return  # every retry failed again: nothing new to store
+    chosen = {}
+    for array in features.specs[part].arrays:
+        places = [features.rows_of(array, slot) for slot in slots]
+        rows = [row for place in places for row in range(place.start, place.stop)]
+        chosen[array.name] = _take(arrays[array.name], np.array(rows, np.int64))
+    still = _failures(features, part, [slot for slot in slots if status[slot] != STATUS_OK])
+    writer.recommit(
+        part,
+        planned.index,
+        slots,
+        chosen,
+        status[slots],
+        files=features.files[slots],
+        failures=still,
+        timings=timings,
+    )
+
+
+def _take(values: Any, rows: Any) -> Any:
+    return (
+        Quantised(values.values[rows], values.scale[rows]) if isinstance(values, Quantised) else values[rows]
+    )
+
+
+def _failures(features: PartitionFeatures, part: str, slots: Any) -> list[dict[str, Any]]:
+    planned, status = features.planned, features.status[part]
+    return [
+        {
+            "image_id": planned.image_ids[slot],
+            "file_name": planned.file_names[slot],
+            "reason": STATUS_REASONS[int(status[slot])],
+            "detail": features.failures[int(slot)][1],
+        }
+        for slot in slots
+    ]
+
+
+_on_fetch: list[Progress] = []  # told while weights are fetched
+
+
+def tell_fetching(progress: Progress) -> None:
+    """Has `progress` told of weights that are fetched in this process."""
+    _on_fetch[:] = [progress]
+
+
+@lru_cache(maxsize=1)
+def backbone_of(spec: BackboneSpec, parts: tuple[str, ...], device: str) -> Backbone:
+    """Networks are loaded once a process, not once a partition."""
+    return load_backbone(spec, device, _on_fetch[0] if _on_fetch else None, parts)
+
+
+@lru_cache(maxsize=4)
+def specs_of(spec: BackboneSpec, parts: tuple[str, ...], device: str, dtype: Dtype) -> tuple[PartSpec, ...]:
+    """Arrays and identity of what the networks of this process would store."""
+    networks = backbone_of(spec, parts, device).parts
+    return tuple(part_spec(name, networks[name], dtype) for name in parts)
+
+
+def require_same_networks(found: PartSpec, wanted: PartSpec, *, whose: str, by: str) -> None:
+    """Refuses networks that would store something else than a part holds, wherever they run.
+
+    Args:
+        found: the part.
+        wanted: what the networks would store.
+        whose: the part's place, "DIR".
+        by: where the networks are, "HOST".
+
+    Raises:
+        IdentityError: names place, key and both values.
+    """
+    require_same(
+        found.to_dict(),
+        wanted.to_dict(),
+        what=f"part {found.name} of {whose}",
+        wanted_by=f"the networks on {by}",
+        remedy=f"give {by} the same weights and all one arithmetic (--set precision=fp32), or take it "
+        "out, and run the same command again; committed partitions are kept",
+    )
+
+
+def _require_own_networks(writer: CacheWriter, job: ExtractJob, specs: Mapping[str, PartSpec]) -> None:
+    """Whoever computes features proves that they are those of the cache. Raises IdentityError."""
+    for ours in specs.values():
+        if ours.name not in writer.parts:
+            raise IdentityError(
+                f"{job.cache} has no part {ours.name} any more",
+                "the parts that this run started with",
+                "run the same command again",
+            )
+        theirs = writer.parts[ours.name]
+        require_same_networks(theirs, ours, whose=job.cache, by=socket.gethostname())

@@ -1,0 +1,240 @@
+"""Phase 1 as a whole: what a cache lacks of a dataset, partition by partition, and the seal."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from regionspot_cache.backbones.presets import BackboneSpec, load_preset
+from regionspot_cache.datasets import DetectionDataset
+from regionspot_cache.errors import IdentityError, IncompleteError
+from regionspot_cache.extraction.devices import resolve_device
+from regionspot_cache.extraction.partition import Dtype, ExtractJob, OnImages, extract_partition, specs_of
+from regionspot_cache.identity import require_same
+from regionspot_cache.store import PartSpec, create_cache, open_writer
+from regionspot_cache.store.create import add_parts
+from regionspot_cache.store.identity import CACHE_KEY
+from regionspot_cache.store.labelled import match
+from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.reader import open_as_it_is
+from regionspot_cache.store.segments import UpdateRecord, segment_places
+from regionspot_cache.store.update import Update, abandon_update, begin_update, finish_update, plan_update
+
+POLL_SECONDS = 0.5
+
+
+def has_cache(path: str | Path) -> bool:
+    """Whether a cache was planned there already."""
+    return open_objects(path).size(CACHE_KEY) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a cache is laid out, where there is none yet.
+
+    Attributes:
+        partition_size: images a partition.
+        seed: of the order.
+        rebuild: replace parts that other networks made.
+    """
+
+    partition_size: int = 512
+    seed: int = 0
+    rebuild: bool = False
+
+
+def prepare(path: str, dataset: DetectionDataset, specs: Sequence[PartSpec], plan: Plan) -> list[str]:
+    """Plans a cache, or sees that the one that is there holds every image and box of the dataset.
+
+    Args:
+        path: folder or URL.
+        dataset: images and boxes.
+        specs: parts, added where they are missing.
+        plan: of a new cache.
+
+    Returns:
+        the places of the segments to fill.
+
+    Raises:
+        IdentityError: the cache lacks images or boxes, or has parts of other networks.
+        IncompleteError: an update was begun and not finished.
+    """
+    if not has_cache(path):
+        create_cache(path, dataset, parts=specs, partition_size=plan.partition_size, seed=plan.seed)
+        return [path]
+    require_fitting(path, dataset, plan)
+    places = segment_places(path)
+    for place in places:
+        add_parts(place, specs, rebuild=plan.rebuild)
+    return places
+
+
+def require_fitting(path: str, dataset: DetectionDataset, plan: Plan) -> None:
+    """Refuses a cache that is not of this dataset; errors as of `prepare`."""
+    require_same_settings(path, dataset, plan)
+    if UpdateRecord.read(open_objects(path)) is not None:
+        raise IncompleteError(
+            f"an update of {path} is not finished",
+            "a finished one",
+            f"rs-cache extract --cache {path} --update ...",
+        )
+    cache = open_as_it_is(path, ())
+    found = match(dataset, cache, cache.live)
+    lacking, fits = int((found.images < 0).sum()), found.fits(dataset.offsets)
+    if not fits.all():
+        boxes = int((~fits).sum()) - lacking
+        raise IdentityError(
+            f"{path} lacks {lacking} of {len(dataset)} images of {dataset.name}, and boxes of {boxes} more",
+            "a cache of all its images and boxes",
+            f"rs-cache extract --cache {path} --update adds what is new; or choose another --cache",
+        )
+
+
+def require_same_settings(path: str, dataset: DetectionDataset, plan: Plan) -> None:
+    """Refuses another order, other views, or images turned otherwise. Raises IdentityError."""
+    found = open_writer(path).record.identity
+    views = dataset.augmentation.to_dict() if dataset.augmentation else "none"
+    wanted = {
+        "augmentation": views,
+        "exif": dataset.exif,
+        "partition_size": plan.partition_size,
+        "seed": plan.seed,
+    }
+    theirs = {key: found[key] for key in wanted} | {"augmentation": found["augmentation"] or "none"}
+    require_same(
+        theirs,
+        wanted,
+        what=f"the cache at {path}",
+        wanted_by="this dataset and these settings",
+        remedy=f"choose another --cache, or delete {path} and run the same command again",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingUpdate:
+    """An update whose new segment is to be filled: `place`, None when nothing is to be computed."""
+
+    path: str
+    update: Update
+    name: str | None
+    place: str | None
+
+    def finish(self) -> None:
+        """Once the segment is sealed."""
+        if self.update.is_empty:
+            abandon_update(self.path)
+        else:
+            finish_update(self.path, self.update, self.name)
+
+
+def prepare_update(path: str, dataset: DetectionDataset, plan: Plan) -> PendingUpdate:
+    """Plans what a complete cache lacks of a dataset as a new segment; errors as of `prepare`."""
+    require_same_settings(path, dataset, plan)
+    update = plan_update(path, dataset)
+    if update.added is None:
+        return PendingUpdate(path=path, update=update, name=None, place=None)
+    name = update.name(plan.seed)
+    place = begin_update(path, name)
+    specs = list(update.cache.parts.values())
+    create_cache(place, update.added, parts=specs, partition_size=plan.partition_size, seed=plan.seed)
+    return PendingUpdate(path=path, update=update, name=name, place=place)
+
+
+def todo(place: str, parts: Sequence[str]) -> list[int]:
+    """Partitions of a segment that are not committed in every part, or hold failed images."""
+    writer = open_writer(place)
+    found: set[int] = set()
+    for part in parts:
+        markers = writer.markers(part)
+        found |= {p for p in range(writer.num_partitions) if p not in markers or markers[p].failed}
+    return sorted(found)
+
+
+def seal(place: str, parts: Sequence[str]) -> dict[str, int]:
+    """Seals a segment, or says how many partitions each part lacks."""
+    writer = open_writer(place)
+    missing = {part: len(writer.pending(part)) for part in parts}
+    if not any(missing.values()):
+        writer.seal()
+        writer.collect_garbage()
+        return {}
+    return missing
+
+
+def shared(unit: Callable[[int], Any], partitions: Sequence[int]) -> dict[int, Any]:
+    """Results of `unit` by partition; those that another process works on are asked for until it is done."""
+    waiting, done = list(partitions), {}
+    while waiting:
+        found = {p: unit(p) for p in waiting}
+        done |= found
+        waiting = [p for p, report in found.items() if report.busy]
+        if waiting:
+            sleep(POLL_SECONDS)
+    return done
+
+
+def extract(
+    dataset: DetectionDataset,
+    path: str | Path,
+    *,
+    backbone: BackboneSpec | str | Path = "tiny",
+    parts: Sequence[str] | None = None,
+    update: bool = False,
+    plan: Plan | None = None,
+    dtype: Dtype = "int8",
+    batch_size: int = 8,
+    decode_threads: int = 4,
+    device: str = "auto",
+    on_images: OnImages | None = None,
+) -> None:
+    """Builds, completes or updates a cache in this process; beside others that do the same, it shares the work.
+
+    Args:
+        dataset: images and boxes.
+        path: folder or URL of the cache.
+        backbone: spec, preset name or YAML file.
+        parts: those to fill; all of the backbone when left out.
+        update: bring a complete cache up to date with the dataset.
+        plan: layout of a new cache.
+        dtype: of stored features.
+        batch_size: images in one pass of a network.
+        decode_threads: threads that read images.
+        device: "auto", "cpu", "cuda:0" and so on.
+        on_images: told (images, boxes) after every batch.
+
+    Raises:
+        IdentityError, IncompleteError: as of `prepare`.
+    """
+    spec = backbone if isinstance(backbone, BackboneSpec) else load_preset(backbone)
+    names, layout = tuple(parts or spec.parts), plan or Plan()
+    specs = specs_of(spec, names, resolve_device(device), dtype)
+
+    def fill(place: str) -> None:
+        job = ExtractJob(
+            cache=place,
+            image_root=str(Path(dataset.image_root).absolute()),
+            exif=dataset.exif,
+            spec=spec,
+            parts=names,
+            dtype=dtype,
+            batch_size=batch_size,
+            decode_threads=decode_threads,
+            device=device,
+        )
+        shared(lambda p: extract_partition(job, p, on_images), todo(place, names))
+        if missing := seal(place, names):
+            raise IncompleteError(f"{place} lacks partitions: {missing}", "none", "run it again")
+
+    where = str(path)
+    if not update or not has_cache(where):
+        for place in prepare(where, dataset, specs, layout):
+            fill(place)
+        return
+    for place in segment_places(where):
+        add_parts(place, specs, rebuild=layout.rebuild)
+        fill(place)
+    pending = prepare_update(where, dataset, layout)
+    if pending.place:
+        fill(pending.place)
+    pending.finish()

@@ -1,0 +1,185 @@
+"""Labels for cached features: which images and boxes of a dataset a cache has, by file name and box alone."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from regionspot_cache.datasets.regions import BOX_QUERY, position_vectors
+from regionspot_cache.hashing import random64
+
+if TYPE_CHECKING:
+    from regionspot_cache.datasets import DetectionDataset
+    from regionspot_cache.store.reader import Cache
+
+IMAGE_NOT_CACHED, BOX_NOT_CACHED = "image not in the cache", "box not in the cache"
+
+
+class CachedImages(Protocol):
+    """What matching needs of a cache: `Cache`, or one segment of it that need not be sealed."""
+
+    @property
+    def num_images(self) -> int: ...
+    @property
+    def file_names(self) -> list[str]: ...
+    @property
+    def offsets(self) -> np.ndarray: ...
+    @property
+    def all_boxes(self) -> np.ndarray: ...
+    @property
+    def all_sizes(self) -> np.ndarray: ...
+    @property
+    def frames(self) -> np.ndarray | None: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Match:
+    """Where the images and boxes of a dataset are in a cache.
+
+    Attributes:
+        images: int64 [M], position of every image; -1 where the cache has none of this name, size and view.
+        boxes: int64 [T], row of every box in the cache's order; -1 where its image has no such box.
+    """
+
+    images: np.ndarray
+    boxes: np.ndarray
+
+    def fits(self, offsets: np.ndarray) -> np.ndarray:
+        """bool [M]: which images are there with all their boxes; `offsets` are those of the dataset."""
+        lacking = np.concatenate([[0], np.cumsum(self.boxes < 0)])
+        return (self.images >= 0) & (np.diff(lacking[offsets]) == 0)
+
+
+def match(dataset: "DetectionDataset", cache: CachedImages, live: np.ndarray | None = None) -> Match:
+    """Finds the images and boxes of a dataset in a cache; labels, ids and order do not matter.
+
+    Args:
+        dataset: what is looked for.
+        cache: what there is.
+        live: bool [M of the cache], images that count; all when left out.
+    """
+    images = _match_images(dataset, cache, live)
+    owner = np.repeat(images, np.diff(dataset.offsets))
+    cached_owner = np.repeat(np.arange(cache.num_images), np.diff(cache.offsets))
+    keys, order = _sorted_keys(cached_owner, cache.all_boxes)
+    place = np.minimum(np.searchsorted(keys, _keys(owner, dataset.boxes)), max(len(keys) - 1, 0))
+    if not len(keys):
+        return Match(images=images, boxes=np.full(len(owner), -1))
+    rows = order[place]
+    same = (cached_owner[rows] == owner) & (cache.all_boxes[rows] == dataset.boxes).all(axis=1)
+    return Match(images=images, boxes=np.where(same, rows, -1))
+
+
+def _match_images(dataset: "DetectionDataset", cache: CachedImages, live: np.ndarray | None) -> np.ndarray:
+    shown = np.stack([dataset.widths, dataset.heights], axis=1).astype(np.int64)
+    wanted = dataset.views.frames if dataset.views is not None else shown
+    there = cache.frames if dataset.views is not None and cache.frames is not None else cache.all_sizes
+    if wanted.shape[1] != there.shape[1]:
+        return np.full(len(dataset.file_names), -1)
+    known: dict[tuple[str, bytes], int] = {}
+    there, wanted = there.astype("<i4"), wanted.astype("<i4")
+    for i in np.arange(cache.num_images) if live is None else np.flatnonzero(live):
+        known[cache.file_names[i], there[i].tobytes()] = int(i)
+    names = zip(dataset.file_names, wanted, strict=True)
+    return np.array([known.get((name, row.tobytes()), -1) for name, row in names], np.int64)
+
+
+def _sorted_keys(owner: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    keys = _keys(owner, boxes)
+    order = np.argsort(keys, kind="stable")
+    return keys[order], order
+
+
+def _keys(owner: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """uint64 [T], a hash of image and box; equal ones are compared in full."""
+    halves = np.ascontiguousarray(boxes + np.float32(0)).view("<u8").reshape(-1, 2)  # -0.0 becomes 0.0
+    return random64(0, owner.astype(np.uint64), halves[:, 0], halves[:, 1])
+
+
+class LabelledCache:
+    """The regions of a dataset that a cache has features of.
+
+    Args:
+        cache: an opened cache.
+        dataset: images, boxes and labels; with the same extra views as the cache.
+
+    Attributes:
+        cache, dataset: as given.
+        match: where the dataset is in the cache.
+        left_out: images and boxes of the dataset that the cache does not have, by reason.
+    """
+
+    def __init__(self, cache: "Cache", dataset: "DetectionDataset") -> None:
+        self.cache, self.dataset = cache, dataset
+        self.match = match(dataset, cache, cache.live)
+        lacking = int((self.match.images < 0).sum())
+        boxes = int(((self.match.boxes < 0) & (self._owner >= 0)).sum())
+        self.left_out = Counter({IMAGE_NOT_CACHED: lacking, BOX_NOT_CACHED: boxes})
+        self.left_out += Counter()  # without zeros
+        kept = np.flatnonzero(self.match.boxes >= 0)
+        order = kept[np.argsort(self._owner[kept], kind="stable")]
+        owner = self._owner[order]
+        self._labels = dataset.labels[order]
+        self._rows = self.match.boxes[order] - cache.offsets[owner]
+        self.offsets = np.searchsorted(owner, np.arange(cache.num_images + 1))
+
+    @cached_property
+    def _owner(self) -> np.ndarray:
+        return np.repeat(self.match.images, np.diff(self.dataset.offsets))
+
+    @property
+    def num_images(self) -> int:
+        """Positions of the cache."""
+        return self.cache.num_images
+
+    @property
+    def partition_size(self) -> int:
+        """Images a partition."""
+        return self.cache.partition_size
+
+    @property
+    def views(self) -> np.ndarray | None:
+        """int32 [M], the view of each image."""
+        return self.cache.views
+
+    @property
+    def origins(self) -> np.ndarray | None:
+        """int32 [M], number of the image that each one is a view of."""
+        return self.cache.origins
+
+    def ok_mask(self, part: str) -> np.ndarray:
+        """bool [M]: which images have features in a part."""
+        return self.cache.ok_mask(part)
+
+    def queries(self, path: str, i: int) -> np.ndarray:
+        """Vectors of the labelled boxes of image i, float32 [n, D].
+
+        Args:
+            path: PART/ARRAY of an array by box, or `regions.BOX_QUERY`.
+            i: position in the cache.
+        """
+        if path == BOX_QUERY:
+            vectors = position_vectors(self.cache.boxes(i), self.cache.size(i))
+        else:
+            vectors = self.cache.read(path, i)
+        return vectors[self.rows(i)]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the dataset."""
+        return self.dataset.class_names
+
+    @property
+    def boxed_classes(self) -> np.ndarray:
+        """int [k], the labels that occur, rising."""
+        return np.unique(self._labels)
+
+    def labels(self, i: int) -> np.ndarray:
+        """int32 [n], index into class_names of every labelled box of image i of the cache."""
+        return self._labels[self.offsets[i] : self.offsets[i + 1]]
+
+    def rows(self, i: int) -> np.ndarray:
+        """int64 [n], which boxes of image i of the cache these are; one may occur with several labels."""
+        return self._rows[self.offsets[i] : self.offsets[i + 1]]

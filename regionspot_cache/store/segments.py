@@ -1,0 +1,125 @@
+"""Which segments a cache has, and which of their images it has given up: segments.json.
+
+A cache is planned once. What an update adds is a segment of its own, a whole cache in updates/NAME, and what
+it removes is listed here; nothing that is sealed is rewritten. Without this record the cache is its one segment.
+While an update is under way update.json names its segment, and readers are refused.
+"""
+
+import base64
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import StringConstraints
+
+from regionspot_cache.datasets.source import DatasetSource
+from regionspot_cache.errors import DamageError
+from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.objects import Objects
+from regionspot_cache.store.records import Sha256, from_record, parse, to_record
+
+SEGMENTS_KEY, UPDATE_KEY, UPDATES = "segments.json", "update.json", "updates"
+SegmentName = Annotated[str, StringConstraints(pattern=r"^(updates/[0-9a-f]{16})?$")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentEntry:
+    """One segment.
+
+    Attributes:
+        name: its folder in the cache; "" for the first.
+        plan_digest: `CacheRecord.plan_digest`.
+        removed: base64 of the bits, little-endian, of the positions that were given up; "" for none.
+    """
+
+    name: SegmentName
+    plan_digest: Sha256
+    removed: str = ""
+
+    def removed_mask(self, count: int) -> np.ndarray:
+        """bool [count]. Raises DamageError."""
+        if not self.removed:
+            return np.zeros(count, bool)
+        try:
+            bits = np.frombuffer(base64.b64decode(self.removed, validate=True), np.uint8)
+        except ValueError:
+            bits = np.zeros(0, np.uint8)
+        if len(bits) != -(-count // 8):
+            raise DamageError(
+                f"{SEGMENTS_KEY} has {len(bits)} bytes of removed images of segment {self.name or 'first'}",
+                f"{-(-count // 8)} bytes, one bit for each of its {count} images",
+                "rs-cache verify CACHE --full names all damage",
+            )
+        return np.unpackbits(bits, count=count, bitorder="little").astype(bool)
+
+
+def packed(removed: np.ndarray) -> str:
+    """The text of `SegmentEntry.removed` of a mask bool [M]."""
+    return (
+        base64.b64encode(np.packbits(removed, bitorder="little").tobytes()).decode() if removed.any() else ""
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """segments.json; replaced atomically by every update.
+
+    Attributes:
+        segments: in order.
+        source: the annotations of the latest update.
+    """
+
+    segments: tuple[SegmentEntry, ...]
+    source: DatasetSource | None = None
+
+    def to_bytes(self) -> bytes:
+        """The stored bytes."""
+        return to_record(asdict(self))
+
+    @classmethod
+    def read(cls, objects: Objects) -> "Segments | None":
+        """Read it; None for a cache that was never updated. Raises DamageError."""
+        try:
+            return parse(cls, from_record(objects.read(SEGMENTS_KEY), SEGMENTS_KEY), SEGMENTS_KEY)
+        except FileNotFoundError:
+            return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRecord:
+    """update.json: the segment that is being made."""
+
+    name: SegmentName
+
+    def to_bytes(self) -> bytes:
+        """The stored bytes."""
+        return to_record(asdict(self))
+
+    @classmethod
+    def read(cls, objects: Objects) -> "UpdateRecord | None":
+        """Read it; None while no update is under way. Raises DamageError."""
+        try:
+            return parse(cls, from_record(objects.read(UPDATE_KEY), UPDATE_KEY), UPDATE_KEY)
+        except FileNotFoundError:
+            return None
+
+
+def within(url: str, name: str) -> str:
+    """Place of a segment of the cache at `url`."""
+    return f"{url.rstrip('/')}/{name}" if name else url
+
+
+def segment_places(path: str | Path) -> list[str]:
+    """Where the segments of a cache lie, that of an unfinished update included."""
+    objects = open_objects(path)
+    known = Segments.read(objects)
+    names = [entry.name for entry in known.segments] if known else [""]
+    update = UpdateRecord.read(objects)
+    if (
+        update
+        and update.name not in names
+        and open_objects(within(objects.url, update.name)).size("cache.json")
+    ):
+        names.append(update.name)
+    return [within(objects.url, name) for name in names]
