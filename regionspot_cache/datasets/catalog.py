@@ -114,17 +114,25 @@ def load_dataset(
     else:
         dataset = _named(name, split or named_split, request)
     source = DatasetSource(
-        dataset=name_or_file if name in DATASET_NAMES else str(Path(name_or_file).absolute()),
+        dataset=_where(name_or_file, split),
         data_root=str(data_root.absolute()),
         images=None if images is None else str(images.absolute()),
         limit=limit,
         seed=seed,
-        policy=request.policy,
+        policy=policy or BoxPolicy(),
     )
     return replace(dataset.sample(limit, seed), source=source)
 
 
-def load_source(source: DatasetSource, progress: Progress | None = None) -> DetectionDataset:
+def _where(name_or_file: str, split: str | None) -> str:
+    """What names the same annotations from any folder."""
+    name, _, _ = name_or_file.partition(":")
+    if name not in DATASET_NAMES:
+        return str(Path(name_or_file).absolute())
+    return f"{name}:{split}" if split else name_or_file
+
+
+def load_source(source: DatasetSource, progress: shapes.Progress | None = None) -> DetectionDataset:
     """The dataset of a source as it is annotated now; errors as of `load_dataset`."""
     return load_dataset(
         source.dataset,
