@@ -1,7 +1,6 @@
 """Readers of backbone files and of the folders that they name, for `tests.fuzzing`."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -12,7 +11,7 @@ from tests.backbones.small import picture
 from tests.backbones.small_hf import CONFIGS
 from tests.fuzzing import Target
 
-PLAIN = json.loads(json.dumps(asdict(PRESETS["bl"])))
+PLAIN = PRESETS["bl"].to_dict()
 
 
 def _read(path: Path) -> object:

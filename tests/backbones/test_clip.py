@@ -39,40 +39,40 @@ def images(clip: ClipBackbone, count: int = 2) -> torch.Tensor:
 
 def test_map_is_the_transformer_output_before_the_final_norm(clip: ClipBackbone) -> None:
     batch = images(clip)
-    found = clip.encode_map(batch)
+    found = clip.encode(batch)["map"]
     expected = outputs_of(clip.model.visual.transformer, clip, batch)
     assert (found - expected).abs().max() < 1e-4
-    assert found.shape == (2, *clip.map_shape) == (2, 10, 32)
+    assert found.shape == (2, *clip.arrays["map"].shape) == (2, 10, 32)
     assert (clip.grid, clip.prefix_tokens) == ((3, 3), 1)
 
 
 @pytest.mark.parametrize(("layer", "block"), [(0, 0), (-2, 1), (-1, 2)])
 def test_the_layer_can_be_chosen(layer: int, block: int) -> None:
-    clip = small_clip(layer=layer)
+    clip = small_clip(layers=(layer,))
     batch = images(clip)
     expected = outputs_of(clip.model.visual.transformer.resblocks[block], clip, batch)
-    torch.testing.assert_close(clip.encode_map(batch), expected, rtol=0, atol=1e-5)
-    assert clip.fingerprint()["layer"] == block
+    torch.testing.assert_close(clip.encode(batch)["map"], expected, rtol=0, atol=1e-5)
+    assert clip.fingerprint()["layers"] == [block]
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match="3 blocks"):
-        small_clip(layer=3)
+        small_clip(layers=(3,))
 
 
 def test_timm_tower_gives_class_token_first() -> None:
     clip = small_clip(vision=TIMM)
     batch = torch.randn(2, 3, 160, 160)
     expected = outputs_of(clip.model.visual.trunk.blocks[-1], clip, batch)
-    torch.testing.assert_close(clip.encode_map(batch), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(clip.encode(batch)["map"], expected, rtol=0, atol=1e-5)
     assert clip.prefix_tokens == 1
 
 
 def test_a_tower_without_class_token_gives_the_grid_alone() -> None:
     clip = small_clip(vision=TIMM | {"timm_model_name": "test_vit_relpos", "timm_pool": "avg"})
-    clip_map = clip.encode_map(torch.randn(1, 3, 160, 160))
-    assert clip_map.shape == (1, *clip.map_shape)
-    assert (clip.map_shape[0], clip.prefix_tokens) == (100, 0)
+    clip_map = clip.encode(torch.randn(1, 3, 160, 160))["map"]
+    assert clip_map.shape == (1, *clip.arrays["map"].shape)
+    assert (clip.arrays["map"].shape[0], clip.prefix_tokens) == (100, 0)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ def test_fingerprints_follow_what_decides_the_values() -> None:
     others = [
         small_clip(seed=1),
         small_clip(resize="bilinear"),
-        small_clip(layer=0),
+        small_clip(layers=(0,)),
         small_clip(precision="bf16"),
     ]
     for other in others:
         assert other.fingerprint() != base.fingerprint()
     assert small_clip(seed=1).text_fingerprint() != base.text_fingerprint()
-    assert small_clip(resize="bilinear", layer=0).text_fingerprint() == base.text_fingerprint()
+    assert small_clip(resize="bilinear", layers=(0,)).text_fingerprint() == base.text_fingerprint()
 
 
 def test_image_and_text_weights_have_their_own_fingerprints() -> None:
@@ -189,7 +189,7 @@ def test_a_local_model_is_loaded_and_named_without_its_folder(tmp_path, clip: Cl
     spec = ClipSpec(model=f"local-dir:{folder}", weights="included", precision="fp32")
     local = ClipBackbone(build_clip(spec), spec)
     batch = torch.randn(1, 3, 48, 48)
-    torch.testing.assert_close(local.encode_map(batch), clip.encode_map(batch))
+    torch.testing.assert_close(local.encode(batch)["map"], clip.encode(batch)["map"])
     assert local.fingerprint()["model"] == "local-dir:mine"
     assert local.fingerprint()["weights_sha256"] == clip.fingerprint()["weights_sha256"]
 

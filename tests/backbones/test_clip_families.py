@@ -64,11 +64,11 @@ def outline(family: Family, weights: str, **more: object) -> ClipBackbone:
 def test_tokens_of_the_full_size(family: Family) -> None:
     clip = outline(family, "random:0")
     assert (clip.grid, clip.prefix_tokens) == ((family.grid, family.grid), family.prefix)
-    assert clip.map_shape == (family.prefix + family.grid**2, family.width)
-    assert clip.layer == family.blocks - 1
+    assert clip.arrays["map"].shape == (family.prefix + family.grid**2, family.width)
+    assert clip.blocks == (family.blocks - 1,)
     assert clip.parts.quick_gelu == family.quick_gelu
-    clip_map = clip.encode_map(torch.empty(2, 3, clip.image_size, clip.image_size, device="meta"))
-    assert clip_map.shape == (2, *clip.map_shape)
+    clip_map = clip.encode(torch.empty(2, 3, clip.image_size, clip.image_size, device="meta"))["map"]
+    assert clip_map.shape == (2, *clip.arrays["map"].shape)
 
 
 @pytest.mark.parametrize("weights", ["tag", "file", "random"])
@@ -142,8 +142,8 @@ def test_maps_and_embeddings_are_those_of_the_family(name: str, shallow: Callabl
     with torch.no_grad():
         embedded = clip.model.encode_image(batch)
     hook.remove()
-    found = clip.encode_map(batch)
-    assert found.shape == seen[0].shape == (2, *clip.map_shape)
+    found = clip.encode(batch)["map"]
+    assert found.shape == seen[0].shape == (2, *clip.arrays["map"].shape)
     assert found.std() > 0.01
     torch.testing.assert_close(found, seen[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(clip.encode_image(batch), embedded)
@@ -159,16 +159,16 @@ def test_maps_and_embeddings_are_those_of_the_family(name: str, shallow: Callabl
 def test_the_fingerprint_has_what_tells_families_apart(
     name: str, shallow: Callable[..., ClipBackbone]
 ) -> None:
-    clip, first = shallow(name), shallow(name, layer=0)
+    clip, first = shallow(name), shallow(name, layers=(0,))
     facts = clip.fingerprint()
-    assert (facts["model"], facts["layer"], first.fingerprint()["layer"]) == (SMALL[name], 1, 0)
+    assert (facts["model"], facts["layers"], first.fingerprint()["layers"]) == (SMALL[name], [1], [0])
     assert facts["tokens"].startswith(f"{clip.prefix_tokens} prefix")
     assert facts["mean"] == list(clip.mean)
     assert facts["preprocess"] == "squash, " + ("bilinear" if name == "pe-core" else "bicubic")
     assert facts["image_size"] == {"native": 224, "eva": 224, "siglip2": 256, "pe-core": 384}[name]
 
 
-def test_pe_core_is_resized_bilinearly_to_part_range(shallow: Callable[..., ClipBackbone]) -> None:
+def test_pe_core_is_resized_bilinearly_to_half_range(shallow: Callable[..., ClipBackbone]) -> None:
     clip, image = shallow("pe-core"), picture(50, 90)
     squashed = Image.fromarray(image).resize((384, 384), Image.Resampling.BILINEAR)
     expected = torch.from_numpy(np.array(squashed)).permute(2, 0, 1) / 127.5 - 1
@@ -180,7 +180,7 @@ def test_another_resolution_changes_the_grid(shallow: Callable[..., ClipBackbone
         clip = shallow(name, image_size=128)
         assert clip.grid == (4, 4)
         batch = torch.randn(1, 3, 128, 128)
-        assert clip.encode_map(batch).shape == (1, *clip.map_shape)
+        assert clip.encode(batch)["map"].shape == (1, *clip.arrays["map"].shape)
         assert clip.fingerprint()["image_size"] == 128
 
 

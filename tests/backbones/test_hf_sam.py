@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def sam(folders: dict[str, Path], family: str) -> TransformersSam:
-    return small_transformers_sam(folders[family])
+    return small_transformers_sam(folders[family], store=("transformer", "prompt", "mlp"))
 
 
 def processor_of(family: str, side: int) -> Any:
@@ -97,7 +98,7 @@ def grid(cells: torch.Tensor) -> torch.Tensor:
 def test_tokens_of_many_images_equal_the_library_image_by_image(family: str, sam: TransformersSam) -> None:
     boxes = [random_boxes(n, *size, seed=n) for n, size in zip((5, 0, 9), SIZES, strict=True)]
     batch = torch.stack([sam.preprocess(picture(*size)) for size in SIZES])
-    found = sam.tokens(sam.embed(batch), boxes, SIZES, positions=("transformer", "prompt", "mlp"))
+    found = sam.tokens(sam.embed(batch), boxes, SIZES)
     for i, size in enumerate(SIZES):
         if len(boxes[i]) == 0:
             assert found["transformer"][i].shape == (0, 64)
@@ -136,10 +137,10 @@ def test_tokens_tell_boxes_and_images_apart(sam: TransformersSam) -> None:
 
 def test_methods_read_it_as_any_sam(sam: TransformersSam) -> None:
     image, boxes = picture(90, 131), random_boxes(3, 90, 131)
-    inputs = RegionInputs(Backbone(sam, small_clip(), BackboneSpec()), image, boxes)
+    inputs = RegionInputs(Backbone({"sam": sam, "clip": small_clip()}, BackboneSpec()), image, boxes)
     embedding = sam.embed(sam.preprocess(image)[None])
     [expected] = sam.tokens(embedding, [boxes], [(90, 131)])["transformer"]
-    assert torch.equal(inputs.tokens(), expected)
+    assert torch.equal(inputs.query("sam/transformer"), expected)
     masks, quality = inputs.masks
     assert masks.shape == (3, 90, 131)
     assert quality.shape == (3,)
@@ -189,7 +190,7 @@ def test_fingerprint_follows_what_decides_the_values(folders: dict[str, Path], f
     assert str(folder) not in json.dumps(base)
     assert f"(index {TOKEN_INDEX[family]}" in base["token"]
     assert ("longest side 128" if family in LONGEST_SIDE else "squash to") in base["preprocess"]
-    for other in ({"seed": 1}, {"positions": ("mlp",)}, {"precision": "bf16"}):
+    for other in ({"seed": 1}, {"store": ("mlp",)}, {"precision": "bf16"}):
         assert small_transformers_sam(folder, **other).fingerprint() != base
 
 
@@ -209,9 +210,7 @@ def test_weights_come_from_a_folder_and_from_a_file(
     folders: dict[str, Path], family: str, sam: TransformersSam, tmp_path: Path
 ) -> None:
     sam.network.save_pretrained(tmp_path / "saved")
-    included = load_sam(
-        SamSpec(model=f"local-dir:{tmp_path / 'saved'}", weights="included", precision="fp32")
-    )
+    included = load_sam(replace(sam.spec, model=f"local-dir:{tmp_path / 'saved'}", weights="included"))
     assert included.fingerprint() == sam.fingerprint()
     file = next((tmp_path / "saved").glob("*.safetensors"))
     assert load_sam(SamSpec(model=f"local-dir:{folders[family]}", weights=str(file))).weights_sha256 == (

@@ -7,13 +7,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from regionspot_cache.backbones import hf_sam_load, load
+from regionspot_cache.backbones import Array, ClipBackbone, hf_sam_load, load
 from regionspot_cache.backbones.assets import FOLDER
 from regionspot_cache.backbones.clip_tags import check_names
-from regionspot_cache.backbones.load import load_backbone, load_proposer, load_sam
+from regionspot_cache.backbones.load import Backbone, load_backbone, load_part, load_proposer, load_sam
 from regionspot_cache.backbones.presets import (
     PRESETS,
+    BackboneSpec,
     ClipSpec,
+    HeadInputs,
+    OwnSpec,
     ProposerSpec,
     SamSpec,
     load_preset,
@@ -34,7 +37,8 @@ def small_published(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_presets_pair_sam_and_clip_as_the_paper_does() -> None:
-    models = {name: (spec.sam.model, spec.clip.model) for name, spec in PRESETS.items() if name != "tiny"}
+    paired = {name: (spec.first(SamSpec), spec.first(ClipSpec)) for name, spec in PRESETS.items()}
+    models = {name: (sam.model, clip.model) for name, (sam, clip) in paired.items() if name != "tiny"}
     assert models == {
         "bb": ("vit_b", "ViT-B-16-quickgelu"),
         "bl": ("vit_b", "ViT-L-14-quickgelu"),
@@ -46,22 +50,39 @@ def test_presets_pair_sam_and_clip_as_the_paper_does() -> None:
 def test_an_own_preset_is_read_from_yaml(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "name: mine\nsam: {model: vit_l, positions: [transformer, mlp]}\nclip: {model: ViT-B-32, layer: -2}\n"
+        "name: mine\n"
+        "parts:\n"
+        "  sam: {network: sam, model: vit_l, store: [transformer, mlp]}\n"
+        "  clip: {network: clip, model: ViT-B-32, layers: [-1, -2]}\n"
+        "  mine: {network: 'a.b:C', options: {depth: 3}}\n"
+        "head: {query: sam/mlp, memory: [clip/map, mine/map]}\n"
     )
     spec = load_preset(path)
-    assert spec.sam == SamSpec(model="vit_l", positions=("transformer", "mlp"))
-    assert spec.clip == ClipSpec(model="ViT-B-32", layer=-2)
+    assert spec.parts == {
+        "sam": SamSpec(model="vit_l", store=("transformer", "mlp")),
+        "clip": ClipSpec(model="ViT-B-32", layers=(-1, -2)),
+        "mine": OwnSpec(network="a.b:C", options={"depth": 3}),
+    }
+    assert spec.head == HeadInputs(query="sam/mlp", memory=("clip/map", "mine/map"))
     assert spec.proposer == ProposerSpec()
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("sam: {modle: vit_b}", "sam.modle"),
-        ("sam: {model: 8}", "sam.model"),
-        ("clip: {resize: nearest}", "clip.resize"),
-        ("clip: {layer: last}", "clip.layer"),
-        ("sam: {positions: [middle]}", "sam.positions"),
+        ("parts: {sam: {network: sam, modle: vit_b}}", "modle"),
+        ("parts: {sam: {network: sam, model: 8}}", "model"),
+        ("parts: {sam: {network: sam}, clip: {network: clip, resize: nearest}}", "resize"),
+        ("parts: {sam: {network: sam}, clip: {network: clip, layers: [last]}}", "layers"),
+        ("parts: {sam: {network: sam}, clip: {network: clip, layers: []}}", "layers = []"),
+        ("parts: {sam: {network: sam}, clip: {network: clip, layers: [1, 1]}}", "layers = [1, 1]"),
+        ("parts: {sam: {network: sam, store: [middle]}}", "store"),
+        ("parts: {sam: {network: sam, store: []}}", "store = []"),
+        ("parts: {sam: {model: vit_b}}", "network = None"),
+        ("parts: {sam: {network: sam}}", "head.memory = clip/map"),
+        ("head: {query: sam}", "head.query = sam"),
+        ("head: {memory: [clip/map, dino/map]}", "head.memory = clip/map, dino/map"),
+        ("sam: {network: sam}", "sam"),
         ("- a list", "holds a list"),
     ],
 )
@@ -77,10 +98,11 @@ def test_mistakes_in_a_preset_file_are_named(tmp_path: Path, text: str, found: s
 def test_shipped_backbone_files_name_what_exists(path: Path) -> None:
     spec = load_preset(path)
     assert spec.name == path.stem
-    assert spec.sam.model in {*load.SAM_FILES, *hf_sam_load.PUBLISHED}
-    assert spec.sam.weights == "official"
-    assert open_clip.get_pretrained_cfg(spec.clip.model, spec.clip.weights)
-    check_names(spec.clip)  # a tag of the other GELU is refused here
+    sam, clip = spec.first(SamSpec), spec.first(ClipSpec)
+    assert sam.model in {*load.SAM_FILES, *hf_sam_load.PUBLISHED}
+    assert sam.weights == "official"
+    assert open_clip.get_pretrained_cfg(clip.model, clip.weights)
+    check_names(clip)  # a tag of the other GELU is refused here
 
 
 def test_unknown_presets_are_refused(tmp_path: Path) -> None:
@@ -125,40 +147,47 @@ def test_sam_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         load_sam(SamSpec(weights=str(tmp_path / "other.pth")))
 
 
-def own_sam(spec: SamSpec, device: str) -> SamBackbone:
-    return small_sam(positions=spec.positions)
+def own_sam(spec: OwnSpec, device: str) -> SamBackbone:
+    return small_sam(store=tuple(spec.options["store"]))
 
 
-def unfinished_sam(spec: SamSpec, device: str) -> object:
+def unfinished_sam(spec: OwnSpec, device: str) -> object:
     return object()
 
 
 def test_a_sam_of_ones_own_goes_by_its_import_path() -> None:
-    sam = load_sam(SamSpec(model=f"{__name__}:own_sam", positions=("mlp",)))
-    assert sam.token_dims == {"mlp": 8}
-    with pytest.raises(UsageError, match="without device, embed, fingerprint"):
-        load_sam(SamSpec(model=f"{__name__}:unfinished_sam"))
+    spec = OwnSpec(network=f"{__name__}:own_sam", options={"store": ["mlp"]})
+    assert load_part(spec).arrays == {"mlp": Array(shape=(8,), per_box=True)}
+    with pytest.raises(UsageError, match="without arrays, device, encode, fingerprint, preprocess"):
+        load_part(OwnSpec(network=f"{__name__}:unfinished_sam"))
 
 
 def test_the_packaged_proposer_needs_its_own_sam() -> None:
-    spec = ProposerSpec(model="packaged", weights="packaged")
-    with pytest.raises(UsageError, match="reads the packaged SAM, not vit_b"):
-        load_proposer(spec, small_sam(model="vit_b"))
+    spec = BackboneSpec(
+        name="mine",
+        parts={"sam": SamSpec(), "clip": ClipSpec()},
+        proposer=ProposerSpec(model="packaged", weights="packaged"),
+    )
+    with pytest.raises(UsageError, match="reads the packaged SAM, and mine has none"):
+        load_proposer(Backbone({"sam": small_sam(model="vit_b")}, spec))
 
 
 @packaged
 def test_the_tiny_preset_loads_without_a_network() -> None:
     backbone = load_backbone(load_preset("tiny"))
-    assert backbone.clip.encode_text(["red star"]).shape == (1, backbone.clip.embed_dim)
-    assert backbone.sam.fingerprint()["model"] == backbone.clip.fingerprint()["model"] == "packaged"
+    clip = backbone.parts["clip"]
+    assert backbone.text is clip
+    assert backbone.masks is backbone.parts["sam"]
+    assert isinstance(clip, ClipBackbone)
+    assert clip.encode_text(["red star"]).shape == (1, clip.embed_dim)
+    assert {part.fingerprint()["model"] for part in backbone.parts.values()} == {"packaged"}
     other = load.load_clip(ClipSpec(model="packaged", weights="random:0"))
-    assert other.fingerprint()["weights_sha256"] != backbone.clip.fingerprint()["weights_sha256"]
+    assert other.fingerprint()["weights_sha256"] != clip.fingerprint()["weights_sha256"]
     with pytest.raises(UsageError, match="packaged model"):
         load.load_clip(ClipSpec(model="packaged", weights="openai"))
 
 
 @pytest.mark.skipif(not (FOLDER / "rpn.safetensors").is_file(), reason="no packaged weights")
 def test_the_tiny_proposer_loads_without_a_network() -> None:
-    spec = load_preset("tiny")
-    proposer = load_proposer(spec.proposer, load_sam(spec.sam))
+    proposer = load_proposer(load_backbone(load_preset("tiny"), parts=["sam"]))
     assert proposer.identity()["weights"] == "packaged"

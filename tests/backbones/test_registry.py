@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from regionspot_cache.backbones import load_clip, load_preset, registry
-from regionspot_cache.backbones.presets import ClipSpec, is_import_path
+from regionspot_cache.backbones import ClipBackbone, load_part, load_preset, registry
+from regionspot_cache.backbones.presets import ClipSpec, OwnSpec, SamSpec, is_import_path
 from regionspot_cache.backbones.registry import own_network
 from regionspot_cache.errors import UsageError
 from regionspot_cache.recognition.predictor import RegionPredictor
@@ -15,12 +15,12 @@ from tests.backbones.small import small_clip
 HERE = __name__
 
 
-def build(spec: ClipSpec, device: str) -> object:
+def build(spec: OwnSpec, device: str) -> ClipBackbone:
     """The network that these tests register."""
-    return small_clip(layer=spec.layer)
+    return small_clip(layers=(spec.options.get("layer", -1),))
 
 
-def build_nonsense(spec: ClipSpec, device: str) -> object:
+def build_nonsense(spec: OwnSpec, device: str) -> object:
     return {"a": "mapping"}
 
 
@@ -29,67 +29,76 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a package with the entry point `mine` were installed."""
 
     def points(*, group: str) -> list[EntryPoint]:
-        return [EntryPoint("mine", f"{HERE}:build", group)] if group == "regionspot_cache.clip" else []
+        return [EntryPoint("mine", f"{HERE}:build", group)] if group == registry.GROUP else []
 
     monkeypatch.setattr(registry, "entry_points", points)
 
 
 def test_an_import_path_is_called_with_the_spec() -> None:
-    clip = load_clip(ClipSpec(model=f"{HERE}:build", layer=0))
-    assert clip.fingerprint() == small_clip(layer=0).fingerprint()
+    clip = load_part(OwnSpec(network=f"{HERE}:build", options={"layer": 0}))
+    assert clip.fingerprint() == small_clip(layers=(0,)).fingerprint()
 
 
 @pytest.mark.usefixtures("installed")
 def test_an_entry_point_is_found_by_its_name() -> None:
-    assert load_clip(ClipSpec(model="mine", layer=1)).fingerprint() == small_clip(layer=1).fingerprint()
-    assert list(registry.registered("clip")) == ["mine"]
-    assert own_network("sam", "mine") is None
+    clip = load_part(OwnSpec(network="mine", options={"layer": 1}))
+    assert clip.fingerprint() == small_clip(layers=(1,)).fingerprint()
+    assert list(registry.registered()) == ["mine"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "model"),
-    [("sam", "packaged"), ("sam", "vit_b"), ("sam", "sam3"), ("clip", "packaged"), ("clip", "ViT-B-16")],
-)
+@pytest.mark.parametrize(("network", "kind"), [("sam", SamSpec), ("clip", ClipSpec)])
 def test_names_of_networks_that_are_here_cannot_be_taken_over(
-    monkeypatch: pytest.MonkeyPatch, kind: registry.Kind, model: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, network: str, kind: type
 ) -> None:
-    points = [EntryPoint(name, f"{HERE}:build", registry.GROUPS[kind]) for name in (model, "mine")]
+    points = [EntryPoint(name, f"{HERE}:build", registry.GROUP) for name in (network, "mine")]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
-    assert own_network(kind, model) is None
-    assert list(registry.registered(kind)) == ["mine"]
+    assert list(registry.registered()) == ["mine"]
+    assert isinstance(load_preset(write(tmp_path, network)).parts["clip"], kind)
+    with pytest.raises(UsageError, match=f"There is no network '{network}'"):
+        own_network(OwnSpec(network=network), "cpu")
+
+
+@pytest.mark.usefixtures("installed")
+def test_names_that_nobody_registered_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"no network 'mein'[\s\S]*sam, clip, mine"):
+        own_network(OwnSpec(network="mein"), "cpu")
 
 
 def test_names_of_other_kinds_are_no_import_paths() -> None:
     names = ["ViT-B-16", "hf-hub:a/b", "local-dir:/a.b:c", "packaged", "a:", ":b", "a b:c", "a:b-c", "1a:b"]
     assert [name for name in names if is_import_path(name)] == []
-    assert all(own_network("clip", name) is None for name in names)
 
 
 @pytest.mark.parametrize(
-    ("model", "text"),
+    ("network", "text"),
     [
         ("no_such_package.module:build", r"no_such_package[\s\S]*PYTHONPATH"),
         (f"{HERE}:biuld", r"no callable biuld[\s\S]*build_nonsense"),
         (f"{HERE}:HERE", "no callable HERE"),
-        (f"{HERE}:build_nonsense", r"gave a dict without[\s\S]*encode_map"),
+        (f"{HERE}:build_nonsense", r"gave a dict without[\s\S]*encode"),
     ],
 )
-def test_what_gives_no_encoder_is_explained(model: str, text: str) -> None:
+def test_what_gives_no_encoder_is_explained(network: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        load_clip(ClipSpec(model=model))
+        load_part(OwnSpec(network=network))
 
 
-def write(folder: Path, model: str) -> Path:
+def write(folder: Path, network: str) -> Path:
     path = folder / "backbone.yaml"
-    path.write_text(f"sam: {{model: packaged, weights: 'random:1'}}\nclip: {{model: '{model}'}}\n")
+    path.write_text(
+        "parts:\n"
+        "  sam: {network: sam, model: packaged, weights: 'random:1'}\n"
+        f"  clip: {{network: '{network}'}}\n"
+    )
     return path
 
 
 @pytest.mark.parametrize("part", ["sam", "clip"])
 def test_a_model_folder_cannot_choose_code_to_run(tmp_path: Path, part: str) -> None:
     path = tmp_path / "backbone.yaml"
-    path.write_text(f"{part}: {{model: 'os:getcwd'}}\n")
-    with pytest.raises(UsageError, match=rf"{part}.model = os:getcwd[\s\S]*--backbone"):
+    other = {"sam": "clip: {network: clip}", "clip": "sam: {network: sam}"}[part]
+    path.write_text(f"parts: {{{other}, {part}: {{network: 'os:getcwd'}}}}\n")
+    with pytest.raises(UsageError, match=rf"{part}.network = os:getcwd[\s\S]*--backbone"):
         load_preset(path, from_model_folder=True)
     assert load_preset(path)  # the user's own choice
 
@@ -112,4 +121,6 @@ def test_the_predictor_trusts_the_user_and_not_the_folder(
 
 @pytest.mark.usefixtures("installed")
 def test_a_model_folder_may_name_what_is_installed(tmp_path: Path) -> None:
-    assert load_preset(write(tmp_path, "mine"), from_model_folder=True).clip.model == "mine"
+    assert load_preset(write(tmp_path, "mine"), from_model_folder=True).parts["clip"] == OwnSpec(
+        network="mine"
+    )

@@ -22,7 +22,7 @@ REAL_IMAGES = Path(__file__).parents[2].parent / "shared" / "real-images" / "ima
 
 @pytest.fixture(scope="module")
 def sam() -> SamBackbone:
-    return small_sam()
+    return small_sam(store=("transformer", "prompt", "mlp"))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_tokens_of_many_images_equal_the_predictor_image_by_image(
     sam: SamBackbone, embeddings: torch.Tensor
 ) -> None:
     boxes = [random_boxes(n, *size, seed=n) for n, size in zip((5, 0, 9), SIZES, strict=True)]
-    found = sam.tokens(embeddings, boxes, SIZES, positions=("transformer", "prompt", "mlp"))
+    found = sam.tokens(embeddings, boxes, SIZES)
     for i, size in enumerate(SIZES):
         if len(boxes[i]) == 0:
             assert found["transformer"][i].shape == (0, 64)
@@ -74,12 +74,18 @@ def test_tokens_of_many_images_equal_the_predictor_image_by_image(
         torch.testing.assert_close(embeddings[i : i + 1], expected["embedding"], rtol=0, atol=1e-5)
 
 
-def test_tokens_have_the_declared_widths() -> None:
-    sam = small_sam(positions=("transformer", "prompt", "mlp"))
+def test_tokens_have_the_declared_widths(sam: SamBackbone) -> None:
     embedding = sam.embed(sam.preprocess(picture(30, 40))[None])
     found = sam.tokens(embedding, [random_boxes(2, 30, 40)], [(30, 40)])
-    assert {position: part[0].shape[1] for position, part in found.items()} == sam.token_dims
-    assert sam.token_dims == {"transformer": 64, "prompt": 128, "mlp": 8}
+    assert {name: tokens[0].shape[1:] for name, tokens in found.items()} == {
+        name: array.shape for name, array in sam.arrays.items()
+    }
+    assert {name: array.shape for name, array in sam.arrays.items()} == {
+        "transformer": (64,),
+        "prompt": (128,),
+        "mlp": (8,),
+    }
+    assert all(array.per_box for array in sam.arrays.values())
 
 
 def test_chunks_do_not_change_tokens(
@@ -95,7 +101,7 @@ def test_chunks_do_not_change_tokens(
 
 def test_no_box_at_all_gives_empty_tokens(sam: SamBackbone, embeddings: torch.Tensor) -> None:
     none = np.zeros((0, 4), np.float32)
-    found = sam.tokens(embeddings, [none] * 3, SIZES, positions=("transformer", "mlp"))
+    found = sam.tokens(embeddings, [none] * 3, SIZES)
     assert [part.shape for part in found["transformer"]] == [(0, 64)] * 3
     assert [part.shape for part in found["mlp"]] == [(0, 8)] * 3
 
@@ -138,7 +144,7 @@ def test_fingerprint_follows_what_decides_the_values() -> None:
     base = small_sam().fingerprint()
     assert json.loads(json.dumps(base)) == base
     assert small_sam().fingerprint() == base
-    for other in (small_sam(seed=1), small_sam(positions=("mlp",)), small_sam(precision="bf16")):
+    for other in (small_sam(seed=1), small_sam(store=("mlp",)), small_sam(precision="bf16")):
         assert other.fingerprint() != base
 
 
