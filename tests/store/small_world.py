@@ -3,32 +3,30 @@
 import hashlib
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 
+from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.store import (
     STATUS_CODES,
+    ArraySpec,
     CacheWriter,
+    LabelledCache,
     PartitionPlan,
     PartSpec,
     create_cache,
-    make_clip_part,
-    make_sam_part,
+    open_cache,
 )
 
 TOKENS, WIDTH, TOKEN_DIM, PROMPT_DIM = 5, 12, 8, 16
-
-
-class BoxPolicy(SimpleNamespace):
-    def to_dict(self) -> dict:
-        return {"min_size": 1.0, "clip": True}
+Dtype = Literal["int8", "float16"]
 
 
 def make_dataset(
     images: int = 23, *, seed: int = 0, text_ids: bool = False, max_boxes: int = 9
-) -> SimpleNamespace:
-    """A stand-in for a detection dataset; some images have no box."""
+) -> DetectionDataset:
+    """Images without files, three classes; some images have no box."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, max_boxes, images)
     offsets = np.concatenate([[0], np.cumsum(counts)])
@@ -40,14 +38,17 @@ def make_dataset(
         if text_ids
         else rng.permutation(images).tolist()
     )
-    return SimpleNamespace(
+    return DetectionDataset(
         name="boxes",
         split="train",
+        format="coco",
         image_root=Path("images"),
+        annotation_files=(),
         annotation_sha256="ab" * 32,
         class_names=("cat", "dog", "owl"),
         category_ids=np.array([1, 5, 7]),
         class_frequency=("f", "c", "r"),
+        class_novel=(False,) * 3,
         image_ids=ids,
         file_names=[f"train/{i:06d}.jpg" for i in range(images)],
         widths=rng.integers(100, 200, images).astype(np.int32),
@@ -56,23 +57,34 @@ def make_dataset(
         boxes=boxes.astype(np.float32),
         labels=rng.integers(0, 3, total).astype(np.int32),
         annotation_ids=rng.permutation(total).astype(np.int64),
+        crowd=np.zeros(total, bool),
         dropped=Counter({"crowd": 2}),
-        policy=BoxPolicy(),
-        exif="ignore",
-        views=None,
-        augmentation=None,
     )
 
 
-def sam_part(dtype: str = "int8", model: str = "vit_b") -> PartSpec:
-    dims = {"transformer": TOKEN_DIM, "prompt": PROMPT_DIM}
-    return make_sam_part(
-        dims, dtype=dtype, fingerprint={"model": {"name": model, "sha256": "12"}, "size": 1024}
-    )
+def box_array(name: str, dim: int, dtype: Dtype = "int8") -> ArraySpec:
+    """One vector a box."""
+    return ArraySpec(name=name, dtype=dtype, item_shape=(dim,), ragged=True)
 
 
-def clip_part(dtype: str = "int8", model: str = "ViT-L-14") -> PartSpec:
-    return make_clip_part(TOKENS, WIDTH, dtype=dtype, fingerprint={"model": {"name": model}, "layer": -2})
+def map_array(
+    name: str = "map", tokens: int = TOKENS, width: int = WIDTH, dtype: Dtype = "int8"
+) -> ArraySpec:
+    """One map an image."""
+    return ArraySpec(name=name, dtype=dtype, item_shape=(tokens, width), ragged=False)
+
+
+def sam_part(dtype: Dtype = "int8", model: str = "vit_b") -> PartSpec:
+    """Two arrays by box: transformer and prompt."""
+    arrays = (box_array("transformer", TOKEN_DIM, dtype), box_array("prompt", PROMPT_DIM, dtype))
+    fingerprint = {"model": {"name": model, "sha256": "12"}, "size": 1024}
+    return PartSpec(name="sam", arrays=arrays, fingerprint=fingerprint)
+
+
+def clip_part(dtype: Dtype = "int8", model: str = "ViT-L-14") -> PartSpec:
+    """One array by image: map."""
+    fingerprint = {"model": {"name": model}, "layer": -2}
+    return PartSpec(name="clip", arrays=(map_array(dtype=dtype),), fingerprint=fingerprint)
 
 
 def _generator(*key: object) -> np.random.Generator:
@@ -81,23 +93,32 @@ def _generator(*key: object) -> np.random.Generator:
 
 def map_of(file_name: str) -> np.ndarray:
     """float32 [TOKENS, WIDTH]."""
-    return _generator("map", file_name).normal(size=(TOKENS, WIDTH)).astype(np.float32)
+    return record_of("clip/map", file_name, (TOKENS, WIDTH))
 
 
-def tokens_of(file_name: str, boxes: np.ndarray, dim: int) -> np.ndarray:
-    """float32 [n, dim]."""
-    return _generator("tokens", file_name, dim).normal(size=(len(boxes), dim)).astype(np.float32)
+def tokens_of(file_name: str, boxes: np.ndarray, dim: int, array: str = "sam/transformer") -> np.ndarray:
+    """float32 [n, dim]; that of a box depends on the box alone, not on its place."""
+    rows = [record_of(array, f"{file_name} {box.tolist()}", (dim,)) for box in boxes]
+    return np.stack(rows) if rows else np.empty((0, dim), np.float32)
 
 
-def features(part: str, plan: PartitionPlan) -> dict[str, np.ndarray]:
-    """Unquantised features of a whole partition."""
-    if part == "clip":
-        return {"map": np.stack([map_of(name) for name in plan.file_names])}
+def record_of(array: str, subject: str, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 [*shape], a record of PART/ARRAY."""
+    return _generator(array, subject).normal(size=shape).astype(np.float32)
+
+
+def features(part: str | PartSpec, plan: PartitionPlan) -> dict[str, np.ndarray]:
+    """Unquantised features of a whole partition in a part, or in "sam" or "clip" of `make_cache`."""
+    spec = {"sam": sam_part, "clip": clip_part}[part]() if isinstance(part, str) else part
+    return {array.name: _features(f"{spec.name}/{array.name}", array, plan) for array in spec.arrays}
+
+
+def _features(path: str, array: ArraySpec, plan: PartitionPlan) -> np.ndarray:
+    if not array.ragged:
+        return np.stack([record_of(path, name, array.item_shape) for name in plan.file_names])
     images = list(zip(plan.file_names, plan.offsets[:-1], plan.offsets[1:], strict=True))
-    return {
-        position: np.concatenate([tokens_of(name, plan.boxes[a:b], dim) for name, a, b in images])
-        for position, dim in (("transformer", TOKEN_DIM), ("prompt", PROMPT_DIM))
-    }
+    (dim,) = array.item_shape
+    return np.concatenate([tokens_of(name, plan.boxes[a:b], dim, path) for name, a, b in images])
 
 
 def status_of(plan: PartitionPlan, failing: dict[str, str]) -> np.ndarray:
@@ -113,18 +134,34 @@ def extract(
         for partition in writer.pending(part):
             plan = writer.partition(partition)
             status = status_of(plan, failing or {})
-            writer.commit(part, partition, features(part, plan), status, timings={"write": 0.1})
+            arrays = features(writer.parts[part], plan)
+            writer.commit(part, partition, arrays, status, files=stamps_of(plan), timings={"write": 0.1})
     writer.seal()
 
 
+def stamps_of(plan: PartitionPlan) -> np.ndarray:
+    """int64 [s, 3], stamps as of files that are not there."""
+    stamps = [_generator("stamp", name).integers(1, 2**62, 3) for name in plan.file_names]
+    return np.array(stamps, np.int64).reshape(-1, 3)
+
+
 def make_cache(
-    path: Path, dataset: SimpleNamespace | None = None, *, dtype: str = "int8", **kwargs
+    path: Path,
+    dataset: DetectionDataset | None = None,
+    *,
+    dtype: Dtype = "int8",
+    failing: dict[str, str] | None = None,
 ) -> CacheWriter:
     """A sealed cache of partitions of 4 images."""
     parts = [sam_part(dtype), clip_part(dtype)]
     writer = create_cache(path, dataset or make_dataset(), partition_size=4, parts=parts)
-    extract(writer, **kwargs)
+    extract(writer, failing=failing)
     return writer
+
+
+def open_labelled(path: Path, dataset: DetectionDataset | None = None, **options) -> LabelledCache:
+    """The cache with the labels of the dataset that `make_cache` makes by default."""
+    return LabelledCache(open_cache(path, **options), dataset or make_dataset())
 
 
 def file_hashes(path: Path) -> dict[str, str]:
