@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from pipeline import names
 from pipeline.options import Option
 from pipeline.places import WORKPLACE
 from pipeline.shared_options import Backbone, Checkpoint, Dataset, Images, Limit
 from regionspot_cache.backbones.arithmetic import Precision
+from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import UsageError, near
@@ -113,6 +114,24 @@ class PromptSettings:
         check_prompts(self.templates, self.cleaning)
 
 
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadArrays:
+    """Arrays of the caches, each as PART/ARRAY, instead of those that the backbone names."""
+
+    query: str | None = None
+    """One vector a box; `box/position` is made from the position of the box alone."""
+    memory: Annotated[tuple[str, ...], BeforeValidator(_as_list)] | None = None
+    """Maps of the image, put one after the other."""
+
+    def of(self, own: HeadInputs) -> HeadInputs:
+        """These, and `own` where none are given."""
+        return HeadInputs(query=self.query or own.query, memory=self.memory or own.memory)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """`rs-cache train`: which caches, which prompts, and the run itself."""
@@ -133,7 +152,13 @@ class TrainSettings:
     ] = WORKPLACE / "runs" / "shapes"
     backbone: str = "tiny"
     """The preset the caches were made with; its text tower embeds the class names."""
-    position: Literal["transformer", "prompt", "mlp"] = "transformer"
+    head: HeadArrays = field(default_factory=HeadArrays)
+    """What the head relates; as the backbone says where it is not given."""
+    datasets: dict[str, str] = field(default_factory=dict)
+    """Labels by name of the cache folder: NAME, NAME:SPLIT or FILE.json. Where a cache is not named here, the
+    annotations that it was extracted for are read again."""
+    data: Path = WORKPLACE / "datasets"
+    """Folder of the catalog's datasets for `datasets`."""
     prompts: PromptSettings = field(default_factory=PromptSettings)
     hierarchies: dict[str, Path] = field(default_factory=dict)
     """Class trees by name of the cache folder: more general and more special classes than a box's own say

@@ -1,35 +1,45 @@
 """`rs-cache train`: caches and class names to a trained head."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.partition import resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.settings import PromptSettings, TrainSettings
-from regionspot_cache.backbones import ClipEncoder, load_clip, load_preset, save_preset
+from regionspot_cache.backbones import (
+    Backbone,
+    TextEncoder,
+    load_preset,
+    load_text_part,
+    save_preset,
+)
 from regionspot_cache.backbones.vocabulary import text_embeddings, unique_classes
+from regionspot_cache.datasets import DetectionDataset, load_dataset, load_source, with_views
+from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
-from regionspot_cache.errors import IdentityError, UsageError
+from regionspot_cache.errors import IdentityError, InputError, MissingFileError, UsageError
+from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.models.hub import BACKBONE_FILE, CLASSES_FILE
-from regionspot_cache.store import open_cache
+from regionspot_cache.store import Cache, LabelledCache, open_cache
 from regionspot_cache.training import StepReport, TrainingSource, TrainResult
 from regionspot_cache.training import train as train_head
 
 
 def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     """Trains the head, or continues the run in `settings.out`."""
-    _check_hierarchies(settings)
-    spec, device = load_preset(settings.backbone), resolve_device(settings.device)
-    clip = load_clip(spec.clip, device=device)
-    sources = [training_source(path, clip, settings) for path in _unique(settings.caches)]
-    del clip
+    _check_named(settings)
+    device, own = resolve_device(settings.device), load_preset(settings.backbone)
+    spec = replace(own, head=settings.head.of(own.head))
+    text = load_text_part(spec, device, console.fetching)
+    sources = [training_source(path, text, settings) for path in _unique(settings.caches)]
+    del text
     total = settings.training.total_steps
     main = int(os.environ.get("RANK", "0")) == 0  # of the processes of torchrun
     if main:
@@ -44,54 +54,111 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
         save_preset(spec, settings.out / BACKBONE_FILE)
         names = dict.fromkeys(name for source in sources for name in source.class_names)
         (settings.out / CLASSES_FILE).write_text("\n".join(names) + "\n", encoding="utf-8")
-        _report(result, as_json=as_json)
+        _report(result, sources, as_json=as_json)
     return result
 
 
-def training_source(path: str, clip: ClipEncoder, settings: TrainSettings) -> TrainingSource:
-    """A cache with the text embeddings of its classes.
+def training_source(path: str, text: Backbone, settings: TrainSettings) -> TrainingSource:
+    """A cache with the labels of its dataset as they are now, and the text embeddings of its classes.
 
     Classes without a single box in the cache are left out: the loss could only ever push them down, which
     would spoil the recognition of classes that were not seen.
 
+    Args:
+        path: of the cache.
+        text: the part that embeds texts; its spec says what the head relates.
+        settings: of the run.
+
     Raises:
-        IdentityError: the cache's maps come from another CLIP than the backbone of the settings.
-        InputError: the class tree of this cache does not know its classes.
+        IdentityError: the cache has features of that part, and of another network.
+        InputError: the cache lacks an array that the head reads, or boxes of the dataset, or names no
+            dataset; or the class tree of this cache does not know its classes.
+        MissingFileError: the annotations are not there any more.
     """
-    try:
-        cache = open_cache(path, expect={"clip": clip.fingerprint()})
-    except IdentityError as error:
-        other = f"--set backbone=FILE of the networks that made the cache, or {error.remedy}"
-        raise IdentityError(error.found, error.expected, other) from None
-    boxed = np.unique(cache.all_labels)
-    names, rows = unique_classes([cache.dataset.class_names[label] for label in boxed])
-    class_map = np.zeros(len(cache.dataset.class_names), np.int64)
+    name, inputs = Path(path).name, text.spec.head
+    cache = _opened(path, text)
+    labelled = _labelled(name, cache, _annotations(name, cache, settings))
+    boxed = labelled.boxed_classes
+    names, rows = unique_classes([labelled.class_names[label] for label in boxed])
+    class_map = np.zeros(len(labelled.class_names), np.int64)
     class_map[boxed] = rows
-    ignore = _ignored_classes(Path(path).name, names, settings)
+    ignore = _ignored_classes(name, names, settings)
     return TrainingSource(
-        name=Path(path).name,
-        cache=cache,
+        name=name,
+        cache=labelled,
+        inputs=inputs,
         class_names=tuple(names),
-        text_embeddings=embed_names(clip, names, settings.prompts),
+        text_embeddings=embed_names(text.text, names, settings.prompts),
         class_map=class_map,
-        grid=clip.grid,
-        text_identity={**asdict(settings.prompts), "encoder": clip.text_fingerprint()},
-        token_position=settings.position,
+        text_identity={**asdict(settings.prompts), "encoder": text.text.text_fingerprint()},
         ignore=ignore,
     )
 
 
-def _check_hierarchies(settings: TrainSettings) -> None:
-    caches = [Path(path).name for path in settings.caches]
-    if unknown := set(settings.hierarchies) - set(caches):
-        raise UsageError(
-            f"hierarchies names {min(unknown)!r}, which is no cache of this run.",
-            f"Names of cache folders: {', '.join(caches)}.",
-            f"--set hierarchies.{caches[0] if caches else 'CACHE'}=FILE.json",
+def _opened(path: str, text: Backbone) -> Cache:
+    """The parts that the head reads."""
+    expected = {part: encoder.fingerprint() for part, encoder in text.parts.items()}
+    try:
+        cache = open_cache(path, parts=text.spec.head.parts, expect=expected)
+    except IdentityError as error:
+        other = f"--set backbone=FILE of the networks that made the cache, or {error.remedy}"
+        raise IdentityError(error.found, error.expected, other) from None
+    for array in text.spec.head.arrays:
+        cache.array(array)
+    return cache
+
+
+def _annotations(name: str, cache: Cache, settings: TrainSettings) -> DetectionDataset:
+    """The dataset whose labels a cache gets: the named one, or that of the extraction as it is now."""
+    remedy = f"--set datasets.{name}=FILE.json"
+    given = settings.datasets.get(name)
+    if given is None and cache.source is None:
+        raise InputError(f"{cache.url} does not say for which annotations it was made.", "Labels.", remedy)
+    try:
+        if given is not None:
+            policy = cache.source.policy if cache.source else None
+            dataset = load_dataset(given, data_root=settings.data, policy=policy, require_images=False)
+        else:
+            assert cache.source is not None
+            dataset = load_source(cache.source, require_images=False)
+    except MissingFileError as error:
+        other = error.remedy if given is not None else f"{remedy}, where they are now. {error.remedy}".strip()
+        raise MissingFileError(error.found, error.expected, other) from None
+    return with_views(dataset, Augmentation(**cache.augmentation)) if cache.augmentation else dataset
+
+
+def _labelled(name: str, cache: Cache, dataset: DetectionDataset) -> LabelledCache:
+    """The boxes of the dataset that the cache has; says how many it lacks."""
+    labelled = LabelledCache(cache, dataset)
+    files = ", ".join(map(str, dataset.annotation_files)) or dataset.name
+    console.say(f"{name}: labels of {files}")
+    if labelled.left_out:
+        console.warn(
+            f"{name}: left out {counts(labelled.left_out)}; rs-cache extract --cache {cache.url} --update "
+            f"adds what {dataset.name} has beside"
         )
+    if not len(labelled.boxed_classes):
+        raise InputError(
+            f"{cache.url} has no box of {dataset.name} ({counts(labelled.left_out)}).",
+            "Boxes of the images that were extracted, to the last bit.",
+            f"--set datasets.{name}=FILE.json, or rs-cache extract --cache {cache.url} --update",
+        )
+    return labelled
 
 
-def _ignored_classes(cache: str, names: Sequence[str], settings: TrainSettings) -> Any:
+def _check_named(settings: TrainSettings) -> None:
+    """Settings by cache name caches of the run."""
+    caches = [Path(path).name for path in settings.caches]
+    for key, named in (("hierarchies", settings.hierarchies), ("datasets", settings.datasets)):
+        if unknown := set(named) - set(caches):
+            raise UsageError(
+                f"{key} names {min(unknown)!r}, which is no cache of this run.",
+                f"Names of cache folders: {', '.join(caches)}.",
+                f"--set {key}.{caches[0] if caches else 'CACHE'}=FILE.json",
+            )
+
+
+def _ignored_classes(cache: str, names: Sequence[str], settings: TrainSettings) -> NDArray[np.bool_] | None:
     """bool [K, K] of a cache with a class tree, else None."""
     if cache not in settings.hierarchies:
         return None
@@ -104,11 +171,11 @@ def _ignored_classes(cache: str, names: Sequence[str], settings: TrainSettings) 
     return ignore
 
 
-def embed_names(clip: ClipEncoder, names: Any, prompts: PromptSettings) -> Any:
+def embed_names(encoder: TextEncoder, names: Sequence[str], prompts: PromptSettings) -> NDArray[np.float32]:
     """Text embeddings of class names, kept on disk between runs; float32 [K, E]."""
     with console.progress("embedding class names", len(names)) as ticker:
         return text_embeddings(
-            clip,
+            encoder,
             names,
             templates=prompts.templates,
             cleaning=prompts.cleaning,
@@ -134,21 +201,22 @@ def _show(ticker: console.Ticker, step: StepReport) -> None:
     )
 
 
-def _report(result: TrainResult, *, as_json: bool) -> None:
+def _report(result: TrainResult, sources: Sequence[TrainingSource], *, as_json: bool) -> None:
+    left_out = {s.name: Counter(result.left_out[s.name]) + s.cache.left_out for s in sources}
     facts = {
         "folder": str(result.folder),
         "steps": result.steps,
         "resumed_from": result.resumed_from,
         "seconds": round(result.seconds, 1),
-        "left_out": {name: dict(reasons) for name, reasons in result.left_out.items()},
+        "left_out": {name: dict(reasons) for name, reasons in left_out.items()},
     }
-    left_out = "; ".join(f"{name}: {counts(dict(reasons))}" for name, reasons in result.left_out.items())
+    lacking = "; ".join(f"{name}: {counts(reasons)}" for name, reasons in left_out.items())
     if result.resumed_from == result.steps:
         text = f"The head in {result.folder} was trained already ({result.steps} steps)."
     else:
         since = f" from step {result.resumed_from}" if result.resumed_from else ""
         text = (
             f"Trained head in {result.folder} ({result.steps} steps{since}, {console.clock(result.seconds)}; "
-            f"images left out: {left_out})."
+            f"images left out: {lacking})."
         )
     console.result(facts, text, as_json=as_json)

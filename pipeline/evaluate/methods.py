@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.settings import WITH_HEAD, EvalSettings
 from regionspot_cache.backbones import Backbone
 from regionspot_cache.recognition import ClipCrops, OfficialRegionSpot, Recogniser, RegionSpot
-from regionspot_cache.recognition.predictor import require_backbone
+from regionspot_cache.recognition.predictor import head_inputs, require_backbone
 from regionspot_cache.training.head import RegionHead
 
 
@@ -24,5 +24,5 @@ def make_method(
         require_backbone(config, backbone, str(settings.checkpoint))
         head = RegionHead.from_pretrained(settings.checkpoint, device=device)
         method = OfficialRegionSpot if name == "official" else RegionSpot
-        return method(head, position=config["token_position"])
+        return method(head, head_inputs(config))
     return ClipCrops(masked=name == "clip-mask")

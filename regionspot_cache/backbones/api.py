@@ -16,6 +16,7 @@ from regionspot_cache.backbones.load import (  # noqa: E402
     load_part,
     load_proposer,
     load_sam,
+    load_text_part,
 )
 from regionspot_cache.backbones.presets import (  # noqa: E402
     PRESETS,
@@ -57,6 +58,7 @@ __all__ = [
     "load_preset",
     "load_proposer",
     "load_sam",
+    "load_text_part",
     "save_preset",
     "weights_home",
 ]

@@ -79,7 +79,7 @@ class Backbone:
             if isinstance(encoder, kind):
                 return encoder
         raise UsageError(
-            f"No network of backbone {self.spec.name} {what}; its parts are {', '.join(self.parts)}.",
+            f"No network of backbone {self.spec.name} {what}; its parts are {', '.join(self.spec.parts)}.",
             f"A part whose network {what}.",
             "Add one to the backbone file, or choose another --backbone.",
         )
@@ -94,6 +94,23 @@ def load_backbone(
     """The networks of a spec, or of some of its parts, on one device; errors as of `load_part`."""
     names = tuple(spec.parts if parts is None else parts)
     return Backbone({name: load_part(spec.parts[name], device, progress) for name in names}, spec)
+
+
+def load_text_part(spec: BackboneSpec, device: Device = "cpu", progress: Progress | None = None) -> Backbone:
+    """The part that embeds texts alone; no SAM is loaded.
+
+    Raises:
+        UsageError: there is none; or as of `load_part`.
+    """
+    for name, part in spec.parts.items():
+        if isinstance(part, SamSpec):
+            continue
+        encoder = load_part(part, device, progress)
+        if isinstance(encoder, TextEncoder):
+            return Backbone({name: encoder}, spec)
+    found = Backbone({}, spec)
+    assert found.text  # raises
+    return found
 
 
 def load_part(spec: NetworkSpec, device: Device = "cpu", progress: Progress | None = None) -> Encoder:

@@ -132,8 +132,10 @@ def _where(name_or_file: str, split: str | None) -> str:
     return f"{name}:{split}" if split else name_or_file
 
 
-def load_source(source: DatasetSource, progress: shapes.Progress | None = None) -> DetectionDataset:
-    """The dataset of a source as it is annotated now; errors as of `load_dataset`."""
+def load_source(
+    source: DatasetSource, progress: shapes.Progress | None = None, *, require_images: bool = True
+) -> DetectionDataset:
+    """The dataset of a source as it is annotated now; arguments and errors as of `load_dataset`."""
     return load_dataset(
         source.dataset,
         data_root=Path(source.data_root),
@@ -141,6 +143,7 @@ def load_source(source: DatasetSource, progress: shapes.Progress | None = None) 
         policy=source.policy,
         limit=source.limit,
         seed=source.seed,
+        require_images=require_images,
         progress=progress,
     )
 
