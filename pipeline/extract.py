@@ -2,43 +2,37 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline import console, executors
 from pipeline.console import counts
-from pipeline.devices import resolve_device
-from pipeline.failures import by_reason, failures_of, failures_text
-from pipeline.partition import (
+from pipeline.contents import Contents
+from pipeline.plan import backbone_spec, cache_path, free_space, open_dataset, parts_of, plan_of
+from pipeline.settings import ExtractSettings
+from regionspot_cache.backbones import BackboneSpec
+from regionspot_cache.datasets import DetectionDataset
+from regionspot_cache.errors import IdentityError, IncompleteError, InputError, RegionSpotError
+from regionspot_cache.extraction.devices import resolve_device
+from regionspot_cache.extraction.partition import (
     ExtractJob,
     PartitionReport,
     extract_partition,
     require_same_networks,
     specs_of,
 )
-from pipeline.plan import backbone_spec, cache_path, free_space, has_cache, open_dataset
-from pipeline.settings import ExtractSettings
-from regionspot_cache.backbones import BackboneSpec
-from regionspot_cache.datasets import DetectionDataset
-from regionspot_cache.errors import IdentityError, IncompleteError, InputError, RegionSpotError
+from regionspot_cache.extraction.run import has_cache, seal, segments_to_fill, todo
 from regionspot_cache.identity import ARITHMETIC
-from regionspot_cache.store import (
-    CachePlan,
-    CacheWriter,
-    PartSpec,
-    create_cache,
-    missing_bytes,
-    open_writer,
-)
+from regionspot_cache.store import CacheWriter, PartSpec, missing_bytes, open_writer
 
 POLL_SECONDS = 0.5  # while another process works on the last partitions
 MAX_FAILED = 3  # partitions in a row that fail before the run gives up: the cause is not in the images
 
 
 def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, Any]:
-    """Builds or completes a cache and returns its summary.
+    """Builds, completes or updates a cache and returns its summary.
 
     Raises:
         IncompleteError: partitions are missing at the end; the same command continues.
@@ -47,27 +41,52 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
     path = cache_path(settings.cache, dataset, spec)
     specs = _describe(spec, settings)
     _say_arithmetic(spec, specs, settings)
-    writer = _prepare(path, dataset, specs, settings)
+    console.say(
+        f"{path}: {_contents(dataset)}, {dataset.num_boxes} boxes; "
+        f"dropped at reading: {counts(dict(dataset.dropped))}"
+    )
+    before = {} if not has_cache(path) else open_writer(path).parts
+    started, computed, errors = time.monotonic(), 0, {}
+    for place in segments_to_fill(path, dataset, specs, plan_of(settings), update=settings.update):
+        if settings.rebuild and place == path:
+            _say_replaced(path, before, specs)
+        found, images = _fill(place, dataset, spec, specs, settings)
+        computed, errors = computed + images, errors | found
+        if missing := seal(place, parts_of(settings, spec)):
+            raise _not_complete(place, open_writer(place).num_partitions, missing, errors)
+    rate = computed / (time.monotonic() - started)
+    return _finish(path, settings, computed, rate, as_json=as_json)
+
+
+def _fill(
+    place: str,
+    dataset: DetectionDataset,
+    spec: BackboneSpec,
+    specs: Sequence[PartSpec],
+    settings: ExtractSettings,
+) -> tuple[dict[int, RegionSpotError], int]:
+    """Works on all that a segment lacks: errors by partition, and the images that were worked on."""
     job = ExtractJob(
-        cache=path if "://" in path else str(Path(path).absolute()),  # workers may run in another folder
+        cache=place if "://" in place else str(Path(place).absolute()),  # workers may run in another folder
         image_root=str(dataset.image_root.absolute()),
         exif=dataset.exif,
         spec=spec,
-        parts=settings.parts,
+        parts=tuple(part.name for part in specs),
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         decode_threads=settings.decode_threads,
         device=settings.device,
     )
-    todo = _todo(writer, settings.parts)
-    console.say(
-        f"{path}: {_contents(dataset)}, {dataset.num_boxes} boxes, {writer.num_partitions} partitions; "
-        f"{len(todo)} to do; dropped at reading: {counts(dict(dataset.dropped))}"
-    )
-    started = time.monotonic()
-    errors, images = _run(job, todo, writer, settings)
-    rate = images / (time.monotonic() - started)
-    return _finish(path, settings, errors, images, rate, as_json=as_json)
+    writer, partitions = open_writer(place), todo(place, job.parts)
+    console.say(f"{place}: {writer.num_partitions} partitions; {len(partitions)} to do")
+    _require_room(place, writer, specs)
+    return _run(job, partitions, writer, settings)
+
+
+def _say_replaced(path: str, before: Mapping[str, PartSpec], specs: Sequence[PartSpec]) -> None:
+    for spec in specs:
+        if spec.name in before and before[spec.name].digest != spec.digest:
+            console.say(f"Replaced the {spec.name} part of {path}.")
 
 
 def _contents(dataset: DetectionDataset) -> str:
@@ -82,7 +101,7 @@ def _say_arithmetic(spec: BackboneSpec, specs: list[PartSpec], settings: Extract
         chosen = ", ".join(f"{part.name} in {part.fingerprint.get(ARITHMETIC)}" for part in specs)
         console.say(f"the workers compute {chosen}")
         return
-    precisions = {part: getattr(spec, part).precision for part in settings.parts}
+    precisions = {part.name: spec.parts[part.name].precision for part in specs}
     console.arithmetic(resolve_device(settings.device), **precisions)
 
 
@@ -96,7 +115,7 @@ def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
 
 def describe_parts(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
     """Loads the networks here and says what they would store."""
-    return [*specs_of(spec, settings.parts, resolve_device(settings.device), settings.dtype)]
+    return [*specs_of(spec, parts_of(settings, spec), resolve_device(settings.device), settings.dtype)]
 
 
 def _agreed(answers: list[executors.WorkerAnswer], scheduler: str) -> list[PartSpec]:
@@ -120,58 +139,37 @@ def _agreed(answers: list[executors.WorkerAnswer], scheduler: str) -> list[PartS
     return most[0].answer
 
 
-def _prepare(
-    path: str, dataset: DetectionDataset, specs: list[PartSpec], settings: ExtractSettings
-) -> CacheWriter:
-    before = open_writer(path).parts if settings.rebuild and has_cache(path) else {}
-    writer = create_cache(
-        path,
-        dataset,
-        parts=specs,
-        partition_size=settings.partition_size,
-        seed=settings.seed,
-        rebuild=settings.rebuild,
-    )
-    for spec in specs:
-        if spec.name in before and before[spec.name].digest != spec.digest:
-            console.say(f"Replaced the {spec.name} part of {path}.")
-    plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)
-    free = free_space(path)
-    missing = missing_bytes(plan, specs, {part: writer.pending(part) for part in settings.parts})
+def _require_room(place: str, writer: CacheWriter, specs: Sequence[PartSpec]) -> None:
+    free = free_space(place)
+    missing = missing_bytes(writer.plan, specs, {part.name: writer.pending(part.name) for part in specs})
     if free is not None and missing > free:
         raise InputError(
-            f"{path} needs {console.size(missing)} more and has {console.size(free)} free.",
+            f"{place} needs {console.size(missing)} more and has {console.size(free)} free.",
             "Enough free space.",
             "Give another folder with --cache, fewer images with --limit, or one part with --part.",
         )
-    return writer
-
-
-def _todo(writer: CacheWriter, parts: tuple[str, ...]) -> list[int]:
-    """Partitions that are not committed in every part, or hold failed images."""
-    return sorted(set().union(*(set(writer.pending(part)) | set(writer.failed(part)) for part in parts)))
 
 
 def _run(
-    job: ExtractJob, todo: list[int], writer: CacheWriter, settings: ExtractSettings
+    job: ExtractJob, partitions: list[int], writer: CacheWriter, settings: ExtractSettings
 ) -> tuple[dict[int, RegionSpotError], int]:
     """Errors by partition, and how many images this run worked on."""
-    total = sum(writer.record.shape.partition_images(p) for p in todo)
+    total = sum(writer.record.shape.partition_images(p) for p in partitions)
     errors: dict[int, RegionSpotError] = {}
-    if not todo:
+    if not partitions:
         return errors, 0
     with console.progress("extracting", total) as ticker:
         meter = Meter(ticker)
-        while todo:
-            busy = _pass(job, todo, meter, errors, settings)
-            todo = _given_up(writer, busy, settings) if busy else []
+        while partitions:
+            busy = _pass(job, partitions, meter, errors, settings)
+            partitions = _given_up(writer, busy, job.parts) if busy else []
     meter.say_steps()
     return errors, meter.images
 
 
 def _pass(
     job: ExtractJob,
-    todo: list[int],
+    partitions: list[int],
     meter: "Meter",
     errors: dict[int, RegionSpotError],
     settings: ExtractSettings,
@@ -181,7 +179,7 @@ def _pass(
     unit: Callable[[int], Any] = partial(extract_partition, job, on_images=meter.add if here else None)
     busy: list[int] = []
     in_a_row = 0
-    for p, outcome in _outcomes(unit, todo, settings):
+    for p, outcome in _outcomes(unit, partitions, settings):
         if isinstance(outcome, PartitionReport):
             in_a_row = 0
             meter.finish(outcome, counted=here)
@@ -194,16 +192,18 @@ def _pass(
         in_a_row += 1
         console.warn(f"partition {p}: {outcome.found}")
         if in_a_row == MAX_FAILED:
-            console.warn(f"{MAX_FAILED} partitions in a row failed: the run stops, {len(todo)} were to do")
+            console.warn(
+                f"{MAX_FAILED} partitions in a row failed: the run stops, {len(partitions)} were to do"
+            )
             return []
     return busy
 
 
-def _given_up(writer: CacheWriter, busy: list[int], settings: ExtractSettings) -> list[int]:
+def _given_up(writer: CacheWriter, busy: list[int], parts: Sequence[str]) -> list[int]:
     """Waits for other processes: partitions that one of them left undone; none once all are committed."""
     told = False
-    while left := [(half, p) for p in busy for half in settings.halves if writer.marker(half, p) is None]:
-        if free := sorted({p for half, p in left if _is_free(writer, half, p)}):
+    while left := [(part, p) for p in busy for part in parts if writer.marker(part, p) is None]:
+        if free := sorted({p for part, p in left if _is_free(writer, part, p)}):
             return free
         if not told:
             console.say(f"waiting for {len({p for _, p in left})} partitions that another process works on")
@@ -212,22 +212,22 @@ def _given_up(writer: CacheWriter, busy: list[int], settings: ExtractSettings) -
     return []
 
 
-def _is_free(writer: CacheWriter, half: str, p: int) -> bool:
+def _is_free(writer: CacheWriter, part: str, p: int) -> bool:
     try:
-        with writer.claim(half, p):
+        with writer.claim(part, p):
             return True
     except BlockingIOError:
         return False
 
 
 def _outcomes(
-    unit: Callable[[int], Any], todo: list[int], settings: ExtractSettings
+    unit: Callable[[int], Any], partitions: list[int], settings: ExtractSettings
 ) -> Iterator[tuple[int, Any]]:
     if settings.scheduler:
-        return executors.run_on_scheduler(unit, todo, address=settings.scheduler)
+        return executors.run_on_scheduler(unit, partitions, address=settings.scheduler)
     if settings.workers:
-        return executors.run_on_workers(unit, todo, workers=settings.workers)
-    return executors.run_here(unit, todo)
+        return executors.run_on_workers(unit, partitions, workers=settings.workers)
+    return executors.run_here(unit, partitions)
 
 
 class Meter:
@@ -263,47 +263,33 @@ class Meter:
 
 
 def _finish(
-    path: str,
-    settings: ExtractSettings,
-    errors: dict[int, RegionSpotError],
-    computed: int,
-    rate: float,
-    *,
-    as_json: bool,
+    path: str, settings: ExtractSettings, computed: int, rate: float, *, as_json: bool
 ) -> dict[str, Any]:
-    writer, parts = open_writer(path), settings.parts
-    missing = {str(part): len(writer.pending(part)) for part in parts}
-    if any(missing.values()):
-        raise _not_complete(path, writer.num_partitions, missing, errors)
-    writer.seal()
-    writer.collect_garbage()
-    failures = failures_of(writer.markers(part) for part in parts)
-    for failure in list(failures.values())[:20]:
+    there = Contents(path)
+    for failure in there.failures[:20]:
         console.warn(f"not in the cache: {failure['file_name']}: {failure['reason']}")
-    if len(failures) > 20:
-        console.warn(f"and {len(failures) - 20} more; rs-cache status {path} --json lists them all")
-    stored = sum(m.stored_bytes for part in parts for m in writer.markers(part).values())
+    if len(there.failures) > 20:
+        console.warn(f"and {len(there.failures) - 20} more; rs-cache status {path} --json lists them all")
     summary = {
         "cache": path,
-        "images": writer.record.shape.num_images,
-        "boxes": writer.record.shape.num_boxes,
-        "partitions": writer.num_partitions,
-        "failed_images": len(failures),
-        "failures": by_reason(failures),
-        "bytes": stored,
+        "images": there.images,
+        "boxes": there.boxes,
+        "partitions": there.partitions,
+        "failed_images": len(there.failures),
+        "failures": there.failures_by_reason,
+        "bytes": sum(there.bytes(part) for part in there.parts),
         "computed_images": computed,
         "images_per_second": float(f"{rate:.4g}"),
     }
-    told = failures_text(summary["images"], failures)
-    too_many = len(failures) > settings.max_failed * summary["images"]
+    too_many = len(there.failures) > settings.max_failed * there.images
     text = (
-        f"{path} is {'sealed' if too_many else 'complete'}: {told}, {summary['boxes']} boxes, "
-        f"{summary['partitions']} partitions, {console.size(stored)}."
+        f"{path} is {'sealed' if too_many else 'complete'}: {there.told}, {there.boxes} boxes, "
+        f"{there.partitions} partitions, parts {', '.join(there.parts)}, {console.size(summary['bytes'])}."
     )
     console.result(summary, text, as_json=as_json)
     if too_many:
         raise IncompleteError(
-            f"{path} has features of {told}.",
+            f"{path} has features of {there.told}.",
             f"At most a share of {settings.max_failed:g} that fails (max_failed).",
             "Run the same command again once the files are there; it does these images alone. "
             "--set max_failed=1 takes the cache as it is.",

@@ -1,7 +1,7 @@
 """`rs-cache status`, `info` and `verify`: how far a cache is, what is in it, and whether it is whole."""
 
 from collections import Counter, defaultdict
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,55 +9,51 @@ import numpy as np
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.failures import by_reason, failures_of, failures_text
-from regionspot_cache.backbones.presets import BackboneSpec, load_preset
+from pipeline.contents import Contents
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.identity import require_same, without_arithmetic
-from regionspot_cache.store import Cache, CacheWriter, Problem, open_cache, open_writer
+from regionspot_cache.store import Cache, Problem, open_cache, open_writer
 from regionspot_cache.store import verify as verify_store
+from regionspot_cache.store.segments import within
 
 if TYPE_CHECKING:
-    from pipeline.features import Encoders
+    from regionspot_cache.backbones import Encoder
 
 TOLERANCE = 1e-3  # cosine distance of a recomputed token; int8 alone makes about 1e-4
 
 
 def status(path: str, *, as_json: bool = False) -> None:
     """Prints progress of every part, failures by reason, and where the time went."""
-    writer = open_writer(path)
+    there = Contents(path)
     facts: dict[str, Any] = {
         "cache": path,
-        "images": writer.record.shape.num_images,
-        "boxes": writer.record.shape.num_boxes,
+        "images": there.images,
+        "boxes": there.boxes,
+        "updating": there.updating,
+        "failed_images": len(there.failures),
+        "failures": there.failures_by_reason,
+        "parts": {part: _part_status(there, part) for part in there.parts},
     }
-    failures = failures_of(writer.markers(part) for part in writer.parts)
-    facts["failed_images"], facts["failures"] = len(failures), by_reason(failures)
-    facts["parts"] = {part: _part_status(writer, part) for part in writer.parts}
-    told = failures_text(facts["images"], failures)
-    console.result(facts, _status_text(facts, told), as_json=as_json)
+    console.result(facts, _status_text(facts, there.told), as_json=as_json)
 
 
-def _part_status(writer: CacheWriter, part: str) -> dict[str, Any]:
-    markers = writer.markers(part)
-    seconds: defaultdict[str, float] = defaultdict(float)
-    outcomes: Counter[str] = Counter()
-    for marker in markers.values():
-        outcomes.update(marker.counts)
-        for step, value in marker.timings.items():
-            seconds[step] += value
+def _part_status(there: Contents, part: str) -> dict[str, Any]:
+    markers = there.markers[part]
     return {
-        "partitions": writer.num_partitions,
+        "partitions": there.partitions,
         "committed": len(markers),
-        "images": dict(outcomes),
-        "bytes": sum(marker.stored_bytes for marker in markers.values()),
-        "seconds": {step: round(value, 2) for step, value in seconds.items()},
+        "images": dict(sum((Counter(marker.counts) for marker in markers.values()), Counter())),
+        "bytes": there.bytes(part),
+        "seconds": {step: round(value, 2) for step, value in there.seconds(part).items()},
         "failures": [failure for _, marker in sorted(markers.items()) for failure in marker.failures],
     }
 
 
 def _status_text(facts: dict[str, Any], told: str) -> str:
     lines = [f"{facts['cache']}: {told}, {facts['boxes']} boxes"]
+    if facts["updating"]:
+        lines.append("an update is not finished: rs-cache extract --update with the same arguments goes on")
     for part, value in facts["parts"].items():
         share = value["committed"] / value["partitions"]
         lines.append(
@@ -72,56 +68,55 @@ def _status_text(facts: dict[str, Any], told: str) -> str:
 
 
 def info(path: str, *, as_json: bool = False) -> None:
-    """Prints dataset, classes, parts with their arrays and fingerprints, bytes and dropped boxes."""
-    writer = open_writer(path)
-    record, shape = writer.record, writer.record.shape
-    identity = dict(record.identity)
-    classes = identity.get("class_names", [])
-    facts = {
+    """Prints where labels come from, parts with their arrays and fingerprints, bytes and dropped boxes."""
+    there = Contents(path)
+    cache, writer = there.cache, there.writers[0]
+    facts: dict[str, Any] = {
         "cache": path,
-        "dataset": identity["dataset"],
-        "split": identity["split"],
-        "identity": {k: v for k, v in identity.items() if not isinstance(v, (list, tuple)) or len(v) < 16},
-        "classes": len(classes),
-        "images": shape.num_images,
-        **_view_counts(writer),
-        "boxes": shape.num_boxes,
-        "partitions": shape.num_partitions,
-        "partition_size": shape.partition_size,
-        "image_root": record.image_root,
-        "dropped": dict(record.dropped),
-        "parts": {name: _part_info(writer, name) for name in writer.parts},
+        "annotations": asdict(cache.source) if cache.source else None,
+        "identity": dict(writer.record.identity),
+        "images": there.images,
+        **_view_counts(cache),
+        "boxes": there.boxes,
+        "partitions": there.partitions,
+        "partition_size": cache.partition_size,
+        "segments": len(there.writers),
+        "removed_images": sum(w.record.shape.num_images for w in there.writers) - there.images,
+        "image_root": cache.image_root,
+        "dropped": dict(cache.dropped),
+        "parts": {part: _part_info(there, part) for part in there.parts},
     }
     console.result(facts, _info_text(facts), as_json=as_json)
 
 
-def _view_counts(writer: CacheWriter) -> dict[str, Any]:
+def _view_counts(cache: Cache) -> dict[str, Any]:
     """How often each view occurs, of a cache with extra views of its images."""
-    if not writer.record.shape.views:
+    if cache.augmentation is None or cache.views is None:
         return {}
-    names = Augmentation(**writer.record.identity["augmentation"]).names
-    found = np.concatenate([writer.plan.views(p).numbers for p in range(writer.num_partitions)])
-    return {"views": dict(zip(names, np.bincount(found, minlength=len(names)).tolist(), strict=True))}
+    names = Augmentation(**cache.augmentation).names
+    found = np.bincount(cache.views[cache.live], minlength=len(names)).tolist()
+    return {"views": dict(zip(names, found, strict=True))}
 
 
-def _part_info(writer: CacheWriter, part: str) -> dict[str, Any]:
-    spec = writer.parts[part]
-    sizes: Counter[str] = Counter()
-    for marker in writer.markers(part).values():
-        for key, entry in marker.objects.items():
-            sizes[key.rsplit("/", 1)[0]] += entry.bytes
-    return {**spec.to_dict(), "bytes": dict(sizes), "complete": not writer.pending(part)}
+def _part_info(there: Contents, part: str) -> dict[str, Any]:
+    spec = next(writer.parts[part] for writer in there.writers if part in writer.parts)
+    complete = not there.missing((part,))[part]
+    return {**spec.to_dict(), "bytes": there.bytes_by_array(part), "complete": complete}
 
 
 def _info_text(facts: dict[str, Any]) -> str:
+    source = facts["annotations"]
     lines = [
         f"cache       {facts['cache']}",
-        f"dataset     {facts['dataset']} {facts['split']}".rstrip(),
+        f"annotations {source['dataset'] if source else 'not recorded'}",
         f"images      {facts['images']} in {facts['partitions']} partitions of {facts['partition_size']}",
-        f"boxes       {facts['boxes']} of {facts['classes']} classes",
+        f"boxes       {facts['boxes']}",
         f"dropped     {counts(facts['dropped'])}",
         f"image root  {facts['image_root']}",
     ]
+    if facts["segments"] > 1 or facts["removed_images"]:
+        told = f"{facts['segments'] - 1} added segments, {facts['removed_images']} images given up"
+        lines.insert(3, f"updates     {told}")
     if "views" in facts:
         made = ", ".join(f"{key} {value}" for key, value in facts["identity"]["augmentation"].items())
         lines.insert(3, f"views       {counts(facts['views'])} ({made})")
@@ -171,9 +166,7 @@ def verify(
     facts: dict[str, Any] = {"cache": path, "level": "full" if full else "fast"}
     facts["problems"] = [problem._asdict() for problem in problems]
     if recompute and not problems:
-        facts["recomputed"] = recomputed(
-            open_cache(path, parts=tuple(open_writer(path).parts)), recompute, backbone, images
-        )
+        facts["recomputed"] = recomputed(open_cache(path), recompute, backbone, images)
     worst = max(facts.get("recomputed", {}).get("cosine_distance", {}).values(), default=0.0)
     text = (
         f"{path}: no problem found ({facts['level']})." if not problems else "\n".join(map(_line, problems))
@@ -216,42 +209,39 @@ def _judge(path: str, problems: list[Problem], *, repair: bool) -> None:
 
 def _discard(path: str, damage: list[Problem]) -> None:
     """Uncommits every damaged partition; extraction does it again."""
-    writer = open_writer(path)
-    for part, partition in sorted(
-        {(p.part, p.partition) for p in damage if p.part and p.partition is not None}
-    ):
-        writer.discard(part, partition)
-        console.say(f"uncommitted {part} partition {partition}")
+    found = {(p.segment, p.part, p.partition) for p in damage if p.part and p.partition is not None}
+    for segment, part, partition in sorted(found):
+        open_writer(within(path, segment)).discard(part, partition)
+        console.say(f"uncommitted {part} partition {partition}{f' of {segment}' if segment else ''}")
 
 
 def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> dict[str, Any]:
     """Runs the encoders again on `count` random images; the largest cosine distance of every array."""
-    from pipeline.features import Clock, ImageLoader, PartitionFeatures
+    from regionspot_cache.extraction.features import PartitionFeatures, part_spec
+    from regionspot_cache.extraction.loader import Clock, ImageLoader
 
-    encoders = _encoders_of(cache, load_preset(backbone))
+    encoders = _encoders_of(cache, backbone)
+    specs = {name: part_spec(name, encoder, "float16") for name, encoder in encoders.items()}
     good = np.flatnonzero(np.logical_and.reduce([cache.ok_mask(part) for part in cache.parts]))
     chosen = np.random.default_rng().choice(good, size=min(count, len(good)), replace=False)
     loader = ImageLoader(
-        root=images or Path(cache.dataset.image_root),
-        exif=cache.dataset.exif,
-        encoders=encoders,
-        clock=Clock(),
+        root=images or Path(cache.image_root), exif=cache.exif, encoders=encoders, clock=Clock()
     )
     worst: defaultdict[str, float] = defaultdict(float)
     for i in chosen.tolist():
         planned, slot = cache.partition(i // cache.partition_size), i % cache.partition_size
-        features = PartitionFeatures(planned, encoders, loader.clock, dtype="float16")
+        features = PartitionFeatures(planned, specs, encoders, loader.clock)
         for batch in loader.batches(planned, [slot], size=1, threads=1):
             features.add(batch)
         if slot in features.failures:
             raise InputError(
                 f"{planned.file_names[slot]}: {features.failures[slot][1]}", "The image of the extraction."
             )
-        rows = slice(*planned.offsets[slot : slot + 2])
-        for name, values in features.arrays.get("sam", {}).items():
-            _note(worst, f"sam/{name}", cache.read_tokens(i, name), np.asarray(values)[rows])
-        for name, values in features.arrays.get("clip", {}).items():
-            _note(worst, f"clip/{name}", cache.read_map(i), np.asarray(values)[slot])
+        for part, spec in specs.items():
+            for array in spec.arrays:
+                path, rows = f"{part}/{array.name}", features.rows_of(array, slot)
+                again = np.asarray(features.arrays[part][array.name])[rows]
+                _note(worst, path, cache.read(path, i), again if array.ragged else again[0])
     return {"images": len(chosen), "cosine_distance": dict(worst)}
 
 
@@ -262,27 +252,24 @@ def _note(worst: dict[str, float], name: str, stored: Any, again: Any) -> None:
     worst[name] = max(worst[name], float(distance.max(initial=0.0)))
 
 
-def _encoders_of(cache: Cache, spec: BackboneSpec) -> "Encoders":
-    """The networks of the parts that the cache has; the token positions are the cache's."""
-    from pipeline.features import Encoders
-    from regionspot_cache.backbones import load_clip, load_sam
+def _encoders_of(cache: Cache, backbone: str) -> dict[str, "Encoder"]:
+    """The networks of the parts that the cache has."""
+    from regionspot_cache.backbones import load_backbone, load_preset
 
-    sam = clip = None
-    if "sam" in cache.parts:
-        positions = tuple(cache.parts["sam"].fingerprint["positions"])
-        sam = load_sam(replace(spec.sam, positions=positions))
-        _require_same(cache, "sam", sam.fingerprint())
-    if "clip" in cache.parts:
-        clip = load_clip(spec.clip)
-        _require_same(cache, "clip", clip.fingerprint())
-    return Encoders(sam=sam, clip=clip)
-
-
-def _require_same(cache: Cache, part: str, fingerprint: dict[str, Any]) -> None:
-    require_same(
-        {part: without_arithmetic(cache.parts[part].fingerprint)},
-        {part: without_arithmetic(fingerprint)},
-        what="the cache",
-        wanted_by="these networks",
-        remedy="Name the networks that it was made with: rs-cache verify CACHE --recompute K --backbone NAME",
-    )
+    spec = load_preset(backbone)
+    if unknown := [part for part in cache.parts if part not in spec.parts]:
+        raise IdentityError(
+            f"The cache has part {', '.join(unknown)}; backbone {spec.name} has {', '.join(spec.parts)}.",
+            "The backbone that it was made with.",
+            "rs-cache verify CACHE --recompute K --backbone NAME",
+        )
+    encoders = dict(load_backbone(spec, parts=tuple(cache.parts)).parts)
+    for part, encoder in encoders.items():
+        require_same(
+            {part: without_arithmetic(cache.parts[part].fingerprint)},
+            {part: without_arithmetic(encoder.fingerprint())},
+            what="the cache",
+            wanted_by="these networks",
+            remedy="Name them: rs-cache verify CACHE --recompute K --backbone NAME",
+        )
+    return encoders

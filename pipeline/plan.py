@@ -10,25 +10,22 @@ import numpy as np
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.features import Clock, Encoders, ImageLoader, PartitionFeatures
-from pipeline.partition import encoders_of, resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec, load_preset
-from regionspot_cache.backbones.at_hand import clip_at_hand, sam_at_hand
-from regionspot_cache.backbones.costs import clip_cost, sam_cost
+from regionspot_cache.backbones.at_hand import at_hand
+from regionspot_cache.backbones.costs import without_values
 from regionspot_cache.datasets import DetectionDataset, load_dataset, with_views
-from regionspot_cache.store import (
-    CachePlan,
-    PartSpec,
-    estimate,
-    make_clip_half,
-    make_sam_half,
-    missing_bytes,
-    open_writer,
-)
-from regionspot_cache.store.identity import CACHE_KEY, cache_identity, require_same_cache, require_same_part
-from regionspot_cache.store.location import open_objects
+from regionspot_cache.errors import UsageError, near
+from regionspot_cache.extraction.devices import resolve_device
+from regionspot_cache.extraction.features import PartitionFeatures, part_spec
+from regionspot_cache.extraction.loader import Clock, ImageLoader
+from regionspot_cache.extraction.partition import backbone_of, specs_of
+from regionspot_cache.extraction.run import Plan, has_cache, require_fitting, require_same_settings
+from regionspot_cache.store import CachePlan, PartSpec, estimate, missing_bytes, open_writer
+from regionspot_cache.store.identity import require_same_part
+from regionspot_cache.store.segments import segment_places
+from regionspot_cache.store.update import plan_update
 
 MEASURED_IMAGES = 32
 _APART = (
@@ -50,7 +47,7 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
     Needs no weights: only the rate, and with it the hours, is measured where they are on this machine.
 
     Raises:
-        IdentityError: the cache that is there holds another plan or other arrays.
+        IdentityError: the cache that is there lacks images or boxes, or a part has other arrays.
     """
     plain, spec = open_plain_dataset(settings), backbone_spec(settings)
     dataset = with_views(plain, settings.augment)
@@ -58,12 +55,8 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
     parts, absent = described_parts(spec, settings), weights_not_here(spec, settings)
     sizes = estimate(plan, parts)
     path = cache_path(settings.cache, dataset, spec)
-    pending = pending_partitions(path, plan, parts, rebuild=settings.rebuild)
-    left = int(plan.image_counts[sorted(set().union(*pending.values()))].sum())
-    rate = None
-    if left and not absent:
-        encoders = encoders_of(spec, settings.parts, resolve_device(settings.device))
-        rate = measured_rate(plan, encoders, settings)
+    left, bytes_left = still_to_do(path, dataset, parts, settings)
+    rate = measured_rate(plan, spec, settings) if left and not absent else None
     facts = {
         "dataset": f"{dataset.name} {dataset.split}".strip(),
         "cache": path,
@@ -76,7 +69,7 @@ def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
         "bytes": sizes,
         "free_bytes": free_space(path),
         "images_left": left,
-        "bytes_left": missing_bytes(plan, parts, pending),
+        "bytes_left": bytes_left,
         "weights_not_here": absent,
         "images_per_second": rate and float(f"{rate:.4g}"),
         "hours": rate and round(left / rate / 3600 / max(1, settings.workers), 3),
@@ -118,14 +111,29 @@ def open_plain_dataset(settings: ExtractSettings) -> DetectionDataset:
 
 
 def backbone_spec(settings: ExtractSettings) -> BackboneSpec:
-    """The backbone of the settings, with their token positions and arithmetic."""
+    """The backbone of the settings, with their arithmetic."""
     spec = load_preset(settings.backbone)
-    if settings.positions:
-        spec = replace(spec, sam=replace(spec.sam, positions=settings.positions))
     if settings.precision:
-        sam = replace(spec.sam, precision=settings.precision)
-        spec = replace(spec, sam=sam, clip=replace(spec.clip, precision=settings.precision))
+        precision = settings.precision
+        spec = spec.with_parts(**{n: replace(part, precision=precision) for n, part in spec.parts.items()})
     return spec
+
+
+def parts_of(settings: ExtractSettings, spec: BackboneSpec) -> tuple[str, ...]:
+    """The parts that a run fills. Raises UsageError."""
+    if settings.part is None:
+        return tuple(spec.parts)
+    if settings.part not in spec.parts:
+        known = ", ".join(spec.parts)
+        raise UsageError(
+            f"--part {settings.part}.", f"{near(settings.part, spec.parts)}Backbone {spec.name} has {known}."
+        )
+    return (settings.part,)
+
+
+def plan_of(settings: ExtractSettings) -> Plan:
+    """How a new cache is laid out."""
+    return Plan(partition_size=settings.partition_size, seed=settings.seed, rebuild=settings.rebuild)
 
 
 def cache_path(given: str | None, dataset: DetectionDataset, spec: BackboneSpec) -> str:
@@ -137,48 +145,62 @@ def cache_path(given: str | None, dataset: DetectionDataset, spec: BackboneSpec)
 
 def described_parts(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
     """Arrays of the parts from the shapes of the networks alone; they have no fingerprint."""
-    parts = []
-    if "sam" in settings.parts:
-        parts.append(make_sam_half(sam_cost(spec.sam).token_dims, dtype=settings.dtype, fingerprint={}))
-    if "clip" in settings.parts:
-        cost = clip_cost(spec.clip)
-        tokens = cost.prefix_tokens + cost.grid[0] * cost.grid[1]
-        parts.append(make_clip_half(tokens, cost.width, dtype=settings.dtype, fingerprint={}))
-    return parts
+    return [
+        part_spec(name, without_values(spec.parts[name]), settings.dtype, with_fingerprint=False)
+        for name in parts_of(settings, spec)
+    ]
 
 
 def weights_not_here(spec: BackboneSpec, settings: ExtractSettings) -> list[str]:
     """Parts whose weights an extraction would have to fetch first."""
-    here = {"sam": lambda: sam_at_hand(spec.sam), "clip": lambda: clip_at_hand(spec.clip)}
-    return [part for part in settings.parts if not here[part]()]
+    return [name for name in parts_of(settings, spec) if not at_hand(spec.parts[name])]
 
 
-def pending_partitions(
-    path: str, plan: CachePlan, parts: list[PartSpec], *, rebuild: bool
-) -> dict[str, list[int]]:
-    """Partitions that a cache lacks, by part: all where there is no cache, or a part is to be replaced.
+def still_to_do(
+    path: str, dataset: DetectionDataset, parts: list[PartSpec], settings: ExtractSettings
+) -> tuple[int, int]:
+    """Images that are missing in some part, and bytes that the missing partitions will take.
 
     Raises:
-        IdentityError: the cache holds another plan, or a part other arrays.
+        IdentityError: the cache lacks images or boxes of the dataset, or a part has other arrays.
     """
-    lacking = {part.name: [*range(plan.num_partitions)] for part in parts}
-    if not has_cache(path):
-        return lacking
-    writer = open_writer(path)
-    require_same_cache(writer.record.identity, cache_identity(plan), path)
+    added, places = dataset, []
+    if has_cache(path):
+        places = segment_places(path)
+        if settings.update:
+            require_same_settings(path, dataset, plan_of(settings))
+            added = plan_update(path, dataset).added
+        else:
+            require_fitting(path, dataset, plan_of(settings))
+            added = None
+    images = total = 0
+    for place in places:
+        writer = open_writer(place)
+        pending = pending_partitions(place, parts, rebuild=settings.rebuild)
+        images += sum(map(writer.record.shape.partition_images, set().union(*pending.values())))
+        total += missing_bytes(writer.plan, parts, pending)
+    if added is not None:
+        plan = CachePlan(added, partition_size=settings.partition_size, seed=settings.seed)
+        images, total = images + len(added), total + missing_bytes(plan, parts, {})
+    return images, total
+
+
+def pending_partitions(place: str, parts: list[PartSpec], *, rebuild: bool) -> dict[str, list[int]]:
+    """Partitions that a segment lacks, by part: all where the part is new or to be replaced.
+
+    Raises:
+        IdentityError: a part has other arrays.
+    """
+    writer = open_writer(place)
+    lacking = {part.name: [*range(writer.num_partitions)] for part in parts}
     for part in parts:
         if part.name in writer.parts:
             found = replace(writer.parts[part.name], fingerprint={})
             if rebuild and found.digest != part.digest:
                 continue
-            require_same_part(found, part, path)
+            require_same_part(found, part, place)
             lacking[part.name] = writer.pending(part.name)
     return lacking
-
-
-def has_cache(path: str) -> bool:
-    """Whether a cache was planned there already."""
-    return open_objects(path).size(CACHE_KEY) is not None
 
 
 def free_space(path: str) -> int | None:
@@ -191,15 +213,17 @@ def free_space(path: str) -> int | None:
     return shutil.disk_usage(place).free
 
 
-def measured_rate(plan: CachePlan, encoders: Encoders, settings: ExtractSettings) -> float | None:
+def measured_rate(plan: CachePlan, spec: BackboneSpec, settings: ExtractSettings) -> float | None:
     """Images a second of one process, from the first images of the plan; None when none can be read."""
-    part = plan.partition(0)
-    slots = np.arange(min(MEASURED_IMAGES, part.num_images))
+    planned, parts, device = plan.partition(0), parts_of(settings, spec), resolve_device(settings.device)
+    slots = np.arange(min(MEASURED_IMAGES, planned.num_images)).tolist()
+    encoders = backbone_of(spec, parts, device).parts
+    specs = {part.name: part for part in specs_of(spec, parts, device, settings.dtype)}
     loader = ImageLoader(
         root=Path(plan.dataset.image_root), exif=plan.dataset.exif, encoders=encoders, clock=Clock()
     )
-    features = PartitionFeatures(part, encoders, loader.clock, dtype=settings.dtype)
-    batches = loader.batches(part, slots.tolist(), size=settings.batch_size, threads=settings.decode_threads)
+    features = PartitionFeatures(planned, specs, encoders, loader.clock)
+    batches = loader.batches(planned, slots, size=settings.batch_size, threads=settings.decode_threads)
     done, start = 0, time.perf_counter()
     for batch in batches:
         features.add(batch)

@@ -17,8 +17,6 @@ from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import UsageError, near
 from regionspot_cache.training.config import TrainConfig
 
-Part = Literal["sam", "clip"]
-PARTS: tuple[Part, Part] = ("sam", "clip")
 RESULTS = "results:"
 WITH_HEAD = ("regionspot", "official")
 RECOGNISERS = (*WITH_HEAD, "clip-box", "clip-mask")
@@ -53,8 +51,18 @@ class ExtractSettings:
         ]
         | None
     ) = None
-    part: Annotated[Part, Option(name="--part", help="Only this part of the cache.")] | None = None
+    part: (
+        Annotated[str, Option(name="--part", metavar="NAME", help="Only this part of the backbone.")] | None
+    ) = None
     rebuild: Annotated[bool, Option(name="--rebuild", help="Replace a part of another backbone.")] = False
+    update: Annotated[
+        bool,
+        Option(
+            name="--update",
+            help="Bring a cache up to date: add new images, redo those whose boxes or file changed, give up "
+            "what is gone.",
+        ),
+    ] = False
     limit: Limit | None = None
     seed: int = 0
     """Seed of the sample and of the order in the cache."""
@@ -63,8 +71,6 @@ class ExtractSettings:
     batch_size: int = 8
     """Images in one pass of an encoder."""
     dtype: Literal["int8", "float16"] = "int8"
-    positions: tuple[Literal["transformer", "prompt", "mlp"], ...] | None = None
-    """Where in SAM the box tokens are taken; the backbone's own when not given."""
     precision: Precision | None = None
     """Arithmetic of the encoders; the backbone's own when not given. Workers of unlike hardware need one."""
     device: str = "auto"
@@ -90,11 +96,6 @@ class ExtractSettings:
             )
         if self.scheduler and self.workers:
             raise UsageError("--workers and --scheduler together.", "One of them.")
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """The parts this run fills."""
-        return (self.part,) if self.part else PARTS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ NON_FINITE = "non-finite features"
 Rows = NDArray[np.float16] | Quantised
 
 
-def part_spec(name: str, encoder: Encoder, dtype: str) -> PartSpec:
-    """What a cache stores of an encoder, as it declares it."""
+def part_spec(name: str, encoder: Encoder, dtype: str, *, with_fingerprint: bool = True) -> PartSpec:
+    """What a cache stores of an encoder, as it declares it; the fingerprint needs weights."""
     arrays = tuple(
         ArraySpec(
             name=array_name,
@@ -37,7 +37,7 @@ def part_spec(name: str, encoder: Encoder, dtype: str) -> PartSpec:
         )
         for array_name, array in encoder.arrays.items()
     )
-    return PartSpec(name=name, arrays=arrays, fingerprint=encoder.fingerprint())
+    return PartSpec(name=name, arrays=arrays, fingerprint=encoder.fingerprint() if with_fingerprint else {})
 
 
 class PartitionFeatures:

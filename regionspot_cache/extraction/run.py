@@ -1,6 +1,6 @@
 """Phase 1 as a whole: what a cache lacks of a dataset, partition by partition, and the seal."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
@@ -8,7 +8,7 @@ from typing import Any
 
 from regionspot_cache.backbones.presets import BackboneSpec, load_preset
 from regionspot_cache.datasets import DetectionDataset
-from regionspot_cache.errors import IdentityError, IncompleteError
+from regionspot_cache.errors import IdentityError, IncompleteError, InputError
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.extraction.partition import Dtype, ExtractJob, OnImages, extract_partition, specs_of
 from regionspot_cache.identity import require_same
@@ -128,17 +128,56 @@ class PendingUpdate:
             finish_update(self.path, self.update, self.name)
 
 
-def prepare_update(path: str, dataset: DetectionDataset, plan: Plan) -> PendingUpdate:
-    """Plans what a complete cache lacks of a dataset as a new segment; errors as of `prepare`."""
+def prepare_update(
+    path: str, dataset: DetectionDataset, specs: Sequence[PartSpec], plan: Plan
+) -> PendingUpdate:
+    """Plans what a complete cache lacks of a dataset as a new segment; errors as of `prepare`.
+
+    Raises:
+        InputError: the cache has parts that are not among `specs`.
+    """
     require_same_settings(path, dataset, plan)
     update = plan_update(path, dataset)
+    ours = {spec.name for spec in specs}
+    if others := [name for name in update.cache.parts if name not in ours]:
+        raise InputError(
+            f"{path} has part {', '.join(others)}, which would stay behind",
+            f"an update of all its parts; asked for {', '.join(sorted(ours))}",
+            "a --backbone that lists every part of the cache, and no --part",
+        )
     if update.added is None:
         return PendingUpdate(path=path, update=update, name=None, place=None)
     name = update.name(plan.seed)
     place = begin_update(path, name)
-    specs = list(update.cache.parts.values())
     create_cache(place, update.added, parts=specs, partition_size=plan.partition_size, seed=plan.seed)
     return PendingUpdate(path=path, update=update, name=name, place=place)
+
+
+def segments_to_fill(
+    path: str, dataset: DetectionDataset, specs: Sequence[PartSpec], plan: Plan, *, update: bool
+) -> Iterator[str]:
+    """Places of the segments to fill; fill and seal each before the next is asked for.
+
+    Args:
+        path: folder or URL of the cache, planned here where there is none.
+        dataset: what it shall hold.
+        specs: parts, added where they are missing.
+        plan: of a new cache.
+        update: bring a cache up to date with the dataset, instead of refusing one that lacks some of it.
+
+    Raises:
+        IdentityError, IncompleteError, InputError: as of `prepare` and `prepare_update`.
+    """
+    if not update or not has_cache(path):
+        yield from prepare(path, dataset, specs, plan)
+        return
+    for place in segment_places(path):
+        add_parts(place, specs, rebuild=plan.rebuild)
+        yield place
+    pending = prepare_update(path, dataset, specs, plan)
+    if pending.place:
+        yield pending.place
+    pending.finish()
 
 
 def todo(place: str, parts: Sequence[str]) -> list[int]:
@@ -226,15 +265,5 @@ def extract(
         if missing := seal(place, names):
             raise IncompleteError(f"{place} lacks partitions: {missing}", "none", "run it again")
 
-    where = str(path)
-    if not update or not has_cache(where):
-        for place in prepare(where, dataset, specs, layout):
-            fill(place)
-        return
-    for place in segment_places(where):
-        add_parts(place, specs, rebuild=layout.rebuild)
+    for place in segments_to_fill(str(path), dataset, specs, layout, update=update):
         fill(place)
-    pending = prepare_update(where, dataset, layout)
-    if pending.place:
-        fill(pending.place)
-    pending.finish()

@@ -6,6 +6,7 @@ import numpy as np
 
 from regionspot_cache.store.layout import PartSpec, part_arrays, plan_arrays
 from regionspot_cache.store.plan import CachePlan
+from regionspot_cache.store.plan_store import StoredPlan
 
 
 def estimate(plan: CachePlan, parts: Sequence[PartSpec]) -> dict[str, int]:
@@ -29,7 +30,9 @@ def estimate(plan: CachePlan, parts: Sequence[PartSpec]) -> dict[str, int]:
     return {**sizes, "total": sum(sizes.values())}
 
 
-def missing_bytes(plan: CachePlan, parts: Sequence[PartSpec], pending: Mapping[str, Sequence[int]]) -> int:
+def missing_bytes(
+    plan: CachePlan | StoredPlan, parts: Sequence[PartSpec], pending: Mapping[str, Sequence[int]]
+) -> int:
     """Bytes of the objects of the partitions that each part still lacks, exact like `estimate`.
 
     Args:
@@ -47,7 +50,7 @@ def missing_bytes(plan: CachePlan, parts: Sequence[PartSpec], pending: Mapping[s
     return total
 
 
-def _part_bytes(plan: CachePlan, spec: PartSpec, chosen: np.ndarray) -> dict[str, int]:
+def _part_bytes(plan: CachePlan | StoredPlan, spec: PartSpec, chosen: np.ndarray) -> dict[str, int]:
     """Bytes of every array of a part in the chosen partitions, bool [P], by path."""
     return {
         array.path: array.stored_bytes((plan.box_counts if array.ragged else plan.image_counts) * chosen)

@@ -1,6 +1,7 @@
 """The plan as stored arrays: written once, then read a partition at a time or loaded flat."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -71,6 +72,17 @@ class StoredPlan:
     def num_partitions(self) -> int:
         """P."""
         return self.shape.num_partitions
+
+    @property
+    def image_counts(self) -> np.ndarray:
+        """int64 [P], images of each partition."""
+        return np.array([self.shape.partition_images(p) for p in range(self.num_partitions)], np.int64)
+
+    @cached_property
+    def box_counts(self) -> np.ndarray:
+        """int64 [P], boxes of each partition."""
+        rows = (self._rows("offsets", p, int(n) + 1) for p, n in enumerate(self.image_counts))
+        return np.array([offsets[-1] for offsets in rows], np.int64)
 
     def partition(self, index: int) -> PartitionPlan:
         """Images and boxes of partition `index`. Raises DamageError."""

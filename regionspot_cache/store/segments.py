@@ -111,15 +111,8 @@ def within(url: str, name: str) -> str:
 
 
 def segment_places(path: str | Path) -> list[str]:
-    """Where the segments of a cache lie, that of an unfinished update included."""
+    """Where the segments of a cache lie; that of an unfinished update is none of them."""
     objects = open_objects(path)
     known = Segments.read(objects)
     names = [entry.name for entry in known.segments] if known else [""]
-    update = UpdateRecord.read(objects)
-    if (
-        update
-        and update.name not in names
-        and open_objects(within(objects.url, update.name)).size("cache.json")
-    ):
-        names.append(update.name)
     return [within(objects.url, name) for name in names]
