@@ -10,7 +10,15 @@ from typing import Any
 from pipeline import console
 from pipeline.places import WORKPLACE
 from pipeline.settings import PromptSettings
-from regionspot_cache.backbones import BackboneSpec, load_backbone, load_preset, save_preset
+from regionspot_cache.backbones import (
+    Backbone,
+    BackboneSpec,
+    ClipSpec,
+    NetworkSpec,
+    load_backbone,
+    load_preset,
+    save_preset,
+)
 from regionspot_cache.errors import InputError, MissingFileError
 from regionspot_cache.files import file_sha256, replacing
 from regionspot_cache.models.card import model_card
@@ -21,6 +29,7 @@ from regionspot_cache.training.distributed import ProcessGroup
 from regionspot_cache.training.folder import claim_folder
 from regionspot_cache.training.head import RegionHead, read_model_config
 
+RECORDED = "loaded and recorded"
 NOT_LOADED = "not at hand when this was imported: only their names and widths are checked"
 
 
@@ -41,9 +50,10 @@ def import_checkpoint(
             raise InputError(f"{out} holds a model already.", "A new folder.", "--out DIR")
         networks = _networks(spec)
         save_preset(spec, out / BACKBONE_FILE)
-        publish_model(out, head, _metadata(checkpoint, networks))
-    facts = {"folder": str(out), "tensors": len(head.state_dict()), "networks": networks["networks"]}
-    text = f"Imported {facts['tensors']} tensors into {out}; frozen networks {networks['networks']}."
+        publish_model(out, head, _metadata(checkpoint, spec, networks))
+    recorded = RECORDED if networks else NOT_LOADED
+    facts = {"folder": str(out), "tensors": len(head.state_dict()), "networks": recorded}
+    text = f"Imported {facts['tensors']} tensors into {out}; frozen networks {recorded}."
     console.result(facts, text, as_json=as_json)
     return out
 
@@ -60,10 +70,8 @@ def export_checkpoint(run: Path, out: Path, *, as_json: bool = False) -> None:
     released_backbone(spec)
     out.parent.mkdir(parents=True, exist_ok=True)
     export_official(head, out)
-    if spec.clip.resize != "bilinear-noantialias":
-        console.warn(
-            f"the official code squashes images without antialias; this head has seen them {spec.clip.resize}"
-        )
+    if (resize := spec.first(ClipSpec).resize) != "bilinear-noantialias":
+        console.warn(f"the official code squashes images without antialias; this head has seen them {resize}")
     facts = {"file": str(out), "tensors": len(head.state_dict())}
     console.result(facts, f"Wrote {facts['tensors']} tensors to {out}.", as_json=as_json)
 
@@ -91,40 +99,37 @@ def push(
     return address
 
 
-def _networks(spec: BackboneSpec) -> dict[str, Any]:
-    """Fingerprints of the frozen networks, or what is certain without their weights."""
+def _networks(spec: BackboneSpec) -> Backbone | None:
+    """The frozen networks, or None where their weights are not at hand."""
     try:
-        networks = load_backbone(spec, progress=console.fetching)
+        return load_backbone(spec, progress=console.fetching)
     except MissingFileError as error:
         console.warn(f"{error.found} The head is imported without fingerprints.")
-        return {
-            "networks": NOT_LOADED,
-            "sam": {"part": "sam", "model": spec.sam.model},
-            "clip": {
-                "part": "clip",
-                "model": spec.clip.model,
-                "preprocess": f"squash, {spec.clip.resize}",
-            },
-        }
-    return {
-        "networks": "loaded and recorded",
-        "sam": networks.sam.fingerprint(),
-        "clip": networks.clip.fingerprint(),
-        "encoder": networks.clip.text_fingerprint(),
-    }
+        return None
 
 
-def _metadata(checkpoint: Path, networks: Mapping[str, Any]) -> dict[str, Any]:
-    text = asdict(PromptSettings(templates="clip80+name", cleaning="raw", average="raw-mean"))
-    if "encoder" in networks:
-        text["encoder"] = networks["encoder"]
+def _certain(part: NetworkSpec) -> dict[str, str]:
+    """What the fingerprint of a network says whatever its weights."""
+    image = {"preprocess": f"squash, {part.resize}"} if isinstance(part, ClipSpec) else {}
+    return {"model": part.model, **image}
+
+
+def _metadata(checkpoint: Path, spec: BackboneSpec, networks: Backbone | None) -> dict[str, Any]:
+    text: dict[str, Any] = asdict(PromptSettings(templates="clip80+name", cleaning="raw", average="raw-mean"))
+    if networks is not None:
+        text["encoder"] = networks.text.text_fingerprint()
     return {
         "library_version": version("regionspot-cache"),
-        "imported_from": {"file": checkpoint.name, "sha256": file_sha256(checkpoint)},
-        "networks": networks["networks"],
-        "sam": networks["sam"],
-        "clip": networks["clip"],
-        "token_position": "transformer",
+        "imported_from": {
+            "file": checkpoint.name,
+            "sha256": file_sha256(checkpoint),
+            "networks": RECORDED if networks else NOT_LOADED,
+        },
+        "networks": {
+            name: networks.parts[name].fingerprint() if networks else _certain(spec.parts[name])
+            for name in spec.head.parts
+        },
+        "inputs": spec.head.to_dict(),
         "text": text,
     }
 
@@ -134,7 +139,7 @@ def _warn_of_local_files(run: Path) -> None:
         console.warn(f"no {BACKBONE_FILE} in {run}: RegionPredictor will need --backbone")
         return
     spec = load_preset(run / BACKBONE_FILE, from_model_folder=True)
-    for name, part in (("sam", spec.sam), ("clip", spec.clip), ("proposer", spec.proposer)):
+    for name, part in {**spec.parts, "proposer": spec.proposer}.items():
         for key, value in (("model", part.model), ("weights", part.weights)):
             if value.startswith("local-dir:") or Path(value).exists():
                 console.warn(f"{BACKBONE_FILE} names {name}.{key} = {value}, which only this machine has")

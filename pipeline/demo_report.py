@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from pipeline import console
-from pipeline.partition import resolve_device
 from pipeline.places import WORKPLACE
 from pipeline.report_figures import figures, pick_images, probabilities, see
 from pipeline.report_tables import group_tables, overall_tables, protocol_sections
 from pipeline.reproduce.rows import PAPER, load_table
 from pipeline.settings import DemoSettings
 from regionspot_cache.datasets import load_dataset
+from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.recognition import ClipCrops
 from regionspot_cache.recognition.predictor import RegionPredictor
 from regionspot_cache.reporting.page import Curve, KeyValues, ReportSection, Table, Text, write_report
@@ -72,7 +72,7 @@ INTRODUCTION = (
 )
 ATTENTION = (
     "The picture with its true names, and what the methods say; RegionSpot's names on SAM's masks; then the "
-    "cross-attention of one box over the patches of CLIP's map in every layer of the head."
+    "cross-attention of one box over the patches of the image in every layer of the head."
 )
 
 

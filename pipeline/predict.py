@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import console
-from pipeline.partition import resolve_device
 from pipeline.report_figures import figures, probabilities, see
 from pipeline.settings import PredictSettings
 from regionspot_cache.backbones import load_proposer
 from regionspot_cache.errors import InputError
+from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.recognition import ClipCrops
 from regionspot_cache.recognition.predictor import Prediction, RegionPredictor
 from regionspot_cache.reporting.drawing import attention, comparison, regions, sheet
@@ -60,9 +60,8 @@ def predict(
 
 def propose(predictor: RegionPredictor, top: int) -> NDArray[np.float32]:
     """The RPN's best boxes of the present image."""
-    networks, inputs = predictor.backbone, predictor.inputs(np.zeros((0, 4)))
-    proposer = load_proposer(networks.spec.proposer, networks.sam, console.fetching)
-    return proposer.propose(inputs.image, inputs.embedding)[0][:top]
+    proposer = load_proposer(predictor.backbone, console.fetching)
+    return predictor.inputs(np.zeros((0, 4))).proposals(proposer)[0][:top]
 
 
 def seen(predictor: RegionPredictor, prediction: Prediction, settings: PredictSettings) -> Scene:
@@ -110,7 +109,7 @@ def write_page(path: Path, scene: Scene, prediction: Prediction, settings: Predi
     body = (
         "The names of each method on the same boxes, each with its probability among the classes asked for, "
         "equal names in equal colours; the masks of SAM; then the cross-attention of "
-        f"{every} over the patches of CLIP's map, layer by layer: the brighter, the more attention."
+        f"{every} over the patches of the image, layer by layer: the brighter, the more attention."
     )
     shown = [Text(body=body), *figures(scene, attention_of=PAGE_ATTENTION, more=_details(scene, prediction))]
     facts: dict[str, Cell] = {

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from regionspot_cache.datasets import DetectionDataset
-from regionspot_cache.recognition import Recogniser, RegionInputs
+from regionspot_cache.recognition import Recogniser, RegionInputs, RegionSpot
 from regionspot_cache.reporting.drawing import attention, comparison, regions
 from regionspot_cache.reporting.page import Picture, ReportSection, Table
 from regionspot_cache.reporting.scene import Names, Scene
@@ -44,7 +44,7 @@ def see(
     for method, found in scores.items():
         best = found[kept].argmax(axis=1) if len(kept) else np.zeros(0, np.intp)
         named[method] = Names([classes[int(k)] for k in best], found[kept, best])
-    attending = hasattr(shown, "attention") and len(kept)
+    attending = isinstance(shown, RegionSpot) and shown.head.config.use_map and len(kept)
     return Scene(
         title=title,
         image=inputs.image,
@@ -56,11 +56,12 @@ def see(
     )
 
 
-def _patch_attention(method: Any, inputs: RegionInputs) -> NDArray[np.float32]:
-    """Cross-attention over the patches alone, [L, N, rows, columns]."""
-    weights = method.attention(inputs)  # [L, N, M], prefix tokens first
-    rows, columns = inputs.backbone.clip.grid
-    return weights[:, :, -rows * columns :].reshape(*weights.shape[:2], rows, columns)
+def _patch_attention(method: RegionSpot, inputs: RegionInputs) -> NDArray[np.float32]:
+    """Cross-attention over the patches of the first map, [L, N, rows, columns]."""
+    weights, config = method.attention(inputs), method.head.config  # [L, N, M]
+    (rows, columns), first = config.grid, config.prefix_tokens if config.class_token else 0
+    patches = weights[:, :, first : first + rows * columns]
+    return patches.reshape(*weights.shape[:2], rows, columns)
 
 
 def figures(

@@ -57,4 +57,4 @@ def _are_tiny(networks: str | Path) -> bool:
         spec = load_preset(file)
     except RegionSpotError:  # said by what loads the networks
         return False
-    return "packaged" in (spec.sam.weights, spec.clip.model)
+    return any(part.model == "packaged" for part in spec.parts.values())

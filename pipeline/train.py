@@ -217,6 +217,6 @@ def _report(result: TrainResult, sources: Sequence[TrainingSource], *, as_json: 
         since = f" from step {result.resumed_from}" if result.resumed_from else ""
         text = (
             f"Trained head in {result.folder} ({result.steps} steps{since}, {console.clock(result.seconds)}; "
-            f"images left out: {lacking})."
+            f"left out: {lacking})."
         )
     console.result(facts, text, as_json=as_json)

@@ -9,23 +9,22 @@ import torch
 
 from pipeline import console
 from pipeline.console import counts
+from pipeline.evaluate.cached import cached_features
 from pipeline.evaluate.methods import make_method
 from pipeline.evaluate.pictures import pictures
 from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally
 from pipeline.evaluate.report import OwnRows
 from pipeline.evaluate.scoring import Origin, Scored, Scorer
-from pipeline.partition import resolve_device
-from pipeline.plan import cache_path
 from pipeline.settings import WITH_HEAD, EvalSettings, PromptSettings
 from pipeline.train import embed_names
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
 from regionspot_cache.datasets import DetectionDataset
-from regionspot_cache.errors import IdentityError, IncompleteError, MissingFileError, UsageError
+from regionspot_cache.errors import MissingFileError, UsageError
 from regionspot_cache.evaluation import IouType, write_results
+from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.models.hub import BACKBONE_FILE
-from regionspot_cache.recognition import Recogniser
+from regionspot_cache.recognition import Recogniser, RegionSpot
 from regionspot_cache.recognition.proposals import Proposals, ground_truth_proposals, load_proposals
-from regionspot_cache.store import Cache, open_cache
 from regionspot_cache.training.head import read_model_config
 
 
@@ -44,17 +43,18 @@ class OwnMethods:
 
         Raises:
             MissingFileError: no proposals or cache where they were named.
-            IdentityError: a named cache of another dataset or other networks.
+            IdentityError, IncompleteError: a named cache that cannot be read.
         """
         settings, dataset, backbone = self.settings, scorer.dataset, self.backbone
-        regions, cache = _regions(settings, dataset, backbone), _cache(settings, dataset, backbone)
-        text = embed_names(backbone.clip, dataset.class_names, self.prompts)
+        regions = _regions(settings, dataset, backbone)
+        cached = cached_features(settings.cache, dataset, backbone, self._parts)
+        text = embed_names(backbone.text, dataset.class_names, self.prompts)
         recognition = Recognition(
             dataset=dataset,
             backbone=backbone,
             text=torch.from_numpy(text).to(self.device),
             regions=regions,
-            cache=cache,
+            cached=cached,
             masks=settings.masks and scorer.truth.has_masks,
             score_rule=settings.score_rule,
             ap=settings.ap,
@@ -75,6 +75,13 @@ class OwnMethods:
             pictures=pictures(recognition, self.methods, boxes, settings),
         )
 
+    @property
+    def _parts(self) -> set[str]:
+        """Parts whose cached features methods read."""
+        return {
+            part for method in self.methods if isinstance(method, RegionSpot) for part in method.arrays.parts
+        }
+
 
 def load_own_methods(settings: EvalSettings) -> OwnMethods:
     """Loads what `settings.recognisers` need.
@@ -87,7 +94,7 @@ def load_own_methods(settings: EvalSettings) -> OwnMethods:
     spec = load_preset(
         settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
     )
-    console.arithmetic(device, sam=spec.sam.precision, clip=spec.clip.precision)
+    console.arithmetic(device, **{name: part.precision for name, part in spec.parts.items()})
     backbone = load_backbone(spec, device, console.fetching)
     config = read_model_config(settings.checkpoint) if set(WITH_HEAD) & set(settings.methods) else {}
     return OwnMethods(
@@ -121,7 +128,7 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
     if settings.proposals == "gt":
         return Regions(known=ground_truth_proposals(dataset))
     if settings.proposals == "rpn":
-        proposer = load_proposer(backbone.spec.proposer, backbone.sam, console.fetching)
+        proposer = load_proposer(backbone, console.fetching)
         return Regions(proposer=proposer, top_n=settings.top_n)
     path = Path(settings.proposals)
     if not path.suffix:
@@ -138,28 +145,10 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
     return Regions(known=known, top_n=settings.top_n)
 
 
-def _cache(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbone) -> Cache | None:
-    """The cache of this dataset and backbone, if there is one; a named one must fit."""
-    path = cache_path(settings.cache, dataset, backbone.spec)
-    fingerprints = {"sam": backbone.sam.fingerprint(), "clip": backbone.clip.fingerprint()}
-    try:
-        cache = open_cache(path, expect=fingerprints)
-    except (MissingFileError, IdentityError, IncompleteError):
-        if settings.cache:
-            raise
-        return None
-    if cache.dataset.annotation_sha256 == dataset.annotation_sha256:
-        return cache
-    if settings.cache:
-        raise IdentityError(f"{path} was made from other annotations than {dataset.name}.", "The same file.")
-    return None
-
-
 def _say_coverage(recognition: Recognition, found: Recognised) -> None:
     total, used = len(recognition.dataset), found.from_cache
-    console.say(
-        f"{used['map']} of {total} maps and the tokens of {used['tokens']} images came from the cache."
-    )
+    arrays = ", ".join(f"{path} of {count}" for path, count in sorted(used.items())) or "nothing"
+    console.say(f"Of {total} images came from the cache: {arrays}.")
     if found.failures:
         console.warn(f"images without detections: {counts(dict(found.failures))}")
 

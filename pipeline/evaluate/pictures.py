@@ -1,6 +1,5 @@
 """The pictures of an evaluation: a few images as every method names them, and where the head looks."""
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 from pipeline.evaluate.recognise import Recognition
 from pipeline.report_figures import figures, pick_images, probabilities, see
 from pipeline.settings import EvalSettings
-from regionspot_cache.datasets import ImageRecord
 from regionspot_cache.datasets.images import ImageFailure
 from regionspot_cache.datasets.regions import box_iou
 from regionspot_cache.evaluation.selection import pair_scores
@@ -40,7 +38,7 @@ def pictures(
         if count == settings.pictures:
             break
         try:
-            scene = _scene(recognition, attending_first, dataset[i], boxes)
+            scene = _scene(recognition, attending_first, i, boxes)
         except ImageFailure:  # counted in the pass
             continue
         if scene is not None:
@@ -62,18 +60,19 @@ def _explanation(first: str, boxes: Proposals, settings: EvalSettings) -> str:
         files = " Rows that were read from files name boxes of their own and are in the tables alone."
     return (
         f"Images drawn by seed {settings.seed}, with {which}: what each method says; SAM's masks; then the "
-        f"cross-attention of up to {ATTENTION_OF} boxes over the patches of CLIP's map in every layer of the "
+        f"cross-attention of up to {ATTENTION_OF} boxes over the patches of the image in every layer of the "
         f"head: the brighter, the more attention.{files}"
     )
 
 
 def _scene(
-    recognition: Recognition, methods: Sequence[Recogniser], record: ImageRecord, boxes: Proposals
+    recognition: Recognition, methods: Sequence[Recogniser], index: int, boxes: Proposals
 ) -> Scene | None:
     """One image as the methods name it; None without boxes."""
+    record = recognition.dataset[index]
     classes = recognition.dataset.class_names
     proposed, objectness = boxes[record.image_id]
-    inputs = recognition.inputs(record, proposed, Counter())
+    inputs = recognition.inputs(index, proposed, set())
     if not len(inputs.boxes):
         return None
     scores = {  # as in the detections

@@ -1,7 +1,7 @@
 """Recognition over a dataset: for every image its regions, for every method its detections."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import console
+from pipeline.evaluate.cached import CachedFeatures
 from regionspot_cache.backbones import Backbone, RegionProposer
 from regionspot_cache.datasets import DetectionDataset, ImageRecord
 from regionspot_cache.datasets.images import ImageFailure, find_image, read_image
-from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation import (
     AccuracyMeter,
     ApType,
@@ -27,7 +27,6 @@ from regionspot_cache.evaluation import (
 from regionspot_cache.evaluation.confusion import ConfusionMeter
 from regionspot_cache.recognition import Recogniser, RegionInputs
 from regionspot_cache.recognition.proposals import Proposals
-from regionspot_cache.store import Cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class Regions:
             boxes, scores = self.known[record.image_id]
         else:
             assert self.proposer is not None
-            boxes, scores = self.proposer.propose(inputs.image, inputs.embedding)
+            boxes, scores = inputs.proposals(self.proposer)
         if scores is None:
             return boxes, None
         return boxes[: self.top_n], scores[: self.top_n]
@@ -69,7 +68,7 @@ class Recognised:
         tallies: by method name.
         regions: (image id, boxes, scores) as recognised, when a proposer made them.
         failures: images that could not be read, by reason.
-        from_cache: how many images took their map, and their tokens, from the cache.
+        from_cache: how many images took each array, PART/ARRAY, from the cache.
     """
 
     tallies: dict[str, Tally]
@@ -84,7 +83,7 @@ class Recognition:
 
     Attributes:
         text: float32 [K, E], one row a class of the dataset.
-        cache: features of the same dataset, used where they fit; None runs the networks on every image.
+        cached: features of images and boxes of the dataset; None runs the networks on every image.
         masks: keep SAM's mask of every detected box.
         score_rule: of methods that do not bring their own.
         ap: what is kept: the best detections of each image, or of each class (fixed AP).
@@ -95,7 +94,7 @@ class Recognition:
     backbone: Backbone
     text: torch.Tensor
     regions: Regions
-    cache: Cache | None
+    cached: CachedFeatures | None
     masks: bool
     score_rule: ScoreRule
     cap: int
@@ -116,9 +115,9 @@ class Recognition:
         )
         boxes_done = 0
         with console.progress("recognising", len(self.dataset)) as ticker:
-            for i, record in enumerate(self.dataset):
+            for i in range(len(self.dataset)):
                 try:
-                    boxes_done += self._image(record, methods, found)
+                    boxes_done += self._image(i, methods, found)
                 except ImageFailure as failure:
                     found.failures[failure.reason] += 1
                 elapsed = max(ticker.elapsed, 1e-9)
@@ -126,21 +125,23 @@ class Recognition:
                 ticker.update(i + 1, f"{images}  {console.rate(boxes_done / elapsed, 'box', 'boxes')}")
         return found
 
-    def inputs(self, record: ImageRecord, boxes: NDArray[np.float32], used: Counter[str]) -> RegionInputs:
-        """An image with boxes [N, 4] and its cached features, which `used` counts."""
+    def inputs(self, index: int, boxes: NDArray[np.float32], used: set[str]) -> RegionInputs:
+        """An image with boxes [N, 4] and its cached features; `used` takes those that are read."""
+        record = self.dataset[index]
         return RegionInputs(
             self.backbone,
             partial(self._read, record),
             boxes,
             size=(record.height, record.width),
-            **self._cached(record, used),
+            cached=self._cached(index, boxes, used),
         )
 
-    def _image(self, record: ImageRecord, methods: Sequence[Recogniser], found: Recognised) -> int:
+    def _image(self, index: int, methods: Sequence[Recogniser], found: Recognised) -> int:
         """Adds one image to every tally, or, when it cannot be read, to none; the number of its boxes."""
-        used: Counter[str] = Counter()
-        inputs = self.inputs(record, np.zeros((0, 4), np.float32), used)
-        inputs.boxes, scores = self.regions.of(record, inputs)
+        record, used = self.dataset[index], set[str]()
+        without = self.inputs(index, np.zeros((0, 4), np.float32), used)
+        boxes, scores = self.regions.of(record, without)
+        inputs = without.on(boxes, self._cached(index, boxes, used))
         masks = MaskCodes(inputs) if self.masks else None
         outcomes = []
         for method in methods:
@@ -168,24 +169,10 @@ class Recognition:
         path = find_image(self.dataset.image_root, record.file_name)
         return read_image(path, expected_size=(record.width, record.height), exif=self.dataset.exif)
 
-    def _cached(self, record: ImageRecord, used: Counter[str]) -> dict[str, Any]:
-        """Features of the cache that fit: its map, and its tokens when the boxes are the very same."""
-        if self.cache is None:
-            return {}
-        try:
-            i = self.cache.index_of(record.image_id)
-        except InputError:  # an image outside the cached sample
-            return {}
-        features: dict[str, Any] = {}
-        if self.cache.ok(i, "clip"):
-            features["cached_map"] = self.cache.read_map(i)
-            used["map"] += 1
-        given = self.regions.known is not None and self.regions.known.scores is None
-        if given and self.cache.ok(i, "sam") and np.array_equal(self.cache.boxes(i), record.boxes):
-            positions = [array.name for array in self.cache.parts["sam"].arrays]
-            features["cached_tokens"] = {p: self.cache.read_tokens(i, p) for p in positions}
-            used["tokens"] += 1
-        return features
+    def _cached(
+        self, index: int, boxes: NDArray[np.float32], used: set[str]
+    ) -> Mapping[str, NDArray[np.float32]] | None:
+        return None if self.cached is None else self.cached.of(index, boxes, used)
 
 
 class MaskCodes:

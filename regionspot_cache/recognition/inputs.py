@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regionspot_cache.backbones import Backbone, MaskEncoder
+from regionspot_cache.backbones import Backbone, MaskEncoder, RegionProposer
+from regionspot_cache.backbones.proposer import Proposals, SamRpnProposer
 from regionspot_cache.backbones.sam_base import FrozenSam
 from regionspot_cache.datasets.regions import BOX_QUERY, position_vectors
 
@@ -23,7 +24,8 @@ class RegionInputs:
         image: uint8 [H, W, 3] RGB, or a function that reads it when it is first needed.
         boxes: float32 [N, 4] xyxy, pixels of the original image.
         size: (height, width), needed when `image` is a function.
-        cached: features from a cache by PART/ARRAY, float32: of the image, or one row for each of `boxes`.
+        cached: features from a cache by PART/ARRAY, float32: of the image, or one row for each of `boxes`; may
+            be a mapping that reads them when asked.
     """
 
     def __init__(
@@ -39,7 +41,8 @@ class RegionInputs:
         self.boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
         self._source = image
         self._size = size if callable(image) else image.shape[:2]
-        self._cached = dict(cached or {})
+        self._cached: Mapping[str, NDArray[np.float32]] = cached if cached is not None else {}
+        self._computed: set[str] = set()  # parts whose embedding must not come out of the cache
         self._embeddings: dict[str, Any] = {}
         self._of_image: dict[str, torch.Tensor] = {}
 
@@ -53,11 +56,21 @@ class RegionInputs:
         """(height, width) of the original image."""
         return self._size or self.image.shape[:2]
 
-    def on(self, boxes: NDArray[np.float32]) -> "RegionInputs":
-        """The same image with other boxes; what was computed of the image is shared."""
-        other = RegionInputs(self.backbone, lambda: self.image, boxes, size=self.size)
+    def on(
+        self, boxes: NDArray[np.float32], cached: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> "RegionInputs":
+        """The same image with other boxes and their cached features; what was computed of the image is shared."""
+        other = RegionInputs(self.backbone, lambda: self.image, boxes, size=self.size, cached=cached)
         other._embeddings, other._of_image = self._embeddings, self._of_image
         return other
+
+    def proposals(self, proposer: RegionProposer) -> Proposals:
+        """Boxes of the image by a proposer, which gets the embedding that it reads."""
+        if isinstance(proposer, SamRpnProposer):
+            for part, encoder in self.backbone.parts.items():
+                if encoder is proposer.sam:
+                    return proposer.propose(self.image, self.embedding_of(part))
+        return proposer.propose(self.image)
 
     def query(self, path: str) -> torch.Tensor:
         """A vector for every box, float32 [N, D]: PART/ARRAY, or `BOX_QUERY`."""
@@ -77,9 +90,9 @@ class RegionInputs:
         """What the network of a part decodes boxes from; out of the cache where it is there."""
         if part not in self._embeddings:
             encoder: Any = self.backbone.parts[part]
-            stored = self._cached.get(f"{part}/{EMBEDDING}")
-            if stored is not None and isinstance(encoder, FrozenSam):
-                self._embeddings[part] = encoder.restored(stored)
+            path = f"{part}/{EMBEDDING}"
+            if path in self._cached and part not in self._computed and isinstance(encoder, FrozenSam):
+                self._embeddings[part] = encoder.restored(self._cached[path])
             else:
                 self._embeddings[part] = encoder.embed(encoder.preprocess(self.image)[None])
         return self._embeddings[part]
@@ -90,7 +103,7 @@ class RegionInputs:
         encoder = self.backbone.masks
         part = next(name for name, found in self.backbone.parts.items() if found is encoder)
         if isinstance(encoder, FrozenSam) and not encoder.masks_need_cells_alone:
-            self._cached.pop(f"{part}/{EMBEDDING}", None)
+            self._computed.add(part)
             self._embeddings.pop(part, None)
         masks, quality = encoder.masks(self.embedding_of(part), self.boxes, self.size)
         return masks.cpu().numpy(), quality.float().cpu().numpy()
