@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.recognition import Recogniser, RegionInputs, RegionSpot
-from regionspot_cache.reporting.drawing import attention, comparison, regions
+from regionspot_cache.reporting import drawing
+from regionspot_cache.reporting.drawing import comparison, regions
 from regionspot_cache.reporting.page import Picture, ReportSection, Table
 from regionspot_cache.reporting.scene import Names, Scene
 
@@ -44,14 +45,16 @@ def see(
     for method, found in scores.items():
         best = found[kept].argmax(axis=1) if len(kept) else np.zeros(0, np.intp)
         named[method] = Names([classes[int(k)] for k in best], found[kept, best])
-    attending = isinstance(shown, RegionSpot) and shown.head.config.use_map and len(kept)
+    attention = None
+    if isinstance(shown, RegionSpot) and shown.head.config.use_map and len(kept):
+        attention = _patch_attention(shown, inputs)[:, kept]
     return Scene(
         title=title,
         image=inputs.image,
         boxes=inputs.boxes[kept],
         named=named,
         masks=inputs.masks[0][kept] if masks and len(kept) else None,
-        attention=_patch_attention(shown, inputs)[:, kept] if attending else None,
+        attention=attention,
         **known,
     )
 
@@ -85,7 +88,7 @@ def figures(
         true = scene.truth[i] if scene.truth is not None else None
         caption = f"{scene.title}: where {method} looks for box {i + 1}, {scene.says(method, i)}"
         caption += "" if true is None else f" (truth: {true})"
-        sections.append(Picture(caption=caption, panels=attention(scene, i)))
+        sections.append(Picture(caption=caption, panels=drawing.attention(scene, i)))
     return sections
 
 

@@ -1,6 +1,7 @@
-"""What the rows read: the networks with every token position, and the caches of the world's datasets."""
+"""What the rows read: the networks with all that they store, and the caches of the world's datasets."""
 
 import contextlib
+import hashlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,8 +14,8 @@ from pipeline.reproduce.rows import BackboneRole, Row
 from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.reproduce.units import read_record, write_record
 from pipeline.settings import ExtractSettings
-from regionspot_cache.backbones import load_preset, save_preset
-from regionspot_cache.datasets import load_dataset
+from regionspot_cache.backbones import BackboneSpec, SamSpec, load_preset, save_preset
+from regionspot_cache.datasets import load_dataset, load_source
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.store import open_cache
 
@@ -40,7 +41,7 @@ def evaluation_sources(row: Row, settings: ReproduceSettings) -> list[Source]:
 
 
 def backbone_file(role: BackboneRole, settings: ReproduceSettings) -> Path:
-    """The backbone file of a role; it names the token positions that the caches hold."""
+    """The backbone file of a role; it names all that the caches hold."""
     return settings.out / "backbones" / f"{role}.yaml"
 
 
@@ -57,17 +58,23 @@ def prepare(sources: Iterable[Source], settings: ReproduceSettings) -> dict[Sour
     for source in sources:
         try:
             _extract(source, settings)
-            cache_identity(source, settings)
+            open_cache(cache_folder(source, settings))
         except RegionSpotError as error:
             problems[source] = error
             console.warn(f"{source.dataset}: {error.found} {error.expected}".strip())
     return problems
 
 
+def stored_backbone(role: BackboneRole, settings: ReproduceSettings) -> BackboneSpec:
+    """The networks of a role; their SAMs store all that the world's caches hold."""
+    spec = load_preset(settings.backbones[role])
+    sams = {name: part for name, part in spec.parts.items() if isinstance(part, SamSpec)}
+    return spec.with_parts(**{name: replace(part, store=settings.store) for name, part in sams.items()})
+
+
 def _extract(source: Source, settings: ReproduceSettings) -> None:
-    spec = load_preset(settings.backbones[source.backbone])
     backbone = backbone_file(source.backbone, settings)
-    save_preset(replace(spec, sam=replace(spec.sam, positions=settings.positions)), backbone)
+    save_preset(stored_backbone(source.backbone, settings), backbone)
     with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the tables
         summary = extract(
             ExtractSettings(
@@ -97,16 +104,26 @@ def _hours_file(source: Source, settings: ReproduceSettings) -> Path:
 
 
 def cache_identity(source: Source, settings: ReproduceSettings) -> dict[str, Any]:
-    """All that decides what a sealed cache holds."""
-    cache = open_cache(str(cache_folder(source, settings)))
-    parts = {name: part.digest for name, part in cache.parts.items()}
-    return {"images": cache.num_images, "content": cache.dataset.content_sha256, **parts}
+    """All that decides what is learned and measured with a sealed cache: images, boxes, features and labels.
+
+    Raises:
+        RegionSpotError: there is no such cache, or its annotations are gone.
+    """
+    cache = open_cache(cache_folder(source, settings))
+    labels = load_source(cache.source, require_images=False).annotation_sha256 if cache.source else ""
+    return {
+        "images": int(cache.live.sum()),
+        "content": [segment.plan_digest for segment in cache.segments],
+        "live": hashlib.sha256(cache.live.tobytes()).hexdigest(),
+        "labels": labels,
+        "parts": {name: part.digest for name, part in cache.parts.items()},
+    }
 
 
 def state(source: Source, settings: ReproduceSettings) -> str | RegionSpotError:
     """For a dry run: whether the cache is there or can be made, or why it cannot."""
     with contextlib.suppress(RegionSpotError):
-        return f"ready, {cache_identity(source, settings)['images']} images"
+        return f"ready, {open_cache(cache_folder(source, settings)).live.sum()} images"
     if source.dataset.startswith("shapes"):  # drawn on first use
         return "to draw and extract"
     try:

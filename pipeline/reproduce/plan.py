@@ -16,12 +16,15 @@ from pipeline.reproduce.caches import (
     cache_folder,
     cache_identity,
     evaluation_sources,
+    stored_backbone,
     training_sources,
 )
 from pipeline.reproduce.rows import PaperTable, Row
 from pipeline.reproduce.settings import BoxSource, ReproduceSettings
 from pipeline.reproduce.units import Unit
-from pipeline.settings import RESULTS, EvalSettings, TrainSettings
+from pipeline.settings import RESULTS, EvalSettings, HeadArrays, TrainSettings
+from regionspot_cache.backbones import BackboneSpec, SamSpec
+from regionspot_cache.datasets.regions import BOX_QUERY
 from regionspot_cache.errors import RegionSpotError
 
 VERSION = 1  # raise when the same settings would give other numbers
@@ -89,12 +92,19 @@ def reason(row: Row, settings: ReproduceSettings) -> str:
         return "" if path.is_file() else f"no results file of this system; it goes to {path}"
     if row.backbone not in settings.backbones:
         return settings.no_backbone
-    if row.position not in settings.positions:
-        return f"the world's caches leave out the position {row.position}"
+    if row.query and not _is_stored(row.query, stored_backbone(row.backbone, settings)):
+        return f"the world's caches leave out {row.query}"
     boxes = Path(settings.box_source(row.proposals).proposals)
     if row.measure != "hours" and boxes.suffix and not boxes.is_file():
         return f"no boxes of the detector; the file goes to {boxes}"
     return ""
+
+
+def _is_stored(path: str, spec: BackboneSpec) -> bool:
+    """Whether caches of a backbone hold the array PART/ARRAY, as far as its file says it."""
+    name, _, array = path.partition("/")
+    part = spec.parts.get(name)
+    return path == BOX_QUERY or (part is not None and (not isinstance(part, SamSpec) or array in part.store))
 
 
 def _results_file(row: Row, settings: ReproduceSettings) -> Path:
@@ -164,11 +174,11 @@ class _Planner:
             seed=settings.train.seed + seed,
         )
         identity = {key: value for key, value in training.identity().items() if key != "seed"}
-        key = _key(identity, row.position, row.prompts, self._contents(sources))
+        key = _key(identity, row.query, row.prompts, self._contents(sources))
         return TrainSettings(
             caches=tuple(map(str, caches)),
             backbone=str(backbone_file(row.backbone, settings)),
-            position=row.position,
+            head=HeadArrays(query=row.query),
             prompts=row.prompts,
             device=settings.device,
             training=training,

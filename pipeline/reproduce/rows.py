@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pipeline.places import CONFIGS
 from pipeline.settings import RESULTS, PromptSettings
-from regionspot_cache.backbones.presets import Position
 from regionspot_cache.config import load_config, validate
 from regionspot_cache.errors import UsageError, one_of
 from regionspot_cache.training.head_config import HeadOptions
@@ -42,7 +41,7 @@ class Row:
         data: training data; stage one is on the first of them, stage two on all.
         stages: 1 stops after stage one.
         head: fields of `HeadOptions` that differ from the world's head.
-        position: where in SAM the box tokens are taken.
+        query: PART/ARRAY of the vector of a box; that of the backbone when not given.
         prompts: how class names become text embeddings.
         proposals: whose boxes are recognised.
     """
@@ -58,7 +57,7 @@ class Row:
     data: tuple[DataRole, ...] = ("first", "second", "third")
     stages: Literal[1, 2] = 2
     head: dict[str, Any] = field(default_factory=dict)
-    position: Position = "transformer"
+    query: str | None = None
     prompts: PromptSettings = field(default_factory=PromptSettings)
     proposals: BoxesRole = "detector"
 

@@ -10,7 +10,7 @@ from pipeline.options import Option
 from pipeline.places import WORKPLACE, shipped, shipped_names
 from pipeline.reproduce.rows import FOLDER, BackboneRole, BoxesRole, DataRole, check_table, table_names
 from pipeline.verbs.command import verb
-from regionspot_cache.backbones.presets import Position
+from regionspot_cache.backbones.presets import Stored
 from regionspot_cache.errors import UsageError
 from regionspot_cache.training.config import TrainConfig
 
@@ -47,7 +47,7 @@ class ReproduceSettings:
         evaluation: dataset of every row.
         boxes: of each role; ground truth need not be given.
         ground_truth_too: measure every trained row on ground-truth boxes as well.
-        positions: of the tokens in the caches; table4b compares all three.
+        store: what the caches hold of a SAM; table4b compares all three.
         train: batches, optimiser, head and the two stages; rows choose the sources of each stage.
         tables: folder of the tables.
         data, caches, results, out: folders of datasets, of caches, of results of other systems, of the run.
@@ -78,7 +78,7 @@ class ReproduceSettings:
     boxes: dict[BoxesRole, BoxSource]
     ground_truth_too: bool = False
     train: TrainConfig
-    positions: tuple[Position, ...] = ("transformer", "prompt", "mlp")
+    store: tuple[Stored, ...] = ("transformer", "prompt", "mlp")
     tables: Path = FOLDER
     data: Path = WORKPLACE / "datasets"
     caches: Path = WORKPLACE / "caches" / "reproduce"

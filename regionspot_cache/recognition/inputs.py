@@ -24,8 +24,8 @@ class RegionInputs:
         image: uint8 [H, W, 3] RGB, or a function that reads it when it is first needed.
         boxes: float32 [N, 4] xyxy, pixels of the original image.
         size: (height, width), needed when `image` is a function.
-        cached: features from a cache by PART/ARRAY, float32: of the image, or one row for each of `boxes`; may
-            be a mapping that reads them when asked.
+        cached: features from a cache by PART/ARRAY, float32: of the image, or one row for each of `boxes`;
+            may be a mapping that reads them when asked.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RegionInputs:
     def on(
         self, boxes: NDArray[np.float32], cached: Mapping[str, NDArray[np.float32]] | None = None
     ) -> "RegionInputs":
-        """The same image with other boxes and their cached features; what was computed of the image is shared."""
+        """The same image with other boxes and what is cached of both; what was computed of it is shared."""
         other = RegionInputs(self.backbone, lambda: self.image, boxes, size=self.size, cached=cached)
         other._embeddings, other._of_image = self._embeddings, self._of_image
         return other
