@@ -15,8 +15,9 @@ hypothesis.settings.load_profile("repeatable")
 
 BACKBONE = """\
 name: small
-sam: {model: packaged, weights: "random:1", precision: fp32}
-clip: {model: packaged, weights: "random:2", precision: fp32}
+parts:
+  sam: {network: sam, model: packaged, weights: "random:1", precision: fp32}
+  clip: {network: clip, model: packaged, weights: "random:2", precision: fp32}
 proposer: {model: packaged, weights: "random:3", top_n: 20}
 """
 OTHER_CLIP = BACKBONE.replace("small", "other").replace("random:2", "random:9")
