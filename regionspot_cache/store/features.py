@@ -36,7 +36,7 @@ def stored_rows(
     if set(features) != names:
         raise InputError(f"features {sorted(features)}", f"{sorted(names)}", "report this as a bug")
     stamps = np.zeros((len(status), STAMP), np.int64) if files is None else np.asarray(files, np.int64)
-    rows: dict[str, np.ndarray] = {"status": status, "file": stamps}
+    rows = {"status": status, "file": _spread(stamps[status == STATUS_OK], status == STATUS_OK)}
     for array in spec.arrays:
         ok = row_mask(array.ragged, partition, status)
         rows |= _array_rows(array, features[array.name], ok)

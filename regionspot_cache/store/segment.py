@@ -43,13 +43,12 @@ def open_segment(
     found = {} if manifest is None else manifest.parts
     sealed: dict[str, SealedPart] = {}
     records: dict[str, PartRecord] = {}
-    for part in parts if parts is not None else (found or ("any",)):
+    if parts is None and not found:
+        raise _incomplete(objects.url, "no complete part")
+    for part in found if parts is None else parts:
         if part not in found:
-            raise IncompleteError(
-                f"{objects.url} has no complete part {part}; complete: {', '.join(found) or 'none'}",
-                "a part whose partitions are all committed and sealed",
-                f"rs-cache extract --cache {objects.url} with its --dataset and --backbone continues",
-            )
+            complete = ", ".join(found) or "none"
+            raise _incomplete(objects.url, f"no complete part {part}; complete: {complete}")
         known = read_part(objects, record, part)
         if known is None or known.digest != found[part].digest:
             raise DamageError(
@@ -61,6 +60,14 @@ def open_segment(
             require_fingerprint(known.spec, expect[part], objects.url)
         sealed[part], records[part] = found[part], known
     return Segment(objects, record, records, sealed, check=check)
+
+
+def _incomplete(url: str, lacking: str) -> IncompleteError:
+    return IncompleteError(
+        f"{url} has {lacking}",
+        "a part whose partitions are all committed and sealed",
+        f"rs-cache extract --cache {url} with its --dataset and --backbone continues",
+    )
 
 
 class Segment(PlannedImages):
@@ -175,7 +182,7 @@ class Segment(PlannedImages):
         positions = np.asarray(indices, np.int64)
         outside = positions[(positions < 0) | (positions >= self.num_images)]
         if len(outside):
-            raise InputError(f"image {outside[0]}", f"0 to {self.num_images - 1}", "see Cache.index_of")
+            raise InputError(f"image {outside[0]}", f"0 to {self.num_images - 1}", "a position of this cache")
         codes = self._status[part][positions]
         failed = np.flatnonzero(codes != STATUS_OK)
         if len(failed):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,9 @@ def read_all(path: Path, *, check: bool = True) -> None:
     """Every record of every array."""
     cache = open_cache(path, check=check)
     for i in range(cache.num_images):
-        cache.raw_map(i)
-        for position in ("transformer", "prompt"):
-            cache.raw_tokens(i, position)
+        cache.raw_images("clip/map", [i])
+        for path in ("sam/transformer", "sam/prompt"):
+            cache.raw_boxes(path, i)
 
 
 def plan(path: Path, *, seed: int = 0, images: int = 24, rebuild: bool = False):
@@ -109,16 +110,16 @@ def test_a_retry_of_failed_images_never_takes_a_swapped_object_along(tmp_path: P
 
 def test_a_cache_that_is_open_notices_another_marker(cache: Path) -> None:
     opened = open_cache(cache)
-    opened.raw_map(0)
+    opened.raw_images("clip/map", [0])
     marker = cache / "markers/clip/000001.json"
     value = json.loads(marker.read_bytes())
     del value["record_sha256"]
     marker.write_bytes(to_record({**value, "host": "elsewhere"}))
     with pytest.raises(DamageError, match=r"000001\.json.*not the one that was sealed"):
-        opened.raw_map(4)
+        opened.raw_images("clip/map", [4])
     marker.unlink()
     with pytest.raises(DamageError, match=r"000001\.json.*missing"):
-        opened.raw_map(4)
+        opened.raw_images("clip/map", [4])
 
 
 # Another plan ---------------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ def test_features_of_another_plan_are_neither_adopted_nor_lost(cache: Path) -> N
     before = file_hashes(cache)
     (cache / "cache.json").unlink()
     for change in ({"seed": 1}, {"images": 20}, {"seed": 1, "rebuild": True}):
-        with pytest.raises(IdentityError, match=r"part of .* was extracted for another plan"):
+        with pytest.raises(IdentityError, match=r"part \w+ of .* was extracted for another plan"):
             plan(cache, **change)
     again = file_hashes(cache)
     assert again == {name: sha for name, sha in before.items() if name != "cache.json"}
@@ -141,18 +142,17 @@ def test_features_of_another_plan_are_neither_adopted_nor_lost(cache: Path) -> N
 
 def test_the_place_of_the_images_is_no_part_of_the_plan(cache: Path) -> None:
     (cache / "cache.json").unlink()
-    data = make_dataset(24)
-    data.image_root = Path("elsewhere")
+    data = replace(make_dataset(24), image_root=Path("elsewhere"))
     writer = create_cache(cache, data, partition_size=4, parts=PARTS)
     assert writer.pending("clip") == []
     read_all(cache)
 
 
-@pytest.mark.parametrize("keep_halves", [False, True])
-def test_markers_of_another_plan_count_as_absent(cache: Path, tmp_path: Path, keep_halves: bool) -> None:
+@pytest.mark.parametrize("keep_parts", [False, True])
+def test_markers_of_another_plan_count_as_absent(cache: Path, tmp_path: Path, keep_parts: bool) -> None:
     """Everything of another plan put around the old markers: nothing of them is used."""
     extract(plan(tmp_path / "other", seed=1))
-    for name in ("cache.json", "plan", *(() if keep_halves else ("parts",))):
+    for name in ("cache.json", "plan", *(() if keep_parts else ("parts",))):
         source, target = tmp_path / "other" / name, cache / name
         shutil.rmtree(target, ignore_errors=True)
         target.unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def test_markers_of_another_plan_count_as_absent(cache: Path, tmp_path: Path, ke
     with pytest.raises((IdentityError, DamageError)):
         open_cache(cache)
     kinds = {(p.key.split("/")[0], p.kind) for p in verify(cache, "fast")}
-    if keep_halves:
+    if keep_parts:
         assert ("parts", "identity") in kinds
         with pytest.raises(IdentityError, match="another plan"):
             open_writer(cache)
@@ -180,7 +180,8 @@ def test_markers_of_another_plan_count_as_absent(cache: Path, tmp_path: Path, ke
 
 def assert_same_maps(ours: Cache, theirs: Cache) -> None:
     for i in range(ours.num_images):
-        np.testing.assert_array_equal(ours.raw_map(i)[0], theirs.raw_map(i)[0])
+        first, second = (cache.raw_images("clip/map", [i])[0] for cache in (ours, theirs))
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize(
@@ -196,15 +197,15 @@ def test_what_is_left_of_a_cache_is_not_adopted_by_another_plan(cache: Path, rem
         return
     writer = plan(cache, seed=1)
     assert [writer.pending(part) for part in ("sam", "clip")] == [[*range(6)]] * 2
-    with pytest.raises(Exception, match=r"not complete|not the one|another plan|does not belong"):
+    with pytest.raises(Exception, match=r"no complete part\n|not the one|another plan|does not belong"):
         open_cache(cache)
     extract(writer)
     assert verify(cache, "full") == []
 
 
-def test_rebuild_replaces_the_halves_that_differ(cache: Path) -> None:
+def test_rebuild_replaces_the_parts_that_differ(cache: Path) -> None:
     other = (sam_part(), clip_part(model="other"))
-    with pytest.raises(IdentityError, match=r"clip part.*model\.name"):
+    with pytest.raises(IdentityError, match=r"part clip .*model\.name"):
         create_cache(cache, make_dataset(24), partition_size=4, parts=other)
     with pytest.raises(IdentityError, match="num_images"):  # never the plan
         create_cache(cache, make_dataset(20), partition_size=4, parts=other, rebuild=True)

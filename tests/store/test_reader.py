@@ -29,33 +29,35 @@ from tests.store.small_world import (
     make_cache,
     make_dataset,
     map_of,
+    open_labelled,
     sam_part,
     tokens_of,
 )
 
 
 def test_every_record_is_the_feature_of_its_image(sealed: Path, dataset) -> None:
-    cache = open_cache(sealed)
-    rows = {name: row for row, name in enumerate(dataset.file_names)}
+    labelled = open_labelled(sealed, dataset)
+    cache, rows = labelled.cache, {name: row for row, name in enumerate(dataset.file_names)}
     seen = set()
     for i in range(cache.num_images):
         image_id, file_name = cache.image(i)
         row = rows[file_name]
         mine = slice(dataset.offsets[row], dataset.offsets[row + 1])
-        assert image_id == dataset.image_ids[row] == cache.image_ids[i]
-        assert cache.index_of(image_id) == i
+        assert image_id == dataset.image_ids[row]
+        assert file_name == cache.file_names[i]
         assert cache.size(i) == (dataset.widths[row], dataset.heights[row])
         np.testing.assert_array_equal(cache.boxes(i), dataset.boxes[mine])
-        np.testing.assert_array_equal(cache.labels(i), dataset.labels[mine])
-        np.testing.assert_array_equal(cache.annotation_ids(i), dataset.annotation_ids[mine])
+        np.testing.assert_array_equal(labelled.labels(i), dataset.labels[mine])
+        np.testing.assert_array_equal(labelled.rows(i), np.arange(len(cache.boxes(i))))
         seen.add(file_name)
         if cache.ok(i, "clip"):
-            np.testing.assert_allclose(cache.read_map(i), map_of(file_name), atol=0.02)
+            np.testing.assert_allclose(cache.read("clip/map", i), map_of(file_name), atol=0.02)
         if cache.ok(i, "sam"):
-            for position, dim in (("transformer", TOKEN_DIM), ("prompt", PROMPT_DIM)):
-                tokens = cache.read_tokens(i, position)
+            for path, dim in (("sam/transformer", TOKEN_DIM), ("sam/prompt", PROMPT_DIM)):
+                tokens, made = cache.read(path, i), tokens_of(file_name, cache.boxes(i), dim, path)
                 assert tokens.shape == (len(cache.boxes(i)), dim)
-                np.testing.assert_allclose(tokens, tokens_of(file_name, cache.boxes(i), dim), atol=0.02)
+                np.testing.assert_allclose(tokens, made, atol=0.02)
+                np.testing.assert_array_equal(labelled.queries(path, i), tokens)
     assert seen == set(dataset.file_names)
 
 
@@ -63,16 +65,19 @@ def test_float16_is_kept_to_rounding(tmp_path: Path) -> None:
     make_cache(tmp_path / "c", dtype="float16")
     cache = open_cache(tmp_path / "c")
     for i in range(cache.num_images):
-        np.testing.assert_array_equal(cache.read_map(i), map_of(cache.image(i)[1]).astype(np.float16))
-        assert cache.raw_map(i)[1] is None
+        made = map_of(cache.image(i)[1]).astype(np.float16)
+        np.testing.assert_array_equal(cache.read("clip/map", i), made)
+        assert cache.raw_images("clip/map", [i])[1] is None
+        assert cache.raw_boxes("sam/prompt", i)[1] is None
 
 
 def test_description(sealed: Path, dataset) -> None:
     cache = open_cache(sealed)
-    assert (cache.dataset.name, cache.dataset.split) == ("boxes", "train")
-    assert cache.dataset.class_names == dataset.class_names
-    np.testing.assert_array_equal(cache.dataset.category_ids, dataset.category_ids)
-    assert cache.dataset.class_frequency == dataset.class_frequency
+    assert (cache.image_root, cache.exif, cache.augmentation) == ("images", "ignore", None)
+    assert cache.source is None
+    assert set(cache.parts) == {"sam", "clip"}
+    assert cache.live.all()
+    np.testing.assert_array_equal(cache.segment_starts, [0])
     assert cache.dropped == {"crowd": 2}
     assert (len(cache), cache.num_boxes, cache.num_partitions) == (23, len(dataset.boxes), 6)
     assert cache.counts["sam"] == {"ok": 21, "missing": 1, "undecodable": 1}
@@ -80,31 +85,34 @@ def test_description(sealed: Path, dataset) -> None:
 
 
 @given(st.lists(st.integers(0, 22), max_size=40))
-def test_raw_maps_in_any_order(sealed: Path, wanted: list[int]) -> None:
+def test_maps_in_any_order(sealed: Path, wanted: list[int]) -> None:
     cache = open_cache(sealed, parts=("clip",))
     wanted = [i for i in wanted if cache.ok(i, "clip")]
-    values, scales = cache.raw_maps(wanted)
+    values, scales = cache.raw_images("clip/map", wanted)
     assert values.shape == (len(wanted), 5, 12)
     for row, i in enumerate(wanted):
-        one, scale = cache.raw_map(i)
-        np.testing.assert_array_equal(values[row], one)
-        np.testing.assert_array_equal(scales[row], scale)
+        one, scale = cache.raw_images("clip/map", [i])
+        np.testing.assert_array_equal(values[row], one[0])
+        np.testing.assert_array_equal(scales[row], scale[0])
 
 
 def test_neighbours_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_cache(tmp_path / "c")
     cache = open_cache(tmp_path / "c")
-    cache.raw_maps(range(8))  # indexes of both partitions
-    handle = type(cache._objects.open("clip/map/c.0.0.0.0"))
+    cache.raw_images("clip/map", range(8))  # indexes of both partitions
+    handle = type(cache.segments[0]._objects.open("clip/map/c.0.0.0.0"))
     calls, read_into = [], handle.read_into
     monkeypatch.setattr(handle, "read_into", lambda self, *args: (calls.append(args), read_into(self, *args)))
-    cache.raw_maps([3, 1, 2, 0, 5, 4, 7, 6])
+    cache.raw_images("clip/map", [3, 1, 2, 0, 5, 4, 7, 6])
     assert len(calls) == 4  # two partitions, maps and scales
 
 
 def read_everything(cache: Cache) -> list[bytes]:
-    ok = np.flatnonzero(cache.ok_mask("clip"))
-    return [cache.raw_map(int(i))[0].tobytes() + cache.raw_tokens(int(i))[0].tobytes() for i in ok]
+    found = []
+    for i in np.flatnonzero(cache.ok_mask("clip")).tolist():
+        image, boxes = cache.raw_images("clip/map", [i]), cache.raw_boxes("sam/transformer", i)
+        found.append(image[0].tobytes() + boxes[0].tobytes())
+    return found
 
 
 def test_pickle_threads_and_processes(sealed: Path) -> None:
@@ -136,7 +144,7 @@ def test_reading_in_forked_children(sealed: Path) -> None:
 def test_many_open_files_do_not_run_out(sealed: Path) -> None:
     cache = open_cache(sealed)
     expected = read_everything(cache)
-    cache._objects._handles.cache_clear()  # what eviction does
+    cache.segments[0]._objects._handles.cache_clear()  # what eviction does
     assert read_everything(cache) == expected
 
 
@@ -144,34 +152,48 @@ def test_failed_images_are_refused_by_name(sealed: Path) -> None:
     cache = open_cache(sealed)
     failed = {cache.image(int(i))[1]: int(i) for i in np.flatnonzero(~cache.ok_mask("clip"))}
     assert set(failed) == {"train/000003.jpg", "train/000011.jpg"}
-    for read in (cache.read_map, cache.read_tokens, lambda i: cache.raw_maps([0, i])):
+    i = failed["train/000011.jpg"]
+    for path, indices in (("clip/map", [i]), ("clip/map", [0, i])):
+        with pytest.raises(InputError, match=r"train/000011\.jpg.* no clip features: undecodable"):
+            cache.raw_images(path, indices)
+    for path in ("clip/map", "sam/prompt"):
         with pytest.raises(InputError, match=r"train/000011\.jpg.*undecodable"):
-            read(failed["train/000011.jpg"])
+            cache.read(path, i)
 
 
 @pytest.mark.parametrize("outside", [-1, 23])
 def test_positions_outside_are_refused(sealed: Path, outside: int) -> None:
     cache = open_cache(sealed)
-    for read in (cache.read_map, cache.read_tokens):
+    for path in ("clip/map", "sam/transformer"):
         with pytest.raises(InputError, match=f"image {outside}\n0 to 22"):
-            read(outside)
+            cache.read(path, outside)
 
 
-def test_index_of_unknown_images(sealed: Path) -> None:
+@pytest.mark.parametrize(
+    "path", ["clip/maps", "clip/map_scale", "clip/status", "clip", "depth/map", "/map", ""]
+)
+def test_unknown_arrays_are_refused(sealed: Path, path: str) -> None:
     cache = open_cache(sealed)
-    for unknown in (99, "99", -1):
-        with pytest.raises(InputError, match="not in the cache"):
-            cache.index_of(unknown)
+    with pytest.raises(InputError, match=r"no array .*\n.*sam/transformer, .*clip/map|clip/map, .*"):
+        cache.array(path)
+    with pytest.raises(InputError, match="no array"):
+        cache.read(path, 0)
+
+
+def test_arrays_of_parts_that_were_not_opened_are_refused(sealed: Path) -> None:
+    cache = open_cache(sealed, parts=("clip",))
+    assert cache.array("clip/map").item_shape == (5, 12)
+    for read in (cache.read, cache.raw_boxes):
+        with pytest.raises(InputError, match="sam"):
+            read("sam/prompt", 0)
 
 
 def test_text_ids(tmp_path: Path) -> None:
     data = make_dataset(text_ids=True)
     make_cache(tmp_path / "c", data)
     cache = open_cache(tmp_path / "c")
-    assert sorted(cache.image_ids) == sorted(data.image_ids)
-    assert [cache.index_of(image_id) for image_id in cache.image_ids] == list(range(23))
-    with pytest.raises(InputError):
-        cache.index_of(3)
+    found = dict(cache.image(i) for i in range(cache.num_images))
+    assert found == dict(zip(data.image_ids, data.file_names, strict=True))
 
 
 # Refusals -------------------------------------------------------------------------------------------------
@@ -184,14 +206,15 @@ def test_no_cache(tmp_path: Path) -> None:
         open_writer(tmp_path)
 
 
-def test_unsealed_halves_are_refused(tmp_path: Path, dataset) -> None:
+def test_unsealed_parts_are_refused(tmp_path: Path, dataset) -> None:
     writer = create_cache(tmp_path / "c", dataset, partition_size=4, parts=[sam_part(), clip_part()])
-    with pytest.raises(IncompleteError):
+    with pytest.raises(IncompleteError, match="no complete part\n"):
         open_cache(tmp_path / "c")
     extract(writer, parts=("clip",))
-    with pytest.raises(IncompleteError, match=r"sam part.*not complete"):
-        open_cache(tmp_path / "c")
-    assert open_cache(tmp_path / "c", parts=("clip",)).read_map(0).shape == (5, 12)
+    with pytest.raises(IncompleteError, match=r"no complete part sam; complete: clip"):
+        open_cache(tmp_path / "c", parts=("sam", "clip"))
+    assert set(open_cache(tmp_path / "c").parts) == {"clip"}
+    assert open_cache(tmp_path / "c", parts=("clip",)).read("clip/map", 0).shape == (5, 12)
 
 
 def test_fingerprints_are_compared(sealed: Path) -> None:
@@ -199,9 +222,7 @@ def test_fingerprints_are_compared(sealed: Path) -> None:
     open_cache(sealed, expect=good)
     with pytest.raises(IdentityError) as caught:
         open_cache(sealed, expect={**good, "clip": clip_part(model="ViT-B-16").fingerprint})
-    assert (
-        caught.value.found == f"the clip part of {sealed} was made with fingerprint.model.name = 'ViT-L-14'"
-    )
+    assert caught.value.found == f"part clip of {sealed} was made with fingerprint.model.name = 'ViT-L-14'"
     assert caught.value.expected == "fingerprint.model.name = 'ViT-B-16', that of these networks and settings"
     assert (
         caught.value.remedy
@@ -238,17 +259,17 @@ def test_a_flipped_byte_names_image_partition_and_array(damaged: Path) -> None:
     data[64 + 7] ^= 1  # slot 1 of partition 1: a record is 60 bytes and a checksum of 4
     file.write_bytes(data)
     cache = open_cache(damaged)
-    cache.read_map(4)
+    cache.read("clip/map", 4)
     with pytest.raises(DamageError, match=rf"{name}.*crc32c.*clip/map, partition 1"):
-        cache.read_map(5)
-    assert open_cache(damaged, check=False).read_map(5).shape == (5, 12)
+        cache.read("clip/map", 5)
+    assert open_cache(damaged, check=False).read("clip/map", 5).shape == (5, 12)
 
 
 def test_a_missing_object_is_never_zeros(damaged: Path) -> None:
     (damaged / "sam/transformer/c.2.0.0").unlink()
     cache = open_cache(damaged)
     with pytest.raises(DamageError, match=r"missing.*sam/transformer, partition 2"):
-        cache.read_tokens(next(i for i in range(8, 12) if len(cache.boxes(i))))
+        cache.read("sam/transformer", next(i for i in range(8, 12) if len(cache.boxes(i))))
 
 
 def test_a_record_that_was_never_written_is_never_zeros(damaged: Path) -> None:
@@ -260,9 +281,9 @@ def test_a_record_that_was_never_written_is_never_zeros(damaged: Path) -> None:
     block[2] = -128
     array[3] = block
     cache = open_cache(damaged)
-    cache.read_map(3 * 4 + 1)
+    cache.read("clip/map", 3 * 4 + 1)
     with pytest.raises(DamageError, match="never written"):
-        cache.read_map(3 * 4 + 2)
+        cache.read("clip/map", 3 * 4 + 2)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 40, 123])
@@ -270,7 +291,7 @@ def test_truncated_objects(damaged: Path, keep: int) -> None:
     file = damaged / "clip/map_scale/c.0.0.0"
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(DamageError, match="clip/map_scale, partition 0"):
-        open_cache(damaged).read_map(0)
+        open_cache(damaged).read("clip/map", 0)
 
 
 @pytest.mark.parametrize("name", ["cache.json", "manifest.json", "parts/sam.json"])
@@ -283,9 +304,9 @@ def test_damaged_records_are_refused(damaged: Path, name: str) -> None:
 
 
 def test_a_damaged_plan_is_refused(damaged: Path) -> None:
-    file = damaged / "plan/labels/c.0.0"
+    file = damaged / "plan/boxes/c.0.0.0"
     data = bytearray(file.read_bytes())
     data[2] ^= 1
     file.write_bytes(data)
-    with pytest.raises(DamageError, match="plan/labels"):
-        open_cache(damaged).labels(0)
+    with pytest.raises(DamageError, match="plan/boxes"):
+        open_cache(damaged).boxes(0)

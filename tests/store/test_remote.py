@@ -125,8 +125,8 @@ def test_a_renewal_under_way_does_not_bring_a_released_claim_back(monkeypatch: p
     assert list(objects.list("staging")) == []
 
 
-def test_the_work_on_a_partition_is_claimed_by_half(url: str) -> None:
-    writer = create_cache(url, make_dataset(), partition_size=4, halves=[sam_half(), clip_half()])
+def test_the_work_on_a_partition_is_claimed_by_part(url: str) -> None:
+    writer = create_cache(url, make_dataset(), partition_size=4, parts=[sam_part(), clip_part()])
     with writer.claim("sam", 0), writer.claim("clip", 0), writer.claim("sam", 1):
         with pytest.raises(BlockingIOError), writer.claim("sam", 0):
             pass

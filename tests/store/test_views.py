@@ -9,25 +9,16 @@ import pytest
 
 from regionspot_cache.datasets import DetectionDataset, with_views
 from regionspot_cache.datasets.augmentation import Augmentation
-from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import IdentityError, InputError
 from regionspot_cache.store import CachePlan, create_cache, estimate, open_cache, open_writer, verify
-from tests.store.small_world import clip_part, extract, make_dataset, sam_part
+from tests.store.small_world import clip_part, extract, make_dataset, open_labelled, sam_part
 
 BOTH = Augmentation(flip=True, crops=1, jitter=0.05, seed=2)
 PARTS = [sam_part(), clip_part()]
 
 
-def plain_dataset(images: int = 17, *, text_ids: bool = False) -> DetectionDataset:
-    values = vars(make_dataset(images, text_ids=text_ids))
-    total = len(values["boxes"])
-    return DetectionDataset(
-        **values | {"policy": BoxPolicy()},
-        format="coco",
-        annotation_files=(),
-        class_novel=(False,) * 3,
-        crowd=np.zeros(total, bool),
-    )
+def plain_dataset(*, text_ids: bool = False) -> DetectionDataset:
+    return make_dataset(17, text_ids=text_ids)
 
 
 def make_views_cache(path: Path, *, text_ids: bool = False) -> DetectionDataset:
@@ -41,7 +32,7 @@ def test_every_record_is_the_view_that_was_planned(tmp_path: Path, text_ids: boo
     dataset = make_views_cache(tmp_path / "c", text_ids=text_ids)
     cache, plan = open_cache(tmp_path / "c"), CachePlan(dataset, partition_size=4)
     assert len(cache) == len(dataset) > 2 * 17
-    assert cache.dataset.augmentation == BOTH.to_dict()
+    assert cache.augmentation == BOTH.to_dict()
     for p in range(cache.num_partitions):
         ours, theirs = cache.partition(p).views, plan.partition(p).views
         for name in ("numbers", "origins", "frames"):
@@ -55,14 +46,21 @@ def test_every_record_is_the_view_that_was_planned(tmp_path: Path, text_ids: boo
 
 
 @pytest.mark.parametrize("text_ids", [False, True])
-def test_an_id_finds_the_image_as_it_is(tmp_path: Path, text_ids: bool) -> None:
-    make_views_cache(tmp_path / "c", text_ids=text_ids)
-    cache, plain = open_cache(tmp_path / "c"), plain_dataset(text_ids=text_ids)
-    for record in plain:
-        i = cache.index_of(record.image_id)
-        assert cache.views[i] == 0
-        assert cache.image(i) == (record.image_id, record.file_name)
-        np.testing.assert_array_equal(cache.boxes(i), record.boxes)
+def test_every_view_has_the_labels_of_its_own_boxes(tmp_path: Path, text_ids: bool) -> None:
+    dataset = make_views_cache(tmp_path / "c", text_ids=text_ids)
+    labelled = open_labelled(tmp_path / "c", dataset)
+    assert labelled.left_out == {}
+    np.testing.assert_array_equal(labelled.views, labelled.cache.views)
+    order = CachePlan(dataset, partition_size=4).order
+    for i, row in enumerate(order.tolist()):
+        np.testing.assert_array_equal(labelled.labels(i), dataset[row].labels)
+        np.testing.assert_array_equal(labelled.rows(i), np.arange(len(dataset[row].boxes)))
+
+
+def test_a_plain_dataset_has_nothing_in_a_cache_of_views_nor_the_other_way_round(tmp_path: Path) -> None:
+    dataset = make_views_cache(tmp_path / "views")
+    extract(create_cache(tmp_path / "plain", plain_dataset(), partition_size=4, parts=PARTS))
+    assert (open_labelled(tmp_path / "plain", dataset).match.images == -1).all()
 
 
 def test_without_extra_views_nothing_is_written_of_them(tmp_path: Path) -> None:
@@ -71,12 +69,12 @@ def test_without_extra_views_nothing_is_written_of_them(tmp_path: Path) -> None:
     assert record["identity"]["augmentation"] is None
     assert record["shape"]["views"] is False
     assert sorted(path.name for path in (tmp_path / "c" / "plan").iterdir() if path.is_dir()) == [
-        *("annotation_ids", "boxes", "labels", "offsets", "sizes", "text", "text_offsets")
+        *("boxes", "offsets", "sizes", "text", "text_offsets")
     ]
     cache = open_cache(tmp_path / "c")
     assert cache.views is None
     assert cache.origins is None
-    assert cache.dataset.augmentation is None
+    assert cache.augmentation is None
     assert cache.partition(0).views is None
 
 
