@@ -47,7 +47,7 @@ class Target:
         sample: the bytes of a good file, or a function that fills an empty folder with good files.
         read: reads the file, or the folder.
         suffix: of the file. Files are mutated by their suffix: .json, .yaml, .csv and .safetensors by their
-            structure part of the time, others as bytes.
+            structure half of the time, others as bytes.
         structured: False for bytes only.
         files: which files of a folder are mutated, as a glob; one at a time.
         also: exceptions that are right beside RegionSpotError.

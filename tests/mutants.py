@@ -239,7 +239,7 @@ def mutate_csv(data: bytes, rng: Random) -> bytes:
         else:
             rows.pop(rng.randrange(len(rows)))
     out = io.StringIO()
-    # Part of the files are written without quoting, so that odd cells break their rows.
+    # Half of the files are written without quoting, so that odd cells break their rows.
     if rng.random() < 0.5:
         csv.writer(out).writerows(rows)
     else:

@@ -41,12 +41,13 @@ def _refusal(ask: Callable[[], object]) -> RegionSpotError | None:
 def _read_records(folder: Path) -> None:
     cache = open_cache(folder)
     for i in range(cache.num_images):
-        cache.image(i), cache.boxes(i), cache.labels(i), cache.size(i)
-        if cache.ok(i, "clip"):
-            cache.raw_map(i)
-        if cache.ok(i, "sam"):
-            cache.raw_tokens(i)
+        cache.image(i), cache.boxes(i), cache.size(i)
+        for part, spec in cache.parts.items():
+            for array in spec.arrays if cache.ok(i, part) else ():
+                cache.read(f"{part}/{array.name}", i)
     assert cache.counts
+    for part in cache.parts:
+        cache.stamps(part)
 
 
 def _write(folder: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regionspot_cache.store import CachePlan, create_cache, estimate, make_clip_part, make_sam_part
+from regionspot_cache.store import CachePlan, PartSpec, create_cache, estimate
 from regionspot_cache.store.layout import part_arrays, plan_arrays
-from tests.store.small_world import clip_part, extract, make_dataset, sam_part
+from tests.store.small_world import box_array, clip_part, extract, make_dataset, map_array, sam_part
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float16"])
@@ -30,9 +30,9 @@ def test_estimate_is_exact(tmp_path: Path, dtype: str, images: int, size: int, b
 def test_bytes_an_image_of_the_big_presets() -> None:
     data = make_dataset(2000, max_boxes=20)
     plan = CachePlan(data)
-    sizes = estimate(
-        plan, [make_clip_part(257, 1024, fingerprint={}), make_sam_part({"transformer": 256}, fingerprint={})]
-    )
+    clip = PartSpec(name="clip", arrays=(map_array(tokens=257, width=1024),), fingerprint={})
+    sam = PartSpec(name="sam", arrays=(box_array("transformer", 256),), fingerprint={})
+    sizes = estimate(plan, [clip, sam])
     an_image = (sizes["clip/map"] + sizes["clip/map_scale"]) / 2000
     assert 257 * 1026 < an_image < 264_000
     a_box = (sizes["sam/transformer"] + sizes["sam/transformer_scale"]) / len(data.boxes)

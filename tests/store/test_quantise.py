@@ -17,7 +17,7 @@ ARRAYS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=3, max_sid
 
 
 @given(ARRAYS)
-def test_error_is_at_most_part_a_step_and_scale_is_never_zero(x: np.ndarray) -> None:
+def test_error_is_at_most_half_a_step_and_scale_is_never_zero(x: np.ndarray) -> None:
     values, scale = quantise(x)
     assert values.dtype == np.int8
     assert scale.dtype == np.float16

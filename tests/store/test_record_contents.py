@@ -69,9 +69,9 @@ def ask(path: Path, capsys: pytest.CaptureFixture) -> list[str]:
         cache = open_cache(path)
         for i in range(cache.num_images):
             cache.image(i), cache.boxes(i), cache.size(i)
-            for part, read in (("clip", cache.raw_map), ("sam", cache.raw_tokens)):
+            for part, array in (("clip", "map"), ("sam", "transformer"), ("sam", "prompt")):
                 if cache.ok(i, part):
-                    read(i)
+                    cache.read(f"{part}/{array}", i)
 
     def write() -> None:
         writer = open_writer(path)
@@ -131,7 +131,7 @@ def test_any_other_content_is_refused(
         ("cache.json", (("shape", "num_images"), "six"), "shape.num_images"),
         ("cache.json", (("shape", "num_images"), 2**31 - 1), "shape.num_images = 2147483647"),
         ("cache.json", (("shape", "partition_size"), 0), "shape.partition_size"),
-        ("cache.json", (("identity", "class_names"), "cat"), "identity"),
+        ("cache.json", (("identity", "exif"), "cat"), "identity"),
         ("cache.json", (("identity", "colour"), 1), "identity.*does not write"),
         ("cache.json", (("id_kind",), "float"), "id_kind"),
         ("parts/clip.json", (("spec", "arrays", 0, "item_shape", 0), -5), "item_shape"),

@@ -51,10 +51,11 @@ def test_reading(url: str, tmp_path: Path) -> None:
     again = pickle.loads(pickle.dumps(ours))  # noqa: S301
     for i in range(ours.num_images):
         for cache in (ours, again):
-            np.testing.assert_array_equal(cache.raw_map(i)[0], theirs.raw_map(i)[0])
-            np.testing.assert_array_equal(cache.raw_tokens(i)[0], theirs.raw_tokens(i)[0])
+            for path in ("clip/map", "sam/transformer"):
+                np.testing.assert_array_equal(cache.read(path, i), theirs.read(path, i))
         np.testing.assert_array_equal(ours.boxes(i), theirs.boxes(i))
-    np.testing.assert_array_equal(ours.raw_maps([5, 3, 4])[0], theirs.raw_maps([5, 3, 4])[0])
+    first, second = (cache.raw_images("clip/map", [5, 3, 4])[0] for cache in (ours, theirs))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_damage_is_found(url: str, tmp_path: Path) -> None:
@@ -65,10 +66,10 @@ def test_damage_is_found(url: str, tmp_path: Path) -> None:
     file.write_bytes(data)
     assert {problem.key for problem in verify(url, "full")} == {"clip/map/c.1.0.0.0"}
     with pytest.raises(RegionSpotError, match="crc32c"):
-        open_cache(url).read_map(4)
+        open_cache(url).read("clip/map", 4)
     file.write_bytes(data[:100])
     with pytest.raises(RegionSpotError, match="clip/map, partition 1"):
-        open_cache(url).read_map(4)
+        open_cache(url).read("clip/map", 4)
 
 
 def test_nothing_there(url: str) -> None:

@@ -80,13 +80,21 @@ def test_every_truncated_or_deleted_file_is_found(small: Path, level: str) -> No
         "sam/transformer/c.0.0.0.tmp",
         "plan/x",
         "markers/sam/x.json",
-        "parts/depth.json",
+        "parts/Depth.json",
+        "parts/x/depth.json",
     ],
 )
 def test_foreign_files_are_reported(copy: Path, name: str) -> None:
+    (copy / name).parent.mkdir(exist_ok=True)
     (copy / name).write_bytes(b"?")
     (problem,) = verify(copy, "fast")
     assert (problem.key, problem.kind) == (name, "foreign")
+
+
+def test_the_damaged_record_of_a_part_is_reported(copy: Path) -> None:
+    (copy / "parts/depth.json").write_bytes(b"?")
+    (problem,) = verify(copy, "fast")
+    assert (problem.part, problem.key, problem.kind) == ("depth", "parts/depth.json", "checksum")
 
 
 def test_problems_say_where(copy: Path) -> None:
