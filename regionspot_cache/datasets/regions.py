@@ -137,7 +137,7 @@ def position_vectors(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.float32]
     shares = np.asarray(boxes, np.float32).reshape(-1, 4) / np.array([*size, *size], np.float32)
     rates = np.pi * np.geomspace(1, 128, _FREQUENCIES, dtype=np.float32)
     angles = shares[:, :, None] * rates  # [N, 4, F]
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=2).reshape(len(shares), -1)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=2).reshape(-1, 8 * _FREQUENCIES)
 
 
 def _as_float32(values: ArrayLike) -> Boxes:

@@ -52,12 +52,17 @@ def model_card(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]] =
 
 def _summary(config: Mapping[str, Any]) -> str:
     head = config["head"]
+    inputs = config.get("inputs", {})
+    query, memory = inputs.get("query", "a vector"), inputs.get("memory", ["a map"] * len(head["maps"]))
+    maps = ", ".join(
+        f"{name} ({rows} x {columns} patches, {head['map_dim']} wide)"
+        for name, (_, rows, columns) in zip(memory, head["maps"], strict=True)
+    )
     text = (
         f"Names regions of images, given as boxes, in any words. A decoder of {head['depth']} layers relates "
-        f"the tokens of a frozen SAM ({head['token_dim']} wide) to the feature map of a frozen CLIP "
-        f"({head['grid'][0]} x {head['grid'][1]} patches, {head['map_dim']} wide) and compares the result "
-        f"with CLIP's text embeddings ({head['text_dim']} wide). The architecture is that of RegionSpot "
-        "(Yang et al., *Recognize Any Regions*, NeurIPS 2024)."
+        f"{query} of every box ({head['token_dim']} wide) to {maps} of its image, both of frozen networks, "
+        f"and compares the result with text embeddings ({head['text_dim']} wide). The architecture is that "
+        "of RegionSpot (Yang et al., *Recognize Any Regions*, NeurIPS 2024)."
     )
     if source := config.get("imported_from"):
         text += f" Imported from the RegionSpot checkpoint `{source['file']}` (SHA-256 `{source['sha256']}`)."
@@ -66,15 +71,10 @@ def _summary(config: Mapping[str, Any]) -> str:
 
 def _networks(config: Mapping[str, Any]) -> str:
     rows = []
-    for part, name in (("sam", "SAM"), ("clip", "CLIP")):
-        facts = config.get(part, {})
+    for part, facts in config.get("networks", {}).items():
         weights = str(facts.get("weights_sha256", "not recorded"))[:16]
-        rows.append((name, facts.get("model", "not recorded"), weights, facts.get("preprocess", "")))
-    if not any(config.get(part) for part in ("sam", "clip")):
-        return ""
-    table = _table(("network", "model", "weights, SHA-256 of the tensors", "image"), rows)
-    position = config.get("token_position")
-    return f"{table}\n\nSAM token: {position}." if position else table
+        rows.append((part, facts.get("model", "not recorded"), weights, facts.get("preprocess", "")))
+    return _table(("part", "model", "weights, SHA-256 of the tensors", "image"), rows) if rows else ""
 
 
 def _training(config: Mapping[str, Any]) -> str:

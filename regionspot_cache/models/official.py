@@ -122,6 +122,12 @@ def export_official(head: RegionHead, path: Path | str) -> None:
     Raises:
         IdentityError: an option of the head that the official code cannot reproduce; names it.
     """
+    if len(head.config.maps) > 1:
+        raise IdentityError(
+            f"maps = {head.config.maps}: the official code attends to one map.",
+            "One map.",
+            "Train a head on a single map to use it there.",
+        )
     for name, expected in FIXED.items():
         if (found := getattr(head.config, name)) != expected:
             raise IdentityError(

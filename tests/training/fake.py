@@ -1,22 +1,30 @@
-"""An in-memory cache with the reader's interface, and a run small enough for tests."""
+"""An in-memory cache with the interface of a labelled one, and a run small enough for tests."""
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
 
+from regionspot_cache.backbones.presets import HeadInputs
+from regionspot_cache.errors import InputError
+from regionspot_cache.store import ArraySpec, PartSpec
 from regionspot_cache.training import Stage, TrainConfig, TrainingSource
 from regionspot_cache.training.head_config import HeadOptions
 
 TOKEN_DIM, MAP_TOKENS, MAP_DIM, TEXT_DIM = 6, 5, 8, 7
 GRID = (2, 2)
+QUERY, MAP = "sam/transformer", "clip/map"
 
 
 @dataclass
 class FakeCache:
-    """Random features that are a function of the seed; `quantised` stores int8 maps with scales."""
+    """Random features that are a function of the seed; `quantised` stores int8 maps with scales.
+
+    It is labelled, and it is the cache that a labelled one reads from.
+    """
 
     num_images: int = 24
     partition_size: int = 5
@@ -24,6 +32,7 @@ class FakeCache:
     seed: int = 0
     quantised: bool = True
     backbone: str = "tiny"
+    grid: tuple[int, int] | None = GRID
     empty: frozenset[int] = frozenset()
     bad: dict[str, set[int]] = field(default_factory=dict)
     unreadable: frozenset[int] = frozenset()
@@ -45,15 +54,23 @@ class FakeCache:
         else:
             self.maps, self.scales = random.normal(size=shape).astype(np.float16), None
         names = tuple(f"class {i}" for i in range(self.classes))
-        self.dataset = SimpleNamespace(
-            name="fake", class_names=names, annotation_sha256=f"a{self.seed}", augmentation=None
-        )
+        self.dataset = SimpleNamespace(name="fake", class_names=names, annotation_sha256=f"a{self.seed}")
+        self.augmentation: dict[str, object] | None = None
+        self.left_out: Counter[str] = Counter()
         kind = "int8" if self.quantised else "float16"
-        token = SimpleNamespace(name="transformer", dtype=kind, item_shape=(TOKEN_DIM,), ragged=True)
-        feature = SimpleNamespace(name="map", dtype=kind, item_shape=(MAP_TOKENS, MAP_DIM), ragged=False)
+        self.arrays = {
+            QUERY: ArraySpec(name="transformer", dtype=kind, item_shape=(TOKEN_DIM,), ragged=True),
+            MAP: ArraySpec(
+                name="map", dtype=kind, item_shape=(MAP_TOKENS, MAP_DIM), ragged=False, grid=self.grid
+            ),
+        }
         self.parts = {
-            "sam": SimpleNamespace(arrays=(token,), fingerprint={"model": f"sam {self.backbone}"}),
-            "clip": SimpleNamespace(arrays=(feature,), fingerprint={"model": f"clip {self.backbone}"}),
+            path.partition("/")[0]: PartSpec(
+                name=path.partition("/")[0],
+                arrays=(array,),
+                fingerprint={"model": f"{path.partition('/')[0]} {self.backbone}"},
+            )
+            for path, array in self.arrays.items()
         }
 
     @property
@@ -66,11 +83,21 @@ class FakeCache:
     def labels(self, image: int) -> np.ndarray:
         return self.all_labels[image]
 
-    def read_tokens(self, image: int, position: str = "transformer") -> np.ndarray:
-        assert position == "transformer"
+    @property
+    def cache(self) -> "FakeCache":
+        return self
+
+    def array(self, path: str) -> ArraySpec:
+        if path not in self.arrays:
+            raise InputError(f"the cache has no array {path}")
+        return self.arrays[path]
+
+    def queries(self, path: str, image: int) -> np.ndarray:
+        assert path == QUERY
         return self.tokens[image]
 
-    def raw_maps(self, images: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    def raw_images(self, path: str, images: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        assert path == MAP
         with self.lock:
             self.reads.extend(images)
         if hurt := self.unreadable & set(images):
@@ -88,7 +115,7 @@ def make_source(name: str = "fake", cache: FakeCache | None = None, **changes: o
         "class_names": cache.dataset.class_names,
         "text_embeddings": text / np.linalg.norm(text, axis=1, keepdims=True),
         "class_map": np.arange(classes),
-        "grid": GRID,
+        "inputs": HeadInputs(),
         "text_identity": {"templates": "single"},
     }
     return TrainingSource(**(values | changes))

@@ -13,12 +13,13 @@ from regionspot_cache.errors import IdentityError, InputError, MissingFileError
 from regionspot_cache.training.head import HeadConfig, RegionHead, read_model_config, sine_positions
 
 GRID = (3, 4)
+MAPS = ((1, *GRID),)
 MAP_TOKENS = 1 + GRID[0] * GRID[1]
 
 
 def make_head(seed: int = 0, **changes: object) -> RegionHead:
     torch.manual_seed(seed)
-    values = {"token_dim": 6, "map_dim": 32, "text_dim": 10, "grid": GRID, "num_heads": 4, "ffn_dim": 48}
+    values = {"token_dim": 6, "map_dim": 32, "text_dim": 10, "maps": MAPS, "num_heads": 4, "ffn_dim": 48}
     head = RegionHead(HeadConfig(**(values | changes))).eval()
     for parameter in head.parameters():  # biases start at zero and would hide mistakes
         nn.init.normal_(parameter, std=0.3)
@@ -97,7 +98,7 @@ def direct_with_mask(attention: nn.Module, query: Tensor, memory: Tensor, keep: 
 
 def test_tensor_names_are_those_of_the_released_checkpoints() -> None:
     with torch.device("meta"):
-        head = RegionHead(HeadConfig(token_dim=256, map_dim=1024, text_dim=768, grid=(16, 16)))
+        head = RegionHead(HeadConfig(token_dim=256, map_dim=1024, text_dim=768, maps=((1, 16, 16),)))
     state = head.state_dict()
     assert len(state) == 60
     assert sum(value.numel() for value in state.values()) == pytest.approx(38.85e6, rel=1e-3)
@@ -109,7 +110,7 @@ def test_tensor_names_are_those_of_the_released_checkpoints() -> None:
 
 def test_layers_start_different() -> None:
     torch.manual_seed(0)
-    layers = RegionHead(HeadConfig(token_dim=4, map_dim=8, text_dim=4, grid=GRID)).decoder.layers
+    layers = RegionHead(HeadConfig(token_dim=4, map_dim=8, text_dim=4, maps=MAPS)).decoder.layers
     assert not torch.equal(layers[0].linear1.weight, layers[1].linear1.weight)
     assert not torch.equal(layers[0].multihead_attn.in_proj_weight, layers[1].multihead_attn.in_proj_weight)
 
@@ -193,12 +194,12 @@ def test_map_switches() -> None:
 def test_maps_with_any_number_of_tokens_before_the_grid(prefix: int) -> None:
     tokens, _ = make_input()
     feature_map = torch.randn(2, prefix + GRID[0] * GRID[1], 32)
-    head = make_head(prefix_tokens=prefix)
-    plain = make_head(prefix_tokens=0)
+    head = make_head(maps=((prefix, *GRID),))
+    plain = make_head(maps=((0, *GRID),))
     _, attentions = head(tokens, feature_map, return_attention=True)
     assert attentions[0].shape == (2, 5, feature_map.shape[1])
-    headless = make_head(prefix_tokens=prefix, class_token=False, map_positions=2.0)
-    placed = make_head(prefix_tokens=0, map_positions=2.0)
+    headless = make_head(maps=((prefix, *GRID),), class_token=False, map_positions=2.0)
+    placed = make_head(maps=((0, *GRID),), map_positions=2.0)
     grid = feature_map[:, prefix:]
     torch.testing.assert_close(headless(tokens, feature_map), placed(tokens, grid))
     assert torch.equal(head(tokens, feature_map), plain(tokens, grid)) == (prefix == 0)
@@ -206,12 +207,26 @@ def test_maps_with_any_number_of_tokens_before_the_grid(prefix: int) -> None:
         head(tokens, torch.randn(2, feature_map.shape[1] + 1, 32))
 
 
-def test_a_head_saved_before_prefix_tokens_had_one(tmp_path: Path) -> None:
-    make_head().save_pretrained(tmp_path)
-    config = read_model_config(tmp_path)
-    del config["head"]["prefix_tokens"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert RegionHead.from_pretrained(tmp_path).config.prefix_tokens == 1
+def test_several_maps_are_one_memory_with_places_of_their_own(tmp_path: Path) -> None:
+    maps = ((1, *GRID), (0, 2, 2), (3, 1, 5))
+    tokens, _ = make_input()
+    pieces = [torch.randn(2, prefix + rows * columns, 32) for prefix, rows, columns in maps]
+    memory = torch.cat(pieces, dim=1)
+    head = make_head(maps=maps)
+    head.save_pretrained(tmp_path)
+    assert RegionHead.from_pretrained(tmp_path).config == head.config
+    _, attentions = head(tokens, memory, return_attention=True)
+    assert attentions[0].shape == (2, 5, 13 + 4 + 8)
+    grids = torch.cat([piece[:, prefix:] for piece, (prefix, *_) in zip(pieces, maps, strict=True)], dim=1)
+    headless = make_head(maps=maps, class_token=False)
+    torch.testing.assert_close(
+        headless(tokens, memory), make_head(maps=tuple((0, *m[1:]) for m in maps))(tokens, grids)
+    )
+    placed = make_head(maps=maps, map_positions=2.0).positions
+    assert not placed[[0, 17, 18, 19]].any()
+    torch.testing.assert_close(placed[1:13], 2 * sine_positions(GRID, 32))
+    torch.testing.assert_close(placed[13:17], 2 * sine_positions((2, 2), 32))
+    torch.testing.assert_close(placed[20:], 2 * sine_positions((1, 5), 32))
 
 
 def test_map_positions_make_the_place_of_a_patch_matter() -> None:
@@ -229,7 +244,7 @@ def test_sine_positions_tell_all_places_apart() -> None:
     assert positions.abs().max() <= 1
     distances = torch.cdist(positions, positions) + torch.eye(35) * 9
     assert distances.min() > 0.5
-    torch.testing.assert_close(positions[0, :32], positions[6, :32])  # same row, same first part
+    torch.testing.assert_close(positions[0, :32], positions[6, :32])  # same row, same first half
 
 
 def test_attention_maps_are_averages_of_distributions() -> None:
@@ -262,7 +277,7 @@ def test_features_of_another_backbone_are_refused() -> None:
 
 def test_heads_must_divide_width() -> None:
     with pytest.raises(InputError, match="heads"):
-        HeadConfig(token_dim=4, map_dim=30, text_dim=4, grid=GRID, num_heads=4)
+        HeadConfig(token_dim=4, map_dim=30, text_dim=4, maps=MAPS, num_heads=4)
 
 
 def test_saved_head_loads_equal(tmp_path: Path) -> None:
@@ -308,7 +323,7 @@ def test_map_norm_makes_the_scale_of_the_map_irrelevant() -> None:
         "token_dim": 8,
         "map_dim": 16,
         "text_dim": 6,
-        "grid": (2, 3),
+        "maps": ((1, 2, 3),),
         "num_heads": 2,
         "ffn_dim": 16,
         "depth": 1,

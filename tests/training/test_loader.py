@@ -109,10 +109,10 @@ def test_errors_in_threads_name_the_source_and_end_the_threads() -> None:
 def test_the_caches_own_errors_come_through_unchanged() -> None:
     cache = FakeCache()
 
-    def damaged(images: object) -> None:
+    def damaged(path: str, images: object) -> None:
         raise DamageError("image 7, partition 1, array clip/map: checksum")
 
-    cache.raw_maps = damaged
+    cache.raw_images = damaged
     with pytest.raises(DamageError, match="partition 1"):
         read_batch(cache)
 

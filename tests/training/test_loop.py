@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.errors import DamageError, IdentityError, InputError, RegionSpotError, UsageError
 from regionspot_cache.training import Stage, StepReport, TrainConfig, TrainingSource, train
 from regionspot_cache.training.head import RegionHead, read_model_config
 from regionspot_cache.training.head_config import HeadOptions
-from tests.training.fake import FakeCache, make_config, make_source
+from tests.training.fake import MAP, QUERY, FakeCache, make_config, make_source
 from tests.training.run_fake import config_of
 
 ROOT = Path(__file__).parents[2]
@@ -75,17 +76,17 @@ def test_a_run_learns_and_leaves_a_loadable_head(tmp_path: Path) -> None:
     head = RegionHead.from_pretrained(tmp_path)
     cache, correct = source.cache, 0
     for image in range(20):
-        maps, scales = cache.raw_maps([image])
+        maps, scales = cache.raw_images(MAP, [image])
         feature_map = torch.from_numpy(maps).float() * torch.from_numpy(scales).float()[..., None]
         logits = head.logits(
-            head(torch.from_numpy(cache.read_tokens(image))[None], feature_map),
+            head(torch.from_numpy(cache.queries(QUERY, image))[None], feature_map),
             torch.from_numpy(source.text_embeddings),
         )
         correct += (logits[0].argmax(-1).numpy() == cache.labels(image)).sum()
     assert correct > 0.9 * cache.counts.sum()
     config = read_model_config(tmp_path)
-    assert config["sam"] == {"model": "sam tiny"}
-    assert config["clip"] == {"model": "clip tiny"}
+    assert config["networks"] == {"sam": {"model": "sam tiny"}, "clip": {"model": "clip tiny"}}
+    assert config["inputs"] == {"query": "sam/transformer", "memory": ["clip/map"]}
     assert config["text"] == {"templates": "single"}
     assert config["library_version"]
 
@@ -166,7 +167,7 @@ def other_text() -> TrainingSource:
     [
         (make_source(), make_config(weight_decay=0.5), r"config\.weight_decay"),
         (make_source(), make_config(13), r"config\.stages"),
-        (make_source(cache=FakeCache(backbone="bl")), make_config(), r"sources\.fake\.sam\.model"),
+        (make_source(cache=FakeCache(backbone="bl")), make_config(), r"sources\.fake\.networks\.sam\.model"),
         (make_source(cache=FakeCache(seed=5)), make_config(), r"sources\.fake\.annotations"),
         (make_source(class_names=("x", "y", "z", "w")), make_config(), r"sources\.fake\.class_names_sha256"),
         (other_text(), make_config(), r"sources\.fake\.text_sha256"),
@@ -190,7 +191,7 @@ def test_settings_of_speed_may_change_on_resume(tmp_path: Path) -> None:
 
 def test_sources_of_different_backbones_do_not_mix(tmp_path: Path) -> None:
     sources = [make_source("a"), make_source("b", FakeCache(backbone="bl"))]
-    with pytest.raises(IdentityError, match=r"b was made with sam\.model = 'sam bl'"):
+    with pytest.raises(IdentityError, match=r"b was made with networks\.sam\.model = 'sam bl'"):
         train(sources, make_config(), tmp_path)
 
 
@@ -209,7 +210,7 @@ def test_weights_of_another_size_or_backbone_are_refused(tmp_path: Path) -> None
     wide = make_config(init_from=start, head=HeadOptions(depth=2, num_heads=2, ffn_dim=32))
     with pytest.raises(IdentityError, match="linear1"):
         train([make_source()], wide, tmp_path / "wide")
-    with pytest.raises(IdentityError, match=r"sam\.model"):
+    with pytest.raises(IdentityError, match=r"networks\.sam\.model"):
         train([make_source(cache=FakeCache(backbone="bl"))], make_config(init_from=start), tmp_path / "bl")
 
 
@@ -279,7 +280,7 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
 def test_images_left_out_are_counted(tmp_path: Path) -> None:
     cache = FakeCache(empty=frozenset({1}), bad={"sam": {2, 3}})
     result = train([make_source(cache=cache)], make_config(), tmp_path)
-    assert result.left_out == {"fake": {"without boxes": 1, "without SAM tokens": 2}}
+    assert result.left_out == {"fake": {"without boxes": 1, "without sam": 2}}
 
 
 def test_ignored_classes_are_left_out_of_the_loss(tmp_path: Path) -> None:
@@ -315,11 +316,14 @@ def test_configs_and_sources_that_make_no_sense() -> None:
     with pytest.raises(InputError, match="3 class names"):
         make_source(class_names=("a", "b", "c"))
     with pytest.raises(InputError, match="sam/mlp"):
-        make_source(token_position="mlp").head_sizes()
-    with pytest.raises(InputError, match="maps of 5 tokens"):
-        make_source(grid=(3, 3)).head_sizes()
-    sizes = [make_source(grid=grid).head_sizes()["prefix_tokens"] for grid in ((2, 2), (1, 5), (1, 1))]
-    assert sizes == [1, 0, 4]
+        make_source(inputs=HeadInputs(query="sam/mlp"))
+    with pytest.raises(InputError, match=r"a query clip/map \[5, 8\]"):
+        make_source(inputs=HeadInputs(query="clip/map"))
+    with pytest.raises(InputError, match=r"a memory of sam/transformer int8 \[6\]"):
+        make_source(inputs=HeadInputs(memory=("sam/transformer",)))
+    grids = ((2, 2), (1, 5), (1, 1), None)
+    sizes = [make_source(cache=FakeCache(grid=grid)).head_sizes()["maps"] for grid in grids]
+    assert sizes == [((1, 2, 2),), ((0, 1, 5),), ((4, 1, 1),), ((0, 1, 5),)]
 
 
 def test_stages_name_known_sources(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from regionspot_cache.training.order import (
 )
 from tests.training.fake import FakeCache
 
+PARTS = ("sam", "clip")
+
 
 def table(images: int, partition: int, seed: int = 0) -> UsableImages:
     """Usable images with gaps, so that partitions differ in length and some are empty."""
@@ -99,12 +101,13 @@ def test_slices_of_the_processes_make_up_the_batch(batch: int, world: int) -> No
 
 def test_images_without_boxes_or_features_are_left_out_and_counted() -> None:
     cache = FakeCache(num_images=11, empty=frozenset({2, 3}), bad={"sam": {3, 5}, "clip": {0, 5, 10}})
-    usable = usable_images(cache)
+    usable = usable_images(cache, parts=PARTS)
     assert usable.images.tolist() == [1, 4, 6, 7, 8, 9]
-    assert usable.left_out == {"without boxes": 2, "without SAM tokens": 1, "without CLIP map": 2}
+    assert usable.left_out == {"without boxes": 2, "without sam": 1, "without clip": 2}
+    assert usable_images(cache, parts=("clip",)).left_out == {"without boxes": 2, "without clip": 3}
     assert usable.offsets.tolist() == [0, 2, 6, 6]
     with pytest.raises(InputError, match="2 without boxes"):
-        usable_images(FakeCache(num_images=2, empty=frozenset({0, 1})))
+        usable_images(FakeCache(num_images=2, empty=frozenset({0, 1})), parts=PARTS)
 
 
 def test_window_counts_whole_partitions() -> None:

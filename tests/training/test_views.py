@@ -20,6 +20,8 @@ from regionspot_cache.training.setup import RunData
 from tests.training.fake import FakeCache, make_config, make_source
 from tests.training.test_loop import InterruptedRunError, assert_equal_runs, interrupt_at
 
+PARTS = ("sam", "clip")
+
 
 def views_cache(images: int = 12, views: int = 3, seed: int = 0, **changes: object) -> FakeCache:
     """Shuffled records; the last view of every fourth image does not exist."""
@@ -46,7 +48,7 @@ def test_every_image_once_an_epoch_and_every_view_in_turn(
     images: int, views: int, batch: int, seed: int
 ) -> None:
     cache = views_cache(images, views, seed)
-    order = order_of([usable_images(cache)], batch, (seed,))
+    order = order_of([usable_images(cache, parts=PARTS)], batch, (seed,))
     epochs = 2 * views
     steps = range(-(-epochs * images // batch))
     seen = np.concatenate([order.batch(step)[1] for step in steps])[: epochs * images].reshape(epochs, images)
@@ -70,7 +72,7 @@ def test_the_views_of_an_epoch_are_mixed_and_change_with_the_seed() -> None:
 
 
 def test_any_step_alone_and_for_any_number_of_processes() -> None:
-    tables = [usable_images(views_cache(seed=seed)) for seed in range(2)]
+    tables = [usable_images(views_cache(seed=seed), parts=PARTS) for seed in range(2)]
     forward = [order_of(tables, 6).batch(step) for step in range(30)]
     for step in reversed(range(30)):
         source, images = order_of(tables, 6).batch(step)
@@ -85,8 +87,8 @@ def test_views_that_failed_are_not_drawn_and_their_images_stay() -> None:
     cache = views_cache(6, 2)
     lost = int(np.flatnonzero((cache.origins == 3) & (cache.views == 1))[0])
     cache.bad["clip"] = {lost}
-    usable = usable_images(cache)
-    assert usable.left_out == {"without CLIP map": 1}
+    usable = usable_images(cache, parts=PARTS)
+    assert usable.left_out == {"without clip": 1}
     assert usable.per_epoch == 6
     order = order_of([usable], 6)
     for epoch in range(4):
@@ -97,17 +99,17 @@ def test_views_that_failed_are_not_drawn_and_their_images_stay() -> None:
 
 def test_only_images_as_they_are() -> None:
     cache = views_cache()
-    usable = usable_images(cache, views="original")
+    usable = usable_images(cache, parts=PARTS, views="original")
     assert usable.views is None
     assert sorted(cache.origins[usable.images].tolist()) == list(range(12))
     assert (cache.views[usable.images] == 0).all()
     assert usable.left_out["extra views"] == cache.num_images - 12
-    assert usable_images(FakeCache(), views="original").left_out == {}
+    assert usable_images(FakeCache(), parts=PARTS, views="original").left_out == {}
 
 
 def test_a_cache_without_extra_views_keeps_its_order() -> None:
     """The choice of views must not move what runs without them have always drawn."""
-    usable = usable_images(FakeCache())
+    usable = usable_images(FakeCache(), parts=PARTS)
     assert usable.views is None
     order = order_of([usable], 6)
     assert order.batch(0)[1].tolist() == PINNED
@@ -140,11 +142,11 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path: Path, stop: int) -> N
 
 def test_a_run_on_other_views_is_another_run(tmp_path: Path) -> None:
     cache = views_cache()
-    cache.dataset.augmentation = {"flip": True, "seed": 0}
+    cache.augmentation = {"flip": True, "seed": 0}
     train([make_source(cache=cache)], make_config(), tmp_path)
-    cache.dataset.augmentation = {"flip": True, "seed": 1}
+    cache.augmentation = {"flip": True, "seed": 1}
     with pytest.raises(IdentityError, match=r"augmentation\.seed"):
         train([make_source(cache=cache)], make_config(), tmp_path)
-    cache.dataset.augmentation = {"flip": True, "seed": 0}
+    cache.augmentation = {"flip": True, "seed": 0}
     with pytest.raises(IdentityError, match="views"):
         train([make_source(cache=cache)], make_config(views="original"), tmp_path)
