@@ -42,7 +42,7 @@ CACHE_KEY = "cache.json"
 def part_names(objects: Objects) -> list[str]:
     """The parts that a cache has, by the names of their records."""
     keys = [PurePosixPath(key) for key, _ in objects.list("parts")]
-    return [key.stem for key in keys if key.suffix == ".json" and re.fullmatch(NAME, key.stem)]
+    return [key.stem for key in keys if re.fullmatch(NAME, key.stem) and str(key) == part_key(key.stem)]
 
 
 def part_key(part: str) -> str:
