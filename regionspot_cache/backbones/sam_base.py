@@ -116,8 +116,12 @@ class FrozenSam(ABC):
         embeddings = self.embed(batch)
         found: dict[str, Sequence[Tensor] | Tensor] = {**self.tokens(embeddings, boxes, sizes)}
         if "embedding" in self.spec.store:
-            found["embedding"] = self._cells(embeddings).flatten(2).transpose(1, 2)
+            found["embedding"] = self.stored(embeddings)
         return found
+
+    def stored(self, embeddings: Embedding) -> Tensor:
+        """The array "embedding" of B images, float32 [B,h*w,D]."""
+        return self._cells(embeddings).flatten(2).transpose(1, 2)
 
     def restored(self, stored: np.ndarray) -> Embedding:
         """The embedding of one image from its stored array float32 [h*w,D]; for `tokens`, and for `masks` of

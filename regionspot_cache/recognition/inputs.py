@@ -119,6 +119,16 @@ class RegionInputs:
             return torch.from_numpy(self._cached[path]).to(encoder.device)
         if isinstance(encoder, MaskEncoder) and encoder.arrays[name].per_box:
             found = encoder.tokens(self.embedding_of(part), [self.boxes], [self.size])
+        elif isinstance(encoder, FrozenSam):
+            found = {name: encoder.stored(self.embedding_of(part))}
         else:
             found = encoder.encode(encoder.preprocess(self.image)[None], [self.boxes], [self.size])
+            self._keep(part, found)
         return found[name][0].float()
+
+    def _keep(self, part: str, found: Mapping[str, Any]) -> None:
+        """Other maps of the same pass, which a head may read too."""
+        for name, array in self.backbone.parts[part].arrays.items():
+            path = f"{part}/{name}"
+            if not array.per_box and path not in self._cached:
+                self._of_image.setdefault(path, found[name][0].float())

@@ -39,7 +39,7 @@ class OfficialRegionSpot:
         """float32 [N, K] for N boxes and unit text embeddings [K, E].
 
         Raises:
-            UsageError: the head does not relate a SAM to one map of a CLIP of open_clip, as this path prescribes.
+            UsageError: the head does not relate a SAM to one map of a CLIP of open_clip.
         """
         if len(inputs.boxes) == 0:
             return text.new_zeros(0, len(text))

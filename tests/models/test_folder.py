@@ -14,7 +14,7 @@ from regionspot_cache.models.folder import read_model_config
 from regionspot_cache.recognition.predictor import check_origin
 from regionspot_cache.training.head import HeadConfig, RegionHead
 
-CONFIG = HeadConfig(token_dim=6, map_dim=8, text_dim=5, grid=(2, 2), depth=1, num_heads=2, ffn_dim=4)
+CONFIG = HeadConfig(token_dim=6, map_dim=8, text_dim=5, maps=((1, 2, 2),), depth=1, num_heads=2, ffn_dim=4)
 
 
 @pytest.fixture
@@ -26,16 +26,18 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"grid": "ab"},
-        {"grid": [0, 0]},
-        {"grid": [1, 2, 3]},
+        {"maps": "ab"},
+        {"maps": []},
+        {"maps": [[0, 0, 0]]},
+        {"maps": [[1, 2]]},
+        {"maps": [1, 2, 3]},
+        {"maps": [[1, 2, 2], [-1, 2, 2]]},
         {"depth": "two"},
         {"depth": 0},
         {"depth": 10**9},
         {"num_heads": 0},
         {"map_dim": 1.5},
         {"map_dim": 10**12},
-        {"prefix_tokens": -1},
         {"dropout": 9},
         {"logit_scale": float("nan")},
     ],
@@ -91,9 +93,8 @@ def test_weights_that_are_not_whole(model: Path) -> None:
 
 
 ORIGIN: dict[str, Any] = {
-    "sam": {},
-    "clip": {},
-    "token_position": "mlp",
+    "networks": {"sam": {}, "clip": {}},
+    "inputs": {"query": "sam/mlp", "memory": ["clip/map"]},
     "text": {"templates": "single", "cleaning": "raw", "average": "raw-mean"},
 }
 
@@ -101,10 +102,15 @@ ORIGIN: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("sam", None),
-        ("clip", [1]),
-        ("token_position", 5),
-        ("token_position", "elsewhere"),
+        ("networks", None),
+        ("networks", [1]),
+        ("networks", {"sam": [1]}),
+        ("inputs", None),
+        ("inputs", 5),
+        ("inputs", {"query": 5, "memory": ["clip/map"]}),
+        ("inputs", {"query": "sam/mlp", "memory": "clip/map"}),
+        ("inputs", {"query": "sam/mlp", "memory": []}),
+        ("inputs", {"query": "sam/mlp", "memory": [1]}),
         ("text", [1]),
         ("text", {"templates": [1], "cleaning": "raw", "average": "raw-mean"}),
         ("text", {"templates": "single"}),

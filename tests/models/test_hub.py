@@ -20,7 +20,7 @@ SIZES = {
     "token_dim": 6,
     "map_dim": 16,
     "text_dim": 5,
-    "grid": (2, 2),
+    "maps": ((1, 2, 2),),
     "num_heads": 2,
     "ffn_dim": 8,
     "depth": 1,
@@ -95,7 +95,10 @@ def test_a_pushed_head_comes_back_equal(head: RegionHead, fake: FakeHub, tmp_pat
 
 
 def test_a_head_alone_is_pushed_from_memory(head: RegionHead, fake: FakeHub) -> None:
-    assert head.push_to_hub("me/bare", {"token_position": "mlp"}, private=False) == "https://hub/me/bare"
+    assert (
+        head.push_to_hub("me/bare", {"inputs": {"query": "sam/mlp", "memory": ["clip/map"]}}, private=False)
+        == "https://hub/me/bare"
+    )
     assert ("create", "me/bare", False, True) in fake.asked
     assert RegionHead.from_pretrained("me/bare").config == head.config
 
@@ -189,9 +192,11 @@ def test_what_cannot_be_pushed(head: RegionHead, fake: FakeHub, tmp_path: Path) 
 def test_the_card_tells_what_the_config_knows() -> None:
     config = {
         "head": HeadConfig(**SIZES).to_dict(),
-        "sam": {"model": "vit_b", "weights_sha256": "ab" * 32, "preprocess": "longest side 1024"},
-        "clip": {"model": "ViT-L-14"},
-        "token_position": "transformer",
+        "networks": {
+            "sam": {"model": "vit_b", "weights_sha256": "ab" * 32, "preprocess": "longest side 1024"},
+            "clip": {"model": "ViT-L-14"},
+        },
+        "inputs": {"query": "sam/transformer", "memory": ["clip/map"]},
         "text": {"templates": ["a | b {}"], "cleaning": "raw", "average": "raw-mean"},
         "trained_on": {"o365": {"classes": 365, "images": 600_000}, "a|b\n# c": {"classes": 1, "images": 2}},
     }
@@ -200,8 +205,9 @@ def test_the_card_tells_what_the_config_knows() -> None:
         config, [{"protocol": protocol, "metrics": {"box": {"AP": 0.25, "APr": -1.0, "boxes": 4}}}]
     )
     assert card.startswith("---\nlibrary_name: regionspot-cache\n")
-    assert "| SAM | vit_b | abababababababab | longest side 1024 |" in card
-    assert "| CLIP | ViT-L-14 | not recorded |  |" in card
+    assert "| sam | vit_b | abababababababab | longest side 1024 |" in card
+    assert "| clip | ViT-L-14 | not recorded |  |" in card
+    assert "relates sam/transformer of every box (6 wide) to clip/map (2 x 2 patches, 16 wide)" in card
     assert "| o365 | 365 | 600000 |" in card
     assert "| a\\|b # c | 1 | 2 |" in card
     assert "| self_attention | True |" in card

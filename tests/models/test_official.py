@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from regionspot_cache.backbones.presets import PRESETS, BackboneSpec, ClipSpec, SamSpec
+from regionspot_cache.backbones.presets import PRESETS, BackboneSpec, ClipSpec, HeadInputs, SamSpec
 from regionspot_cache.errors import IdentityError, InputError, MissingFileError, UsageError
 from regionspot_cache.models.official import (
     export_official,
@@ -81,7 +81,7 @@ def test_an_imported_head_is_torchs_decoder(
 @pytest.mark.parametrize(("boxes", "images"), [(1, 1), (3, 4), (70, 2)])
 def test_small_heads_are_torchs_decoder(boxes: int, images: int) -> None:
     network = OfficialNetwork(64, 24, depth=3, token=12).eval()
-    head = RegionHead(HeadConfig(token_dim=12, map_dim=64, text_dim=24, grid=(3, 4))).eval()
+    head = RegionHead(HeadConfig(token_dim=12, map_dim=64, text_dim=24, maps=((1, 3, 4),))).eval()
     head.load_state_dict(network.state_dict())
     tokens, feature_map = torch.randn(images, boxes, 12), torch.randn(images, 13, 64)
     torch.testing.assert_close(head(tokens, feature_map), network(tokens, feature_map), atol=1e-5, rtol=1e-5)
@@ -124,12 +124,12 @@ def test_every_layout_gives_the_same_tensors(
     assert all(torch.equal(found[name], value) for name, value in small.items())
 
 
-def test_safetensors_and_part_precision(small: dict[str, Tensor], tmp_path: Path) -> None:
-    part = {name: value.part() for name, value in small.items()}
-    save_file(prefixed(part), tmp_path / "a.safetensors")
+def test_safetensors_and_half_precision(small: dict[str, Tensor], tmp_path: Path) -> None:
+    half = {name: value.half() for name, value in small.items()}
+    save_file(prefixed(half), tmp_path / "a.safetensors")
     found = read_official(tmp_path / "a.safetensors")
     assert {value.dtype for value in found.values()} == {torch.float32}
-    assert all(torch.equal(found[name], value.float()) for name, value in part.items())
+    assert all(torch.equal(found[name], value.float()) for name, value in half.items())
 
 
 NORM, INNER = "decoder.layers.1.norm1.weight", "decoder.layers.0.linear1.weight"
@@ -225,17 +225,19 @@ def test_the_widths_must_be_those_of_the_backbone(small: dict[str, Tensor], tmp_
 
 
 def test_released_heads_have_squashed_images_and_two_known_networks() -> None:
-    spec = released_backbone("bl336")
-    assert (spec.clip.resize, spec.clip.model) == ("bilinear-noantialias", PRESETS["bl336"].clip.model)
+    clip = released_backbone("bl336").first(ClipSpec)
+    assert (clip.resize, clip.model) == ("bilinear-noantialias", PRESETS["bl336"].first(ClipSpec).model)
     own = BackboneSpec(
-        name="own", clip=ClipSpec(weights="clip.pt", resize="bicubic"), sam=SamSpec(weights="s.pth")
+        name="own",
+        parts={"sam": SamSpec(weights="s.pth"), "clip": ClipSpec(weights="clip.pt", resize="bicubic")},
     )
     assert released_backbone(own) == own
     others = [
         "tiny",
-        BackboneSpec(sam=SamSpec(model="vit_l")),
-        BackboneSpec(clip=ClipSpec(layer=-2)),
-        BackboneSpec(clip=ClipSpec(image_size=448)),
+        BackboneSpec().with_parts(sam=SamSpec(model="vit_l")),
+        BackboneSpec().with_parts(clip=ClipSpec(layers=(-2,))),
+        BackboneSpec().with_parts(clip=ClipSpec(image_size=448)),
+        BackboneSpec(head=HeadInputs(query="sam/mlp")),
     ]
     for other in others:
         with pytest.raises(UsageError, match="no released head"):
@@ -253,15 +255,17 @@ def test_released_heads_have_squashed_images_and_two_known_networks() -> None:
         {"logit_scale": 50.0},
         {"num_heads": 4},
         {"ffn_dim": 64},
-        {"prefix_tokens": 0},
+        {"maps": ((0, 2, 2),)},
+        {"maps": ((1, 2, 2), (1, 2, 2))},
         {"token_dim": 32},
     ],
 )
 def test_what_the_official_code_cannot_run_is_not_exported(option: dict[str, Any], tmp_path: Path) -> None:
-    values = {"token_dim": 256, "map_dim": 16, "text_dim": 8, "grid": (2, 2), "depth": 1}
+    values = {"token_dim": 256, "map_dim": 16, "text_dim": 8, "maps": ((1, 2, 2),), "depth": 1}
     with pytest.raises(IdentityError) as caught:
         export_official(RegionHead(HeadConfig(**(values | option))), tmp_path / "a.pth")
-    assert next(iter(option)) in caught.value.found
+    [name] = option
+    assert ("prefix_tokens" if option[name] == ((0, 2, 2),) else name) in caught.value.found
     assert not list(tmp_path.iterdir())
     export_official(RegionHead(HeadConfig(**values)), tmp_path / "a.pth")
     assert read_official(tmp_path / "a.pth")["projector.bias"].shape == (8,)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from regionspot_cache.backbones import Backbone
+from regionspot_cache.backbones import Backbone, ClipBackbone
 from regionspot_cache.recognition import ClipCrops, RegionInputs, RegionSpot
 from regionspot_cache.recognition.methods import BOX_CONTEXT, MASK_CONTEXT, crop_window
 from regionspot_cache.training.head import RegionHead
@@ -20,7 +20,7 @@ TEXT = normalize(torch.randn(7, 24, generator=torch.Generator().manual_seed(0)),
 
 @pytest.fixture(scope="module")
 def backbone(small_backbone: Backbone) -> Backbone:
-    return Backbone(small_sam(), small_clip(), small_backbone.spec)
+    return Backbone({"sam": small_sam(), "clip": small_clip()}, small_backbone.spec)
 
 
 def inputs_of(backbone: Backbone, boxes: np.ndarray = BOXES) -> RegionInputs:
@@ -33,7 +33,9 @@ def test_regionspot_is_the_head_on_tokens_and_map(backbone: Backbone, head: Regi
     assert not head.training
     mask = torch.ones(1, 5, dtype=torch.bool)
     with torch.inference_mode():
-        expected = head.logits(head(inputs.tokens()[None], inputs.map[None], mask), TEXT)[0]
+        expected = head.logits(
+            head(inputs.query("sam/transformer")[None], inputs.memory(("clip/map",))[None], mask), TEXT
+        )[0]
     torch.testing.assert_close(found, expected)
     assert found.shape == (5, 7)
 
@@ -50,7 +52,8 @@ def test_crops_are_what_clip_says_of_each_crop(
     masked: bool, batch: int, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("regionspot_cache.recognition.methods.CPU_BATCH", batch)
-    inputs, clip = inputs_of(backbone), backbone.clip
+    inputs, clip = inputs_of(backbone), backbone.parts["clip"]
+    assert isinstance(clip, ClipBackbone)
     found = ClipCrops(masked=masked).logits(inputs, TEXT)
     for i, box in enumerate(BOXES):
         x0, y0, x1, y1 = crop_window(box, (40, 60), MASK_CONTEXT if masked else BOX_CONTEXT)

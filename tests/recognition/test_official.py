@@ -8,7 +8,7 @@ from PIL import Image
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch.nn.functional import normalize
 
-from regionspot_cache.backbones import PRESETS, Backbone, ClipBackbone
+from regionspot_cache.backbones import PRESETS, Backbone, Encoder, HeadInputs, SamBackbone
 from regionspot_cache.errors import UsageError
 from regionspot_cache.recognition import OfficialRegionSpot, RegionInputs, RegionSpot
 from regionspot_cache.recognition.official import resize_short_side, resized_size
@@ -22,7 +22,7 @@ TEXT = normalize(torch.randn(7, 24, generator=torch.Generator().manual_seed(0)),
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return Backbone(small_sam(), small_clip(), PRESETS["tiny"])
+    return Backbone({"sam": small_sam(), "clip": small_clip()}, PRESETS["tiny"])
 
 
 def short_side(height: int, width: int, size: int = 800, limit: int = 1333) -> tuple[int, int]:
@@ -47,7 +47,8 @@ def test_sizes_are_those_of_the_two_steps() -> None:
 
 def expected_logits(backbone: Backbone, head: RegionHead) -> torch.Tensor:
     """From the network classes themselves: every step with the functions that the official code calls."""
-    sam, clip = backbone.sam, backbone.clip
+    sam, clip = backbone.parts["sam"], backbone.parts["clip"]
+    assert isinstance(sam, SamBackbone)
     height, width = short_side(*IMAGE.shape[:2])
     image = np.asarray(Image.fromarray(IMAGE).resize((width, height), Image.Resampling.BILINEAR))
     boxes = BOXES * [width / 45, height / 30, width / 45, height / 30]
@@ -68,7 +69,9 @@ def expected_logits(backbone: Backbone, head: RegionHead) -> torch.Tensor:
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255
         small = F.interpolate(pixels, (48, 48), mode="bilinear", align_corners=False, antialias=False)
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
-        embeddings = head(out[None, :, 1], clip.encode_map((small - mean) / std))[0]
+        embeddings = head(
+            out[None, :, 1], clip.encode((small - mean) / std, [BOXES], [IMAGE.shape[:2]])["map"]
+        )[0]
         return 100 * normalize(embeddings, dim=-1) @ TEXT.T
 
 
@@ -89,7 +92,10 @@ def test_cached_features_are_never_used(backbone: Backbone, head: RegionHead) ->
         lambda: IMAGE,
         BOXES,
         size=(30, 45),
-        cached_map=np.full((10, 32), np.nan, np.float32),
+        cached={
+            "clip/map": np.full((10, 32), np.nan, np.float32),
+            "sam/transformer": np.full((3, 64), np.nan, np.float32),
+        },
     )
     method = OfficialRegionSpot(head)
     found = method.logits(cached, TEXT)
@@ -105,13 +111,22 @@ def test_no_boxes_no_logits(backbone: Backbone, head: RegionHead) -> None:
 
 
 def test_other_clips_than_open_clips_are_refused(backbone: Backbone, head: RegionHead) -> None:
-    class Own:
-        pass
+    class Own(Encoder):
+        """Not of open_clip."""
 
-    own = Backbone(backbone.sam, Own(), backbone.spec)
-    assert isinstance(backbone.clip, ClipBackbone)
+    own = Backbone({**backbone.parts, "clip": Own()}, backbone.spec)
     with pytest.raises(UsageError, match="official"):
         OfficialRegionSpot(head).logits(RegionInputs(own, IMAGE, BOXES), TEXT)
+
+
+@pytest.mark.parametrize(
+    "arrays", [HeadInputs(query="box/position"), HeadInputs(memory=("clip/map", "clip/map_0"))]
+)
+def test_other_inputs_than_the_papers_are_refused(
+    arrays: HeadInputs, backbone: Backbone, head: RegionHead
+) -> None:
+    with pytest.raises(UsageError, match="official"):
+        OfficialRegionSpot(head, arrays).logits(RegionInputs(backbone, IMAGE, BOXES), TEXT)
 
 
 def test_images_are_enlarged_by_pillow() -> None:

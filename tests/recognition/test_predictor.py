@@ -44,7 +44,7 @@ def test_it_says_what_the_head_says_on_cached_features(predictor: RegionPredicto
     name = cache.partition(0).file_names[0]
     found = predictor.set_image(finished / IMAGES / name).predict(cache.boxes(0), CLASSES)
     head, text = predictor.method.head, predictor.embed(CLASSES)
-    tokens, image_map = torch.from_numpy(cache.read_tokens(0)), torch.from_numpy(cache.read_map(0))
+    tokens, image_map = (torch.from_numpy(cache.read(path, 0)) for path in ("sam/transformer", "clip/map"))
     with torch.inference_mode():
         embeddings = head(tokens[None], image_map[None], torch.ones(1, len(tokens), dtype=torch.bool))
         expected = head.logits(embeddings, text)[0].softmax(-1).numpy()
@@ -61,8 +61,9 @@ def test_the_networks_run_once_an_image(
     def never(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(type(predictor.backbone.sam), "embed", never)
-    monkeypatch.setattr(type(predictor.backbone.clip), "encode_map", never)
+    for encoder in predictor.backbone.parts.values():
+        monkeypatch.setattr(type(encoder), "encode", never)
+    monkeypatch.setattr(type(predictor.backbone.masks), "embed", never)
     again = predictor.predict([[10, 10, 60, 60]], CLASSES)
     np.testing.assert_array_equal(first.probabilities, again.probabilities)
 
