@@ -114,13 +114,16 @@ def _annotations(name: str, cache: Cache, settings: TrainSettings) -> DetectionD
     given = settings.datasets.get(name)
     if given is None and cache.source is None:
         raise InputError(f"{cache.url} does not say for which annotations it was made.", "Labels.", remedy)
+    names = cache.file_names  # the image files need not be there any more
     try:
         if given is not None:
             policy = cache.source.policy if cache.source else None
-            dataset = load_dataset(given, data_root=settings.data, policy=policy, require_images=False)
+            dataset = load_dataset(
+                given, data_root=settings.data, policy=policy, require_images=False, known_names=names
+            )
         else:
             assert cache.source is not None
-            dataset = load_source(cache.source, require_images=False)
+            dataset = load_source(cache.source, require_images=False, known_names=names)
     except MissingFileError as error:
         other = error.remedy if given is not None else f"{remedy}, where they are now. {error.remedy}".strip()
         raise MissingFileError(error.found, error.expected, other) from None

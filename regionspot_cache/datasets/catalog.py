@@ -4,8 +4,8 @@ The names: `shapes` and its label spaces `shapes-s`, `shapes-m`, `shapes-l`; `o3
 `openimages`, `v3det`, `lvis`, `coco`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regionspot_cache.datasets import minival, shapes
@@ -72,6 +72,7 @@ def load_dataset(
     seed: int = 0,
     correct_spelling: bool = False,
     require_images: bool = True,
+    known_names: Collection[str] | None = None,
     progress: shapes.Progress | None = None,
     also: EntryReader | None = None,
 ) -> DetectionDataset:
@@ -85,7 +86,7 @@ def load_dataset(
         limit: a sample of this many images, drawn by `seed`; None for all.
         seed: of the sample.
         progress: called while `shapes` is drawn.
-        policy, correct_spelling, require_images, also: as of `read_coco_style`.
+        policy, correct_spelling, require_images, known_names, also: as of `read_coco_style`.
 
     Raises:
         UsageError: unknown name or split.
@@ -98,6 +99,7 @@ def load_dataset(
         policy=policy,
         correct_spelling=correct_spelling,
         require_images=require_images,
+        known_names=known_names,
         also=also,
     )
     name, _, named_split = name_or_file.partition(":")
@@ -133,7 +135,11 @@ def _where(name_or_file: str, split: str | None) -> str:
 
 
 def load_source(
-    source: DatasetSource, progress: shapes.Progress | None = None, *, require_images: bool = True
+    source: DatasetSource,
+    progress: shapes.Progress | None = None,
+    *,
+    require_images: bool = True,
+    known_names: Collection[str] | None = None,
 ) -> DetectionDataset:
     """The dataset of a source as it is annotated now; arguments and errors as of `load_dataset`."""
     return load_dataset(
@@ -144,6 +150,7 @@ def load_source(
         limit=source.limit,
         seed=source.seed,
         require_images=require_images,
+        known_names=known_names,
         progress=progress,
     )
 
@@ -157,6 +164,7 @@ class _Request:
     policy: BoxPolicy | None
     correct_spelling: bool
     require_images: bool
+    known_names: Collection[str] | None
     also: EntryReader | None
 
     def read(self, file: Path, places: Sequence[str] = (), **options: str | None) -> DetectionDataset:
@@ -167,6 +175,7 @@ class _Request:
             policy=self.policy,
             correct_spelling=self.correct_spelling,
             require_images=self.require_images,
+            known_names=self.known_names,
             also=self.also,
             **options,
         )
@@ -224,6 +233,7 @@ def _named(name: str, split: str, request: _Request) -> DetectionDataset:
         sizes_csv=request.find(OPENIMAGES_SIZES, split),
         policy=request.policy,
         require_images=request.require_images,
+        known_names=request.known_names,
     )
 
 

@@ -1,6 +1,7 @@
 """Annotation files in the manner of COCO: COCO, LVIS, Objects365, V3Det and anyone's own."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ def read_coco_style(
     o365: str | None = None,
     correct_spelling: bool = False,
     require_images: bool = True,
+    known_names: Collection[str] | None = None,
     folder: str | None = None,
     also: EntryReader | None = None,
 ) -> DetectionDataset:
@@ -42,6 +44,7 @@ def read_coco_style(
         o365: "o365", "o365v1" or "o365v2" when the file must be of (that release of) Objects365.
         correct_spelling: mend the misspelt class names of Objects365 v2.
         require_images: raise when not one image is found.
+        known_names: as of `choose_layout`.
         folder: only the images that the file places in this folder.
         also: given every entry of the file, for a second reader in the same pass.
 
@@ -70,6 +73,7 @@ def read_coco_style(
         roots or (file.parent, file.parent.parent),
         coco_patterns(WHOLE if split == MINIVAL else split),
         required=require_images,
+        known_names=known_names,
     )
     widths, heights = np.array(columns.widths, np.int32), np.array(columns.heights, np.int32)
     boxes = columns.boxes(category_ids, file)

@@ -1,7 +1,7 @@
 """Where the image files of an annotation file lie: data sets are unpacked in many ways."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from regionspot_cache.datasets.images import resolve_image
@@ -36,15 +36,29 @@ def openimages_patterns(split: str) -> list[Pattern]:
 
 
 def choose_layout(
-    names: Sequence[str], roots: Iterable[Path], patterns: Sequence[Pattern], *, required: bool
+    names: Sequence[str],
+    roots: Sequence[Path],
+    patterns: Sequence[Pattern],
+    *,
+    required: bool,
+    known_names: Collection[str] | None = None,
 ) -> tuple[Path, Pattern]:
     """The root and pattern under which most of up to 200 evenly spread images are found.
+
+    Args:
+        names: in the annotations.
+        roots, patterns: to choose from, the first ones where nothing is found.
+        required: whether something must be found.
+        known_names: names of images elsewhere, as in a cache; a pattern that gives some of them is chosen
+            whatever lies on the disk.
 
     Raises:
         MissingFileError: none is found and `required`.
         InputError: images are found, but only through links that lead out of the root.
     """
-    probes = names[:: -(-len(names) // _PROBES)] if names else []
+    if known_names and (known := _known_pattern(names, patterns, known_names)):
+        return roots[0], known
+    probes = _spread(names)
     candidates = [(root, pattern) for root in roots for pattern in patterns]
     best, best_hits, escape = candidates[0], 0, None
     for root, pattern in candidates:
@@ -61,6 +75,24 @@ def choose_layout(
     if probes and not best_hits and required:
         raise escape or _nothing_found(probes[0], candidates)
     return best
+
+
+def _known_pattern(
+    names: Sequence[str], patterns: Sequence[Pattern], known_names: Collection[str]
+) -> Pattern | None:
+    known = set(known_names)
+    last = {_last(name) for name in known}
+    probes = _spread([name for name in names if _last(name) in last])
+    hits = [sum(pattern(name) in known for name in probes) for pattern in patterns]
+    return patterns[hits.index(max(hits))] if any(hits) else None
+
+
+def _spread(names: Sequence[str]) -> Sequence[str]:
+    return names[:: -(-len(names) // _PROBES)] if names else []
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _nothing_found(name: str, candidates: Sequence[tuple[Path, Pattern]]) -> MissingFileError:

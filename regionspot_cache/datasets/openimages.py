@@ -10,7 +10,7 @@ import hashlib
 import io
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,7 @@ def read_openimages(
     name: str = "openimages",
     policy: BoxPolicy | None = None,
     require_images: bool = True,
+    known_names: Collection[str] | None = None,
 ) -> DetectionDataset:
     """Reads one split. Images are those with boxes, in order of first appearance; their ids are text.
 
@@ -57,6 +58,7 @@ def read_openimages(
         name: of the dataset.
         policy: how boxes are cleaned, `BoxPolicy()` by default.
         require_images: raise when not one image is found; without `sizes_csv` that is always so.
+        known_names: as of `choose_layout`; without `sizes_csv` the files decide.
 
     Raises:
         MissingFileError: every image is missing.
@@ -69,6 +71,7 @@ def read_openimages(
         roots,
         openimages_patterns(split),
         required=require_images or sizes_csv is None,
+        known_names=known_names if sizes_csv else None,
     )
     names = [pattern(f"{image_id}.jpg") for image_id in image_ids]
     sizes, without_size = _sizes(image_ids, names, root, sizes_csv)
