@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from regionspot_cache.backbones import Backbone, BackboneSpec, load_preset
+from regionspot_cache.backbones import Backbone, BackboneSpec, ClipSpec, SamSpec, load_preset
 from regionspot_cache.errors import IdentityError, MissingFileError
 from regionspot_cache.models.official import export_official, read_official
 from regionspot_cache.recognition.predictor import require_backbone
@@ -26,7 +26,7 @@ PLAIN = ("--set", "pictures=0", "--set", "masks=false")
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file like a released one for ViT-B/16, of one layer."""
-    config = HeadConfig(token_dim=256, map_dim=768, text_dim=512, grid=(14, 14), depth=1)
+    config = HeadConfig(token_dim=256, map_dim=768, text_dim=512, maps=((1, 14, 14),), depth=1)
     path = tmp_path_factory.mktemp("released") / "regionspot_bb.pth"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -37,7 +37,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(spec: BackboneSpec, **_: object) -> Backbone:
-        raise MissingFileError(f"The weights of {spec.clip.model} could not be fetched.")
+        raise MissingFileError(f"The weights of {spec.first(ClipSpec).model} could not be fetched.")
 
     monkeypatch.setattr("pipeline.convert.load_backbone", fails)
 
@@ -46,8 +46,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def online(monkeypatch: pytest.MonkeyPatch) -> Backbone:
     """Small networks in the place of the named ones."""
     spec = load_preset("bb")
-    clip = small_clip(model=spec.clip.model, resize="bilinear-noantialias")
-    backbone = Backbone(small_sam(model=spec.sam.model), clip, spec)
+    clip = small_clip(model=spec.first(ClipSpec).model, resize="bilinear-noantialias")
+    backbone = Backbone({"sam": small_sam(model=spec.first(SamSpec).model), "clip": clip}, spec)
     monkeypatch.setattr("pipeline.convert.load_backbone", lambda *_, **__: backbone)
     return backbone
 
@@ -70,8 +70,9 @@ def test_a_checkpoint_goes_in_and_out_unchanged(
     ]
     assert "regionspot_bb.pth" in (folder / "README.md").read_text()
     spec = load_preset(folder / "backbone.yaml", from_model_folder=True)
-    assert (spec.sam.model, spec.clip.model) == ("vit_b", "ViT-B-16-quickgelu")
-    assert spec.clip.resize == "bilinear-noantialias"
+    clip = spec.first(ClipSpec)
+    assert (spec.first(SamSpec).model, clip.model) == ("vit_b", "ViT-B-16-quickgelu")
+    assert clip.resize == "bilinear-noantialias"
     ran = rs_cache("export", folder, "--out", "back/regionspot.pth", "--json")
     assert (ran.code, ran.json["tensors"], ran.err) == (0, 24, "")
     before, after = read_official(released), read_official("back/regionspot.pth")
@@ -86,10 +87,13 @@ def test_what_is_not_known_is_not_claimed(
     assert ran.code == 0
     assert "without fingerprints" in ran.err
     config = read_model_config(tmp_path / "run")
-    assert "only their names" in config["networks"]
-    for part in ("sam", "clip"):
-        assert "weights_sha256" not in config[part]
-        assert config[part].items() <= online_facts[part].items()
+    assert "only their names" in config["imported_from"]["networks"]
+    assert set(config["networks"]) == {"sam", "clip"}
+    for part, facts in config["networks"].items():
+        assert facts["model"]
+        assert "weights_sha256" not in facts
+        assert facts.items() <= online_facts[part].items()
+    assert config["inputs"] == {"query": "sam/transformer", "memory": ["clip/map"]}
     assert "encoder" not in config["text"]
 
 
@@ -103,10 +107,12 @@ def online_facts() -> dict[str, Any]:
 def test_networks_at_hand_are_recorded_and_required(released: Path, tmp_path: Path, online: Backbone) -> None:
     assert rs_cache("import", released, "--backbone", "bb", "--out", tmp_path / "run").code == 0
     config = read_model_config(tmp_path / "run")
-    assert config["sam"]["weights_sha256"] == online.sam.fingerprint()["weights_sha256"]
+    assert config["networks"] == {name: part.fingerprint() for name, part in online.parts.items()}
+    assert config["imported_from"]["networks"] == "loaded and recorded"
     assert config["text"]["encoder"]["weights_sha256"]
     require_backbone(config, online, "run")
-    other = Backbone(online.sam, small_clip(seed=3, model="ViT-B-16-quickgelu"), online.spec)
+    clip = small_clip(seed=3, model="ViT-B-16-quickgelu", resize="bilinear-noantialias")
+    other = Backbone({**online.parts, "clip": clip}, online.spec)
     with pytest.raises(IdentityError, match=r"clip\.weights_sha256"):
         require_backbone(config, other, "run")
 

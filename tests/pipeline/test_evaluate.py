@@ -33,7 +33,8 @@ def evaluate(out: Path, *options: object, code: int = 0) -> Ran:
 
 def test_ground_truth_boxes_by_every_method(place: Path) -> None:
     ran = evaluate(place, *EVERY)
-    assert "8 of 8 maps and the tokens of 8 images came from the cache" in ran.err
+    assert "Of 8 images came from the cache: clip/map of 8, sam/transformer of 8." in ran.err
+    assert "warning" not in ran.err
     results = ran.json["results"]
     assert [r["protocol"]["method"].split()[0] for r in results] == list(METHODS)
     for result in results:
@@ -71,7 +72,7 @@ def test_the_reference_evaluator_says_the_same(place: Path) -> None:
 
 def test_features_from_the_cache_and_on_the_fly_agree(place: Path, tmp_path: Path) -> None:
     cached = evaluate(place / "a", "--set", "masks=false", "--limit", 4)
-    assert "4 of 4 maps" in cached.err
+    assert "Of 4 images came from the cache: clip/map of 4, sam/transformer of 4." in cached.err
     shutil.copytree(VAL.parent, tmp_path / "copy/shapes")  # the same images, no cache beside them
     live = rs_cache(
         *("eval", "--checkpoint", Path(RUN).absolute(), "--json", "--out", "b", "--limit", 4),
@@ -79,14 +80,14 @@ def test_features_from_the_cache_and_on_the_fly_agree(place: Path, tmp_path: Pat
         cwd=tmp_path,
     )
     assert live.code == 0, live.err
-    assert "0 of 4 maps" in live.err
+    assert "Of 4 images came from the cache: nothing." in live.err
     a, b = (run.json["results"][0]["metrics"]["box"] for run in (cached, live))
     assert a["AP"] == pytest.approx(b["AP"], abs=0.02)
 
 
 def test_proposals_of_the_network(place: Path) -> None:
     ran = evaluate(place, "--proposals", "rpn", "--limit", 3, "--set", "top_n=10", *EVERY)
-    assert "3 of 3 maps and the tokens of 0 images came from the cache" in ran.err
+    assert "Of 3 images came from the cache: clip/map of 3." in ran.err
     for result in ran.json["results"]:
         assert "RPN, top 10 (proposals small RPN on SAM embeddings, " in result["protocol"]["proposals"]
         assert {"AR@100", "AR@300", "AR@1000"} <= set(result["metrics"]["recall"])
@@ -167,7 +168,6 @@ def test_a_checkpoint_of_another_width_or_backbone_is_refused(copied_run: Path) 
         (("--proposals", "small.yaml"), 1, "small.yaml"),
         (("--dataset", "lvis"), 1, "lvis (val)"),
         (("--set", "cache=nowhere"), 1, "nowhere"),
-        (("--set", "cache=rs-cache-data/caches/shapes-train-small"), 4, "annotations"),
         (("--set", "score_rule=sum"), 2, "score_rule"),
     ],
 )
@@ -234,3 +234,55 @@ def test_the_annotation_file_is_read_once(place: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(JsonFile, "sections", counted)
     evaluate(place, "--limit", 2, "--set", "masks=false")
     assert opened.count("val.json") == 1
+
+
+def test_a_named_cache_of_other_images_is_said_to_be_of_no_use(place: Path) -> None:
+    cache = "rs-cache-data/caches/shapes-train-small"
+    ran = evaluate(place, "--limit", 2, "--set", "masks=false", "--set", f"cache={cache}")
+    assert f"warning: {cache} has no image of shapes" in ran.err
+    assert "Of 2 images came from the cache: nothing." in ran.err
+
+
+def test_a_part_of_other_networks_is_named_and_the_other_is_used(workplace: Path, finished: Path) -> None:
+    ran = rs_cache("extract", "--dataset", "shapes:val", "--backbone", "other.yaml", "--cache", "cache")
+    assert ran.code == 0, ran.err
+    options = ("eval", "--checkpoint", finished / RUN, "--limit", 3, "--set", "masks=false", "--json")
+    ran = rs_cache(*options, "--set", "cache=cache")
+    assert ran.code == 0, ran.err
+    assert "warning: clip is computed on the fly: part clip of " in ran.err
+    assert "weights_sha256" in ran.err
+    assert "Of 3 images came from the cache: sam/transformer of 3." in ran.err
+    live = rs_cache(*options)
+    assert "Of 3 images came from the cache: nothing." in live.err
+    scores = [found.json["results"][0]["metrics"]["box"]["AP"] for found in (ran, live)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
+
+
+def test_a_cache_that_is_not_finished_is_said_not_to_be_used(workplace: Path, finished: Path) -> None:
+    cache = "rs-cache-data/caches/shapes-val-small"
+    shutil.copytree(finished / cache, cache)
+    (workplace / cache / "manifest.json").unlink()
+    options = ("eval", "--checkpoint", finished / RUN, "--limit", 2, "--set", "masks=false")
+    ran = rs_cache(*options)
+    assert ran.code == 0, ran.err
+    assert f"warning: {cache} is not used" in ran.err
+    assert rs_cache(*options, "--set", f"cache={cache}").code == 3
+
+
+def test_other_labels_and_ids_do_not_matter_to_a_cache(place: Path) -> None:
+    """Features are those of the images and boxes, whatever the annotation file calls them."""
+    content = json.loads(VAL.read_text())
+    for image in content["images"]:
+        image["id"] += 1000
+    for annotation in content["annotations"]:
+        annotation["image_id"] += 1000
+    for category in content["categories"]:
+        category["name"] = f"my {category['name']}"
+    content["annotations"][0]["bbox"] = [3.25, 4.5, 30.75, 40.5]  # never extracted
+    file = place / "mine.json"
+    file.write_text(json.dumps(content))
+    ran = evaluate(
+        *(place, "--dataset", file, "--images", VAL.parent / "images", "--set", "masks=false"),
+        *("--set", "cache=rs-cache-data/caches/shapes-val-small"),
+    )
+    assert "Of 8 images came from the cache: clip/map of 8, sam/transformer of 7." in ran.err

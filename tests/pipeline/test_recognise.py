@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.evaluate.cached import CachedFeatures
 from pipeline.evaluate.recognise import MaskCodes, Recognition, Regions
+from regionspot_cache.backbones import SamSpec, load_backbone, load_preset
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.evaluation.rle import mask_areas
+from regionspot_cache.extraction import extract
 from regionspot_cache.recognition import RegionInputs
 from regionspot_cache.recognition.proposals import Proposals, ground_truth_proposals
 from regionspot_cache.store import open_cache
 
+TOKENS, MAP = "sam/transformer", "clip/map"
 CACHE = Path("rs-cache-data/caches/shapes-val-small")
 
 
@@ -29,6 +33,8 @@ class Fixed:
 
     def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
         self.inputs.append(inputs)
+        inputs.query(TOKENS)
+        inputs.memory((MAP,))
         widths = torch.from_numpy(inputs.boxes[:, 2] - inputs.boxes[:, 0])
         return -(torch.arange(len(text)) - widths[:, None]).abs()
 
@@ -40,24 +46,79 @@ def dataset(finished: Path):
 
 def recognition(dataset, backbone, regions: Regions, **changes: object) -> Recognition:
     text = torch.eye(len(dataset.class_names))
-    values = {"cache": None, "masks": False, "score_rule": "product", "cap": 300} | changes
+    values = {"cached": None, "masks": False, "score_rule": "product", "cap": 300} | changes
     return Recognition(dataset=dataset, backbone=backbone, text=text, regions=regions, **values)
 
 
 def test_cached_tokens_are_used_for_the_very_boxes_only(dataset, small_backbone, finished: Path) -> None:
     cache, method = open_cache(finished / CACHE), Fixed()
-    known = ground_truth_proposals(dataset)
-    found = recognition(dataset, small_backbone, Regions(known=known), cache=cache).run([method])
-    assert found.from_cache == {"map": 8, "tokens": 8}
+    known, cached = ground_truth_proposals(dataset), CachedFeatures(cache, dataset, cache.parts)
+    found = recognition(dataset, small_backbone, Regions(known=known), cached=cached).run([method])
+    assert found.from_cache == {MAP: 8, TOKENS: 8}
     for record, inputs in zip(dataset, method.inputs, strict=True):
-        i = cache.index_of(record.image_id)
-        np.testing.assert_array_equal(inputs.tokens().numpy(), cache.read_tokens(i))
-        np.testing.assert_array_equal(inputs.map.numpy(), cache.read_map(i))
+        i = cache.file_names.index(record.file_name)
+        np.testing.assert_array_equal(inputs.query(TOKENS).numpy(), cache.read(TOKENS, i))
+        np.testing.assert_array_equal(inputs.memory((MAP,)).numpy(), cache.read(MAP, i))
     moved = Proposals.from_images(
         "moved", [(r.image_id, r.boxes / 2, np.ones(len(r.boxes), "f4")) for r in dataset]
     )
-    found = recognition(dataset, small_backbone, Regions(known=moved), cache=cache).run([Fixed()])
-    assert found.from_cache == {"map": 8}
+    found = recognition(dataset, small_backbone, Regions(known=moved), cached=cached).run([Fixed()])
+    assert found.from_cache == {MAP: 8}
+
+
+def test_cached_tokens_follow_the_boxes_of_a_file(dataset, small_backbone, finished: Path) -> None:
+    """In another order, and a box twice."""
+    cache, method = open_cache(finished / CACHE), Fixed()
+    boxes = [np.concatenate([r.boxes[::-1], r.boxes[:1]]) for r in dataset]
+    known = Proposals.from_images(
+        "reversed",
+        [
+            (r.image_id, b, np.linspace(1, 0.5, len(b), dtype="f4"))
+            for r, b in zip(dataset, boxes, strict=True)
+        ],
+    )
+    cached = CachedFeatures(cache, dataset, cache.parts)
+    found = recognition(dataset, small_backbone, Regions(known=known), cached=cached).run([method])
+    assert found.from_cache == {MAP: 8, TOKENS: 8}
+    for record, inputs in zip(dataset, method.inputs, strict=True):
+        there = cache.read(TOKENS, cache.file_names.index(record.file_name))
+        expected = np.concatenate([there[::-1], there[:1]])
+        np.testing.assert_array_equal(inputs.query(TOKENS).numpy(), expected)
+
+
+def test_parts_that_are_not_named_are_computed(dataset, small_backbone, finished: Path) -> None:
+    cached = CachedFeatures(open_cache(finished / CACHE), dataset, ["sam"])
+    known = ground_truth_proposals(dataset)
+    found = recognition(dataset, small_backbone, Regions(known=known), cached=cached).run([Fixed()])
+    assert found.from_cache == {TOKENS: 8}
+
+
+def test_tokens_of_new_boxes_are_decoded_from_a_cached_embedding(
+    dataset, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder of the SAM does not run."""
+    plain = load_preset(finished / "small.yaml")
+    sam = replace(plain.first(SamSpec), store=("transformer", "embedding"))
+    backbone = load_backbone(plain.with_parts(sam=sam))
+    extract(dataset, tmp_path / "cache", backbone=backbone.spec, dtype="float16")
+    cache, method = open_cache(tmp_path / "cache"), Fixed()
+    boxes = [(r.image_id, r.boxes / 2, np.ones(len(r.boxes), "f4")) for r in dataset]
+    regions = Regions(known=Proposals.from_images("moved", boxes))
+    live = Fixed()
+    recognition(dataset, backbone, regions).run([live])
+    wanted = [inputs.query(TOKENS).numpy() for inputs in live.inputs]
+
+    def fails(batch: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the encoder runs")
+
+    monkeypatch.setattr(backbone.parts["sam"], "embed", fails)
+    cached = CachedFeatures(cache, dataset, cache.parts)
+    found = recognition(dataset, backbone, regions, cached=cached).run([method])
+    assert found.from_cache == {MAP: 8, "sam/embedding": 8}
+    for inputs, expected in zip(method.inputs, wanted, strict=True):
+        found_tokens = inputs.query(TOKENS).numpy()
+        assert found_tokens.shape == expected.shape
+        np.testing.assert_allclose(found_tokens, expected, atol=0.02 * np.abs(expected).max())
 
 
 def test_detections_are_the_best_pairs_of_box_and_class(dataset, small_backbone) -> None:
@@ -131,14 +192,16 @@ def test_an_image_that_goes_missing_in_the_middle_is_left_out_for_every_method(
     root = tmp_path / "images"
     shutil.copytree(dataset.image_root, root)
     known, cache = ground_truth_proposals(dataset), open_cache(finished / CACHE)
-    whole = recognition(dataset, small_backbone, Regions(known=known), masks=masks, cache=cache, ap=ap)
+    cached = CachedFeatures(cache, dataset, cache.parts)
+    whole = recognition(dataset, small_backbone, Regions(known=known), masks=masks, cached=cached, ap=ap)
     damaged = replace(whole, dataset=replace(dataset, image_root=root))
     methods = [Removing(), Fixed(), Other()] if masks else [Fixed(), Removing(), Other()]
     found = damaged.run(methods)
     assert found.failures == {"missing": 2}
-    assert found.from_cache == {"map": 6, "tokens": 6}
+    assert found.from_cache == {MAP: 6, TOKENS: 6}
     left = dataset.select(np.delete(np.arange(len(dataset)), [3, 6]))
-    expected = replace(whole, dataset=left).run([Fixed()]).tallies["fixed"]
+    cached = CachedFeatures(cache, left, cache.parts)
+    expected = replace(whole, dataset=left, cached=cached).run([Fixed()]).tallies["fixed"]
     wanted = expected.collector.build()
     assert wanted.image_ids == tuple(left.image_ids)
     for tally in found.tallies.values():
