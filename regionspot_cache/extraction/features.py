@@ -1,10 +1,11 @@
 """Features of the images of one partition: encoded in batches, quantised, kept in plan order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from regionspot_cache.backbones import Encoder
 from regionspot_cache.errors import InputError, UsageError
@@ -100,22 +101,16 @@ class PartitionFeatures:
         inputs = torch.stack([item.inputs[name] for item in chosen])
         found = self.encoders[name].encode(inputs, [i.boxes for i in chosen], [i.size for i in chosen])
         for i, item in enumerate(chosen):
+            rows = {array: _checked(name, array, item, found, i) for array in self.specs[name].arrays}
             try:
-                for array in self.specs[name].arrays:
-                    self._put(name, array, item, found[array.name][i].detach().float().cpu().numpy())
+                for array, values in rows.items():
+                    self._put(name, array, item, values)
                 self.status[name][item.slot] = STATUS_OK
             except InputError as error:  # NaN, infinite or too large to be stored
                 self._fail(item.slot, NON_FINITE, f"{name}: {error.found}", (name,))
 
     def _put(self, name: str, array: ArraySpec, item: Loaded, values: NDArray[np.float32]) -> None:
         rows, where = self.arrays[name][array.name], self.rows_of(array, item.slot)
-        declared = (len(item.boxes), *array.item_shape) if array.ragged else array.item_shape
-        if values.shape != declared:
-            raise UsageError(
-                f"The network of part {name} gave {array.name} of shape {list(values.shape)}.",
-                f"{list(declared)}, as its `arrays` say.",
-                "Correct `arrays` or `encode` of the network, see docs/own-backbone.md.",
-            )
         values = values if array.ragged else values[None]
         if isinstance(rows, Quantised):
             rows.values[where], rows.scale[where] = quantise(values)
@@ -134,3 +129,20 @@ class PartitionFeatures:
         self.failures[slot] = (reason, detail)
         for part in parts:
             self.status[part][slot] = STATUS_CODES[reason]
+
+
+def _checked(
+    name: str, array: ArraySpec, item: Loaded, found: Mapping[str, Sequence[Tensor] | Tensor], i: int
+) -> NDArray[np.float32]:
+    """What a network gave of image `i` of a batch, float32; UsageError when it declared something else."""
+    given = found[array.name] if array.name in found else ()
+    values = given[i].detach().float().cpu().numpy() if i < len(given) else None
+    declared = (len(item.boxes), *array.item_shape) if array.ragged else array.item_shape
+    if values is None or values.shape != declared:
+        shown = "not at all" if values is None else f"of shape {list(values.shape)}"
+        raise UsageError(
+            f"The network of part {name} gave {array.name} {shown}.",
+            f"{list(declared)} for each image, as its `arrays` say.",
+            "Correct `arrays` or `encode` of the network, see docs/own-backbone.md.",
+        )
+    return values

@@ -44,6 +44,7 @@ class RegionInputs:
         self._cached: Mapping[str, NDArray[np.float32]] = cached if cached is not None else {}
         self._computed: set[str] = set()  # parts whose embedding must not come out of the cache
         self._embeddings: dict[str, Any] = {}
+        self._restored: set[str] = set()  # parts whose embedding came out of the cache
         self._of_image: dict[str, torch.Tensor] = {}
 
     @cached_property
@@ -61,7 +62,8 @@ class RegionInputs:
     ) -> "RegionInputs":
         """The same image with other boxes and what is cached of both; what was computed of it is shared."""
         other = RegionInputs(self.backbone, lambda: self.image, boxes, size=self.size, cached=cached)
-        other._embeddings, other._of_image = self._embeddings, self._of_image
+        other._embeddings, other._restored = self._embeddings, self._restored
+        other._of_image = self._of_image
         return other
 
     def proposals(self, proposer: RegionProposer) -> Proposals:
@@ -93,6 +95,7 @@ class RegionInputs:
             path = f"{part}/{EMBEDDING}"
             if path in self._cached and part not in self._computed and isinstance(encoder, FrozenSam):
                 self._embeddings[part] = encoder.restored(self._cached[path])
+                self._restored.add(part)
             else:
                 self._embeddings[part] = encoder.embed(encoder.preprocess(self.image)[None])
         return self._embeddings[part]
@@ -104,7 +107,9 @@ class RegionInputs:
         part = next(name for name, found in self.backbone.parts.items() if found is encoder)
         if isinstance(encoder, FrozenSam) and not encoder.masks_need_cells_alone:
             self._computed.add(part)
-            self._embeddings.pop(part, None)
+            if part in self._restored:
+                self._restored.remove(part)
+                del self._embeddings[part]
         masks, quality = encoder.masks(self.embedding_of(part), self.boxes, self.size)
         return masks.cpu().numpy(), quality.float().cpu().numpy()
 

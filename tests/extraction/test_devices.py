@@ -10,7 +10,7 @@ import pytest
 CODE = """
 import sys
 from pathlib import Path
-from pipeline.devices import claim
+from regionspot_cache.extraction.devices import claim
 names = sys.argv[2:]
 print(names[claim(names, Path(sys.argv[1]))], flush=True)
 sys.stdin.read()
