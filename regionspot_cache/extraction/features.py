@@ -135,7 +135,7 @@ def _checked(
     name: str, array: ArraySpec, item: Loaded, found: Mapping[str, Sequence[Tensor] | Tensor], i: int
 ) -> NDArray[np.float32]:
     """What a network gave of image `i` of a batch, float32; UsageError when it declared something else."""
-    given = found[array.name] if array.name in found else ()
+    given = found.get(array.name, ())
     values = given[i].detach().float().cpu().numpy() if i < len(given) else None
     declared = (len(item.boxes), *array.item_shape) if array.ragged else array.item_shape
     if values is None or values.shape != declared:
