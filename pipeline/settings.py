@@ -159,7 +159,7 @@ class TrainSettings:
     """Labels by name of the cache folder: NAME, NAME:SPLIT or FILE.json. Where a cache is not named here, the
     annotations that it was extracted for are read again."""
     data: Path = WORKPLACE / "datasets"
-    """Folder of the catalog's datasets for `datasets`."""
+    """Folder of the catalog's datasets, for `datasets` and where that of the extraction is gone."""
     prompts: PromptSettings = field(default_factory=PromptSettings)
     hierarchies: dict[str, Path] = field(default_factory=dict)
     """Class trees by name of the cache folder: more general and more special classes than a box's own say

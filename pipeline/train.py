@@ -112,7 +112,7 @@ def _annotations(name: str, cache: Cache, settings: TrainSettings) -> DetectionD
     """The dataset whose labels a cache gets: the named one, or that of the extraction as it is now."""
     remedy = f"--set datasets.{name}=FILE.json"
     given = settings.datasets.get(name)
-    if given is None and cache.source is None:
+    if not given and not cache.source:
         raise InputError(f"{cache.url} does not say for which annotations it was made.", "Labels.", remedy)
     names = cache.file_names  # the image files need not be there any more
     try:
@@ -123,7 +123,10 @@ def _annotations(name: str, cache: Cache, settings: TrainSettings) -> DetectionD
             )
         else:
             assert cache.source is not None
-            dataset = load_source(cache.source, require_images=False, known_names=names)
+            source = cache.source
+            if not Path(source.data_root).is_dir():  # everything was moved
+                source = replace(source, data_root=str(settings.data.absolute()))
+            dataset = load_source(source, require_images=False, known_names=names)
     except MissingFileError as error:
         other = error.remedy if given is not None else f"{remedy}, where they are now. {error.remedy}".strip()
         raise MissingFileError(error.found, error.expected, other) from None

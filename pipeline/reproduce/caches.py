@@ -15,7 +15,7 @@ from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.reproduce.units import read_record, write_record
 from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec, SamSpec, load_preset, save_preset
-from regionspot_cache.datasets import load_dataset, load_source
+from regionspot_cache.datasets import load_dataset
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.store import open_cache
 
@@ -107,15 +107,15 @@ def cache_identity(source: Source, settings: ReproduceSettings) -> dict[str, Any
     """All that decides what is learned and measured with a sealed cache: images, boxes, features and labels.
 
     Raises:
-        RegionSpotError: there is no such cache, or its annotations are gone.
+        RegionSpotError: there is no such cache, or no such dataset.
     """
     cache = open_cache(cache_folder(source, settings))
-    labels = load_source(cache.source, require_images=False).annotation_sha256 if cache.source else ""
+    dataset = load_dataset(source.dataset, data_root=settings.data, require_images=False)
     return {
         "images": int(cache.live.sum()),
         "content": [segment.plan_digest for segment in cache.segments],
         "live": hashlib.sha256(cache.live.tobytes()).hexdigest(),
-        "labels": labels,
+        "labels": dataset.annotation_sha256,
         "parts": {name: part.digest for name, part in cache.parts.items()},
     }
 

@@ -179,6 +179,8 @@ class _Planner:
             caches=tuple(map(str, caches)),
             backbone=str(backbone_file(row.backbone, settings)),
             head=HeadArrays(query=row.query),
+            datasets={name: source.dataset for name, source in zip(names, sources, strict=True)},
+            data=settings.data,
             prompts=row.prompts,
             device=settings.device,
             training=training,

@@ -206,6 +206,19 @@ def test_other_steps_are_other_heads(copied: Path) -> None:
     assert len(files(copied, "heads/*/*/trained.json")) == len(before) + 1
 
 
+def test_other_labels_are_other_heads_on_the_same_features(copied: Path) -> None:
+    before = files(copied, "heads/*/*/trained.json")
+    caches = {p: p.stat().st_mtime_ns for p in (copied / "rs-cache-data/caches").rglob("c.*")}
+    path = copied / "rs-cache-data/datasets/shapes/train.json"
+    spaces = [p for p in path.parent.glob("*.json") if p.name not in ("val.json", "train.json")]
+    for file in (path, *spaces):
+        file.write_text(file.read_text().replace('"plain red', '"my plain red'))
+    again = reproduce(copied, "tablec", "--seeds", 1)
+    assert again.code == 0, again.err
+    assert len(files(copied, "heads/*/*/trained.json")) == len(before) + 1
+    assert {p: p.stat().st_mtime_ns for p in (copied / "rs-cache-data/caches").rglob("c.*")} == caches
+
+
 def test_results_of_another_system(copied: Path) -> None:
     annotations = json.loads((copied / "rs-cache-data/datasets/shapes/val.json").read_text())["annotations"]
     right = [{**{k: a[k] for k in ("image_id", "category_id", "bbox")}, "score": 0.9} for a in annotations]

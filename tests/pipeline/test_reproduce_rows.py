@@ -116,7 +116,7 @@ def test_rows_vary_what_their_table_is_about() -> None:
     ]
     assert [row.stages for row in rows("table3b").values()] == [1, 2, 1, 2, 1, 2]
     assert [row.head for row in rows("table4a").values()] == [{"use_map": False}, {"class_token": False}, {}]
-    assert [row.position for row in rows("table4b").values()] == ["prompt", "transformer", "mlp"]
+    assert [row.query for row in rows("table4b").values()] == ["sam/prompt", None, "sam/mlp"]
     assert [row.head.get("depth", 3) for row in rows("table4c").values()] == [1, 3, 6]
     assert [row.head["map_positions"] for row in rows("table4d").values()] == [0, 0, 2]
     assert rows("table5")["01-baseline"].head == {"self_attention": False}
@@ -201,8 +201,8 @@ def test_a_dry_run_says_once_where_missing_data_goes(workplace: Path) -> None:
     assert rs_cache("reproduce", "--world", "mars").error["expected"] == "One of paper, shapes."
 
 
-def test_positions_that_the_caches_leave_out() -> None:
-    plan = make_plan([load_table("table4b")], world(positions=("transformer",)), {})
+def test_arrays_that_the_caches_leave_out() -> None:
+    plan = make_plan([load_table("table4b")], world(store=("transformer",)), {})
     assert [bool(planned.reason) for planned in plan.values()] == [True, False, True]
 
 

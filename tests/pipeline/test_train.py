@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import fill_workplace
 from tests.running import rs_cache
 
 CACHES = Path("rs-cache-data/caches")
@@ -190,3 +191,16 @@ def test_labels_need_no_image_files(extracted: Path) -> None:
     )
     assert ran.code == 0, ran.err
     assert ran.json["left_out"] == {"shapes-train-small": {}}
+
+
+def test_a_workplace_that_was_moved_as_a_whole(tmp_path: Path, world: Path) -> None:
+    before = tmp_path / "before"
+    before.mkdir()
+    fill_workplace(before, world)
+    ran = rs_cache("extract", "--backbone", "small.yaml", "--limit", 8, cwd=before)
+    assert ran.code == 0, ran.err
+    after = before.rename(tmp_path / "after")
+    ran = rs_cache("train", "--config", "train.yaml", "--json", cwd=after)
+    assert ran.code == 0, ran.err
+    assert ran.json["left_out"] == {"shapes-train-small": {}}
+    assert not before.exists()
