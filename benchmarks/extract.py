@@ -3,6 +3,7 @@
 import contextlib
 import io
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -16,12 +17,12 @@ from benchmarks.extract_official import OfficialExtraction
 from benchmarks.harness import OURS, Findings, Row, against, take_turns
 from benchmarks.settings import Settings
 from pipeline.extract import extract
-from pipeline.partition import resolve_device
 from pipeline.settings import ExtractSettings
 from regionspot_cache.backbones import load_backbone, load_preset, save_preset
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.datasets.shapes import materialise
 from regionspot_cache.errors import RegionSpotError
+from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.store import open_cache
 
 PEER = "per image, one .pth each"
@@ -42,7 +43,7 @@ def measure(settings: Settings, folder: Path) -> Findings:
         official.run(folder / f"official-{next(numbers)}")
 
     ours(), theirs()  # a warm-up, which also leaves what is compared
-    distances = _distances(folder / "cache-0", folder / "official-1")
+    distances = _distances(folder / "cache-0", folder / "official-1", official.paths)
     rates = {OURS: partial(_rate, ours, len(dataset)), PEER: partial(_rate, theirs, len(dataset))}
     what = f"extract {len(dataset)} images, {dataset.num_boxes} boxes, {settings.backbone}, {device}"
     on_cpu = device == "cpu"
@@ -67,8 +68,8 @@ def extraction(settings: Settings, folder: Path, *, images: int) -> ExtractSetti
     work, backbone = settings.extract, folder / "backbone.yaml"
     spec = load_preset(settings.backbone)
     if settings.random_weights:
-        sam, clip = replace(spec.sam, weights="random:0"), replace(spec.clip, weights="random:0")
-        spec = replace(spec, sam=sam, clip=clip)
+        random = {name: replace(part, weights="random:0") for name, part in spec.parts.items()}
+        spec = spec.with_parts(**random)
     save_preset(spec, backbone)
     if not work.dataset:
         materialise(folder / "shapes", train=images, val=1, processes=1)
@@ -96,13 +97,15 @@ def _rate(work: Any, images: int) -> float:
     return images / (time.perf_counter() - start)
 
 
-def _distances(cache_path: Path, official: Path) -> dict[str, float]:
+def _distances(cache_path: Path, official: Path, paths: Mapping[str, str]) -> dict[str, float]:
+    """Largest by name in the files of the peer; `paths` are those of the same arrays in the cache."""
     cache = open_cache(cache_path)
-    worst = {"tokens": 0.0, "maps": 0.0}
-    for i in np.flatnonzero(cache.ok_mask("sam") & cache.ok_mask("clip")).tolist():
+    worst = dict.fromkeys(paths, 0.0)
+    both = [cache.ok_mask(path.partition("/")[0]) for path in paths.values()]
+    for i in np.flatnonzero(np.all(both, axis=0)).tolist():
         item = torch.load(official / f"{cache.image(i)[0]}.pth", weights_only=True)
-        for name, ours in (("tokens", cache.read_tokens(i)), ("maps", cache.read_map(i))):
-            worst[name] = max(worst[name], cosine_distance(ours, item[name].numpy()))
+        for name, path in paths.items():
+            worst[name] = max(worst[name], cosine_distance(cache.read(path, i), item[name].numpy()))
     return worst
 
 

@@ -1,7 +1,7 @@
 """Features without this package: both libraries' own paths, an image at a time, a file an image."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import open_clip
@@ -14,22 +14,37 @@ from regionspot_cache.backbones import Backbone, ClipBackbone, SamBackbone
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import UsageError
 
+T = TypeVar("T", SamBackbone, ClipBackbone)
+
+
+def _part(backbone: Backbone, kind: type[T]) -> tuple[str, T]:
+    """The first part of a kind, with its name. Raises UsageError."""
+    for name, encoder in backbone.parts.items():
+        if isinstance(encoder, kind):
+            return name, encoder
+    raise UsageError(
+        f"Backbone {backbone.spec.name} has no {kind.__name__}.",
+        "A SAM of segment_anything and a CLIP of open_clip, for example bb or bl.",
+    )
+
 
 class OfficialExtraction:
     """SamPredictor and open_clip's image transform and encoder, with the networks of a backbone.
+
+    Attributes:
+        paths: PART/ARRAY of the same features in a cache, by name in the files.
 
     Raises:
         UsageError: networks that are none of these libraries' own.
     """
 
     def __init__(self, dataset: DetectionDataset, backbone: Backbone) -> None:
-        if not isinstance(backbone.sam, SamBackbone):
-            raise UsageError(f"{backbone.sam.spec.model} is no SAM of segment_anything.", "Such as vit_b.")
-        if not isinstance(backbone.clip, ClipBackbone):
-            raise UsageError("A CLIP side of your own.", "One of open_clip, for example bb or bl.")
-        self.dataset, self.clip = dataset, backbone.clip
-        self.predictor = SamPredictor(backbone.sam.network)
-        self.model: Any = backbone.clip.model
+        sam_part, sam = _part(backbone, SamBackbone)
+        clip_part, self.clip = _part(backbone, ClipBackbone)
+        self.paths = {"tokens": f"{sam_part}/transformer", "maps": f"{clip_part}/map"}
+        self.dataset = dataset
+        self.predictor = SamPredictor(sam.network)
+        self.model: Any = self.clip.model
         if not hasattr(self.model.visual, "transformer"):
             raise UsageError(f"{self.clip.spec.model} is no plain ViT of open_clip.", "For example bb or bl.")
         parts = self.clip.parts
@@ -44,8 +59,8 @@ class OfficialExtraction:
 
         # What neither library returns: decoder tokens [n, 6, D] and patch tokens [1, N, C].
         self.caught: dict[str, Tensor] = {}
-        block = self.model.visual.transformer.resblocks[self.clip.layer]
-        decoder = backbone.sam.network.mask_decoder.transformer
+        block = self.model.visual.transformer.resblocks[self.clip.blocks[0]]
+        decoder = sam.network.mask_decoder.transformer
         decoder.register_forward_hook(lambda _m, _i, out: self.caught.update(tokens=out[0]))
         block.register_forward_hook(lambda _m, _i, out: self.caught.update(map=out))
 

@@ -10,16 +10,16 @@ from regionspot_cache.datasets import DetectionDataset, load_dataset
 from regionspot_cache.store import (
     STATUS_OK,
     ArraySpec,
-    Cache,
+    LabelledCache,
+    PartSpec,
     Quantised,
     create_cache,
-    make_clip_part,
-    make_sam_part,
     open_cache,
 )
 
 Dtype = Literal["int8", "float16"]
 SIDE = 640  # pixels
+QUERY, MAP = "sam/transformer", "clip/map"
 
 
 def random_cache(
@@ -32,28 +32,32 @@ def random_cache(
     boxes: int = 1,
     classes: int = 1,
     partition_size: int = 256,
-) -> Cache:
-    """A sealed cache of random features.
+    grid: tuple[int, int] | None = None,
+) -> LabelledCache:
+    """A sealed cache of random features, with its dataset.
 
     Args:
         map_shape: (tokens, channels) of a CLIP map.
+        grid: of its patches.
         token_dim: width of SAM tokens; None makes no SAM part.
         boxes: of every image.
     """
-    parts = [make_clip_part(*map_shape, dtype=dtype, fingerprint={"random": "map"})]
+    feature = ArraySpec(name="map", dtype=dtype, item_shape=map_shape, ragged=False, grid=grid)
+    parts = [PartSpec(name="clip", arrays=(feature,), fingerprint={"random": "map"})]
     if token_dim is not None:
-        parts.append(make_sam_part({"transformer": token_dim}, dtype=dtype, fingerprint={"random": "sam"}))
+        token = ArraySpec(name="transformer", dtype=dtype, item_shape=(token_dim,), ragged=True)
+        parts.append(PartSpec(name="sam", arrays=(token,), fingerprint={"random": "sam"}))
     dataset = _dataset(path.with_suffix(".json"), images, boxes, classes)
     writer = create_cache(path, dataset, parts=parts, partition_size=partition_size)
     rng = np.random.default_rng(0)
     for p in range(writer.num_partitions):
-        part = writer.partition(p)
-        status = np.full(part.num_images, STATUS_OK, np.uint8)
+        planned = writer.partition(p)
+        status = np.full(planned.num_images, STATUS_OK, np.uint8)
         for part in parts:
             counts = {a: planned.num_boxes if a.ragged else planned.num_images for a in part.arrays}
             writer.commit(part.name, p, {a.name: _values(rng, n, a) for a, n in counts.items()}, status)
     writer.seal()
-    return open_cache(path, parts=tuple(part.name for part in parts))
+    return LabelledCache(open_cache(path, parts=tuple(part.name for part in parts)), dataset)
 
 
 def _dataset(file: Path, images: int, boxes: int, classes: int) -> DetectionDataset:

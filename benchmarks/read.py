@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.harness import OURS, Findings, Row, against, take_turns
-from benchmarks.random_cache import Dtype, random_cache
+from benchmarks.random_cache import MAP, Dtype, random_cache
 from benchmarks.read_peers import NEEDS, PEERS, STREAMS, Batch, Reader, read_arrays
 from benchmarks.settings import Read, Settings
 from regionspot_cache.errors import RegionSpotError
@@ -43,7 +43,7 @@ def _compare(settings: Settings, folder: Path, dtype: Dtype, absent: list[str]) 
         map_shape=shape,
         dtype=dtype,
         partition_size=work.partition_size,
-    )
+    ).cache
     readers: dict[str, Reader] = {OURS: partial(read_arrays, cache)}
     readers |= {name: make(folder, cache) for name, make in PEERS.items() if name not in absent}
     check_equal(readers, np.arange(min(3, work.images)))
@@ -74,7 +74,7 @@ def _rows(
 
 def _space(folder: Path, cache: Cache) -> Row:
     stored = sum(file.stat().st_size for file in (folder / "cache" / "clip").rglob("*") if file.is_file())
-    shape = cache.raw_map(0)[0].shape
+    shape = cache.array(MAP).item_shape
     return Row(
         what=f"stored map {list(shape)}",
         unit="KB/image",

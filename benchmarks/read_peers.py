@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.random_cache import MAP
 from regionspot_cache.store import Cache
 
 Batch = list[np.ndarray]
@@ -23,7 +24,7 @@ SHARD_BYTES = 1 << 26
 
 def read_arrays(cache: Cache, images: np.ndarray) -> Batch:
     """With our own reader."""
-    return [array for array in cache.raw_maps(images.tolist()) if array is not None]
+    return [array for array in cache.raw_images(MAP, images.tolist()) if array is not None]
 
 
 def memmap(folder: Path, cache: Cache) -> Reader:
@@ -137,7 +138,7 @@ NEEDS = {
 
 
 def _item(cache: Cache, i: int) -> dict[str, np.ndarray]:
-    return {name: value for name, value in zip(ARRAYS, cache.raw_map(i), strict=True) if value is not None}
+    return {name: values[0] for name, values in zip(ARRAYS, read_arrays(cache, np.array([i])), strict=False)}
 
 
 def _endless(dataset: Iterable[dict[str, Any]], batch_size: int, *, suffix: str = "") -> Iterator[Batch]:

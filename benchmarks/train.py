@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import OURS, Findings, against, take_turns
-from benchmarks.random_cache import random_cache
+from benchmarks.random_cache import MAP, QUERY, random_cache
 from benchmarks.settings import HeadSize, Settings, Train
-from pipeline.partition import resolve_device
 from regionspot_cache.backbones.arithmetic import autocast, choose
+from regionspot_cache.backbones.presets import HeadInputs
+from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.training import Stage, StepReport, TrainConfig, TrainingSource
 from regionspot_cache.training import train as train_head
 from regionspot_cache.training.losses import region_loss
@@ -83,15 +84,16 @@ def _source(name: HeadSize, work: Train, path: Path) -> TrainingSource:
         token_dim=sizes.token_dim,
         boxes=work.boxes,
         classes=work.classes,
+        grid=(sizes.side, sizes.side),
     )
     text = torch.nn.functional.normalize(torch.randn(work.classes, sizes.text_dim), dim=1)
     return TrainingSource(
         name=name,
         cache=cache,
-        class_names=tuple(cache.dataset.class_names),
+        inputs=HeadInputs(query=QUERY, memory=(MAP,)),
+        class_names=cache.class_names,
         text_embeddings=text.numpy(),
         class_map=np.arange(work.classes),
-        grid=(sizes.side, sizes.side),
     )
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot_cache.backbones.assets import FOLDER as ASSETS
-from regionspot_cache.backbones.clip_encoder import ClipEncoder
+from regionspot_cache.backbones.encoder import TextEncoder
 from regionspot_cache.backbones.load import load_clip
-from regionspot_cache.backbones.presets import load_preset
+from regionspot_cache.backbones.presets import ClipSpec, load_preset
 from regionspot_cache.backbones.vocabulary import text_embeddings
 from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES
@@ -61,7 +61,7 @@ def crops(scenes: int, context: float) -> tuple[list[Picture], list[int]]:
     return pictures, labels
 
 
-def embed(clip: ClipEncoder, pictures: Sequence[Picture]) -> Tensor:
+def embed(clip: TextEncoder, pictures: Sequence[Picture]) -> Tensor:
     """Unit image embeddings [N,E]."""
     parts = []
     for first in range(0, len(pictures), 64):
@@ -81,7 +81,7 @@ def accuracy(predicted: NDArray[np.int64], labels: Sequence[int]) -> dict[str, f
     return {key: round(float(value), 4) for key, value in figures.items()}
 
 
-def evaluate(clip: ClipEncoder, *, pictures: int, scenes: int) -> dict[str, Any]:
+def evaluate(clip: TextEncoder, *, pictures: int, scenes: int) -> dict[str, Any]:
     texts = {
         name: torch.from_numpy(text_embeddings(clip, CLASS_NAMES, t)) for name, t in TEMPLATE_SETS.items()
     }
@@ -97,4 +97,5 @@ def evaluate(clip: ClipEncoder, *, pictures: int, scenes: int) -> dict[str, Any]
 
 def measure(_work: Path, assets: Path = ASSETS, *, pictures: int = 1280, scenes: int = 600) -> None:
     """Measures the CLIP of the preset `tiny`; its weights are those in the package."""
-    record(assets, "clip", evaluate(load_clip(load_preset("tiny").clip), pictures=pictures, scenes=scenes))
+    clip = load_clip(load_preset("tiny").first(ClipSpec))
+    record(assets, "clip", evaluate(clip, pictures=pictures, scenes=scenes))
