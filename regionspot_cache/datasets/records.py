@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from regionspot_cache.datasets.augmentation import Augmentation, ViewTable
 from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.datasets.regions import Boxes, BoxPolicy, xyxy_to_xywh
-from regionspot_cache.datasets.tables import offsets_of
 from regionspot_cache.datasets.source import DatasetSource
+from regionspot_cache.datasets.tables import offsets_of
 
 ImageId = int | str
 

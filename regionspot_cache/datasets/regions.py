@@ -22,7 +22,7 @@ DUPLICATE = "duplicate box"
 
 @dataclass(frozen=True, kw_only=True)
 class BoxPolicy:
-    """How annotated boxes become regions. It is part of a cache's identity.
+    """How annotated boxes become regions.
 
     The defaults are the field's practice (detectron2, mmdetection): clip to the image, then drop boxes less
     than a pixel wide or high, groups (`iscrowd`, `ignore`, `IsGroupOf`) and exact repetitions.

@@ -1,6 +1,6 @@
 """Where annotations come from, so that they can be read again when labels are needed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from regionspot_cache.datasets.regions import BoxPolicy
 
@@ -23,3 +23,7 @@ class DatasetSource:
     limit: int | None = None
     seed: int = 0
     policy: BoxPolicy = field(default_factory=BoxPolicy)
+
+    def __post_init__(self) -> None:
+        # Written as it is read back: 2 and 2.0 are one size.
+        object.__setattr__(self, "policy", replace(self.policy, min_size=float(self.policy.min_size)))

@@ -31,6 +31,8 @@ class CachedImages(Protocol):
     @property
     def all_sizes(self) -> np.ndarray: ...
     @property
+    def views(self) -> np.ndarray | None: ...
+    @property
     def frames(self) -> np.ndarray | None: ...
 
 
@@ -54,6 +56,8 @@ class Match:
 
 def match(dataset: "DetectionDataset", cache: CachedImages, live: np.ndarray | None = None) -> Match:
     """Finds the images and boxes of a dataset in a cache; labels, ids and order do not matter.
+
+    Views are matched with views; a dataset without extra ones with the pictures as they are.
 
     Args:
         dataset: what is looked for.
@@ -80,7 +84,10 @@ def _match_images(dataset: "DetectionDataset", cache: CachedImages, live: np.nda
         return np.full(len(dataset.file_names), -1)
     known: dict[tuple[str, bytes], int] = {}
     there, wanted = there.astype("<i4"), wanted.astype("<i4")
-    for i in np.arange(cache.num_images) if live is None else np.flatnonzero(live):
+    counted = np.ones(cache.num_images, bool) if live is None else live
+    if dataset.views is None and cache.views is not None:  # of the pictures as they are, not of mirrored ones
+        counted = counted & (cache.views == 0)
+    for i in np.flatnonzero(counted):
         known[cache.file_names[i], there[i].tobytes()] = int(i)
     names = zip(dataset.file_names, wanted, strict=True)
     return np.array([known.get((name, row.tobytes()), -1) for name, row in names], np.int64)
@@ -103,7 +110,7 @@ class LabelledCache:
 
     Args:
         cache: an opened cache.
-        dataset: images, boxes and labels; with the same extra views as the cache.
+        dataset: images, boxes and labels; with the same extra views as the cache, or with none.
 
     Attributes:
         cache, dataset: as given.

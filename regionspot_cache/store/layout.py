@@ -100,7 +100,8 @@ class PartSpec:
             raise InputError(
                 f"a part {self.name!r} with arrays {[(a.name, a.item_shape) for a in self.arrays]}",
                 "different names of small letters, digits and _; of a part none of "
-                f"{', '.join(sorted(_TAKEN))}, of an array not status, file or ..._scale; shapes that fit into memory",
+                f"{', '.join(sorted(_TAKEN))}, of an array not status, file or ..._scale; "
+                "shapes that fit into memory",
                 "rename it in the backbone file",
             )
 

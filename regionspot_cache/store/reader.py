@@ -11,9 +11,10 @@ import numpy as np
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError
 from regionspot_cache.store.layout import ArraySpec, PartSpec
 from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.quantise import dequantise
-from regionspot_cache.store.segment import Segment, open_segment
+from regionspot_cache.store.segment import Segment, incomplete, open_segment
 from regionspot_cache.store.segments import SegmentEntry, Segments, UpdateRecord, within
 
 
@@ -56,15 +57,14 @@ def open_as_it_is(
     *,
     check: bool = True,
 ) -> "Cache":
-    """As `open_cache`, also while an update is under way; with no parts, images and boxes alone, sealed or not."""
+    """As `open_cache`, also while an update is under way; parts=() is images and boxes, sealed or not."""
     objects, expected = open_objects(path), expect or {}
-    first = open_segment(objects, None if parts is None else tuple(parts), expected, check=check)
     known = Segments.read(objects)
+    names = [entry.name for entry in known.segments[1:]] if known else []
+    places = [objects, *(open_objects(within(objects.url, name)) for name in names)]
+    opened = _open_segments(places, None if parts is None else tuple(parts), expected, check=check)
+    first = opened[0]
     entries = known.segments if known else (SegmentEntry(name="", plan_digest=first.plan_digest),)
-    opened = [first]
-    for entry in entries[1:]:
-        place = open_objects(within(objects.url, entry.name))
-        opened.append(open_segment(place, tuple(first.parts), expected, check=check))
     for entry, segment in zip(entries, opened, strict=True):
         if segment.plan_digest != entry.plan_digest:
             raise IdentityError(
@@ -76,11 +76,28 @@ def open_as_it_is(
     return Cache(objects.url, opened, removed, source=known.source if known else first.source, check=check)
 
 
+def _open_segments(
+    places: Sequence[Objects],
+    parts: tuple[str, ...] | None,
+    expect: Mapping[str, Mapping[str, Any]],
+    *,
+    check: bool,
+) -> list[Segment]:
+    """All segments with the same parts: those named, or those that are complete in every segment."""
+    opened = [open_segment(place, parts, expect, check=check) for place in places]
+    common = tuple(part for part in opened[0].parts if all(part in segment.parts for segment in opened))
+    if parts is not None or all(len(segment.parts) == len(common) for segment in opened):
+        return opened
+    if not common:
+        raise incomplete(places[0].url, "no part that is complete in all its segments")
+    return [open_segment(place, common, expect, check=check) for place in places]
+
+
 class Cache:
     """Records of a sealed cache by position i in 0..M-1; each view of an image counts as an image.
 
     Image i is slot i % S of partition i // S. After an update some positions hold no image: those that were
-    removed, and the ends of segments before the last. `ok` is False there, and they have no boxes.
+    removed, and the ends of segments before the last. `ok` and `live` are False there.
 
     Reading is safe from several threads and after a fork; a pickled cache opens itself again.
 
@@ -105,7 +122,7 @@ class Cache:
         self.partition_size, self.image_root = first.partition_size, first.image_root
         self.exif, self.augmentation, self.dropped = first.exif, first.augmentation, first.dropped
         for other in self.segments[1:]:
-            if (other.partition_size, other.parts.keys()) != (first.partition_size, first.parts.keys()):
+            if (other.partition_size, other.parts) != (first.partition_size, first.parts):
                 raise IdentityError(
                     f"segments of {url} have unlike partitions or parts",
                     "segments of one cache",

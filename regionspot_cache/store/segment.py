@@ -44,11 +44,11 @@ def open_segment(
     sealed: dict[str, SealedPart] = {}
     records: dict[str, PartRecord] = {}
     if parts is None and not found:
-        raise _incomplete(objects.url, "no complete part")
+        raise incomplete(objects.url, "no complete part")
     for part in found if parts is None else parts:
         if part not in found:
             complete = ", ".join(found) or "none"
-            raise _incomplete(objects.url, f"no complete part {part}; complete: {complete}")
+            raise incomplete(objects.url, f"no complete part {part}; complete: {complete}")
         known = read_part(objects, record, part)
         if known is None or known.digest != found[part].digest:
             raise DamageError(
@@ -62,7 +62,8 @@ def open_segment(
     return Segment(objects, record, records, sealed, check=check)
 
 
-def _incomplete(url: str, lacking: str) -> IncompleteError:
+def incomplete(url: str, lacking: str) -> IncompleteError:
+    """The error of a cache that lacks something until extraction goes on."""
     return IncompleteError(
         f"{url} has {lacking}",
         "a part whose partitions are all committed and sealed",

@@ -1,8 +1,8 @@
 """Which segments a cache has, and which of their images it has given up: segments.json.
 
 A cache is planned once. What an update adds is a segment of its own, a whole cache in updates/NAME, and what
-it removes is listed here; nothing that is sealed is rewritten. Without this record the cache is its one segment.
-While an update is under way update.json names its segment, and readers are refused.
+it removes is listed here; nothing that is sealed is rewritten. Without this record the cache is its one
+segment. While an update is under way update.json names its segment, and readers are refused.
 """
 
 import base64
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import StringConstraints
+from pydantic import AfterValidator, StringConstraints
 
 from regionspot_cache.datasets.source import DatasetSource
 from regionspot_cache.errors import DamageError
@@ -61,6 +61,13 @@ def packed(removed: np.ndarray) -> str:
     )
 
 
+def _in_order(segments: tuple[SegmentEntry, ...]) -> tuple[SegmentEntry, ...]:
+    names = [entry.name for entry in segments]
+    if names[:1] != [""] or len(set(names)) < len(names):
+        raise ValueError(f"segments {names}: not the first one and then others")
+    return segments
+
+
 @dataclass(frozen=True, kw_only=True)
 class Segments:
     """segments.json; replaced atomically by every update.
@@ -70,7 +77,7 @@ class Segments:
         source: the annotations of the latest update.
     """
 
-    segments: tuple[SegmentEntry, ...]
+    segments: Annotated[tuple[SegmentEntry, ...], AfterValidator(_in_order)]
     source: DatasetSource | None = None
 
     def to_bytes(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Bringing a cache up to date with changed annotations or images: what is new, what was given up, nothing else."""
+"""Bringing a cache up to date with changed annotations or images: what is new, what was given up."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +13,7 @@ from regionspot_cache.store.labelled import Match, match
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.plan import CachePlan
 from regionspot_cache.store.reader import Cache, open_as_it_is
+from regionspot_cache.store.records import canonical, digest
 from regionspot_cache.store.segments import (
     SEGMENTS_KEY,
     UPDATE_KEY,
@@ -55,10 +56,14 @@ class Update:
         return self.dataset.select(np.flatnonzero(self.redone)) if self.redone.any() else None
 
     def name(self, seed: int) -> str:
-        """Of the new segment: the same for the same work, so that a killed update goes on."""
+        """Of the new segment: the same for the same work, so that a killed update goes on.
+
+        And never that of an earlier segment, which has the same plan when one picture changes twice.
+        """
         assert self.added is not None
         plan = CachePlan(self.added, partition_size=self.cache.partition_size, seed=seed)
-        return f"{UPDATES}/{plan_digest(cache_identity(plan), plan.shape)[:16]}"
+        work = [plan_digest(cache_identity(plan), plan.shape), len(self.cache.segments)]
+        return f"{UPDATES}/{digest(canonical(work))[:16]}"
 
 
 def plan_update(path: str | Path, dataset: "DetectionDataset") -> Update:
@@ -82,7 +87,7 @@ def plan_update(path: str | Path, dataset: "DetectionDataset") -> Update:
 def _files_changed(
     dataset: "DetectionDataset", cache: Cache, found: Match, candidates: np.ndarray
 ) -> np.ndarray:
-    """bool [M]: whose file is not the one that features were computed from; a missing file has not changed."""
+    """bool [M]: whose file is not the one that features were made from; a missing one has not changed."""
     changed = np.zeros(len(dataset.file_names), bool)
     stamps = cache.stamps(next(iter(cache.parts)))
     for i in np.flatnonzero(candidates):
@@ -116,6 +121,9 @@ def finish_update(path: str | Path, update: Update, name: str | None) -> None:
     """Makes the new segment, complete and sealed, a part of the cache, and gives up what is removed.
 
     One object is replaced atomically: a reader sees the cache before the update or after it.
+
+    Raises:
+        IncompleteError: the new segment lacks a part; nothing is changed.
     """
     objects, cache = open_objects(path), update.cache
     known = Segments.read(objects)
@@ -126,7 +134,7 @@ def finish_update(path: str | Path, update: Update, name: str | None) -> None:
         for n, s, mask in zip(names, cache.segments, masks, strict=True)
     ]
     if name is not None and name not in names:
-        segment = open_as_it_is(within(objects.url, name), ()).segments[0]
+        segment = open_as_it_is(within(objects.url, name), tuple(cache.parts)).segments[0]
         entries.append(SegmentEntry(name=name, plan_digest=segment.plan_digest))
     with objects.exclusive("update") as stage:
         stage.put(SEGMENTS_KEY, Segments(segments=tuple(entries), source=update.dataset.source).to_bytes())

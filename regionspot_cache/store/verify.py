@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from regionspot_cache.errors import DamageError
+from regionspot_cache.errors import DamageError, RegionSpotError
 from regionspot_cache.store.checks import PartCheck, Problem, check_object, check_stored_sums
 from regionspot_cache.store.entries import recorded_sums
 from regionspot_cache.store.identity import (
@@ -21,7 +21,16 @@ from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, SealedPart
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan_store import StoredPlan
-from regionspot_cache.store.segments import SEGMENTS_KEY, UPDATE_KEY, UpdateRecord, segment_places
+from regionspot_cache.store.reader import open_as_it_is
+from regionspot_cache.store.segments import (
+    SEGMENTS_KEY,
+    UPDATE_KEY,
+    UPDATES,
+    Segments,
+    UpdateRecord,
+    segment_places,
+    within,
+)
 from regionspot_cache.store.shards import StoredArray
 
 _WORKERS = 4  # each holds one stored object in memory; hashing releases the interpreter
@@ -48,18 +57,43 @@ def verify(
         MissingFileError: there is no cache.
         IdentityError: a cache of another format version.
     """
-    try:
-        places = segment_places(path)
-    except DamageError as error:
-        return [Problem(None, None, None, SEGMENTS_KEY, "checksum", error.found)]
     root, problems = open_objects(path), []
-    for place in places:
-        name = place.removeprefix(root.url).strip("/")
-        for found in _segment_problems(open_objects(place), level == "full", progress):
-            problems.append(found._replace(segment=name, key=f"{name}/{found.key}".lstrip("/")))
-    if UpdateRecord.read(root) is not None:
-        problems.append(Problem(None, None, None, UPDATE_KEY, "unsealed", "an update is not finished"))
-    return problems
+    for key, read in ((SEGMENTS_KEY, Segments.read), (UPDATE_KEY, UpdateRecord.read)):
+        try:
+            read(root)
+        except DamageError as error:
+            problems.append(Problem(None, None, None, key, "checksum", error.found))
+    if problems:
+        return problems
+    names = [place.removeprefix(root.url).strip("/") for place in segment_places(path)]
+    for name in names:
+        place = open_objects(within(root.url, name))
+        if name and place.size(CACHE_KEY) is None:
+            problems.append(Problem(None, None, None, f"{name}/{CACHE_KEY}", "missing", "a segment", name))
+            continue
+        found = _segment_problems(place, level == "full", progress)
+        problems += [p._replace(segment=name, key=f"{name}/{p.key}".lstrip("/")) for p in found]
+    return [*problems, *_between_segments(root, names, whole=not problems)]
+
+
+def _between_segments(root: Objects, names: list[str], *, whole: bool) -> Iterator[Problem]:
+    """What is wrong with the segments together; of `whole` ones also whether they belong together."""
+
+    def problem(key: str, kind: str, detail: str) -> Problem:
+        return Problem(None, None, None, key, kind, detail)
+
+    update = UpdateRecord.read(root)
+    if update is not None:
+        yield problem(UPDATE_KEY, "unsealed", "an update is not finished")
+    known = {*names, update.name if update else ""}
+    for key, _ in root.list(UPDATES):
+        if "/".join(key.split("/")[:2]) not in known:
+            yield problem(key, "foreign", f"of no segment in {SEGMENTS_KEY}")
+    try:
+        if whole:
+            open_as_it_is(root.url, ())
+    except RegionSpotError as error:
+        yield problem(SEGMENTS_KEY, "identity", error.found)
 
 
 def _segment_problems(

@@ -57,10 +57,11 @@ def test_every_view_has_the_labels_of_its_own_boxes(tmp_path: Path, text_ids: bo
         np.testing.assert_array_equal(labelled.rows(i), np.arange(len(dataset[row].boxes)))
 
 
-def test_a_plain_dataset_has_nothing_in_a_cache_of_views_nor_the_other_way_round(tmp_path: Path) -> None:
-    dataset = make_views_cache(tmp_path / "views")
-    extract(create_cache(tmp_path / "plain", plain_dataset(), partition_size=4, parts=PARTS))
-    assert (open_labelled(tmp_path / "plain", dataset).match.images == -1).all()
+def test_a_cache_without_views_has_nothing_of_a_dataset_with_them(tmp_path: Path) -> None:
+    extract(create_cache(tmp_path / "c", plain_dataset(), partition_size=4, parts=PARTS))
+    labelled = open_labelled(tmp_path / "c", with_views(plain_dataset(), BOTH))
+    assert (labelled.match.images == -1).all()
+    assert labelled.offsets[-1] == 0
 
 
 def test_without_extra_views_nothing_is_written_of_them(tmp_path: Path) -> None:
