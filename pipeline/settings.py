@@ -156,8 +156,7 @@ class TrainSettings:
     head: HeadArrays = field(default_factory=HeadArrays)
     """What the head relates; as the backbone says where it is not given."""
     datasets: dict[str, str] = field(default_factory=dict)
-    """Labels by name of the cache folder: NAME, NAME:SPLIT or FILE.json. Where a cache is not named here, the
-    annotations that it was extracted for are read again."""
+    """Labels by cache folder: NAME, NAME:SPLIT or FILE.json; those of the extraction, read again, if not given."""
     data: Path = WORKPLACE / "datasets"
     """Folder of the catalog's datasets, for `datasets` and where that of the extraction is gone."""
     prompts: PromptSettings = field(default_factory=PromptSettings)
