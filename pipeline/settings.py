@@ -156,7 +156,7 @@ class TrainSettings:
     head: HeadArrays = field(default_factory=HeadArrays)
     """What the head relates; as the backbone says where it is not given."""
     datasets: dict[str, str] = field(default_factory=dict)
-    """Labels by cache folder: NAME, NAME:SPLIT or FILE.json; those of the extraction, read again, if not given."""
+    """Labels by cache folder: NAME, NAME:SPLIT or FILE.json; else those of the extraction, read again."""
     data: Path = WORKPLACE / "datasets"
     """Folder of the catalog's datasets, for `datasets` and where that of the extraction is gone."""
     prompts: PromptSettings = field(default_factory=PromptSettings)
