@@ -14,7 +14,7 @@ from uuid import uuid4
 import numpy as np
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import from_url
+from obstore.store import LocalStore, from_url
 
 from regionspot_cache.errors import DamageError, IncompleteError, RegionSpotError
 from regionspot_cache.store.contact import explained, require_contact
@@ -72,7 +72,10 @@ class RemoteObjects:
         """
         if not url.startswith(("file://", "memory://")):
             require_contact(url)
+        # A store of files wants its folder to be there; that of a segment is made with the segment.
         with _explained("open", url):
+            if url.startswith("file://") and "/updates/" in url:
+                return cls(LocalStore.from_url(url, mkdir=True), url)
             return cls(from_url(url), url)
 
     def __reduce__(self) -> tuple:

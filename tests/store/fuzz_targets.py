@@ -7,20 +7,28 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.inspection import info, status
 from regionspot_cache.errors import RegionSpotError
-from regionspot_cache.store import create_cache, open_cache, open_writer, verify
+from regionspot_cache.store import LabelledCache, create_cache, open_cache, open_writer, verify
 from regionspot_cache.store.records import CHECKSUM_KEY, to_record
 from tests.fuzzing import Target
 from tests.store.small_world import clip_part, make_cache, make_dataset, sam_part
+from tests.store.updating import bring_up_to_date
 
-RECORDS = ("cache.json", "parts/sam.json", "parts/clip.json", "markers/clip/000000.json", "manifest.json")
+RECORDS = (
+    *("cache.json", "parts/sam.json", "parts/clip.json", "markers/clip/000000.json", "manifest.json"),
+    "segments.json",
+)
+PLANNED, LATER = make_dataset(6).select(np.arange(5)), make_dataset(6).select(np.arange(1, 6))
 FAILING = {"train/000001.jpg": "missing"}
 
 
 def make(folder: Path) -> None:
-    """A small sealed cache, one image of which failed."""
-    make_cache(folder, make_dataset(6), failing=FAILING)
+    """A small sealed cache, one image of which failed, and one was given up for another."""
+    make_cache(folder, PLANNED, failing=FAILING)
+    bring_up_to_date(folder, LATER)
 
 
 def read(folder: Path) -> None:
@@ -48,6 +56,7 @@ def _read_records(folder: Path) -> None:
     assert cache.counts
     for part in cache.parts:
         cache.stamps(part)
+    LabelledCache(cache, LATER)
 
 
 def _write(folder: Path) -> None:
@@ -64,7 +73,7 @@ def _verify(folder: Path, level: str) -> None:
 
 
 def _plan_again(folder: Path) -> None:
-    create_cache(folder, make_dataset(6), partition_size=4, parts=[sam_part(), clip_part()])
+    create_cache(folder, PLANNED, partition_size=4, parts=[sam_part(), clip_part()])
 
 
 def _quietly(verb: Callable, folder: Path) -> None:
