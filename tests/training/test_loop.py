@@ -321,9 +321,8 @@ def test_configs_and_sources_that_make_no_sense() -> None:
         make_source(inputs=HeadInputs(query="clip/map"))
     with pytest.raises(InputError, match=r"a memory of sam/transformer int8 \[6\]"):
         make_source(inputs=HeadInputs(memory=("sam/transformer",)))
-    grids = ((2, 2), (1, 5), (1, 1), None)
-    sizes = [make_source(cache=FakeCache(grid=grid)).head_sizes()["maps"] for grid in grids]
-    assert sizes == [((1, 2, 2),), ((0, 1, 5),), ((4, 1, 1),), ((0, 1, 5),)]
+    for grid, sizes in {(2, 2): (1, 2, 2), (1, 5): (0, 1, 5), (1, 1): (4, 1, 1), None: (0, 1, 5)}.items():
+        assert make_source(cache=FakeCache(grid=grid)).head_sizes()["maps"] == (sizes,)
 
 
 def test_stages_name_known_sources(tmp_path: Path) -> None:
