@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from regionspot_cache.datasets.images import ExifRule
+from regionspot_cache.errors import InputError
 from regionspot_cache.store.identity import CacheRecord
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan import PartitionPlan
@@ -64,7 +65,9 @@ class PlannedImages:
         return self._plan.partition(index)
 
     def image(self, i: int) -> tuple[int | str, str]:
-        """Image id and file name of image i."""
+        """Image id and file name of image i. Raises InputError when there is none."""
+        if not 0 <= i < self.num_images:
+            raise InputError(f"image {i}", f"0 to {self.num_images - 1}", "a position that holds an image")
         return self._plan.image_name(*divmod(i, self.partition_size))
 
     @cached_property

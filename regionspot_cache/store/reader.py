@@ -183,7 +183,7 @@ class Cache:
         return self.segments[number].partition(index - int(self._first[number]))
 
     def image(self, i: int) -> tuple[int | str, str]:
-        """Image id and file name of image i."""
+        """Image id and file name of image i. Raises InputError when no image was ever planned there."""
         segment, local = self._at(i)
         return segment.image(local)
 

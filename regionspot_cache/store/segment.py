@@ -33,7 +33,7 @@ def open_segment(
     """A segment with the features of some parts, or of all that are sealed; errors as of `open_cache`."""
     record = CacheRecord.read(objects)
     require_offsets(record, objects)
-    manifest = Manifest.read(objects, record.shape)
+    manifest = None if parts == () else Manifest.read(objects, record.shape)
     if manifest is not None and manifest.plan_digest != record.plan_digest:
         raise IdentityError(
             f"the manifest of {objects.url} was sealed for another plan",

@@ -48,7 +48,7 @@ def _refusal(ask: Callable[[], object]) -> RegionSpotError | None:
 
 def _read_records(folder: Path) -> None:
     cache = open_cache(folder)
-    for i in range(cache.num_images):
+    for i in np.flatnonzero(cache.live).tolist():
         cache.image(i), cache.boxes(i), cache.size(i)
         for part, spec in cache.parts.items():
             for array in spec.arrays if cache.ok(i, part) else ():

@@ -73,10 +73,14 @@ def test_a_position_without_an_image_has_nothing(updated: Path) -> None:
         assert cache.file_names[i] == ""
         assert cache.boxes(i).shape == (0, 4)
         assert cache.size(i) == (0, 0)
+        with pytest.raises(InputError, match="image"):
+            cache.image(i)
         for path in ("clip/map", "sam/prompt"):
             with pytest.raises(InputError, match="image"):
                 cache.read(path, i)
     for i in (-1, 33):
+        with pytest.raises(InputError, match="image"):
+            cache.image(i)
         with pytest.raises(InputError, match="image"):
             cache.read("clip/map", i)
 
