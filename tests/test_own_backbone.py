@@ -1,84 +1,80 @@
 """The example of docs/own-backbone.md, as it stands there, from extraction to prediction."""
 
+import hashlib
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from regionspot_cache.backbones import ClipEncoder, load_clip, load_preset
+from regionspot_cache.backbones import load_part, load_preset
+from regionspot_cache.datasets.images import read_image
 from regionspot_cache.store import open_cache
+from regionspot_cache.training.head import read_model_config
 from tests.backbones.small import picture
 from tests.running import rs_cache
 
 TEXT = (Path(__file__).parents[1] / "docs" / "own-backbone.md").read_text(encoding="utf-8")
-BLOCKS = {
-    kind: re.search(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL).group(1) for kind in ("python", "yaml", "toml")
+
+
+def block(kind: str) -> str:
+    [found] = re.findall(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)
+    return found
+
+
+CACHE = Path("rs-cache-data/caches/shapes-train-tiny")
+SHORT = {  # of each verb, what makes the commands of the page short
+    "extract": ("--limit", "6", "--set", "partition_size=4"),
+    "train": ("--set", "training.stages=[{name: a, steps: 2}]", "--set", "training.batch_size=2"),
+    "eval": ("--limit", "4"),
 }
-CACHE = "rs-cache-data/caches/shapes-train-my-clip"
-SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-def save_small_clip(folder: Path) -> None:
-    """A CLIP of transformers with random weights and a tokenizer of a few words."""
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    words = ["[PAD]", "[EOS]", "[UNK]", "a", "photo", "of", "red", "star"]
-    tokenizer = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
-    )
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    end = tokenizers.processors.TemplateProcessing(single="$A [EOS]", special_tokens=[("[EOS]", 1)])
-    tokenizer.post_processor = end
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", eos_token="[EOS]", model_max_length=16
-    ).save_pretrained(folder)
-    ends = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
-    config = transformers.CLIPConfig(
-        text_config=SIZE | ends | {"vocab_size": len(words), "max_position_embeddings": 16},
-        vision_config=SIZE | {"image_size": 48, "patch_size": 16},
-        projection_dim=24,
-    )
-    torch.manual_seed(0)
-    transformers.CLIPModel(config).save_pretrained(folder)
 
 
 @pytest.fixture
 def place(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A workplace with the files of the document, but small networks; `code` can be imported."""
-    save_small_clip(workplace / "weights")
+    """A workplace with the files of the page; `code` can be imported."""
     code = workplace / "code"
     code.mkdir()
-    (code / "my_clip.py").write_text(BLOCKS["python"])
-    text = BLOCKS["yaml"].replace("openai/clip-vit-base-patch16", "weights")
-    text = text.replace("{model: vit_b}", '{model: packaged, weights: "random:1"}')
-    (workplace / "my.yaml").write_text(text)
-    (workplace / "installed.yaml").write_text(text.replace("my_clip:MyClip", "my-clip"))
+    (code / "my_dino.py").write_text(block("python"))
+    (workplace / "tiny-dino.yaml").write_text(block("yaml"))
+    (workplace / "installed.yaml").write_text(block("yaml").replace("my_dino:Dino", "my-dino"))
     monkeypatch.syspath_prepend(str(code))
     yield workplace
-    sys.modules.pop("my_clip", None)
+    sys.modules.pop("my_dino", None)
 
 
 def install(code: Path) -> None:
-    """What an installer makes of the entry points of the document."""
-    group, name, value = re.fullmatch(
-        r'\[project\.entry-points\."(.+)"\]\n(\S+) = "(.+)"\n', BLOCKS["toml"]
-    ).groups()
-    info = code / "my_clip-1.0.dist-info"
+    """What an installer makes of the entry points of the page."""
+    found = re.fullmatch(r'\[project\.entry-points\."(.+)"\]\n(\S+) = "(.+)"\n', block("toml"))
+    assert found
+    group, name, value = found.groups()
+    info = code / "my_dino-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-clip\nVersion: 1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-dino\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
 
 
-def train(backbone: str, out: str) -> None:
-    ran = rs_cache(
-        *("train", "--config", "train.yaml", "--cache", CACHE, "--out", out),
-        *("--set", f"backbone={backbone}", "--set", "training.stages=[{name: a, steps: 2}]"),
-    )
-    assert ran.code == 0, ran.err
+def run(command: str) -> str:
+    """What it prints; a command of the page, made short."""
+    _, verb, *arguments = shlex.split(command)
+    ran = rs_cache(verb, *arguments, *SHORT.get(verb, ()))
+    assert ran.code == 0, f"{command}\n{ran.err}"
+    return ran.out
+
+
+def stored(cache: Path) -> dict[str, str]:
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for part in ("plan", "parts/sam", "parts/clip")
+        for path in sorted((cache / part).rglob("*"))
+        if path.is_file()
+    }
 
 
 def predict(folder: str, *more: str) -> int:
@@ -90,26 +86,52 @@ def predict(folder: str, *more: str) -> int:
 
 
 def test_the_example_is_short() -> None:
-    assert len(BLOCKS["python"].splitlines()) < 40
+    assert len(block("python").splitlines()) <= 40
 
 
-def test_the_example_by_import_path_and_by_entry_point(place: Path) -> None:
-    clip: ClipEncoder = load_clip(load_preset("my.yaml").clip)
-    pixels = clip.preprocess(picture(30, 50))[None]
-    assert clip.encode_map(pixels).shape == (1, *clip.map_shape) == (1, 10, 32)
-    assert clip.encode_image(pixels).shape == clip.encode_text(["red star"]).shape == (1, 24)
+def test_the_commands_of_the_page(place: Path) -> None:
+    commands = [line for line in block("sh").splitlines() if line.startswith("rs-cache ")]
+    first, listed, added, *others = commands
+    run(first)
+    before = stored(CACHE)
+    assert "my_dino:Dino" in run(listed)
+    run(added)
+    assert before.items() <= stored(CACHE).items()
+    for command in others:
+        run(command)
 
-    extract = ("extract", "--limit", "6", "--set", "partition_size=4", "--cache", CACHE)
-    ran = rs_cache(*extract, "--backbone", "my.yaml")
-    assert ran.code == 0, ran.err
-    assert open_cache(CACHE, expect={"clip": clip.fingerprint()}).read_map(0).shape == (10, 32)
-    train("my.yaml", "mine")
-    assert json.loads(Path("mine/config.json").read_text())["clip"] == clip.fingerprint()
-    assert predict("mine") == 2  # the folder may not choose code to run
-    assert predict("mine", "--backbone", "my.yaml") == 0
+    cache, network = open_cache(CACHE), load_part(load_preset("tiny-dino.yaml").parts["dino"])
+    assert list(cache.parts) == ["clip", "dino", "sam"]
+    assert dict(cache.parts["dino"].fingerprint) == network.fingerprint()
+    for i in range(len(cache)):
+        image = read_image(Path(cache.image_root) / cache.file_names[i])
+        made = network.encode(network.preprocess(image)[None], [cache.boxes(i)], [image.shape[:2]])
+        expected, found = made["map"][0].numpy(), cache.read("dino/map", i)
+        assert found.shape == network.arrays["map"].shape == (196, 192)
+        assert np.abs(expected - found).max() < np.abs(expected).max() / 127
+    both, alone = (read_model_config(Path(name)) for name in ("both-maps", "dino-alone"))
+    assert both["inputs"] == {"query": "sam/transformer", "memory": ["clip/map", "dino/map"]}
+    assert alone["inputs"] == {"query": "sam/transformer", "memory": ["dino/map"]}
+    assert both["networks"]["dino"] == network.fingerprint()
 
+    assert predict("both-maps") == 2  # the folder may not choose code to run
+    assert predict("both-maps", "--backbone", "tiny-dino.yaml") == 0
     install(place / "code")
-    listed = rs_cache("backbones", "my-clip-missing")
-    assert "my-clip" in listed.error["expected"]
-    train("installed.yaml", "named")  # the same network, so the same cache
+    names = json.loads(rs_cache("backbones", "installed.yaml", "--json").out)["registered"]
+    assert names == ["my-dino"]
+    run(others[0].replace("tiny-dino.yaml", "installed.yaml").replace("both-maps", "named"))
     assert predict("named") == 0
+
+
+def test_its_weights_can_be_a_file(place: Path) -> None:
+    spec = load_preset("tiny-dino.yaml").parts["dino"]
+    network = load_part(spec)
+    other = load_part(replace(spec, weights="random:1"))
+    assert other.fingerprint() != network.fingerprint()
+    torch.save(network.state_dict(), "dino.pth")
+    again = load_part(replace(spec, weights="dino.pth"))
+    assert again.fingerprint() == network.fingerprint()
+    batch = network.preprocess(picture(30, 50))[None]
+    mine, same, different = (n.encode(batch, [], [])["map"] for n in (network, again, other))
+    assert torch.equal(mine, same)
+    assert not torch.allclose(mine, different, atol=0.1)
