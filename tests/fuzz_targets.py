@@ -103,7 +103,7 @@ def _read_model(folder: Path) -> None:
 
 
 def _official(folder: Path, suffix: str) -> None:
-    sizes = HeadConfig(token_dim=256, map_dim=16, text_dim=8, grid=(14, 14), depth=1)
+    sizes = HeadConfig(token_dim=256, map_dim=16, text_dim=8, maps=((1, 14, 14),), depth=1)
     export_official(RegionHead(sizes), folder / "head.pth")
     if suffix == ".safetensors":
         state = torch.load(folder / "head.pth", weights_only=True)["model"]

@@ -18,8 +18,9 @@ from regionspot_cache.backbones.presets import PRESETS
 from regionspot_cache.config import load_config
 from regionspot_cache.datasets.catalog import DATASET_NAMES, SHAPES
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES
-from regionspot_cache.store import make_clip_part, make_sam_part
+from regionspot_cache.store import PartSpec
 from regionspot_cache.store.layout import PlanShape, part_arrays, plan_arrays
+from tests.store.small_world import box_array, map_array
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {file.name: file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs").glob("*.md"))}
@@ -140,13 +141,15 @@ def cells(label: str, occurrence: int) -> list[str]:
 def row_bytes(tokens: int, width: int) -> tuple[int, int]:
     """Bytes of a map, and of a box with its token, from the layout of the store."""
     shape = PlanShape(num_images=8, num_boxes=8, partition_size=8, max_boxes=8, max_text=8)
-    clip = part_arrays(make_clip_part(tokens, width, fingerprint={}), shape)
-    sam = part_arrays(make_sam_part({"transformer": 256}, fingerprint={}), shape)
+    arrays = {"clip": map_array(tokens=tokens, width=width), "sam": box_array("transformer", 256)}
+    clip, sam = (
+        part_arrays(PartSpec(name=name, arrays=(array,), fingerprint={}), shape)
+        for name, array in arrays.items()
+    )
     boxes = plan_arrays(shape)
     return (
         sum(clip[name].row_bytes for name in ("map", "map_scale")),
-        sum(sam[name].row_bytes for name in ("transformer", "transformer_scale"))
-        + sum(boxes[name].row_bytes for name in ("boxes", "labels", "annotation_ids")),
+        sum(sam[name].row_bytes for name in ("transformer", "transformer_scale")) + boxes["boxes"].row_bytes,
     )
 
 
@@ -157,7 +160,7 @@ def test_cache_sizes_follow_from_the_layout(label: str) -> None:
     for tokens, width in MAPS:
         of_map, of_box = row_bytes(tokens, width)
         assert f"{of_map:,}" in GUIDE
-        assert of_box == 256 + 2 + 28
+        assert of_box == 256 + 2 + 16
         expected.append(f"{(images * of_map + boxes * of_box) / 1e9:,.0f}")
     assert cells(label, 0) == expected
 

@@ -73,15 +73,15 @@ def test_sam_masks_match_the_shapes(backbone: Backbone) -> None:
     overlaps = []
     for index in range(12):
         scene, _ = draw(World(), "val", index)
-        embedding = backbone.sam.embed(backbone.sam.preprocess(scene.image)[None])
-        masks, _ = backbone.sam.masks(embedding, scene.boxes, scene.image.shape[:2])
+        embedding = backbone.masks.embed(backbone.masks.preprocess(scene.image)[None])
+        masks, _ = backbone.masks.masks(embedding, scene.boxes, scene.image.shape[:2])
         found = np.asarray(masks)
         overlaps += ((found & scene.masks).sum((1, 2)) / (found | scene.masks).sum((1, 2))).tolist()
     assert np.mean(overlaps) > 0.82
 
 
 def test_proposals_find_the_objects(backbone: Backbone) -> None:
-    proposer = load_proposer(load_preset("tiny").proposer, backbone.sam)
+    proposer = load_proposer(backbone)
     best = []
     for index in range(12):
         scene, _ = draw(World(), "val", index)
@@ -93,10 +93,10 @@ def test_proposals_find_the_objects(backbone: Backbone) -> None:
 def test_clip_recognises_objects_whatever_the_templates(backbone: Backbone) -> None:
     some = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES[::8]]  # all of them take many seconds
     ensemble, bare = (
-        torch.from_numpy(text_embeddings(backbone.clip, CLASS_NAMES, t)) for t in (some, ("{}",))
+        torch.from_numpy(text_embeddings(backbone.text, CLASS_NAMES, t)) for t in (some, ("{}",))
     )
     for pictures, labels in (singles(160), crops(12, 1.25)):
-        images = embed(backbone.clip, pictures)
+        images = embed(backbone.text, pictures)
         scores = [accuracy((images @ text.T).argmax(1).numpy(), labels) for text in (ensemble, bare)]
         assert scores[0]["top1"] > FLOOR
         assert abs(scores[0]["top1"] - scores[1]["top1"]) < 0.1

@@ -16,7 +16,9 @@ from PIL import Image
 
 from regionspot_cache.datasets.images import (
     ImageFailure,
+    content_hash,
     image_size,
+    read_file,
     read_image,
     resolve_image,
     safe_file_name,
@@ -248,3 +250,22 @@ def test_real_photographs_decode_like_pillow() -> None:
     for path in sorted(SHARED.glob("*.jpg"))[:5]:
         expected = np.array(Image.open(path).convert("RGB"))
         np.testing.assert_array_equal(read_image(path, expected_size=image_size(path)), expected)
+
+
+def test_the_stamp_of_a_file_is_its_length_its_time_and_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"content")
+    os.utime(path, ns=(1, 1_700_000_000_123_456_789))
+    data, stamp = read_file(path)
+    assert data == b"content"
+    assert stamp == (7, 1_700_000_000_123_456_789, content_hash(b"content"))
+    path.write_bytes(b"Content")
+    os.utime(path, ns=(1, 1_700_000_000_123_456_789))
+    assert read_file(path)[1][:2] == stamp[:2]
+    assert read_file(path)[1] != stamp
+
+
+@given(st.binary(max_size=40))
+def test_hashes_of_content_are_numbers_that_the_cache_can_hold(data: bytes) -> None:
+    assert 0 <= content_hash(data) < 2**63
+    assert content_hash(data) == content_hash(bytes(data)) != content_hash(data + b"x")
