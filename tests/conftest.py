@@ -20,6 +20,9 @@ parts:
   clip: {network: clip, model: packaged, weights: "random:2", precision: fp32}
 proposer: {model: packaged, weights: "random:3", top_n: 20}
 """
+EVERYTHING_OF_SAM = BACKBONE.replace("name: small", "name: everything").replace(
+    'weights: "random:1"', 'weights: "random:1", store: [transformer, prompt, mlp, embedding]'
+)
 OTHER_CLIP = BACKBONE.replace("small", "other").replace("random:2", "random:9")
 TRAINING = """\
 caches: [rs-cache-data/caches/shapes-train-small]
@@ -59,6 +62,7 @@ def fill_workplace(place: Path, world: Path) -> Path:
     shutil.copytree(world, place / "rs-cache-data" / "datasets" / "shapes")
     (place / "small.yaml").write_text(BACKBONE)
     (place / "other.yaml").write_text(OTHER_CLIP)
+    (place / "everything.yaml").write_text(EVERYTHING_OF_SAM)
     (place / "train.yaml").write_text(TRAINING)
     return place
 

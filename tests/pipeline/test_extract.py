@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import partition
+from regionspot_cache.extraction import partition
 from regionspot_cache.store import open_cache, open_writer
 from tests.running import Ran, features, rs_cache
 
@@ -34,7 +34,7 @@ def test_a_cache_from_nothing_then_nothing_to_do(workplace: Path) -> None:
     verified()
     before = {path: path.stat().st_mtime_ns for path in CACHE.rglob("*") if path.is_file()}
     again = extract()
-    assert "; 0 to do;" in again.err
+    assert "; 0 to do" in again.err
     own = {"images_per_second": 0, "computed_images": 0}
     assert again.json | own == first | own
     assert (first["computed_images"], again.json["computed_images"]) == (24, 0)
@@ -69,7 +69,7 @@ def test_what_a_run_lacks_is_all_that_the_next_one_does(
     assert [part["committed"] for part in status["parts"].values()] == [3, 3]
     assert rs_cache("verify", CACHE).code == 3
     monkeypatch.setattr("pipeline.extract.extract_partition", real)
-    assert "; 3 to do;" in extract().err
+    assert "; 3 to do" in extract().err
     verified()
 
 
@@ -107,7 +107,7 @@ def test_another_dataset_in_the_same_folder_is_refused(workplace: Path) -> None:
 def test_a_sample_is_of_its_seed(workplace: Path) -> None:
     for cache, seed in (("a", 0), ("b", 0), ("c", 1)):
         extract("--limit", 8, "--cache", cache, "--set", f"seed={seed}")
-    ids = [sorted(open_cache(name).image_ids) for name in "abc"]
+    ids = [sorted(open_cache(name).file_names) for name in "abc"]
     assert len(ids[0]) == 8
     assert ids[0] == ids[1] != ids[2]
 
@@ -157,9 +157,9 @@ def test_failed_images_alone_are_tried_again_once_they_are_mended(workplace: Pat
     verified()
     assert extract().json["bytes"] == whole["bytes"]
     a, b = open_cache(CACHE), open_cache("whole")
-    assert a.image_ids == b.image_ids
+    assert a.file_names == b.file_names
     for i in range(a.num_images):
-        np.testing.assert_allclose(a.read_map(i), b.read_map(i), rtol=0.02, atol=0.02)
+        np.testing.assert_allclose(a.read("clip/map", i), b.read("clip/map", i), rtol=0.02, atol=0.02)
 
 
 def test_status_and_a_later_seal_after_every_image_of_a_partition_failed(workplace: Path) -> None:
@@ -190,8 +190,8 @@ def records(path: Path) -> dict[str, tuple]:
     size = cache.partition_size
     for i in np.flatnonzero(cache.ok_mask("clip")).tolist():
         name = cache.partition(i // size).file_names[i % size]
-        values, scale = cache.raw_map(i)
-        found[name] = (cache.read_tokens(i).tobytes(), values.tobytes(), scale.tobytes())
+        values, scale = cache.raw_images("clip/map", [i])
+        found[name] = (cache.read("sam/transformer", i).tobytes(), values.tobytes(), scale.tobytes())
     return found
 
 
@@ -216,7 +216,7 @@ def test_a_cache_that_was_planned_anew_is_refused(workplace: Path) -> None:
     assert "another plan" in ran.error["error"]
     assert "--rebuild" not in ran.error["next"]
     extract("--set", "seed=1", "--rebuild", code=4)
-    assert "; 0 to do;" in extract().err  # the same plan again
+    assert "; 0 to do" in extract().err  # the same plan again
     assert features(CACHE) == before
     verified()
 
@@ -254,7 +254,7 @@ def test_a_run_that_stops_says_why(workplace: Path, monkeypatch: pytest.MonkeyPa
     def broken(self: object, batch: object) -> None:
         raise ZeroDivisionError("in the network")
 
-    monkeypatch.setattr("pipeline.partition.PartitionFeatures.add", broken)
+    monkeypatch.setattr("regionspot_cache.extraction.partition.PartitionFeatures.add", broken)
     ran = extract(code=3)
     assert "stopped after 3 failed in a row. ZeroDivisionError: in the network (line" in ran.error["error"]
     assert f"{Path(__file__).name}, in broken)" in ran.error["error"]

@@ -35,7 +35,7 @@ def test_status_counts_partitions_images_bytes_and_seconds(finished: Path) -> No
 
 def test_info_names_dataset_arrays_and_networks(finished: Path) -> None:
     facts = rs_cache("info", CACHE, "--json", cwd=finished).json
-    assert (facts["dataset"], facts["split"]) == ("shapes", "train")
+    assert facts["annotations"]["dataset"] == "shapes"
     assert facts["partition_size"] == 4
     arrays = {a["name"]: a for part in facts["parts"].values() for a in part["arrays"]}
     assert {"transformer", "map"} <= set(arrays)
@@ -46,7 +46,7 @@ def test_info_names_dataset_arrays_and_networks(finished: Path) -> None:
         assert on_disk.items() <= part["bytes"].items()
     text = rs_cache("info", CACHE, cwd=finished).out
     for word in (
-        "dataset     shapes train",
+        "annotations shapes",
         "24 in 6 partitions of 4",
         "weights_sha256",
         "sam part, complete",
@@ -100,12 +100,14 @@ def test_recomputing_finds_images_that_were_exchanged(copied: Path, workplace: P
 
 
 @pytest.mark.parametrize("part", ["sam", "clip"])
-def test_a_cache_of_one_part_and_other_positions_recomputes(part: str, workplace: Path) -> None:
-    ran = rs_cache(*EXTRACT, "--part", part, "--limit", 4, "--set", "positions=[prompt]")
+def test_a_cache_of_one_part_and_other_arrays_recomputes(part: str, workplace: Path) -> None:
+    of = ("--cache", "one", "--backbone", "everything.yaml")
+    ran = rs_cache("extract", *of, "--part", part, "--limit", 4)
     assert ran.code == 0
-    ran = rs_cache("verify", CACHE, "--recompute", 1, "--backbone", "small.yaml", "--json")
+    ran = rs_cache("verify", "one", "--recompute", 1, "--backbone", "everything.yaml", "--json")
     assert ran.code == 0, ran.err
-    expected = {"sam": {"sam/prompt"}, "clip": {"clip/map"}}[part]
+    of_sam = {"sam/transformer", "sam/prompt", "sam/mlp", "sam/embedding"}
+    expected = {"sam": of_sam, "clip": {"clip/map"}}[part]
     assert set(ran.json["recomputed"]["cosine_distance"]) == expected
 
 

@@ -16,12 +16,13 @@ from tests.running import rs_cache
     [
         (),
         ("--set", "dtype=float16"),
-        ("--set", "positions=[transformer,prompt,mlp]"),
+        ("--backbone", "everything.yaml"),
         ("--part", "clip", "--limit", "10"),
     ],
 )
 def test_the_announced_bytes_are_those_on_the_disk(workplace: Path, settings: tuple[str, ...]) -> None:
-    arguments = ("extract", "--backbone", "small.yaml", "--set", "partition_size=7", *settings, "--json")
+    backbone = () if "--backbone" in settings else ("--backbone", "small.yaml")
+    arguments = ("extract", *backbone, "--set", "partition_size=7", *settings, "--json")
     planned = rs_cache(*arguments, "--dry-run")
     assert planned.code == 0
     facts, cache = planned.json, Path(planned.json["cache"])
@@ -57,7 +58,7 @@ def test_no_weights_are_needed(backbone: str, workplace: Path, monkeypatch: pyte
     def fetched(*_: object, **__: object) -> None:
         raise AssertionError("a dry run fetches nothing")
 
-    monkeypatch.setattr("pipeline.plan.encoders_of", fetched)
+    monkeypatch.setattr("pipeline.plan.backbone_of", fetched)
     monkeypatch.setattr("regionspot_cache.backbones.load.fetch", fetched)
     found = rs_cache("extract", "--backbone", backbone, "--dry-run", "--json").json
     assert found["weights_not_here"] == ["sam", "clip"]

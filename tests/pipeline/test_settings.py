@@ -50,11 +50,6 @@ def test_shipped_files_by_name() -> None:
         shipped("no/such.yaml")
 
 
-def test_halves() -> None:
-    assert ExtractSettings().parts == ("sam", "clip")
-    assert ExtractSettings(part="clip").parts == ("clip",)
-
-
 @pytest.mark.parametrize(
     "values",
     [
