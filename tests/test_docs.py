@@ -66,7 +66,8 @@ def test_commands_name_real_verbs_options_and_settings(file: str, command: str) 
     assert {a.partition("=")[0] for a in arguments if a.startswith("--")} <= known
     if verb in SETTINGS:
         worlds = [shipped(f"reproduce/worlds/{name}.yaml") for name in options(arguments, "--world")]
-        config = next(iter([ROOT / name for name in options(arguments, "--config")] + worlds), None)
+        files = [shipped(name.removeprefix("configs/")) for name in options(arguments, "--config")]
+        config = next(iter(files + worlds), None)
         load_config(SETTINGS[verb], config, options(arguments, "--set"))
 
 
