@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from regionspot_cache.backbones import load_preset
+from regionspot_cache.backbones import SamSpec, load_preset
 from regionspot_cache.datasets import catalog, load_dataset
 from regionspot_cache.datasets.sources import Source
 from regionspot_cache.training import loop, train
@@ -75,7 +75,7 @@ def test_the_backbone_file_of_a_network(tmp_path: Path) -> None:
     path = tmp_path / "sam2.1-b32.yaml"
     path.write_text(text)
     spec = load_preset(path)
-    assert (spec.name, spec.sam.model) == ("sam2.1-b32", "sam2.1-hiera-tiny")
+    assert (spec.name, spec.first(SamSpec).model) == ("sam2.1-b32", "sam2.1-hiera-tiny")
     ran = rs_cache("backbones", path, "--json")
     assert ran.code == 0, ran.err
     assert "sam2.1-b32" in json.dumps(ran.json)
