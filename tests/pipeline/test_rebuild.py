@@ -64,7 +64,8 @@ def backbone_file(name: str, model: str) -> Path:
     text = BACKBONE.replace("name: small", f"name: {name}")
     path.write_text(
         text.replace(
-            'sam: {model: packaged, weights: "random:1"', f'sam: {{model: "{model}", weights: "random:5"'
+            'network: sam, model: packaged, weights: "random:1"',
+            f'network: sam, model: "{model}", weights: "random:5"',
         )
     )
     return path
@@ -84,7 +85,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_another_sam_replaces_the_sam_part_only(family: str) -> None:
     cache = Path(CACHE)
     before, old = hashes(cache), open_cache(cache)
-    tokens = old.read_tokens(0)
+    tokens = old.read("sam/transformer", 0)
     own = backbone_file(family, FAMILIES[family])
 
     refused = rs_cache(
@@ -104,7 +105,7 @@ def test_another_sam_replaces_the_sam_part_only(family: str) -> None:
         "manifest.json",
     }
     assert {name for name in before if name.startswith(("clip/", "plan/", "markers/clip/"))} <= set(after)
-    found = open_cache(cache).read_tokens(0)
+    found = open_cache(cache).read("sam/transformer", 0)
     assert found.shape == (len(tokens), 64)
     assert np.isfinite(found).all()
     assert found.shape != tokens.shape or np.abs(found - tokens).max() > 0.01
