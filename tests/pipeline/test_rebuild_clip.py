@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import timm
 
-from regionspot_cache.backbones import load_clip, load_preset
+from regionspot_cache.backbones import ClipSpec, load_clip, load_preset
 from regionspot_cache.store import open_cache
 from tests.conftest import BACKBONE
 from tests.pipeline.test_rebuild import CACHE, HEAD, hashes
@@ -40,9 +40,9 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setattr(timm, "create_model", small)
     siglip_folder(root / "siglip")
     text = BACKBONE.replace("name: small", "name: siglip")
-    old = 'clip: {model: packaged, weights: "random:2", precision: fp32}'
+    old = 'clip: {network: clip, model: packaged, weights: "random:2", precision: fp32}'
     assert old in text
-    new = f'clip: {{model: "local-dir:siglip", weights: "random:4", image_size: {16 * GRID}}}'
+    new = f'clip: {{network: clip, model: "local-dir:siglip", weights: "random:4", image_size: {16 * GRID}}}'
     (root / "siglip.yaml").write_text(text.replace(old, new))
     monkeypatch.chdir(root)
     return root
@@ -56,7 +56,7 @@ def rebuild(*more: str) -> Ran:
 @pytest.mark.usefixtures("place")
 def test_another_clip_replaces_the_clip_part_only_and_serves_a_new_head() -> None:
     cache = Path(CACHE)
-    before, tokens = hashes(cache), open_cache(cache).read_tokens(0)
+    before, tokens = hashes(cache), open_cache(cache).read("sam/transformer", 0)
     refused = rebuild()
     assert refused.code == 4
     assert "--part clip --rebuild" in refused.error["next"]
@@ -72,11 +72,11 @@ def test_another_clip_replaces_the_clip_part_only_and_serves_a_new_head() -> Non
     assert kept == {name: after.get(name) for name in kept}
     assert rs_cache("verify", cache, "--full").code == 0
 
-    clip = load_clip(load_preset("siglip.yaml").clip)
-    assert (clip.prefix_tokens, clip.map_shape) == (0, (GRID * GRID, WIDTH))
+    clip = load_clip(load_preset("siglip.yaml").first(ClipSpec))
+    assert (clip.prefix_tokens, clip.arrays["map"].shape) == (0, (GRID * GRID, WIDTH))
     rebuilt = open_cache(cache, expect={"clip": clip.fingerprint()})
-    assert rebuilt.read_map(0).shape == clip.map_shape
-    np.testing.assert_array_equal(rebuilt.read_tokens(0), tokens)
+    assert rebuilt.read("clip/map", 0).shape == clip.arrays["map"].shape
+    np.testing.assert_array_equal(rebuilt.read("sam/transformer", 0), tokens)
     train_and_recognise(cache)
 
 
@@ -88,7 +88,7 @@ def train_and_recognise(cache: Path) -> None:
     trained = rs_cache("train", "--config", "train.yaml", "--set", "backbone=siglip.yaml", "--out", "new")
     assert trained.code == 0, trained.err
     head = json.loads(Path("new/config.json").read_text())["head"]
-    assert (head["prefix_tokens"], head["grid"], head["map_dim"]) == (0, [GRID, GRID], WIDTH)
+    assert (head["maps"], head["map_dim"]) == ([[0, GRID, GRID]], WIDTH)
 
     methods = ("--method", "regionspot", "--method", "clip-box")
     evaluated = rs_cache(

@@ -47,9 +47,9 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_replaces_the_clip_part_only(family: str) -> None:
     model, tag, prefix, pixels, mean, interpolation = FAMILIES[family]
-    old = 'clip: {model: packaged, weights: "random:2", precision: fp32}'
+    old = 'clip: {network: clip, model: packaged, weights: "random:2", precision: fp32}'
     assert old in BACKBONE
-    new = f'clip: {{model: {model}, tag: {tag}, weights: "random:4", layer: 0}}'
+    new = f'clip: {{network: clip, model: {model}, tag: {tag}, weights: "random:4", layers: [0]}}'
     Path("own.yaml").write_text(BACKBONE.replace(old, new))
     before = hashes(Path(CACHE))
     command = ("extract", "--backbone", "own.yaml", "--cache", CACHE, "--set", "partition_size=4")
@@ -63,9 +63,9 @@ def test_a_family_replaces_the_clip_part_only(family: str) -> None:
     assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}
     rebuilt = open_cache(CACHE)
     found = rebuilt.parts["clip"].fingerprint
-    assert (found["model"], found["layer"], found["image_size"]) == (model, 0, pixels)
+    assert (found["model"], found["layers"], found["image_size"]) == (model, [0], pixels)
     assert found["tokens"].startswith(f"{prefix} prefix first")
     assert (found["mean"][0], found["preprocess"]) == (mean, f"squash, {interpolation}")
     assert found["quick_gelu"] == model.endswith("-quickgelu")
     patch = int(model.split("-")[2]) if model.startswith("ViT") else 16
-    assert rebuilt.read_map(0).shape[0] == prefix + (pixels // patch) ** 2
+    assert rebuilt.read("clip/map", 0).shape[0] == prefix + (pixels // patch) ** 2
