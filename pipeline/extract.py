@@ -48,8 +48,9 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
     before = {} if not has_cache(path) else open_writer(path).parts
     started, computed, errors = time.monotonic(), 0, {}
     for place in segments_to_fill(path, dataset, specs, plan_of(settings), update=settings.update):
-        if settings.rebuild and place == path:
+        if settings.rebuild:
             _say_replaced(path, before, specs)
+            before = {}
         found, images = _fill(place, dataset, spec, specs, settings)
         computed, errors = computed + images, errors | found
         if missing := seal(place, parts_of(settings, spec)):

@@ -38,6 +38,23 @@ def check_backbone(name: str) -> str:
     return name
 
 
+def parts() -> list[str]:
+    """The parts of the presets."""
+    from regionspot_cache.backbones.presets import PRESETS
+
+    return list(dict.fromkeys(part for spec in PRESETS.values() for part in spec.parts))
+
+
+def check_part(part: str, backbone: str) -> None:
+    """Raises UsageError unless the backbone has the part."""
+    from regionspot_cache.backbones.presets import load_preset
+
+    spec = load_preset(backbone)
+    if part not in spec.parts:
+        known = ", ".join(spec.parts)
+        raise UsageError(f"--part {part}.", f"{near(part, spec.parts)}Backbone {spec.name} has {known}.")
+
+
 def datasets() -> list[str]:
     """NAME and NAME:SPLIT of the catalog."""
     from regionspot_cache.datasets.catalog import DATASET_NAMES, splits_of

@@ -16,7 +16,6 @@ from regionspot_cache.backbones import BackboneSpec, load_preset
 from regionspot_cache.backbones.at_hand import at_hand
 from regionspot_cache.backbones.costs import without_values
 from regionspot_cache.datasets import DetectionDataset, load_dataset, with_views
-from regionspot_cache.errors import UsageError, near
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.extraction.features import PartitionFeatures, part_spec
 from regionspot_cache.extraction.loader import Clock, ImageLoader
@@ -120,15 +119,8 @@ def backbone_spec(settings: ExtractSettings) -> BackboneSpec:
 
 
 def parts_of(settings: ExtractSettings, spec: BackboneSpec) -> tuple[str, ...]:
-    """The parts that a run fills. Raises UsageError."""
-    if settings.part is None:
-        return tuple(spec.parts)
-    if settings.part not in spec.parts:
-        known = ", ".join(spec.parts)
-        raise UsageError(
-            f"--part {settings.part}.", f"{near(settings.part, spec.parts)}Backbone {spec.name} has {known}."
-        )
-    return (settings.part,)
+    """The parts that a run fills."""
+    return (settings.part,) if settings.part else tuple(spec.parts)
 
 
 def plan_of(settings: ExtractSettings) -> Plan:

@@ -52,7 +52,13 @@ class ExtractSettings:
         | None
     ) = None
     part: (
-        Annotated[str, Option(name="--part", metavar="NAME", help="Only this part of the backbone.")] | None
+        Annotated[
+            str,
+            Option(
+                name="--part", metavar="NAME", help="Only this part of the backbone.", complete=names.parts
+            ),
+        ]
+        | None
     ) = None
     rebuild: Annotated[bool, Option(name="--rebuild", help="Replace a part of another backbone.")] = False
     update: Annotated[
@@ -94,6 +100,8 @@ class ExtractSettings:
             raise UsageError(
                 f"workers = {self.workers}, limit = {self.limit}.", "workers >= 0 and limit >= 1."
             )
+        if self.part is not None:
+            names.check_part(self.part, self.backbone)
         if self.scheduler and self.workers:
             raise UsageError("--workers and --scheduler together.", "One of them.")
 
@@ -323,27 +331,3 @@ class PredictSettings:
     def __post_init__(self) -> None:
         if self.top < 1:
             raise UsageError(f"top = {self.top}.", "top >= 1.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoSettings:
-    """`rs-cache demo`: the whole story on the built-in world."""
-
-    out: Annotated[
-        Path,
-        Option(
-            name="--out",
-            metavar="DIR",
-            help="Folder of the report; caches and head go to their usual places.",
-        ),
-    ] = WORKPLACE / "demo"
-    train_images: int | None = None
-    """A sample, for a shorter demo; all when not given."""
-    val_images: int | None = None
-    gt_images: int = 300
-    """Validation images that every method recognises; the crops of the baselines take the time."""
-    rpn_images: int = 30
-    rpn_top_n: int = 50
-    pictures: int = 6
-    workers: int = 2
-    device: str = "auto"

@@ -1,6 +1,6 @@
 """`rs-cache demo`."""
 
-from pipeline.settings import DemoSettings
+from pipeline.demo_settings import DemoSettings
 from pipeline.verbs.command import verb
 
 

@@ -7,7 +7,8 @@ import pytest
 from pipeline.places import CONFIGS, shipped
 from pipeline.reproduce.rows import TABLE_FILE, PaperTable, Row
 from pipeline.reproduce.settings import ReproduceSettings
-from pipeline.settings import DemoSettings, EvalSettings, ExtractSettings, TrainSettings
+from pipeline.demo_settings import DemoSettings
+from pipeline.settings import EvalSettings, ExtractSettings, TrainSettings
 from regionspot_cache.backbones import load_preset
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError
