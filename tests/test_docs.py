@@ -184,3 +184,21 @@ def test_counts_of_the_guide_are_the_ones_computed_with() -> None:
         for count in (images, boxes):
             millions = f"{count / 1e6:.1f} million"
             assert f"{count:,}" in GUIDE or millions in GUIDE
+
+
+CHANGES = TEXTS["design.md"].partition("## Where a change goes")[2].partition("\n## ")[0]
+ROWS = [line for line in CHANGES.splitlines()[4:] if line.startswith("| ")]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.split("|")[1].strip() for row in ROWS])
+def test_a_change_names_at_most_three_files_and_what_is_in_them(row: str) -> None:
+    files = re.findall(r"`((?:pipeline|regionspot_cache)/[\w/]+\.py)`(?: \(([^)]*)\))?", row)
+    assert len(files) <= 3
+    for path, inside in files:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", inside):
+            assert re.search(rf"^ *(?:def|class) {name}\b|^{name}\b.*=", text, re.MULTILINE), (path, name)
+
+
+def test_the_table_of_changes_has_rows() -> None:
+    assert len(ROWS) == 9
