@@ -75,6 +75,6 @@ def to_half_precision(x: np.ndarray) -> np.ndarray:
         raise InputError(
             "features with NaN, infinite or enormous values cannot be stored as float16",
             "finite values of at most 65504",
-            "store this half as int8, or check the backbone that made them",
+            "store this part as int8, or check the backbone that made them",
         )
     return half
