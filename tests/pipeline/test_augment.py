@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from pipeline.evaluate.cached import CachedFeatures
 from pipeline.evaluate.recognise import Regions
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.datasets.augmentation import ViewTable
 from regionspot_cache.recognition.proposals import ground_truth_proposals
 from regionspot_cache.store import Cache, open_cache
-from tests.pipeline.test_recognise import Fixed, recognition
+from tests.pipeline.test_recognise import MAP, TOKENS, Fixed, recognition
 from tests.running import features, rs_cache
 
 CACHE = Path("augmented")
@@ -52,25 +53,34 @@ def picture_of(cache: Cache, i: int, place: Path) -> np.ndarray:
     return np.asarray(whole.crop((left, top, right, bottom)))
 
 
-def test_both_halves_show_the_same_view_as_the_networks_do(augmented: Path, small_backbone) -> None:
-    cache, sam, clip = open_cache(augmented / CACHE), small_backbone.sam, small_backbone.clip
+def position(cache: Cache, file_name: str) -> int:
+    """Of the picture as it is."""
+    assert cache.views is not None
+    (found,) = (i for i in np.flatnonzero(cache.views == 0).tolist() if cache.file_names[i] == file_name)
+    return found
+
+
+def test_both_parts_show_the_same_view_as_the_networks_do(augmented: Path, small_backbone) -> None:
+    cache, parts = open_cache(augmented / CACHE), small_backbone.parts
     assert set(np.unique(cache.views)) == {0, 1, 2, 3}
     for i in range(len(cache)):
         picture, boxes = picture_of(cache, i, augmented), cache.boxes(i)
         assert cache.size(i) == (picture.shape[1], picture.shape[0])
-        tokens = sam.tokens(sam.embed(sam.preprocess(picture)[None]), [boxes], [picture.shape[:2]])
-        expected = tokens["transformer"][0].float().cpu().numpy().astype(np.float16)
-        np.testing.assert_array_equal(cache.raw_tokens(i)[0], expected)
-        feature_map = clip.encode_map(clip.preprocess(picture)[None])[0].float().cpu().numpy()
-        np.testing.assert_array_equal(cache.raw_map(i)[0], feature_map.astype(np.float16))
+        found = {
+            name: encoder.encode(encoder.preprocess(picture)[None], [boxes], [picture.shape[:2]])
+            for name, encoder in parts.items()
+        }
+        tokens = found["sam"]["transformer"][0].float().cpu().numpy().astype(np.float16)
+        np.testing.assert_array_equal(cache.raw_boxes(TOKENS, i)[0], tokens)
+        feature_map = found["clip"]["map"][0].float().cpu().numpy().astype(np.float16)
+        np.testing.assert_array_equal(cache.raw_images(MAP, [i])[0][0], feature_map)
 
 
 def test_mirrored_boxes_lie_on_the_mirrored_picture(augmented: Path) -> None:
     """Within the jitter of 5 % of the sides, which the original view does not have."""
     cache = open_cache(augmented / CACHE)
     for i in np.flatnonzero(cache.views == 1).tolist():
-        original = cache.index_of(cache.image(i)[0])
-        assert cache.views[original] == 0
+        original = position(cache, cache.file_names[i])
         boxes, width = cache.boxes(original), cache.size(i)[0]
         mirrored = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
         sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
@@ -178,13 +188,14 @@ def test_training_takes_one_view_or_the_original(copied: Path) -> None:
     assert (code, facts["left_out"]) == (0, {"augmented": {"extra views": len(cache) - 6}})
 
 
-def boxed_names(path: Path) -> list[str]:
-    cache = open_cache(path)
-    return [cache.dataset.class_names[label] for label in np.unique(cache.all_labels)]
+def boxed_names() -> list[str]:
+    """Classes of the six images; in their views are no others."""
+    dataset = load_dataset("shapes", data_root=Path("rs-cache-data/datasets"), limit=6)
+    return [dataset.class_names[label] for label in np.unique(dataset.labels)]
 
 
 def test_training_with_a_class_tree(copied: Path) -> None:
-    names = boxed_names(CACHE)
+    names = boxed_names()
     kinds = [{"LabelName": name} for name in names[1:]]
     tree = {"LabelName": "thing", "Subcategory": [{"LabelName": names[0], "Subcategory": kinds}]}
     Path("tree.json").write_text(json.dumps(tree))
@@ -216,7 +227,7 @@ def test_the_source_of_a_cache_with_a_tree_ignores_its_relatives(copied: Path, s
     from pipeline.settings import PromptSettings, TrainSettings
     from pipeline.train import training_source
 
-    names = boxed_names(CACHE)
+    names = boxed_names()
     kinds = [{"LabelName": names[2]}]
     others = [{"LabelName": name} for name in names[3:]]
     tree = {"LabelName": names[0], "Subcategory": [{"LabelName": names[1], "Subcategory": kinds}]}
@@ -224,22 +235,24 @@ def test_the_source_of_a_cache_with_a_tree_ignores_its_relatives(copied: Path, s
     settings = TrainSettings(
         hierarchies={"augmented": Path("tree.json")}, prompts=PromptSettings(templates="single")
     )
-    source = training_source(str(CACHE), small_backbone.clip, settings)
+    source = training_source(str(CACHE), small_backbone, settings)
     rows = [source.class_names.index(name) for name in names[:3]]
     expected = np.zeros((len(names), len(names)), bool)
     expected[np.ix_(rows, rows)] = True
     np.fill_diagonal(expected, False)
     np.testing.assert_array_equal(source.ignore, expected)
     without = TrainSettings(prompts=settings.prompts)
-    assert training_source(str(CACHE), small_backbone.clip, without).ignore is None
+    assert training_source(str(CACHE), small_backbone, without).ignore is None
 
 
 def test_recognition_takes_the_features_of_the_images_as_they_are(augmented: Path, small_backbone) -> None:
     dataset = load_dataset("shapes", data_root=augmented / "rs-cache-data/datasets", limit=6)
     cache, method = open_cache(augmented / CACHE), Fixed()
     regions = Regions(known=ground_truth_proposals(dataset))
-    found = recognition(dataset, small_backbone, regions, cache=cache).run([method])
-    assert found.from_cache == {"map": 6, "tokens": 6}
+    cached = CachedFeatures(cache, dataset, cache.parts)
+    found = recognition(dataset, small_backbone, regions, cached=cached).run([method])
+    assert found.from_cache == {MAP: 6, TOKENS: 6}
     for record, inputs in zip(dataset, method.inputs, strict=True):
         np.testing.assert_array_equal(inputs.boxes, record.boxes)
-        np.testing.assert_array_equal(inputs.map.numpy(), cache.read_map(cache.index_of(record.image_id)))
+        there = cache.read(MAP, position(cache, record.file_name))
+        np.testing.assert_array_equal(inputs.memory((MAP,)).numpy(), there)

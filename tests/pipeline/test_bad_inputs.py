@@ -15,6 +15,7 @@ from tests.running import Ran, rs_cache
 
 SMALL = ("--backbone", "small.yaml", "--set", "partition_size=4")
 CACHE = Path("cache")
+TOKENS, MAP = "sam/transformer", "clip/map"
 WIDE = 20_000
 
 
@@ -73,7 +74,7 @@ def test_every_loss_is_counted_and_named(workplace: Path) -> None:
     annotations += [box(100 + i, i, ok) for i in range(2, 10) if i != 8]
     annotations += [box(200, 8, [19_000, 1, 900, 6]), box(201, 99, ok)]
     ran = extract(write(images, annotations), "--json")
-    assert ran.code == 3, ran.err  # part of the images failed
+    assert ran.code == 3, ran.err  # half of the images failed
     assert ran.json["images"] == 8  # two names lead out of the folder
     assert ran.json["failed_images"] == 4
     parts = rs_cache("status", CACHE, "--json").json["parts"]
@@ -95,13 +96,16 @@ def test_every_loss_is_counted_and_named(workplace: Path) -> None:
         "duplicate box": 1,
     }
     cache = open_cache(CACHE)
-    plain, wide, empty = (cache.index_of(i) for i in (1, 8, 10))
+    ids = [cache.image(i)[0] for i in range(len(cache))]
+    plain, wide, empty = (ids.index(i) for i in (1, 8, 10))
     np.testing.assert_array_equal(cache.boxes(plain), [[60, 40, 64, 48], [5, 5, 14, 14]])
-    assert cache.read_tokens(plain).shape[0] == 2
-    assert np.isfinite(cache.read_tokens(wide)).all()
-    assert cache.read_tokens(empty).shape[0] == 0
-    np.testing.assert_array_equal(cache.read_map(empty), cache.read_map(plain))
+    assert cache.read(TOKENS, plain).shape[0] == 2
+    assert np.isfinite(cache.read(TOKENS, wide)).all()
+    assert cache.read(TOKENS, empty).shape[0] == 0
+    np.testing.assert_array_equal(cache.read(MAP, empty), cache.read(MAP, plain))
     assert rs_cache("verify", CACHE, "--full").code == 0
+    again = extract(Path("boxes.json"), "--json")  # the same dataset, though two entries are one file
+    assert (again.code, again.json["computed_images"]) == (3, 4), again.err
 
 
 def test_a_dataset_without_any_box(workplace: Path) -> None:
@@ -111,7 +115,7 @@ def test_a_dataset_without_any_box(workplace: Path) -> None:
     assert ran.code == 0, ran.err
     assert (ran.json["boxes"], ran.json["failed_images"]) == (0, 0)
     assert rs_cache("verify", CACHE, "--full").code == 0
-    assert open_cache(CACHE).read_tokens(0).shape[0] == 0
+    assert open_cache(CACHE).read(TOKENS, 0).shape[0] == 0
 
 
 def test_annotation_files_that_cannot_be_used(workplace: Path) -> None:
@@ -158,13 +162,14 @@ def test_a_dataset_that_is_not_here_says_which_files_go_where(name: str, workpla
 def test_backbone_files_that_make_no_sense(workplace: Path) -> None:
     for text, code, found in (
         ("sma: {}", 2, "Unknown key sma"),
-        ("sam: {model: packaged, weights: 'random:x'}", 2, "random:x"),
-        ("sam: {model: vit_x}", 2, "vit_x"),
-        ("sam: {model: packaged, weights: none.pth}", 1, "none.pth"),
-        ("sam: {model: packaged, weights: small.yaml}", 1, "small.yaml"),
+        ("parts: {sam: {network: sam, model: packaged, weights: 'random:x'}, CLIP}", 2, "random:x"),
+        ("parts: {sam: {network: sam, model: vit_x}, CLIP}", 2, "vit_x"),
+        ("parts: {sam: {network: sam, model: packaged, weights: none.pth}, CLIP}", 1, "none.pth"),
+        ("parts: {sam: {network: sam, model: packaged, weights: small.yaml}, CLIP}", 1, "small.yaml"),
+        ("parts: {sam: {network: sam}}", 2, "head.memory = clip/map"),
         ("[", 2, "not YAML"),
     ):
-        Path("own.yaml").write_text(text)
+        Path("own.yaml").write_text(text.replace("CLIP", "clip: {network: clip, model: packaged}"))
         ran = rs_cache("extract", "--backbone", "own.yaml", "--part", "sam")
         assert ran.code == code, ran.err
         assert found in ran.error["error"]

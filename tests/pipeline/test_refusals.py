@@ -76,8 +76,15 @@ def test_weights_that_are_none(content: bytes, tmp_path: Path) -> None:
             read(path)
 
 
+def own_file(network: str, model: str, weights: str = "included") -> None:
+    """own.yaml: the packaged networks, but for one."""
+    parts = {name: f"{{network: {name}, model: packaged, weights: packaged}}" for name in ("sam", "clip")}
+    parts[network] = f"{{network: {network}, model: '{model}', weights: '{weights}'}}"
+    Path("own.yaml").write_text(f"parts: {{sam: {parts['sam']}, clip: {parts['clip']}}}")
+
+
 def test_a_seed_that_torch_does_not_take(workplace: Path) -> None:
-    Path("own.yaml").write_text("sam: {model: packaged, weights: 'random:99999999999999999999999'}")
+    own_file("sam", "packaged", "random:99999999999999999999999")
     assert "has no seed" in refused("extract", "--backbone", "own.yaml", "--part", "sam", code=2)["error"]
 
 
@@ -87,14 +94,14 @@ def test_a_seed_that_torch_does_not_take(workplace: Path) -> None:
 def test_folders_of_transformers_with_a_broken_config(content: str, workplace: Path) -> None:
     Path("hf").mkdir()
     Path("hf/config.json").write_text(content)
-    Path("own.yaml").write_text("sam: {model: 'local-dir:hf', weights: included}")
+    own_file("sam", "local-dir:hf")
     refused("extract", "--backbone", "own.yaml", "--part", "sam")
 
 
 def test_folders_of_open_clip_with_a_broken_config_or_a_pickle(workplace: Path) -> None:
     folder = Path("clip")
     folder.mkdir()
-    Path("own.yaml").write_text("clip: {model: 'local-dir:clip', weights: included}")
+    own_file("clip", "local-dir:clip")
     (folder / "open_clip_config.json").write_text('{"model_cfg": 3}')
     refused("extract", "--backbone", "own.yaml", "--part", "clip")
     vision = {"image_size": 32, "layers": 1, "width": 16, "patch_size": 8, "head_width": 8}
@@ -132,7 +139,7 @@ def test_class_trees_that_are_none(content: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("results", [3, [1], [{}], [{"protocol": 1, "metrics": 2}]])
 def test_metrics_for_a_card_that_are_none(results: object, tmp_path: Path) -> None:
-    head = RegionHead(HeadConfig(token_dim=4, map_dim=8, text_dim=4, grid=(2, 2), depth=1))
+    head = RegionHead(HeadConfig(token_dim=4, map_dim=8, text_dim=4, maps=((1, 2, 2),), depth=1))
     head.save_pretrained(tmp_path)
     (tmp_path / "metrics.json").write_text(json.dumps({"results": results}))
     error = refused("push", tmp_path, "a/b", "--metrics", tmp_path / "metrics.json")
