@@ -111,7 +111,7 @@ class ClipBackbone:
             "preprocess": f"squash, {self.resize}",
             "mean": list(self.parts.mean),
             "std": list(self.parts.std),
-            "layers": list(self.blocks),
+            "map_block": self.blocks[0],  # other maps are named by their blocks
             "tokens": f"{self.prefix_tokens} prefix first, before the final norm, not projected",
             "precision": self.precision,
         }

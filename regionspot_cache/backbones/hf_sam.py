@@ -80,7 +80,6 @@ class TransformersSam(FrozenSam):
             "preprocess": f"{self._frame}, {resampling} antialiased (torchvision), "
             f"mean {list(processor.image_mean)}, std {list(processor.image_std)}",
             "token": f"{self.token} of a box prompt, single-mask output",
-            "store": list(self.spec.store),
             "precision": self.precision,
         }
 

@@ -47,7 +47,6 @@ class SamBackbone(FrozenSam):
             "weights_sha256": self.weights_sha256,
             "preprocess": f"longest side {self.image_size}, PIL bilinear antialiased, mean/std, zero pad",
             "token": "mask token 0 of a box prompt, single-mask output",
-            "store": list(self.spec.store),
             "precision": self.precision,
         }
 

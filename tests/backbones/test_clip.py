@@ -52,7 +52,7 @@ def test_the_layer_can_be_chosen(layer: int, block: int) -> None:
     batch = images(clip)
     expected = outputs_of(clip.model.visual.transformer.resblocks[block], clip, batch)
     torch.testing.assert_close(clip.encode(batch)["map"], expected, rtol=0, atol=1e-5)
-    assert clip.fingerprint()["layers"] == [block]
+    assert clip.fingerprint()["map_block"] == block
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:

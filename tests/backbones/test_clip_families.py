@@ -161,7 +161,7 @@ def test_the_fingerprint_has_what_tells_families_apart(
 ) -> None:
     clip, first = shallow(name), shallow(name, layers=(0,))
     facts = clip.fingerprint()
-    assert (facts["model"], facts["layers"], first.fingerprint()["layers"]) == (SMALL[name], [1], [0])
+    assert (facts["model"], facts["map_block"], first.fingerprint()["map_block"]) == (SMALL[name], 1, 0)
     assert facts["tokens"].startswith(f"{clip.prefix_tokens} prefix")
     assert facts["mean"] == list(clip.mean)
     assert facts["preprocess"] == "squash, " + ("bilinear" if name == "pe-core" else "bicubic")

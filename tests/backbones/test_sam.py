@@ -144,8 +144,9 @@ def test_fingerprint_follows_what_decides_the_values() -> None:
     base = small_sam().fingerprint()
     assert json.loads(json.dumps(base)) == base
     assert small_sam().fingerprint() == base
-    for other in (small_sam(seed=1), small_sam(store=("mlp",)), small_sam(precision="bf16")):
+    for other in (small_sam(seed=1), small_sam(precision="bf16")):
         assert other.fingerprint() != base
+    assert small_sam(store=("mlp",)).fingerprint() == base  # which arrays there are, not their values
 
 
 def test_random_weights_depend_on_the_seed_alone() -> None:
