@@ -122,9 +122,9 @@ class PendingUpdate:
 
     def finish(self) -> None:
         """Once the segment is sealed."""
-        if self.update.is_empty:
+        if self.update.is_empty and self.update.cache.source == self.update.dataset.source:
             abandon_update(self.path)
-        else:
+        else:  # also for other labels alone: they are read from the latest annotations
             finish_update(self.path, self.update, self.name)
 
 

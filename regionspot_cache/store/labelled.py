@@ -82,15 +82,35 @@ def _match_images(dataset: "DetectionDataset", cache: CachedImages, live: np.nda
     there = cache.frames if dataset.views is not None and cache.frames is not None else cache.all_sizes
     if wanted.shape[1] != there.shape[1]:
         return np.full(len(dataset.file_names), -1)
-    known: dict[tuple[str, bytes], int] = {}
+    known: dict[tuple[str, bytes], list[int]] = {}
     there, wanted = there.astype("<i4"), wanted.astype("<i4")
     counted = np.ones(cache.num_images, bool) if live is None else live
     if dataset.views is None and cache.views is not None:  # of the pictures as they are, not of mirrored ones
         counted = counted & (cache.views == 0)
     for i in np.flatnonzero(counted):
-        known[cache.file_names[i], there[i].tobytes()] = int(i)
-    names = zip(dataset.file_names, wanted, strict=True)
-    return np.array([known.get((name, row.tobytes()), -1) for name, row in names], np.int64)
+        known.setdefault((cache.file_names[i], there[i].tobytes()), []).append(int(i))
+    found, taken = np.full(len(dataset.file_names), -1), set()
+    for number, (name, row) in enumerate(zip(dataset.file_names, wanted, strict=True)):
+        if same := known.get((name, row.tobytes())):
+            boxes = dataset.boxes[dataset.offsets[number] : dataset.offsets[number + 1]]
+            found[number] = same[0] if len(same) == 1 else _most_alike(boxes, same, cache, taken)
+            taken.add(int(found[number]))
+    return found
+
+
+def _most_alike(boxes: np.ndarray, same: list[int], cache: CachedImages, taken: set[int]) -> int:
+    """Of images that are one file listed several times, the one with these boxes; each once if possible."""
+
+    def unlike(i: int) -> tuple[int, bool, int]:
+        held = _box_set(cache.all_boxes[cache.offsets[i] : cache.offsets[i + 1]])
+        return len(wanted - held), i in taken, len(held - wanted)
+
+    wanted = _box_set(boxes)
+    return min(same, key=unlike)
+
+
+def _box_set(boxes: np.ndarray) -> set[bytes]:
+    return {box.tobytes() for box in boxes + np.float32(0)}  # -0.0 becomes 0.0
 
 
 def _sorted_keys(owner: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -89,6 +89,18 @@ def test_other_labels_compute_nothing_and_are_trained_on(workplace: Path) -> Non
     assert any(b"a thing of mine" in text for text in texts)
 
 
+def test_an_update_of_labels_alone_names_the_new_file(workplace: Path) -> None:
+    write()
+    extract()
+    write(relabelled)
+    MINE.rename("other.json")
+    features = kept(CACHE)
+    other = [Path("other.json") if argument == MINE else argument for argument in EXTRACT]
+    assert rs_cache(*other, "--update").json["computed_images"] == 0
+    assert kept(CACHE) == features | {"segments.json": kept(CACHE)["segments.json"]}
+    assert Path(open_cache(CACHE).source.dataset).name == "other.json"
+
+
 def test_another_file_over_the_same_pictures_uses_what_fits(workplace: Path) -> None:
     write()
     extract()

@@ -11,6 +11,7 @@ from regionspot_cache.datasets import DetectionDataset, with_views
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.regions import BOX_QUERY, position_vectors
 from regionspot_cache.store import LabelledCache, create_cache, match, open_cache
+from regionspot_cache.store.reader import open_as_it_is
 from tests.store.small_world import clip_part, extract, make_cache, make_dataset, open_labelled, sam_part
 
 IMAGE, BOX = "image not in the cache", "box not in the cache"
@@ -71,6 +72,25 @@ def test_the_annotations_that_a_cache_was_made_from(sealed: Path) -> None:
     assert labelled.boxed_classes.tolist() == [0, 1, 2]
     assert (labelled.num_images, labelled.partition_size, labelled.views) == (23, 4, None)
     assert labelled.ok_mask("sam").sum() == 21
+
+
+def test_entries_of_one_file_are_told_apart_by_their_boxes(tmp_path: Path) -> None:
+    """Two lists of boxes for one picture, and one that is empty, whatever their order in the cache."""
+    data = make_dataset()
+    names = (data.file_names[0],) * 5 + tuple(data.file_names[5:])
+    sizes = {key: np.concatenate([np.repeat(v[:1], 5), v[5:]]) for key, v in _sides(data).items()}
+    listed = replace(data, file_names=names, **sizes)
+    for seed in range(3):
+        writer = create_cache(tmp_path / f"{seed}", listed, parts=[sam_part()], partition_size=4, seed=seed)
+        cache = open_as_it_is(tmp_path / f"{seed}", ())
+        found = match(listed, cache)
+        assert found.fits(listed.offsets).all()
+        assert sorted(found.images.tolist()) == list(range(len(listed)))
+        assert writer.num_partitions == cache.num_partitions
+
+
+def _sides(data: DetectionDataset) -> dict[str, np.ndarray]:
+    return {"widths": data.widths, "heights": data.heights}
 
 
 def test_a_relabelled_file_needs_no_new_cache(sealed: Path) -> None:
