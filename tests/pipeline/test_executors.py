@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from pipeline.executors import ask_every_worker, run_here, run_on_scheduler
-from pipeline.partition import ExtractJob, extract_partition, specs_of
 from regionspot_cache.backbones import load_preset
 from regionspot_cache.errors import IdentityError, InputError, RegionSpotError
+from regionspot_cache.extraction.partition import ExtractJob, extract_partition, specs_of
 from regionspot_cache.store import open_writer
 from regionspot_cache.store import verify as problems_of
 from tests.running import features, rs_cache
@@ -112,19 +112,18 @@ def test_a_running_scheduler_and_a_worker_killed_in_the_middle(
 OWN_NETWORK = """\
 import os
 import re
-from dataclasses import replace
-from regionspot_cache.backbones import load_clip
+from regionspot_cache.backbones import ClipSpec, load_clip
 
 class Own:
     def __init__(self, spec, device):
-        self._inner = load_clip(replace(spec, model="packaged", weights="random:2"), device)
+        self._inner = load_clip(ClipSpec(model="packaged", weights="random:2"), device)
     def __getattr__(self, name):
         return getattr(self._inner, name)
     def fingerprint(self):
         return {**self._inner.fingerprint(), "arithmetic": os.environ.get("RS_TEST_ARITHMETIC", "bf16")}
-    for _name in ("preprocess", "encode_map", "encode_image", "encode_text", "text_fingerprint"):
+    for _name in ("preprocess", "encode", "encode_image", "encode_text", "text_fingerprint"):
         exec(f"def {_name}(self, *a): return self._inner.{_name}(*a)")
-    for _name in ("device", "image_size", "grid", "prefix_tokens", "map_shape", "logit_scale", "mean", "std"):
+    for _name in ("device", "arrays", "logit_scale", "mean"):
         exec(f"{_name} = property(lambda self: self._inner.{_name})")
 
 class Unpicklable(Exception):
@@ -141,8 +140,9 @@ def broken(item):
 def own_network(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """own.yaml: a CLIP side whose fingerprint and health depend on the environment of the process."""
     (workplace / "own_network.py").write_text(OWN_NETWORK)
-    text = 'sam: {model: packaged, weights: "random:1"}\nclip: {model: "own_network:Own"}\n'
-    (workplace / "own.yaml").write_text(f"name: own\n{text}")
+    sam = '{network: sam, model: packaged, weights: "random:1"}'
+    parts = f'parts: {{sam: {sam}, clip: {{network: "own_network:Own"}}}}'
+    (workplace / "own.yaml").write_text(f"name: own\n{parts}\n")
     monkeypatch.syspath_prepend(str(workplace))
     monkeypatch.delitem(sys.modules, "own_network", raising=False)
     monkeypatch.setenv("PYTHONPATH", f"{workplace}:{os.environ.get('PYTHONPATH', '')}")
@@ -248,7 +248,11 @@ def test_ctrl_c_stops_local_workers_without_a_word_of_theirs(workplace: Path) ->
     os.killpg(child.pid, signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
-    said = [line for line in err.splitlines() if not re.search("extracting:|to do|float32", line)]
+    said = [
+        line
+        for line in err.splitlines()
+        if not re.search("extracting:|dropped at reading|to do|float32", line)
+    ]
     assert said == ["Interrupted. What is committed is kept; the same command continues."]
 
 
