@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.console import counts
-from regionspot_cache.store import CacheWriter, open_writer
+from regionspot_cache.store import CacheWriter, PartSpec, open_writer
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import Marker
 from regionspot_cache.store.reader import open_as_it_is
@@ -89,9 +89,9 @@ class Contents:
             f"{good} of {self.images} images; {len(self.failures)} failed: {counts(self.failures_by_reason)}"
         )
 
-    def missing(self, parts: tuple[str, ...]) -> dict[str, int]:
-        """Partitions that are not committed, by part."""
-        return {part: self.partitions - len(self.markers.get(part, {})) for part in parts}
+    def spec(self, part: str) -> PartSpec:
+        """What a part stores."""
+        return next(writer.parts[part] for writer in self.writers if part in writer.parts)
 
     def bytes(self, part: str) -> int:
         """Of the committed features of a part."""

@@ -39,8 +39,9 @@ def status(path: str, *, as_json: bool = False) -> None:
 
 
 def _part_status(there: Contents, part: str) -> dict[str, Any]:
-    markers = there.markers[part]
+    markers, made = there.markers[part], there.spec(part).fingerprint
     return {
+        "network": " ".join(str(made[key]) for key in ("library", "model") if key in made),
         "partitions": there.partitions,
         "committed": len(markers),
         "images": dict(sum((Counter(marker.counts) for marker in markers.values()), Counter())),
@@ -60,6 +61,7 @@ def _status_text(facts: dict[str, Any], told: str) -> str:
             f"{part:<5} {value['committed']}/{value['partitions']} partitions ({share:.0%}), "
             f"{console.size(value['bytes'])}; images: {counts(value['images'])}"
         )
+        lines.append(f"      network: {value['network'] or 'of no known name'}")
         lines.append("      seconds: " + ", ".join(f"{step} {s:.1f}" for step, s in value["seconds"].items()))
         lines += [f"      failed: {f['file_name']}: {f['reason']}" for f in value["failures"][:20]]
         if len(value["failures"]) > 20:
@@ -99,9 +101,8 @@ def _view_counts(cache: Cache) -> dict[str, Any]:
 
 
 def _part_info(there: Contents, part: str) -> dict[str, Any]:
-    spec = next(writer.parts[part] for writer in there.writers if part in writer.parts)
-    complete = not there.missing((part,))[part]
-    return {**spec.to_dict(), "bytes": there.bytes_by_array(part), "complete": complete}
+    complete = len(there.markers[part]) == there.partitions
+    return {**there.spec(part).to_dict(), "bytes": there.bytes_by_array(part), "complete": complete}
 
 
 def _info_text(facts: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ def test_status_counts_partitions_images_bytes_and_seconds(finished: Path) -> No
         assert {"read", "decode", "prepare"} <= set(part["seconds"])
     text = rs_cache("status", CACHE, cwd=finished).out
     assert text.count("6/6 partitions (100%)") == 2
+    assert text.count("network: segment_anything packaged") == text.count("network: open_clip packaged") == 1
 
 
 def test_info_names_dataset_arrays_and_networks(finished: Path) -> None:
