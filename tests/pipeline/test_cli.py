@@ -11,7 +11,9 @@ from tests.pipeline.launcher import Launcher
 from tests.running import rs_cache
 
 OPTIONS = {
-    "extract": "backbone cache config dataset dry-run part images json limit rebuild scheduler set update workers",
+    "extract": (
+        "backbone cache config dataset dry-run part images json limit rebuild scheduler set update workers"
+    ),
     "status": "config json set",
     "info": "config json set",
     "verify": "backbone config full images json recompute repair set",

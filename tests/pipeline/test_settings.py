@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.demo_settings import DemoSettings
 from pipeline.places import CONFIGS, shipped
 from pipeline.reproduce.rows import TABLE_FILE, PaperTable, Row
 from pipeline.reproduce.settings import ReproduceSettings
-from pipeline.demo_settings import DemoSettings
 from pipeline.settings import EvalSettings, ExtractSettings, TrainSettings
 from regionspot_cache.backbones import load_preset
 from regionspot_cache.config import load_config
