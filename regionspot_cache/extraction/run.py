@@ -227,7 +227,7 @@ def extract(
     device: str = "auto",
     on_images: OnImages | None = None,
 ) -> None:
-    """Builds, completes or updates a cache in this process; beside others that do the same, it shares the work.
+    """Builds, completes or updates a cache in this process; others that do the same share the work with it.
 
     Args:
         dataset: images and boxes.

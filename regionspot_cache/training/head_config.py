@@ -48,8 +48,8 @@ class HeadConfig(HeadOptions):
         token_dim: width of the query of a box (256 for a SAM token; 512 for the prompt position).
         map_dim: width of a map token, which is also the width of the decoder.
         text_dim: width of the text embeddings.
-        maps: of every map of the memory, (prefix tokens, rows, columns): tokens before the grid (1 for a class
-            token, 0 for SigLIP, more with registers) and its sides.
+        maps: of every map of the memory, (prefix tokens, rows, columns): tokens before the grid (1 for a
+            class token, 0 for SigLIP, more with registers) and its sides.
     """
 
     token_dim: int
