@@ -63,7 +63,7 @@ def test_a_family_replaces_the_clip_part_only(family: str) -> None:
     assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}
     rebuilt = open_cache(CACHE)
     found = rebuilt.parts["clip"].fingerprint
-    assert (found["model"], found["layers"], found["image_size"]) == (model, [0], pixels)
+    assert (found["model"], found["map_block"], found["image_size"]) == (model, 0, pixels)
     assert found["tokens"].startswith(f"{prefix} prefix first")
     assert (found["mean"][0], found["preprocess"]) == (mean, f"squash, {interpolation}")
     assert found["quick_gelu"] == model.endswith("-quickgelu")
