@@ -1,20 +1,26 @@
-"""Open-vocabulary region recognition from cached SAM tokens and CLIP maps.
+"""Open-vocabulary region recognition from cached features of frozen networks.
 
-`RegionPredictor`, `RegionHead` and `open_cache` are imported when first used, so that the cache can be read
-without torch.
+What is named here is imported when first used, so that the cache can be read without torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from regionspot_cache.extraction import extract
     from regionspot_cache.recognition.predictor import RegionPredictor
     from regionspot_cache.store import open_cache
-    from regionspot_cache.training.head import RegionHead
+    from regionspot_cache.training import RegionHead, train
 
-__all__ = ["RegionHead", "RegionPredictor", "open_cache"]
+__all__ = ["RegionHead", "RegionPredictor", "extract", "open_cache", "train"]
 
-_HOMES = {"RegionHead": "head", "RegionPredictor": "predictor", "open_cache": "store"}
+_HOMES = {
+    "RegionHead": "training.head",
+    "RegionPredictor": "recognition.predictor",
+    "extract": "extraction.run",
+    "open_cache": "store",
+    "train": "training.loop",
+}
 
 
 def __getattr__(name: str) -> Any:
