@@ -20,6 +20,7 @@ KNOWN = {
     "backbone": ("tiny", "bb", "bl"),
     "dataset": ("shapes:val", "lvis", "coco:val"),
     "proposals": ("gt", "rpn", "here.npz"),
+    "part": ("sam", "clip", "sam"),
     "world": ("shapes", "paper", "own"),
     ("reproduce", "names"): (["table1"], ["table2", "table3"], ["table5"]),
     "methods": (["clip-box"], ["clip-mask", "official"], ["regionspot"]),
