@@ -22,12 +22,12 @@ from regionspot_cache.extraction.partition import (
     extract_partition,
     require_same_networks,
     specs_of,
+    tell_fetching,
 )
-from regionspot_cache.extraction.run import has_cache, seal, segments_to_fill, todo
+from regionspot_cache.extraction.run import given_up, has_cache, seal, segments_to_fill, todo
 from regionspot_cache.identity import ARITHMETIC
 from regionspot_cache.store import CacheWriter, PartSpec, missing_bytes, open_writer
 
-POLL_SECONDS = 0.5  # while another process works on the last partitions
 MAX_FAILED = 3  # partitions in a row that fail before the run gives up: the cause is not in the images
 
 
@@ -116,6 +116,7 @@ def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
 
 def describe_parts(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
     """Loads the networks here and says what they would store."""
+    tell_fetching(console.fetching)
     return [*specs_of(spec, parts_of(settings, spec), resolve_device(settings.device), settings.dtype)]
 
 
@@ -163,9 +164,13 @@ def _run(
         meter = Meter(ticker)
         while partitions:
             busy = _pass(job, partitions, meter, errors, settings)
-            partitions = _given_up(writer, busy, job.parts) if busy else []
+            partitions = given_up(job.cache, busy, job.parts, _say_waiting)
     meter.say_steps()
     return errors, meter.images
+
+
+def _say_waiting(partitions: int) -> None:
+    console.say(f"waiting for {partitions} partitions that another process works on")
 
 
 def _pass(
@@ -198,27 +203,6 @@ def _pass(
             )
             return []
     return busy
-
-
-def _given_up(writer: CacheWriter, busy: list[int], parts: Sequence[str]) -> list[int]:
-    """Waits for other processes: partitions that one of them left undone; none once all are committed."""
-    told = False
-    while left := [(part, p) for p in busy for part in parts if writer.marker(part, p) is None]:
-        if free := sorted({p for part, p in left if _is_free(writer, part, p)}):
-            return free
-        if not told:
-            console.say(f"waiting for {len({p for _, p in left})} partitions that another process works on")
-            told = True
-        time.sleep(POLL_SECONDS)
-    return []
-
-
-def _is_free(writer: CacheWriter, part: str, p: int) -> bool:
-    try:
-        with writer.claim(part, p):
-            return True
-    except BlockingIOError:
-        return False
 
 
 def _outcomes(

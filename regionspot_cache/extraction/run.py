@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
-from typing import Any
 
 from regionspot_cache.backbones.presets import BackboneSpec, load_preset
 from regionspot_cache.datasets import DetectionDataset
@@ -12,7 +11,7 @@ from regionspot_cache.errors import IdentityError, IncompleteError, InputError
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.extraction.partition import Dtype, ExtractJob, OnImages, extract_partition, specs_of
 from regionspot_cache.identity import require_same
-from regionspot_cache.store import PartSpec, create_cache, open_writer
+from regionspot_cache.store import CacheWriter, PartSpec, create_cache, open_writer
 from regionspot_cache.store.create import add_parts
 from regionspot_cache.store.identity import CACHE_KEY
 from regionspot_cache.store.labelled import match
@@ -21,7 +20,7 @@ from regionspot_cache.store.reader import open_as_it_is
 from regionspot_cache.store.segments import UpdateRecord, segment_places
 from regionspot_cache.store.update import Update, abandon_update, begin_update, finish_update, plan_update
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5  # while another process works on the last partitions
 
 
 def has_cache(path: str | Path) -> bool:
@@ -201,16 +200,34 @@ def seal(place: str, parts: Sequence[str]) -> dict[str, int]:
     return missing
 
 
-def shared(unit: Callable[[int], Any], partitions: Sequence[int]) -> dict[int, Any]:
-    """Results of `unit` by partition; those that another process works on are asked for until it is done."""
-    waiting, done = list(partitions), {}
-    while waiting:
-        found = {p: unit(p) for p in waiting}
-        done |= found
-        waiting = [p for p, report in found.items() if report.busy]
-        if waiting:
-            sleep(POLL_SECONDS)
-    return done
+def given_up(
+    place: str, busy: Sequence[int], parts: Sequence[str], on_wait: Callable[[int], None] | None = None
+) -> list[int]:
+    """Waits for other processes: partitions that one of them left undone; none once all are committed.
+
+    Args:
+        place: of the segment.
+        busy: partitions that others were at work on.
+        parts: those that are wanted.
+        on_wait: told once, if there is something to wait for, how many partitions.
+    """
+    writer = open_writer(place)
+    while left := [(part, p) for p in busy for part in parts if writer.marker(part, p) is None]:
+        if free := sorted({p for part, p in left if _is_free(writer, part, p)}):
+            return free
+        if on_wait:
+            on_wait(len({p for _, p in left}))
+            on_wait = None
+        sleep(POLL_SECONDS)
+    return []
+
+
+def _is_free(writer: CacheWriter, part: str, p: int) -> bool:
+    try:
+        with writer.claim(part, p):
+            return True
+    except BlockingIOError:
+        return False
 
 
 def extract(
@@ -261,9 +278,13 @@ def extract(
             decode_threads=decode_threads,
             device=device,
         )
-        shared(lambda p: extract_partition(job, p, on_images), todo(place, names))
+        partitions = todo(place, names)
+        while partitions:
+            busy = [p for p in partitions if extract_partition(job, p, on_images).busy]
+            partitions = given_up(place, busy, names)
         if missing := seal(place, names):
-            raise IncompleteError(f"{place} lacks partitions: {missing}", "none", "run it again")
+            lacking = ", ".join(f"{count} partitions of {part}" for part, count in missing.items())
+            raise IncompleteError(f"{place} lacks {lacking}", "every partition committed", "extract again")
 
     for place in segments_to_fill(str(path), dataset, specs, layout, update=update):
         fill(place)

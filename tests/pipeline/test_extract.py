@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import console
 from regionspot_cache.extraction import partition
 from regionspot_cache.store import open_cache, open_writer
 from tests.running import Ran, features, rs_cache
@@ -267,3 +268,17 @@ def test_a_run_that_stops_says_why(workplace: Path, monkeypatch: pytest.MonkeyPa
         causes.append(causes[-1].__cause__)
     assert "in broken" in str(causes[-1])
     assert "Traceback (most recent call last)" in str(causes[-1])
+
+
+def test_weights_that_are_fetched_are_told(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, told = partition.load_backbone, []
+
+    def load(spec: object, device: object, progress: object, parts: object) -> object:
+        told.append(progress)
+        return real(spec, device, progress, parts)
+
+    monkeypatch.setattr(partition, "load_backbone", load)
+    partition.specs_of.cache_clear()
+    partition.backbone_of.cache_clear()
+    extract("--limit", 2)
+    assert told == [console.fetching]
