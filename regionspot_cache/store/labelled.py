@@ -1,8 +1,10 @@
 """Labels for cached features: which images and boxes of a dataset a cache has, by file name and box alone."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -65,15 +67,32 @@ def match(dataset: "DetectionDataset", cache: CachedImages, live: np.ndarray | N
         live: bool [M of the cache], images that count; all when left out.
     """
     images = _match_images(dataset, cache, live)
-    owner = np.repeat(images, np.diff(dataset.offsets))
+    counts = np.diff(dataset.offsets)
+    owner = np.repeat(images, counts)
+    rows = cache.offsets[owner] + np.arange(len(owner)) - np.repeat(dataset.offsets[:-1], counts)
+    # Most often the boxes of an image are the same in the same order; only others are looked for.
+    there = (owner >= 0) & (rows < cache.offsets[owner + 1])
+    there[there] = (cache.all_boxes[rows[there]] == dataset.boxes[there]).all(axis=1)
+    rows[~there] = -1
+    others = np.flatnonzero((owner >= 0) & ~there)
+    rows[others] = _search(owner[others], dataset.boxes[others], cache)
+    return Match(images=images, boxes=rows)
+
+
+def _search(owner: np.ndarray, boxes: np.ndarray, cache: CachedImages) -> np.ndarray:
+    """int64 [k], rows of boxes of these images of the cache; -1 where an image has no such box."""
+    asked = np.zeros(cache.num_images, bool)
+    asked[owner] = True
     cached_owner = np.repeat(np.arange(cache.num_images), np.diff(cache.offsets))
-    keys, order = _sorted_keys(cached_owner, cache.all_boxes)
-    place = np.minimum(np.searchsorted(keys, _keys(owner, dataset.boxes)), max(len(keys) - 1, 0))
-    if not len(keys):
-        return Match(images=images, boxes=np.full(len(owner), -1))
-    rows = order[place]
-    same = (cached_owner[rows] == owner) & (cache.all_boxes[rows] == dataset.boxes).all(axis=1)
-    return Match(images=images, boxes=np.where(same, rows, -1))
+    known = np.flatnonzero(asked[cached_owner])
+    if not len(known):
+        return np.full(len(owner), -1)
+    keys = _keys(cached_owner[known], cache.all_boxes[known])
+    order = np.argsort(keys, kind="stable")
+    place = np.minimum(np.searchsorted(keys[order], _keys(owner, boxes)), len(known) - 1)
+    rows = known[order[place]]
+    same = (cached_owner[rows] == owner) & (cache.all_boxes[rows] == boxes).all(axis=1)
+    return np.where(same, rows, -1)
 
 
 def _match_images(dataset: "DetectionDataset", cache: CachedImages, live: np.ndarray | None) -> np.ndarray:
@@ -82,20 +101,34 @@ def _match_images(dataset: "DetectionDataset", cache: CachedImages, live: np.nda
     there = cache.frames if dataset.views is not None and cache.frames is not None else cache.all_sizes
     if wanted.shape[1] != there.shape[1]:
         return np.full(len(dataset.file_names), -1)
-    known: dict[tuple[str, bytes], list[int]] = {}
-    there, wanted = there.astype("<i4"), wanted.astype("<i4")
     counted = np.ones(cache.num_images, bool) if live is None else live
     if dataset.views is None and cache.views is not None:  # of the pictures as they are, not of mirrored ones
         counted = counted & (cache.views == 0)
-    for i in np.flatnonzero(counted):
-        known.setdefault((cache.file_names[i], there[i].tobytes()), []).append(int(i))
-    found, taken = np.full(len(dataset.file_names), -1), set()
-    for number, (name, row) in enumerate(zip(dataset.file_names, wanted, strict=True)):
-        if same := known.get((name, row.tobytes())):
+    known: dict[tuple[str, bytes], int] = {}
+    several: dict[tuple[str, bytes], list[int]] = {}  # files that are listed under several image ids
+    keys_there = _image_keys(cache.file_names, there, counted)
+    for i, key in zip(np.flatnonzero(counted).tolist(), keys_there, strict=True):
+        if (first := known.setdefault(key, i)) != i:
+            several.setdefault(key, [first]).append(i)
+    keys = list(_image_keys(dataset.file_names, wanted))
+    found = np.array([known.get(key, -1) for key in keys], np.int64)
+    taken: set[int] = set()
+    for number, key in enumerate(keys) if several else ():
+        if same := several.get(key):
             boxes = dataset.boxes[dataset.offsets[number] : dataset.offsets[number + 1]]
-            found[number] = same[0] if len(same) == 1 else _most_alike(boxes, same, cache, taken)
+            found[number] = _most_alike(boxes, same, cache, taken)
             taken.add(int(found[number]))
     return found
+
+
+def _image_keys(
+    names: Sequence[str], shape: np.ndarray, chosen: np.ndarray | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """Name and size, or frame, of each image."""
+    rows = np.ascontiguousarray(shape, "<i4")
+    packed = rows.view(f"V{rows.shape[1] * 4}").ravel().tolist()
+    pairs = zip(names, packed, strict=True)
+    return pairs if chosen is None else compress(pairs, chosen.tolist())
 
 
 def _most_alike(boxes: np.ndarray, same: list[int], cache: CachedImages, taken: set[int]) -> int:
@@ -111,12 +144,6 @@ def _most_alike(boxes: np.ndarray, same: list[int], cache: CachedImages, taken: 
 
 def _box_set(boxes: np.ndarray) -> set[bytes]:
     return {box.tobytes() for box in boxes + np.float32(0)}  # -0.0 becomes 0.0
-
-
-def _sorted_keys(owner: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    keys = _keys(owner, boxes)
-    order = np.argsort(keys, kind="stable")
-    return keys[order], order
 
 
 def _keys(owner: np.ndarray, boxes: np.ndarray) -> np.ndarray:
