@@ -148,7 +148,7 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
 def _say_coverage(recognition: Recognition, found: Recognised) -> None:
     total, used = len(recognition.dataset), found.from_cache
     arrays = ", ".join(f"{path} of {count}" for path, count in sorted(used.items())) or "nothing"
-    console.say(f"Of {total} images came from the cache: {arrays}.")
+    console.say(f"From the cache, of {total} images: {arrays}.")
     if found.failures:
         console.warn(f"images without detections: {counts(dict(found.failures))}")
 

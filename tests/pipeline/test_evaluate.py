@@ -33,7 +33,7 @@ def evaluate(out: Path, *options: object, code: int = 0) -> Ran:
 
 def test_ground_truth_boxes_by_every_method(place: Path) -> None:
     ran = evaluate(place, *EVERY)
-    assert "Of 8 images came from the cache: clip/map of 8, sam/transformer of 8." in ran.err
+    assert "From the cache, of 8 images: clip/map of 8, sam/transformer of 8." in ran.err
     assert "warning" not in ran.err
     results = ran.json["results"]
     assert [r["protocol"]["method"].split()[0] for r in results] == list(METHODS)
@@ -72,7 +72,7 @@ def test_the_reference_evaluator_says_the_same(place: Path) -> None:
 
 def test_features_from_the_cache_and_on_the_fly_agree(place: Path, tmp_path: Path) -> None:
     cached = evaluate(place / "a", "--set", "masks=false", "--limit", 4)
-    assert "Of 4 images came from the cache: clip/map of 4, sam/transformer of 4." in cached.err
+    assert "From the cache, of 4 images: clip/map of 4, sam/transformer of 4." in cached.err
     shutil.copytree(VAL.parent, tmp_path / "copy/shapes")  # the same images, no cache beside them
     live = rs_cache(
         *("eval", "--checkpoint", Path(RUN).absolute(), "--json", "--out", "b", "--limit", 4),
@@ -80,14 +80,14 @@ def test_features_from_the_cache_and_on_the_fly_agree(place: Path, tmp_path: Pat
         cwd=tmp_path,
     )
     assert live.code == 0, live.err
-    assert "Of 4 images came from the cache: nothing." in live.err
+    assert "From the cache, of 4 images: nothing." in live.err
     a, b = (run.json["results"][0]["metrics"]["box"] for run in (cached, live))
     assert a["AP"] == pytest.approx(b["AP"], abs=0.02)
 
 
 def test_proposals_of_the_network(place: Path) -> None:
     ran = evaluate(place, "--proposals", "rpn", "--limit", 3, "--set", "top_n=10", *EVERY)
-    assert "Of 3 images came from the cache: clip/map of 3." in ran.err
+    assert "From the cache, of 3 images: clip/map of 3." in ran.err
     for result in ran.json["results"]:
         assert "RPN, top 10 (proposals small RPN on SAM embeddings, " in result["protocol"]["proposals"]
         assert {"AR@100", "AR@300", "AR@1000"} <= set(result["metrics"]["recall"])
@@ -240,7 +240,7 @@ def test_a_named_cache_of_other_images_is_said_to_be_of_no_use(place: Path) -> N
     cache = "rs-cache-data/caches/shapes-train-small"
     ran = evaluate(place, "--limit", 2, "--set", "masks=false", "--set", f"cache={cache}")
     assert f"warning: {cache} has no image of shapes" in ran.err
-    assert "Of 2 images came from the cache: nothing." in ran.err
+    assert "From the cache, of 2 images: nothing." in ran.err
 
 
 def test_a_part_of_other_networks_is_named_and_the_other_is_used(workplace: Path, finished: Path) -> None:
@@ -251,9 +251,9 @@ def test_a_part_of_other_networks_is_named_and_the_other_is_used(workplace: Path
     assert ran.code == 0, ran.err
     assert "warning: clip is computed on the fly: part clip of " in ran.err
     assert "weights_sha256" in ran.err
-    assert "Of 3 images came from the cache: sam/transformer of 3." in ran.err
+    assert "From the cache, of 3 images: sam/transformer of 3." in ran.err
     live = rs_cache(*options)
-    assert "Of 3 images came from the cache: nothing." in live.err
+    assert "From the cache, of 3 images: nothing." in live.err
     scores = [found.json["results"][0]["metrics"]["box"]["AP"] for found in (ran, live)]
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
 
@@ -285,4 +285,4 @@ def test_other_labels_and_ids_do_not_matter_to_a_cache(place: Path) -> None:
         *(place, "--dataset", file, "--images", VAL.parent / "images", "--set", "masks=false"),
         *("--set", "cache=rs-cache-data/caches/shapes-val-small"),
     )
-    assert "Of 8 images came from the cache: clip/map of 8, sam/transformer of 7." in ran.err
+    assert "From the cache, of 8 images: clip/map of 8, sam/transformer of 7." in ran.err
