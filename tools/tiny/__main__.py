@@ -11,13 +11,14 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from tools.tiny import card, clip, measure, rpn, sam
+from tools.tiny import card, clip, measure, resnet, rpn, sam
 from tools.tiny.training import start
 
 PARTS: dict[str, Callable[[Path], None]] = {
     "sam": sam.train,
     "clip": clip.train,
     "rpn": rpn.train,
+    "resnet": resnet.train,
     "measure": measure.measure,
     "card": card.write,
 }

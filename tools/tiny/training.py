@@ -116,11 +116,12 @@ def start(name: str, work: Path, threads: int) -> Path:
 
 def publish(network: nn.Module, path: Path) -> None:
     """Writes the weights as fp16 safetensors and gives the network what is stored."""
-    half = {key: t.detach().to(torch.float16).contiguous() for key, t in network.state_dict().items()}
+    state = {key: t for key, t in network.state_dict().items() if t.is_floating_point()}
+    half = {key: t.detach().to(torch.float16).contiguous() for key, t in state.items()}
     with replacing(path) as staging:
         save_file(half, staging)
         os.chmod(staging, 0o644)  # safetensors writes files that only their owner can read
-    network.load_state_dict(load_half(path))
+    network.load_state_dict(network.state_dict() | load_half(path))
 
 
 def load_half(path: Path) -> dict[str, Tensor]:
