@@ -11,7 +11,7 @@ import numpy as np
 from pipeline import console
 from pipeline.demo_settings import DemoSettings
 from pipeline.places import WORKPLACE
-from pipeline.report_figures import figures, pick_images, probabilities, see
+from pipeline.report_figures import figures, pick_images, see
 from pipeline.report_tables import group_tables, overall_tables, protocol_sections
 from pipeline.reproduce.rows import PAPER, load_table
 from regionspot_cache.datasets import load_dataset
@@ -128,7 +128,7 @@ def _pictures(facts: DemoFacts, settings: DemoSettings) -> list[ReportSection]:
     shown: list[ReportSection] = []
     for record in map(dataset.__getitem__, pick_images(dataset, dataset.seed)[: settings.pictures].tolist()):
         inputs = predictor.set_image(dataset.image_root / record.file_name).inputs(record.boxes)
-        scores = {method.name: probabilities(method, inputs, text) for method in methods}
+        scores = {method.name: method.probabilities(inputs, text) for method in methods}
         truth = [names[label] for label in record.labels]
         scene = see(f"Image {record.image_id}", inputs, scores, names, predictor.method, truth=truth)
         shown += figures(scene, attention_of=ATTENTION_OF)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import console
-from pipeline.report_figures import figures, probabilities, see
+from pipeline.report_figures import figures, see
 from pipeline.settings import PredictSettings
 from regionspot_cache.backbones import load_proposer
 from regionspot_cache.errors import InputError
@@ -71,7 +71,7 @@ def seen(predictor: RegionPredictor, prediction: Prediction, settings: PredictSe
     if settings.compare or settings.report:
         text = predictor.embed(prediction.classes)
         for baseline in (ClipCrops(masked=False), ClipCrops(masked=True)):
-            scores[baseline.name] = probabilities(baseline, inputs, text)
+            scores[baseline.name] = baseline.probabilities(inputs, text)
     return see(settings.image.name, inputs, scores, prediction.classes, predictor.method)
 
 

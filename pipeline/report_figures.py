@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from regionspot_cache.datasets import DetectionDataset
@@ -15,11 +14,6 @@ from regionspot_cache.reporting.page import Picture, ReportSection, Table
 from regionspot_cache.reporting.scene import Names, Scene
 
 FEW = (3, 7)  # boxes of an image: enough to see, not too many to read
-
-
-def probabilities(method: Recogniser, inputs: RegionInputs, text: torch.Tensor) -> NDArray[np.float32]:
-    """[N, K] for N boxes and K classes."""
-    return method.logits(inputs, text).softmax(-1).float().cpu().numpy()
 
 
 def see(

@@ -11,7 +11,7 @@ from pipeline.options import Option
 from pipeline.places import WORKPLACE
 from pipeline.shared_options import Backbone, Checkpoint, Dataset, Images, Limit
 from regionspot_cache.backbones.arithmetic import Precision
-from regionspot_cache.backbones.presets import HeadInputs
+from regionspot_cache.backbones.presets import HeadInputs, RegionClipSpec
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import UsageError, near
@@ -19,7 +19,7 @@ from regionspot_cache.training.config import TrainConfig
 
 RESULTS = "results:"
 WITH_HEAD = ("regionspot", "official")
-RECOGNISERS = (*WITH_HEAD, "clip-box", "clip-mask")
+RECOGNISERS = (*WITH_HEAD, "clip-box", "clip-mask", "clip-roi", "clip-roi-mask", "regionclip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +208,8 @@ class EvalSettings:
         Option(
             name="--method",
             metavar="NAME",
-            help="regionspot, official, clip-box, clip-mask, or results:FILE for the detections of another "
-            "system; repeat.",
+            help="regionspot, official, clip-box, clip-mask, clip-roi, clip-roi-mask, regionclip, or "
+            "results:FILE for the detections of another system; repeat.",
             complete=lambda: (*RECOGNISERS, RESULTS),
         ),
     ] = ("regionspot",)
@@ -232,6 +232,8 @@ class EvalSettings:
     seed: int = 0
     prompts: PromptSettings | None = None
     """The checkpoint's own when not given."""
+    regionclip: RegionClipSpec | None = None
+    """The network of the method regionclip, where the backbone has none."""
     out: Annotated[
         Path | None,
         Option(

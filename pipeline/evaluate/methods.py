@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.settings import WITH_HEAD, EvalSettings
 from regionspot_cache.backbones import Backbone
-from regionspot_cache.recognition import ClipCrops, OfficialRegionSpot, Recogniser, RegionSpot
+from regionspot_cache.recognition import OfficialRegionSpot, Recogniser, RegionSpot, embedding_method
 from regionspot_cache.recognition.predictor import head_inputs, require_backbone
 from regionspot_cache.training.head import RegionHead
 
@@ -25,4 +25,4 @@ def make_method(
         head = RegionHead.from_pretrained(settings.checkpoint, device=device)
         method = OfficialRegionSpot if name == "official" else RegionSpot
         return method(head, head_inputs(config))
-    return ClipCrops(masked=name == "clip-mask")
+    return embedding_method(name, backbone)

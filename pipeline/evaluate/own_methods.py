@@ -23,7 +23,7 @@ from regionspot_cache.errors import MissingFileError, UsageError
 from regionspot_cache.evaluation import IouType, write_results
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.models.hub import BACKBONE_FILE
-from regionspot_cache.recognition import Recogniser, RegionSpot
+from regionspot_cache.recognition import Recogniser, with_networks_of
 from regionspot_cache.recognition.proposals import Proposals, ground_truth_proposals, load_proposals
 from regionspot_cache.training.head import read_model_config
 
@@ -48,11 +48,14 @@ class OwnMethods:
         settings, dataset, backbone = self.settings, scorer.dataset, self.backbone
         regions = _regions(settings, dataset, backbone)
         cached = cached_features(settings.cache, dataset, backbone, self._parts)
-        text = embed_names(backbone.text, dataset.class_names, self.prompts)
+        texts = {
+            part: embed_names(backbone.text_of(part), dataset.class_names, self.prompts)
+            for part in dict.fromkeys([None, *(method.text_part for method in self.methods)])
+        }
         recognition = Recognition(
             dataset=dataset,
             backbone=backbone,
-            text=torch.from_numpy(text).to(self.device),
+            texts={part: torch.from_numpy(text).to(self.device) for part, text in texts.items()},
             regions=regions,
             cached=cached,
             masks=settings.masks and scorer.truth.has_masks,
@@ -70,7 +73,7 @@ class OwnMethods:
                 _score(scorer, method, tallies[method.name], recognition, boxes, self.prompts)
                 for method in self.methods
             ],
-            text=text,
+            text=texts[None],
             confusion={name: tally.confusion.result() for name, tally in tallies.items()} if given else {},
             pictures=pictures(recognition, self.methods, boxes, settings),
         )
@@ -78,9 +81,7 @@ class OwnMethods:
     @property
     def _parts(self) -> set[str]:
         """Parts whose cached features methods read."""
-        return {
-            part for method in self.methods if isinstance(method, RegionSpot) for part in method.arrays.parts
-        }
+        return {path.partition("/")[0] for method in self.methods for path in method.reads}
 
 
 def load_own_methods(settings: EvalSettings) -> OwnMethods:
@@ -94,6 +95,7 @@ def load_own_methods(settings: EvalSettings) -> OwnMethods:
     spec = load_preset(
         settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
     )
+    spec = with_networks_of(settings.methods, spec, settings.regionclip)
     console.arithmetic(device, **{name: part.precision for name, part in spec.parts.items()})
     backbone = load_backbone(spec, device, console.fetching)
     config = read_model_config(settings.checkpoint) if set(WITH_HEAD) & set(settings.methods) else {}

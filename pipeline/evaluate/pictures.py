@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate.recognise import Recognition
-from pipeline.report_figures import figures, pick_images, probabilities, see
+from pipeline.report_figures import figures, pick_images, see
 from pipeline.settings import EvalSettings
 from regionspot_cache.datasets.images import ImageFailure
 from regionspot_cache.datasets.regions import box_iou
@@ -77,7 +77,7 @@ def _scene(
         return None
     scores = {  # as in the detections
         method.name: pair_scores(
-            probabilities(method, inputs, recognition.text),
+            method.probabilities(inputs, recognition.text_of(method)),
             objectness,
             method.score_rule or recognition.score_rule,
         )

@@ -82,7 +82,7 @@ class Recognition:
     """The settings of a pass.
 
     Attributes:
-        text: float32 [K, E], one row a class of the dataset.
+        texts: float32 [K, E], one row a class of the dataset, by the part whose text encoder made them.
         cached: features of images and boxes of the dataset; None runs the networks on every image.
         masks: keep SAM's mask of every detected box.
         score_rule: of methods that do not bring their own.
@@ -92,7 +92,7 @@ class Recognition:
 
     dataset: DetectionDataset
     backbone: Backbone
-    text: torch.Tensor
+    texts: Mapping[str | None, torch.Tensor]
     regions: Regions
     cached: CachedFeatures | None
     masks: bool
@@ -125,6 +125,10 @@ class Recognition:
                 ticker.update(i + 1, f"{images}  {console.rate(boxes_done / elapsed, 'box', 'boxes')}")
         return found
 
+    def text_of(self, method: Recogniser) -> torch.Tensor:
+        """Embeddings of the class names [K, E] that a method compares with."""
+        return self.texts[method.text_part]
+
     def inputs(self, index: int, boxes: NDArray[np.float32], used: set[str]) -> RegionInputs:
         """An image with boxes [N, 4] and its cached features; `used` takes those that are read."""
         record = self.dataset[index]
@@ -145,7 +149,7 @@ class Recognition:
         masks = MaskCodes(inputs) if self.masks else None
         outcomes = []
         for method in methods:
-            probabilities = method.logits(inputs, self.text).softmax(-1).float().cpu().numpy()  # [N, K]
+            probabilities = method.probabilities(inputs, self.text_of(method))  # [N, K]
             rule = method.score_rule or self.score_rule
             tally = found.tallies[method.name]
             chosen = tally.collector.select(record.image_id, inputs.boxes, probabilities, scores, rule, masks)

@@ -26,11 +26,13 @@ from regionspot_cache.backbones.presets import (  # noqa: E402
     NetworkSpec,
     OwnSpec,
     ProposerSpec,
+    RegionClipSpec,
     SamSpec,
     load_preset,
     save_preset,
 )
 from regionspot_cache.backbones.proposer import RegionProposer  # noqa: E402
+from regionspot_cache.backbones.regionclip import RegionClip  # noqa: E402
 from regionspot_cache.backbones.sam import SamBackbone  # noqa: E402
 from regionspot_cache.backbones.weights import weights_home  # noqa: E402
 
@@ -47,6 +49,8 @@ __all__ = [
     "NetworkSpec",
     "OwnSpec",
     "ProposerSpec",
+    "RegionClip",
+    "RegionClipSpec",
     "RegionProposer",
     "SamBackbone",
     "SamSpec",

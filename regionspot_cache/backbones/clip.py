@@ -1,6 +1,5 @@
-"""The CLIP side: images to maps of patch tokens and to embeddings, texts to embeddings; all frozen."""
+"""The CLIP side: images to maps of patch tokens and to embeddings; all frozen."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,17 +10,19 @@ from PIL import Image
 from torch import Tensor
 
 from regionspot_cache.backbones.arithmetic import autocast, choose
-from regionspot_cache.backbones.clip_build import ClipParts, portable_name
+from regionspot_cache.backbones.clip_build import ClipParts
+from regionspot_cache.backbones.clip_text import ClipText
 from regionspot_cache.backbones.clip_tower import block_index, tower_shape
+from regionspot_cache.backbones.clip_values import require_value_path, value_map
 from regionspot_cache.backbones.encoder import Array
 from regionspot_cache.backbones.presets import ClipSpec
 from regionspot_cache.backbones.weights import state_sha256
 
-TEXT_BATCH = 256
+VALUES = "values"  # the array of the value-path map
 PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-class ClipBackbone:
+class ClipBackbone(ClipText):
     """A frozen CLIP (Radford et al., 2021) of open_clip with a ViT image tower.
 
     All results are inference tensors on `device`; clone one before training on it.
@@ -32,16 +33,16 @@ class ClipBackbone:
         device: where it runs.
 
     Raises:
-        UsageError: the image tower gives no fixed grid of tokens, or has no such layer.
+        UsageError: the image tower gives no fixed grid of tokens, or has no such layer or no value path.
     """
 
     def __init__(self, parts: ClipParts, spec: ClipSpec, device: torch.device | str = "cpu") -> None:
+        super().__init__(parts, spec.model, device)
         self.spec = spec
-        self.parts = parts
         self._shape = tower_shape(parts.model.visual, spec.model)
         self.blocks = tuple(block_index(layer, self._shape) for layer in spec.layers)
-        self.device = torch.device(device)
-        self.model = parts.model.to(self.device).eval().requires_grad_(False)
+        if spec.values:
+            require_value_path(parts.model.visual, spec.model)
         self.precision = choose(spec.precision, self.device).arithmetic
         self.resize = parts.interpolation if spec.resize == "auto" else spec.resize
 
@@ -53,10 +54,17 @@ class ClipBackbone:
 
     @cached_property
     def arrays(self) -> dict[str, Array]:
-        """A map for every layer of the spec, before the final norm and not projected."""
-        shape = (self.prefix_tokens + self.grid[0] * self.grid[1], self._shape.width)
-        names = ["map", *(f"map_{block}" for block in self.blocks[1:])]
-        return {name: Array(shape=shape, grid=self.grid) for name in names}
+        """A map for every layer, before the final norm and not projected; and the value-path map."""
+        patches = self.grid[0] * self.grid[1]
+        shape = (self.prefix_tokens + patches, self._shape.width)
+        maps = {name: Array(shape=shape, grid=self.grid) for name in self._map_names}
+        if not self.spec.values:
+            return maps
+        return {**maps, VALUES: Array(shape=(patches, int(self.model.visual.output_dim)), grid=self.grid)}
+
+    @property
+    def _map_names(self) -> list[str]:
+        return ["map", *(f"map_{block}" for block in self.blocks[1:])]
 
     @property
     def prefix_tokens(self) -> int:
@@ -69,27 +77,8 @@ class ClipBackbone:
         return self._shape.grid
 
     @cached_property
-    def embed_dim(self) -> int:
-        """Width E of image and text embeddings."""
-        return self.encode_text([""]).shape[1]
-
-    @cached_property
     def _image_sha256(self) -> str:
         return state_sha256(self.model.visual.state_dict())
-
-    @cached_property
-    def _text_sha256(self) -> str:
-        state = self.model.state_dict()
-        return state_sha256({k: v for k, v in state.items() if not k.startswith(("visual.", "logit_"))})
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """RGB in 0..1 that `preprocess` makes zero."""
-        return self.parts.mean
-
-    @property
-    def _name(self) -> str:
-        return portable_name(self.spec.model)
 
     @property
     def logit_scale(self) -> float:
@@ -104,7 +93,7 @@ class ClipBackbone:
         """All that decides the values of the maps, json-able; the same on every machine."""
         return {
             "library": "open_clip",
-            "model": self._name,
+            "model": self.name,
             "weights_sha256": self._image_sha256,
             "quick_gelu": self.parts.quick_gelu,
             "image_size": self.image_size,
@@ -114,16 +103,6 @@ class ClipBackbone:
             "map_block": self.blocks[0],  # other maps are named by their blocks
             "tokens": f"{self.prefix_tokens} prefix first, before the final norm, not projected",
             "precision": self.precision,
-        }
-
-    def text_fingerprint(self) -> dict[str, Any]:
-        """All that decides the values of `encode_text`, json-able."""
-        return {
-            "library": "open_clip",
-            "model": self._name,
-            "weights_sha256": self._text_sha256,
-            "quick_gelu": self.parts.quick_gelu,
-            "tokenizer": self.parts.tokenizer_id,
         }
 
     def preprocess(self, image: np.ndarray) -> Tensor:
@@ -151,25 +130,31 @@ class ClipBackbone:
 
     @torch.inference_mode()
     def encode(self, batch: Tensor, boxes: Any = None, sizes: Any = None) -> dict[str, Tensor]:
-        """The maps that heads attend to, float32 [B,N,C] by array, of inputs [B,3,R,R]; boxes do not matter.
+        """The arrays, float32 [B,N,C] by name, of inputs [B,3,R,R]; boxes do not matter.
 
-        Tokens are class or prefix tokens first, then the grid row by row.
+        Tokens of maps are class or prefix tokens first, then the grid row by row.
         """
+        before_last = self._shape.blocks - 2  # whose output the value path takes
+        wanted = sorted({*self.blocks, before_last} if self.spec.values else {*self.blocks})
         with autocast(self.precision, self.device):
             found = self.model.visual.forward_intermediates(
                 batch.to(self.device, non_blocking=True),
-                indices=sorted(set(self.blocks)),
+                indices=wanted,
                 stop_early=True,
                 intermediates_only=True,
                 normalize_intermediates=False,
                 output_fmt="NLC",
                 output_extra_tokens=self.prefix_tokens > 0,  # some timm towers fail when asked for none
             )
-        patches = found["image_intermediates"]
-        prefixes = found.get("image_intermediates_prefix") or [tokens[:, :0] for tokens in patches]
-        maps = [torch.cat(pair, dim=1).float() for pair in zip(prefixes, patches, strict=True)]
-        of_block = dict(zip(sorted(set(self.blocks)), maps, strict=True))
-        return {name: of_block[block] for name, block in zip(self.arrays, self.blocks, strict=True)}
+            patches = dict(zip(wanted, found["image_intermediates"], strict=True))
+            values = value_map(self.model.visual, patches[before_last]) if self.spec.values else None
+        prefixes = found.get("image_intermediates_prefix") or [x[:, :0] for x in patches.values()]
+        prefix_of = dict(zip(wanted, prefixes, strict=True))
+        maps = {
+            name: torch.cat([prefix_of[block], patches[block]], dim=1).float()
+            for name, block in zip(self._map_names, self.blocks, strict=True)
+        }
+        return maps if values is None else {**maps, VALUES: values.float()}
 
     @torch.inference_mode()
     def encode_image(self, batch: Tensor) -> Tensor:
@@ -177,14 +162,3 @@ class ClipBackbone:
         with autocast(self.precision, self.device):
             features = self.model.encode_image(batch.to(self.device, non_blocking=True))
         return features.float()
-
-    @torch.inference_mode()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """open_clip's text embeddings [T,E] in float32, not normalised; long texts are cut to the context."""
-        parts = [
-            self.model.encode_text(
-                self.parts.tokenizer(list(texts[start : start + TEXT_BATCH])).to(self.device)
-            )
-            for start in range(0, len(texts), TEXT_BATCH)
-        ]
-        return torch.cat(parts).float()

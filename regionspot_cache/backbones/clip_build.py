@@ -16,7 +16,7 @@ from torch import Tensor
 
 from regionspot_cache.backbones.assets import PACKAGED_TOKENIZER, packaged_config, packaged_state
 from regionspot_cache.backbones.clip_tags import BRINGS_WEIGHTS, check_names, preprocessing
-from regionspot_cache.backbones.presets import ClipSpec
+from regionspot_cache.backbones.presets import ClipSpec, RegionClipSpec
 from regionspot_cache.backbones.weights import load_state, random_seed, weights_home
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
 
@@ -46,11 +46,11 @@ class ClipParts:
     quick_gelu: bool
 
 
-def build_clip(spec: ClipSpec, device: str = "cpu") -> ClipParts:
+def build_clip(spec: ClipSpec | RegionClipSpec, device: str = "cpu") -> ClipParts:
     """The model of a spec, in training mode.
 
     Args:
-        spec: which one.
+        spec: which one; the packaged one of a `RegionClipSpec` is the small ResNet with the same text tower.
         device: where its tensors are made: "cpu", or "meta" for a network of random weights without values.
 
     Raises:
@@ -61,6 +61,8 @@ def build_clip(spec: ClipSpec, device: str = "cpu") -> ClipParts:
     """
     if spec.model == "packaged":
         return _packaged(spec, device)
+    if isinstance(spec, RegionClipSpec):
+        spec = ClipSpec(model=spec.model, weights=spec.weights)
     check_names(spec)
     known = preprocessing(spec)
     with _quiet(), _described_errors(spec):
@@ -112,21 +114,27 @@ class _LazyTokenizer:
         return self.tokenize(texts)
 
 
-def _packaged(spec: ClipSpec, device: str) -> ClipParts:
+def _packaged(spec: ClipSpec | RegionClipSpec, device: str) -> ClipParts:
     config = packaged_config("clip")
-    if spec.image_size not in (None, config["model_cfg"]["vision_cfg"]["image_size"]):
-        raise UsageError(f"clip.image_size = {spec.image_size} with the packaged model.", "No image_size.")
+    resnet = isinstance(spec, RegionClipSpec)
+    model_cfg = {**config["model_cfg"], **packaged_config("resnet")} if resnet else config["model_cfg"]
+    if _image_size(spec) not in (None, model_cfg["vision_cfg"]["image_size"]):
+        raise UsageError(f"clip.image_size = {_image_size(spec)} with the packaged model.", "No image_size.")
     seed = random_seed(spec.weights)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed or 0)
-        model = open_clip.CLIP(**config["model_cfg"])
+        model = open_clip.CLIP(**model_cfg)
     if seed is None:
         if spec.weights != "included":
             raise UsageError(
-                f"clip.weights = {spec.weights!r} with the packaged model.",
+                f"{spec.network}.weights = {spec.weights!r} with the packaged model.",
                 'weights: "included" or "random:SEED".',
             )
-        load_state(model, packaged_state("clip"), "the packaged CLIP")
+        state = packaged_state("clip")
+        if resnet:
+            state = {key: value for key, value in state.items() if not key.startswith("visual.")}
+            state |= {f"visual.{key}": value for key, value in packaged_state("resnet").items()}
+        load_state(model, state, "the packaged CLIP")
     length = config["model_cfg"]["text_cfg"]["context_length"]
     preprocess = config["preprocess"]
     return ClipParts(
@@ -138,6 +146,10 @@ def _packaged(spec: ClipSpec, device: str) -> ClipParts:
         interpolation=preprocess["interpolation"],
         quick_gelu=_runs_quick_gelu(model),
     )
+
+
+def _image_size(spec: ClipSpec | RegionClipSpec) -> int | None:
+    return spec.image_size if isinstance(spec, ClipSpec) else None
 
 
 def _create(spec: ClipSpec, known: dict[str, Any], device: str) -> Any:

@@ -15,8 +15,16 @@ from regionspot_cache.backbones.clip_build import build_clip
 from regionspot_cache.backbones.encoder import Encoder, MaskEncoder, TextEncoder
 from regionspot_cache.backbones.hf_sam_load import FOLDER, HUB, is_transformers, load_transformers_sam
 from regionspot_cache.backbones.hf_sam_load import PUBLISHED as TRANSFORMERS_SAMS
-from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, NetworkSpec, ProposerSpec, SamSpec
+from regionspot_cache.backbones.presets import (
+    BackboneSpec,
+    ClipSpec,
+    NetworkSpec,
+    ProposerSpec,
+    RegionClipSpec,
+    SamSpec,
+)
 from regionspot_cache.backbones.proposer import DetectorProposer, RegionProposer, SamRpnProposer
+from regionspot_cache.backbones.regionclip_load import load_regionclip
 from regionspot_cache.backbones.registry import own_network
 from regionspot_cache.backbones.rpn import SamRpn
 from regionspot_cache.backbones.sam import SamBackbone
@@ -68,6 +76,12 @@ class Backbone:
     def text(self) -> TextEncoder:
         """The first part that embeds texts. Raises UsageError."""
         return self._first(TextEncoder, "embeds texts")
+
+    def text_of(self, part: str | None) -> TextEncoder:
+        """The text encoder of a part; of the first that has one, for None. Raises UsageError."""
+        encoder = self.text if part is None else self.parts[part]
+        assert isinstance(encoder, TextEncoder)
+        return encoder
 
     @property
     def masks(self) -> MaskEncoder:
@@ -124,6 +138,8 @@ def load_part(spec: NetworkSpec, device: Device = "cpu", progress: Progress | No
     """
     if isinstance(spec, SamSpec):
         return load_sam(spec, device, progress)
+    if isinstance(spec, RegionClipSpec):
+        return load_regionclip(spec, device)
     return load_clip(spec, device) if isinstance(spec, ClipSpec) else own_network(spec, device)
 
 

@@ -72,6 +72,8 @@ class ClipSpec:
         image_size: side of the input in pixels; None for the model's own.
         layers: blocks whose outputs are stored; -1 is the last. The first of them is the array "map", another
             "map_K" with K the block counted from 0.
+        values: also stores the array "values": embeddings of patches in the space of texts by the value path
+            of the last block, which clip-roi and clip-roi-mask pool. For plain ViTs of open_clip.
         resize: how images are squashed to a square: "auto" is the model's own interpolation, antialiased
             (PIL); "bilinear-noantialias" follows the official RegionSpot predictor.
         precision: of the image tower; text always runs in float32.
@@ -85,6 +87,7 @@ class ClipSpec:
     tag: str | None = None
     image_size: int | None = None
     layers: tuple[int, ...] = (-1,)
+    values: bool = False
     resize: Literal["auto", "bicubic", "bilinear", "bilinear-noantialias"] = "auto"
     precision: Precision = "auto"
     quick_gelu: Literal[True] | None = None
@@ -92,6 +95,26 @@ class ClipSpec:
     def __post_init__(self) -> None:
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise UsageError(f"layers = {list(self.layers)}.", "Different blocks, at least one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionClipSpec:
+    """RegionCLIP's recogniser: a CLIP ResNet that embeds boxes.
+
+    Attributes:
+        model: an open_clip name of a ResNet, or "packaged" for the small one that ships with the package.
+        weights: as of `ClipSpec`; or a published RegionCLIP checkpoint, of which the recogniser and its text
+            encoder are read; "included" for "packaged".
+        short_side, long_side: pixels of a resized image: its short side, unless the long one gets longer.
+        precision: of the image tower; text always runs in float32.
+    """
+
+    network: Literal["regionclip"] = "regionclip"
+    model: str = "RN50x4-quickgelu"
+    weights: str = "openai"
+    short_side: int = 800
+    long_side: int = 1333
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +134,8 @@ class OwnSpec:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-NetworkSpec = SamSpec | ClipSpec | OwnSpec
-S = TypeVar("S", SamSpec, ClipSpec)
+NetworkSpec = SamSpec | ClipSpec | RegionClipSpec | OwnSpec
+S = TypeVar("S", SamSpec, ClipSpec, RegionClipSpec)
 
 
 def _network_spec(value: Any) -> Any:
@@ -123,9 +146,9 @@ def _network_spec(value: Any) -> Any:
     if not isinstance(network, str):
         raise UsageError(
             f"A part with network = {shown(network)}.",
-            "sam, clip, or a network of your own: package.module:Name.",
+            "sam, clip, regionclip, or a network of your own: package.module:Name.",
         )
-    kinds = {"sam": SamSpec, "clip": ClipSpec}
+    kinds = {"sam": SamSpec, "clip": ClipSpec, "regionclip": RegionClipSpec}
     return validate(kinds.get(network, OwnSpec), value, f"a part of network {network}")
 
 
@@ -210,11 +233,15 @@ class BackboneSpec:
 
     def first(self, kind: type[S]) -> S:
         """The first part that a network of this kind makes. Raises UsageError."""
-        for part in self.parts.values():
+        return self.named_first(kind)[1]
+
+    def named_first(self, kind: type[S]) -> tuple[str, S]:
+        """As `first`, with the name of the part."""
+        for name, part in self.parts.items():
             if isinstance(part, kind):
-                return part
-        name = kind.__name__.removesuffix("Spec").lower()
-        raise UsageError(f"Backbone {self.name} has no {name} part.", f"parts: NAME: {{network: {name}}}.")
+                return name, part
+        kinds = kind.__name__.removesuffix("Spec").lower()
+        raise UsageError(f"Backbone {self.name} has no {kinds} part.", f"parts: NAME: {{network: {kinds}}}.")
 
     def with_parts(self, **changed: NetworkSpec) -> "BackboneSpec":
         """The same with some parts replaced."""

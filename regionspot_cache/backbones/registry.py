@@ -2,7 +2,7 @@
 
 Naming an import path runs its code. Entry points belong to packages that somebody installed on this machine,
 so any file may name them; an import path counts only in a file that the user himself gave, see `load_preset`.
-`sam` and `clip` cannot be taken over.
+Those of the project cannot be taken over.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from regionspot_cache.backbones.presets import OwnSpec, is_import_path
 from regionspot_cache.errors import UsageError, near
 
 GROUP = "regionspot_cache.networks"
-_BUILT_IN = ("sam", "clip")
+_BUILT_IN = ("sam", "clip", "regionclip")
 
 
 def registered() -> dict[str, EntryPoint]:

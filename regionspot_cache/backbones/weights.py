@@ -95,6 +95,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights: {detail}",
             "A .safetensors or .pth file that holds tensors only.",
         ) from None
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]  # a checkpoint of a training: the rest is its optimiser and its step
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
@@ -105,10 +107,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Loads every tensor or none; a network of other sizes is an error that names the first difference.
 
+    The counters of BatchNorm, which only training reads, may be missing.
+
     Raises:
         InputError: names or shapes differ.
     """
     own = module.state_dict()
+    state = {key: own[key] for key in own if key.endswith("num_batches_tracked")} | dict(state)
     differing = sorted(set(own) ^ set(state))
     differing += sorted(k for k in set(own) & set(state) if own[k].shape != state[k].shape)
     if differing:

@@ -96,8 +96,10 @@ class PartitionFeatures:
             if name not in item.inputs:  # no boxes: nothing to store, nothing missing
                 self.status[name][item.slot] = STATUS_OK
         chosen = [item for item in batch if name in item.inputs]
-        if not chosen:
-            return
+        for shape in dict.fromkeys(item.inputs[name].shape for item in chosen):  # some networks pad nothing
+            self._encode(name, [item for item in chosen if item.inputs[name].shape == shape])
+
+    def _encode(self, name: str, chosen: list[Loaded]) -> None:
         inputs = torch.stack([item.inputs[name] for item in chosen])
         found = self.encoders[name].encode(inputs, [i.boxes for i in chosen], [i.size for i in chosen])
         for i, item in enumerate(chosen):

@@ -1,7 +1,16 @@
-"""One interface, several methods: image and boxes in, class logits out."""
+"""One interface, several methods: image and boxes in, class probabilities out."""
 
+from regionspot_cache.recognition.embedding import ClipCrops, embedding_method, with_networks_of
 from regionspot_cache.recognition.inputs import RegionInputs
-from regionspot_cache.recognition.methods import ClipCrops, Recogniser, RegionSpot
+from regionspot_cache.recognition.methods import Recogniser, RegionSpot
 from regionspot_cache.recognition.official import OfficialRegionSpot
 
-__all__ = ["ClipCrops", "OfficialRegionSpot", "Recogniser", "RegionInputs", "RegionSpot"]
+__all__ = [
+    "ClipCrops",
+    "OfficialRegionSpot",
+    "Recogniser",
+    "RegionInputs",
+    "RegionSpot",
+    "embedding_method",
+    "with_networks_of",
+]

@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regionspot_cache.backbones import ClipBackbone, MaskEncoder
-from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.errors import UsageError
 from regionspot_cache.evaluation.selection import ScoreRule
 from regionspot_cache.recognition.inputs import RegionInputs
-from regionspot_cache.training.head import RegionHead
+from regionspot_cache.recognition.methods import RegionSpot
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 
 
-class OfficialRegionSpot:
+class OfficialRegionSpot(RegionSpot):
     """The head on features computed as the official code does; features of a cache are never used."""
 
     name = "official"
     score_rule: ScoreRule | None = "official"
 
-    def __init__(self, head: RegionHead, arrays: HeadInputs | None = None) -> None:
-        self.head, self.arrays = head.eval(), arrays or HeadInputs()
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
 
     @torch.inference_mode()
     def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:

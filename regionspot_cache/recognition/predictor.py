@@ -125,7 +125,7 @@ class RegionPredictor:
         """
         text = self.embed(classes)
         inputs = self.inputs(boxes)
-        probabilities = self.method.logits(inputs, text).softmax(-1).cpu().numpy()  # [N, K]
+        probabilities = self.method.probabilities(inputs, text)  # [N, K]
         best = probabilities.argmax(1) if len(probabilities) else np.zeros(0, np.int64)
         return Prediction(
             boxes=inputs.boxes,

@@ -1,0 +1,65 @@
+"""The text side of a CLIP of open_clip, which its image sides share."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regionspot_cache.backbones.clip_build import ClipParts, portable_name
+from regionspot_cache.backbones.weights import state_sha256
+
+TEXT_BATCH = 256
+
+
+class ClipText:
+    """A frozen CLIP that embeds texts; always in float32.
+
+    Args:
+        parts: model, tokenizer and preprocessing of `build_clip`.
+        model: what the spec calls it.
+        device: where it runs.
+    """
+
+    def __init__(self, parts: ClipParts, model: str, device: torch.device | str = "cpu") -> None:
+        self.parts = parts
+        self.name = portable_name(model)
+        self.device = torch.device(device)
+        self.model = parts.model.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """RGB in 0..1 that `preprocess` makes zero."""
+        return self.parts.mean
+
+    @cached_property
+    def embed_dim(self) -> int:
+        """Width E of image and text embeddings."""
+        return self.encode_text([""]).shape[1]
+
+    @cached_property
+    def _text_sha256(self) -> str:
+        state = self.model.state_dict()
+        return state_sha256({k: v for k, v in state.items() if not k.startswith(("visual.", "logit_"))})
+
+    def text_fingerprint(self) -> dict[str, Any]:
+        """All that decides the values of `encode_text`, json-able."""
+        return {
+            "library": "open_clip",
+            "model": self.name,
+            "weights_sha256": self._text_sha256,
+            "quick_gelu": self.parts.quick_gelu,
+            "tokenizer": self.parts.tokenizer_id,
+        }
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """open_clip's text embeddings [T,E] in float32, not normalised; long texts are cut to the context."""
+        parts = [
+            self.model.encode_text(
+                self.parts.tokenizer(list(texts[start : start + TEXT_BATCH])).to(self.device)
+            )
+            for start in range(0, len(texts), TEXT_BATCH)
+        ]
+        return torch.cat(parts).float()

@@ -1,0 +1,204 @@
+"""Methods that embed every box and compare the embeddings with those of class names.
+
+`clip-box` and `clip-mask` run CLIP on crops (the RegionSpot paper's baselines); `clip-roi` and `clip-roi-mask` pool
+CLIP's value-path map, one pass an image; `regionclip` is RegionCLIP's recogniser.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, normalize
+from torchvision.ops import roi_align
+
+from regionspot_cache.backbones import Backbone, ClipBackbone, RegionClip
+from regionspot_cache.backbones.clip import VALUES
+from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, RegionClipSpec
+from regionspot_cache.errors import UsageError
+from regionspot_cache.evaluation.selection import ScoreRule
+from regionspot_cache.recognition.inputs import RegionInputs
+
+# Side of the crop over the side of the box: for each baseline the stronger of 1.0 and 1.25 on `shapes`.
+BOX_CONTEXT, MASK_CONTEXT = 1.0, 1.25
+CROP_BATCH = 64
+CPU_BATCH = 8  # whose activations stay in the caches
+# Objects of `shapes` then span about as many cells of the map as those of the pictures that it was trained on.
+PACKAGED = RegionClipSpec(model="packaged", weights="included", short_side=512, long_side=1024)
+
+
+class EmbeddingMethod:
+    """What the methods here share.
+
+    Attributes:
+        background: a column of similarity 0 that belongs to no class takes its share of the probability.
+    """
+
+    name: str
+    score_rule: ScoreRule | None = None
+    reads: tuple[str, ...] = ()
+    text_part: str | None = None
+    background = False
+
+    def embed(self, inputs: RegionInputs) -> Tensor:
+        """An embedding of every box, float32 [N, E], not normalised."""
+        raise NotImplementedError
+
+    def logit_scale(self, inputs: RegionInputs) -> float:
+        """Factor of cosine similarities."""
+        return inputs.backbone.text_of(self.text_part).logit_scale
+
+    @torch.inference_mode()
+    def probabilities(self, inputs: RegionInputs, text: Tensor) -> NDArray[np.float32]:
+        """float32 [N, K] for N boxes and unit text embeddings [K, E]."""
+        if len(inputs.boxes) == 0:
+            return np.zeros((0, len(text)), np.float32)
+        logits = self.logit_scale(inputs) * normalize(self.embed(inputs).float(), dim=-1) @ text.T
+        if self.background:
+            logits = torch.cat([logits, logits.new_zeros(len(logits), 1)], dim=1)
+        return logits.softmax(-1)[:, : len(text)].cpu().numpy()
+
+
+class ClipCrops(EmbeddingMethod):
+    """CLIP on a crop of every box; with `masked`, pixels outside SAM's mask take CLIP's mean colour."""
+
+    def __init__(self, *, masked: bool) -> None:
+        self.masked = masked
+        self.context = MASK_CONTEXT if masked else BOX_CONTEXT
+        self.name = "clip-mask" if masked else "clip-box"
+
+    def embed(self, inputs: RegionInputs) -> Tensor:
+        clip = inputs.backbone.text
+        out = []
+        size = CPU_BATCH if clip.device.type == "cpu" else CROP_BATCH
+        for start in range(0, len(inputs.boxes), size):
+            rows = range(start, min(start + size, len(inputs.boxes)))
+            batch = torch.stack([clip.preprocess(self._crop(inputs, i)) for i in rows])
+            out.append(clip.encode_image(batch).float())
+        return torch.cat(out)
+
+    def _crop(self, inputs: RegionInputs, i: int) -> NDArray[np.uint8]:
+        x0, y0, x1, y1 = crop_window(inputs.boxes[i], inputs.size, self.context)
+        crop = inputs.image[y0:y1, x0:x1]
+        if not self.masked:
+            return crop
+        inside = inputs.masks[0][i, y0:y1, x0:x1, None]
+        fill = np.round(255 * np.asarray(inputs.backbone.text.mean)).astype(np.uint8)
+        return np.where(inside, crop, fill)
+
+
+class ClipRoi(EmbeddingMethod):
+    """CLIP's value-path map, pooled over every box; with `masked`, over SAM's mask of it.
+
+    Args:
+        part: the CLIP whose `values` are read; it embeds the class names too.
+        grid: rows and columns of the map.
+    """
+
+    def __init__(self, part: str, grid: tuple[int, int], *, masked: bool) -> None:
+        self.part, self.grid, self.masked = part, grid, masked
+        self.name = "clip-roi-mask" if masked else "clip-roi"
+        self.reads = (f"{part}/{VALUES}",)
+        self.text_part = part
+
+    def embed(self, inputs: RegionInputs) -> Tensor:
+        values = inputs.memory(self.reads)  # [rows * columns, E]
+        if not self.masked:
+            return pool_boxes(values, self.grid, inputs.boxes, inputs.size)
+        masks = torch.from_numpy(inputs.masks[0]).to(values.device, torch.float32)
+        weights = adaptive_avg_pool2d(masks, self.grid).flatten(1)  # the share of each cell that is inside
+        pooled = weights @ values / weights.sum(1, keepdim=True).clamp(min=1e-12)
+        empty = weights.sum(1) == 0  # SAM found nothing
+        if empty.any():
+            pooled[empty] = pool_boxes(values, self.grid, inputs.boxes[empty.cpu().numpy()], inputs.size)
+        return pooled
+
+
+class RegionClipRoi(EmbeddingMethod):
+    """RegionCLIP's recogniser: RoIAlign, the last stage and the attention pool for every box.
+
+    Args:
+        part: the network `regionclip`, whose own text encoder embeds the class names.
+    """
+
+    name = "regionclip"
+    background = True
+
+    def __init__(self, part: str) -> None:
+        self.reads = (f"{part}/region",)
+        self.text_part = part
+
+    def embed(self, inputs: RegionInputs) -> Tensor:
+        return inputs.query(self.reads[0])
+
+
+def embedding_method(name: str, backbone: Backbone) -> EmbeddingMethod:
+    """The method of this name, one of those of this module, on the networks that it needs.
+
+    Raises:
+        UsageError: the backbone has no such network.
+    """
+    masked = name.endswith("mask")
+    if name in ("clip-box", "clip-mask"):
+        return ClipCrops(masked=masked)
+    kind, needed = (RegionClip, "{network: regionclip}")
+    if name != "regionclip":
+        kind, needed = ClipBackbone, "{network: clip, values: true}"
+    for part, encoder in backbone.parts.items():
+        if isinstance(encoder, kind) and (kind is RegionClip or VALUES in encoder.arrays):
+            if isinstance(encoder, ClipBackbone):
+                return ClipRoi(part, encoder.grid, masked=masked)
+            return RegionClipRoi(part)
+    raise UsageError(
+        f"--method {name}: backbone {backbone.spec.name} has no network for it.", f"A part {needed}."
+    )
+
+
+def with_networks_of(
+    methods: Iterable[str], spec: BackboneSpec, regionclip: RegionClipSpec | None = None
+) -> BackboneSpec:
+    """The backbone with what some methods read beside its own arrays.
+
+    Args:
+        methods: names; those of other modules need nothing.
+        regionclip: the network of the method `regionclip` where the backbone has none; if not given the packaged
+            one beside a packaged CLIP, else the default of `RegionClipSpec`.
+
+    Raises:
+        UsageError: there is no CLIP whose value path could be read.
+    """
+    wanted = set(methods)
+    if any(name.startswith("clip-roi") for name in wanted):
+        part, clip = spec.named_first(ClipSpec)
+        spec = spec.with_parts(**{part: replace(clip, values=True)})
+    if "regionclip" in wanted and not any(isinstance(p, RegionClipSpec) for p in spec.parts.values()):
+        packaged = any(isinstance(p, ClipSpec) and p.model == "packaged" for p in spec.parts.values())
+        spec = spec.with_parts(regionclip=regionclip or (PACKAGED if packaged else RegionClipSpec()))
+    return spec
+
+
+def pool_boxes(
+    values: Tensor, grid: tuple[int, int], boxes: NDArray[np.float32], size: tuple[int, int]
+) -> Tensor:
+    """The mean of a map [rows * columns, E] within boxes [N, 4] xyxy of an image of (height, width): [N, E]."""
+    rows, columns = grid
+    scale = np.array([columns / size[1], rows / size[0]] * 2, np.float32)
+    cells = torch.from_numpy(boxes * scale).to(values.device)
+    image_map = values.T.reshape(1, -1, rows, columns).float()
+    return roi_align(image_map, [cells], (1, 1), spatial_scale=1.0, sampling_ratio=-1, aligned=True)[
+        :, :, 0, 0
+    ]
+
+
+def crop_window(box: NDArray[np.float32], size: tuple[int, int], context: float) -> tuple[int, int, int, int]:
+    """The box grown `context` times about its centre, within the image: x0, y0, x1, y1."""
+    height, width = size
+    centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    half_w, half_h = (box[2] - box[0]) / 2 * context, (box[3] - box[1]) / 2 * context
+    x0 = int(np.clip(np.floor(centre_x - half_w), 0, width - 1))
+    y0 = int(np.clip(np.floor(centre_y - half_h), 0, height - 1))
+    x1 = int(np.clip(np.ceil(centre_x + half_w), x0 + 1, width))
+    y1 = int(np.clip(np.ceil(centre_y + half_h), y0 + 1, height))
+    return x0, y0, x1, y1
