@@ -1,8 +1,8 @@
 """RegionCLIP's recogniser (Zhong et al., 2022): boxes cut out of the feature map of a CLIP ResNet.
 
-The whole image passes the stem and the first three stages; RoIAlign cuts every box out of that map, at the size
-that the last stage and the attention pool take for a whole image, so that no position is interpolated. Both
-papers' recogniser is open_clip's `ModifiedResNet`, and torchvision's `roi_align`.
+The whole image passes the stem and the first three stages; RoIAlign cuts every box out of that map, at the
+size that the last stage and the attention pool take for a whole image, so that no position is interpolated.
+open_clip's `ModifiedResNet` and torchvision's `roi_align` are the whole of it.
 """
 
 from collections.abc import Sequence
@@ -54,8 +54,8 @@ class RegionClip(ClipText):
 
     @property
     def roi_size(self) -> int:
-        """Side of a cut-out on the map, in cells: the last stage halves it to the grid of the attention pool."""
-        return 2 * (int(self.visual.image_size) // 32)
+        """Side of a cut-out, in cells of the map: the last stage halves it to the grid of the pool."""
+        return 2 * (self.visual.image_size // 32)
 
     @property
     def logit_scale(self) -> float:
@@ -65,7 +65,7 @@ class RegionClip(ClipText):
     @cached_property
     def arrays(self) -> dict[str, Array]:
         """`region`: the embedding of every box, not normalised."""
-        return {"region": Array(shape=(int(self.visual.output_dim),), per_box=True)}
+        return {"region": Array(shape=(self.visual.output_dim,), per_box=True)}
 
     def fingerprint(self) -> dict[str, Any]:
         """All that decides the values, json-able; the same on every machine."""
@@ -75,7 +75,7 @@ class RegionClip(ClipText):
             "weights_sha256": state_sha256(
                 {k: v for k, v in self.visual.state_dict().items() if not k.endswith("num_batches_tracked")}
             ),
-            "preprocess": f"short side {self.spec.short_side}, long side at most {self.spec.long_side}, bilinear",
+            "preprocess": f"short side {self.spec.short_side}, at most {self.spec.long_side}, bilinear",
             "mean": list(self.parts.mean),
             "std": list(self.parts.std),
             "roi": f"{self.roi_size} x {self.roi_size}, stride {STRIDE}, aligned, adaptive sampling",
@@ -100,7 +100,7 @@ class RegionClip(ClipText):
     def encode(
         self, batch: Tensor, boxes: Sequence[np.ndarray], sizes: Sequence[Size]
     ) -> dict[str, list[Tensor]]:
-        """`region`: for each of B images float32 [n,E], of inputs [B,3,h,w] and boxes as of `Encoder.encode`."""
+        """`region`: for each of B images float32 [n,E], of inputs [B,3,h,w]; boxes as of `Encoder.encode`."""
         with autocast(self.precision, self.device):
             maps = self.feature_map(batch.to(self.device, non_blocking=True))
         height, width = batch.shape[-2:]
@@ -122,7 +122,7 @@ class RegionClip(ClipText):
         Args:
             image_map: [1,C,h,w] of `feature_map`.
         """
-        found = [corners.new_zeros(0, int(self.visual.output_dim))]
+        found = [corners.new_zeros(0, self.visual.output_dim)]
         for some in corners.split(BOXES_AT_ONCE):
             cut = roi_align(
                 image_map.float(),
