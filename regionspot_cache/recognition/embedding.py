@@ -1,7 +1,7 @@
 """Methods that embed every box and compare the embeddings with those of class names.
 
-`clip-box` and `clip-mask` run CLIP on crops (the RegionSpot paper's baselines); `clip-roi` and `clip-roi-mask` pool
-CLIP's value-path map, one pass an image; `regionclip` is RegionCLIP's recogniser.
+`clip-box` and `clip-mask` run CLIP on crops (the RegionSpot paper's baselines); `clip-roi` and `clip-roi-mask`
+pool CLIP's value-path map, one pass an image; `regionclip` is RegionCLIP's recogniser.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ from regionspot_cache.recognition.inputs import RegionInputs
 BOX_CONTEXT, MASK_CONTEXT = 1.0, 1.25
 CROP_BATCH = 64
 CPU_BATCH = 8  # whose activations stay in the caches
-# Objects of `shapes` then span about as many cells of the map as those of the pictures that it was trained on.
+# Objects of `shapes` then span about as many cells as those of the pictures that it was trained on.
 PACKAGED = RegionClipSpec(model="packaged", weights="included", short_side=512, long_side=1024)
 
 
@@ -163,8 +163,8 @@ def with_networks_of(
 
     Args:
         methods: names; those of other modules need nothing.
-        regionclip: the network of the method `regionclip` where the backbone has none; if not given the packaged
-            one beside a packaged CLIP, else the default of `RegionClipSpec`.
+        regionclip: the network of the method `regionclip` where the backbone has none; if not given the
+            packaged one beside a packaged CLIP, else the default of `RegionClipSpec`.
 
     Raises:
         UsageError: there is no CLIP whose value path could be read.
@@ -182,7 +182,7 @@ def with_networks_of(
 def pool_boxes(
     values: Tensor, grid: tuple[int, int], boxes: NDArray[np.float32], size: tuple[int, int]
 ) -> Tensor:
-    """The mean of a map [rows * columns, E] within boxes [N, 4] xyxy of an image of (height, width): [N, E]."""
+    """The mean [N, E] of a map [rows * columns, E] in boxes [N, 4] xyxy of an image of (height, width)."""
     rows, columns = grid
     scale = np.array([columns / size[1], rows / size[0]] * 2, np.float32)
     cells = torch.from_numpy(boxes * scale).to(values.device)

@@ -1,6 +1,6 @@
 """Recognition methods behind one interface: image and boxes in, probabilities of classes out.
 
-`regionspot` relates SAM tokens to CLIP's map; `embedding` has the methods that compare an embedding of every box.
+`regionspot` relates SAM tokens to CLIP's map; module `embedding` has the methods that embed every box.
 """
 
 from typing import Protocol
@@ -34,8 +34,10 @@ class Recogniser(Protocol):
     def text_part(self) -> str | None: ...
 
     def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> NDArray[np.float32]:
-        """float32 [N, K] for N boxes and unit text embeddings [K, E]; rows sum to 1, or to less where the method
-        also knows that a box shows none of the classes."""
+        """float32 [N, K] for N boxes and unit text embeddings [K, E].
+
+        Rows sum to 1, or to less where the method also knows that a box shows none of the classes.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """Train the small CLIP ResNet that RegionCLIP's method runs on.
 
-The network is open_clip's ModifiedResNet. It learns whole pictures alone, into the text space of the small CLIP,
-whose text tower is locked (LiT, Zhai et al., 2022); it never sees a region, as the CLIP of the RegionCLIP paper.
+The network is open_clip's ModifiedResNet. It learns whole pictures alone, into the text space of the small
+CLIP, whose text tower is locked (LiT, Zhai et al., 2022); it never sees a region, as the paper's CLIP.
 """
 
 from collections.abc import Sequence
