@@ -23,7 +23,7 @@ from tools.tiny import clip_data as data
 from tools.tiny.training import LOG_EVERY, Stage, fast_autocast, fit, log, publish, record
 
 CONFIG = packaged_config("resnet")
-STAGES = (Stage(4000, 1.5e-3, warmup=200),)
+STAGES = (Stage(2000, 1.5e-3, warmup=200, horizon=4000), Stage(600, 7.5e-4, warmup=1))
 PHOTOS, SCENES = 64, 32  # pictures of a step
 SCENE_EVERY = 4  # steps
 LOGIT_SCALE = 100.0  # RegionCLIP's temperature, 0.01
