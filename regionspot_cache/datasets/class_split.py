@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regionspot_cache.config import validate
 from regionspot_cache.datasets.records import DetectionDataset
@@ -60,8 +59,7 @@ def restrict(
     Args:
         dataset: with all classes of the split.
         split: base and novel classes.
-        keep: "base" for what a head may be trained on; "all" for evaluation, where `class_novel` says which are
-            novel.
+        keep: "base" for what a head may be trained on; "all" for evaluation, where `class_novel` tells.
 
     Raises:
         InputError: a class that the dataset lacks, or that is in both groups.
@@ -106,8 +104,3 @@ def _members(dataset: DetectionDataset, group: Sequence[str] | Frequencies) -> l
             f"A class of each name among its {len(label_of)}.",
         )
     return [label_of[name] for name in group]
-
-
-def restrict_categories(kept: NDArray[np.int64], categories: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places of the category ids `kept` in the rising ids `categories`."""
-    return np.searchsorted(categories, kept)

@@ -1,7 +1,7 @@
 """Methods that embed every box and compare the embeddings with those of class names.
 
-`clip-box` and `clip-mask` run CLIP on crops (the RegionSpot paper's baselines); `clip-roi` and `clip-roi-mask`
-pool CLIP's value-path map, one pass an image; `regionclip` is RegionCLIP's recogniser.
+`clip-box` and `clip-mask` run CLIP on crops (the RegionSpot paper's baselines); `clip-roi` and
+`clip-roi-mask` pool CLIP's value-path map, one pass an image; `regionclip` is RegionCLIP's recogniser.
 """
 
 from collections.abc import Iterable
