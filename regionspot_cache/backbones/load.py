@@ -12,6 +12,7 @@ from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn_v2
 from regionspot_cache.backbones.assets import packaged_config, packaged_state
 from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.clip_build import build_clip
+from regionspot_cache.backbones.detectron_rpn import DetectronRpn, load_detectron_rpn
 from regionspot_cache.backbones.encoder import Encoder, MaskEncoder, TextEncoder
 from regionspot_cache.backbones.hf_sam_load import FOLDER, HUB, is_transformers, load_transformers_sam
 from regionspot_cache.backbones.hf_sam_load import PUBLISHED as TRANSFORMERS_SAMS
@@ -23,7 +24,12 @@ from regionspot_cache.backbones.presets import (
     RegionClipSpec,
     SamSpec,
 )
-from regionspot_cache.backbones.proposer import DetectorProposer, RegionProposer, SamRpnProposer
+from regionspot_cache.backbones.proposer import (
+    DetectorProposer,
+    DetectronProposer,
+    RegionProposer,
+    SamRpnProposer,
+)
 from regionspot_cache.backbones.regionclip_load import load_regionclip
 from regionspot_cache.backbones.registry import own_network
 from regionspot_cache.backbones.rpn import SamRpn
@@ -201,18 +207,24 @@ def load_proposer(backbone: Backbone, progress: Progress | None = None) -> Regio
         torch.manual_seed(seed or 0)
         network = _proposer_network(spec)
     if seed is None:
-        known = DETECTOR_FILE if spec.model != "packaged" else None
+        known = DETECTOR_FILE if isinstance(network, FasterRCNN) else None
         state = _state(spec.model, spec.weights, "rpn", known, progress)
-        load_state(network, state, f"proposer.weights = {spec.weights}")
+        load = load_detectron_rpn if isinstance(network, DetectronRpn) else load_state
+        load(network, state, f"proposer.weights = {spec.weights}")
     if isinstance(network, SamRpn):
         assert sam is not None
         return SamRpnProposer(network, spec, sam)
-    return DetectorProposer(network, spec, next(iter(backbone.parts.values())).device)
+    device = next(iter(backbone.parts.values())).device
+    if isinstance(network, DetectronRpn):
+        return DetectronProposer(network, spec, device)
+    return DetectorProposer(network, spec, device)
 
 
-def _proposer_network(spec: ProposerSpec) -> SamRpn | FasterRCNN:
+def _proposer_network(spec: ProposerSpec) -> SamRpn | FasterRCNN | DetectronRpn:
     if spec.model == "packaged":
         return SamRpn(**packaged_config("rpn") | {"top_n": spec.top_n, "nms": spec.nms})
+    if spec.model == "rpn_r50_fpn":
+        return DetectronRpn(nms=spec.nms, top_n=spec.top_n)
     return fasterrcnn_resnet50_fpn_v2(
         weights=None, weights_backbone=None, rpn_post_nms_top_n_test=spec.top_n, rpn_nms_thresh=spec.nms
     )
@@ -227,8 +239,8 @@ def _state(
     if weights == "official" and published:
         return read_state(fetch(published, progress=progress))
     if weights in ("packaged", "official"):
-        other = "official" if published else "packaged"
+        other = "official, " if published else "packaged, " if model == "packaged" else ""
         raise UsageError(
-            f"There are no {weights} weights of {model}.", f"weights: {other}, a path or random:SEED."
+            f"There are no {weights} weights of {model}.", f"weights: {other}a path or random:SEED."
         )
     return read_state(Path(weights))

@@ -187,13 +187,15 @@ class ProposerSpec:
     """Class-agnostic proposals.
 
     Attributes:
-        model: "packaged" for the small RPN on SAM embeddings, or "fasterrcnn_resnet50_fpn_v2" (torchvision).
-        weights: "packaged", "official" (fetched), "random:SEED", or the path of a state dict.
+        model: "packaged" for the small RPN on SAM embeddings, "fasterrcnn_resnet50_fpn_v2" (torchvision), or
+            "rpn_r50_fpn", the RPN of Detectron2 that RegionCLIP's published files hold.
+        weights: "packaged", "official" (fetched), "random:SEED", or the path of a state dict; for
+            "rpn_r50_fpn" a pretrained RegionCLIP file or one of an RPN alone.
         top_n: proposals kept per image.
         nms: IoU above which the lower-scored of two proposals is dropped.
     """
 
-    model: Literal["packaged", "fasterrcnn_resnet50_fpn_v2"] = "fasterrcnn_resnet50_fpn_v2"
+    model: Literal["packaged", "fasterrcnn_resnet50_fpn_v2", "rpn_r50_fpn"] = "fasterrcnn_resnet50_fpn_v2"
     weights: str = "official"
     top_n: int = 1000
     nms: float = 0.7

@@ -1,4 +1,4 @@
-"""Region proposals for one image, from the small RPN on SAM embeddings or from a torchvision detector."""
+"""Region proposals for one image, from the small RPN on SAM embeddings, torchvision, or Detectron2."""
 
 from typing import Any, Protocol, cast
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
+from regionspot_cache.backbones.detectron_rpn import DetectronRpn
 from regionspot_cache.backbones.presets import ProposerSpec
 from regionspot_cache.backbones.rpn import SamRpn, filtered_proposals
 from regionspot_cache.backbones.sam import SamBackbone
@@ -87,6 +88,36 @@ class DetectorProposer:
     def identity(self) -> dict[str, Any]:
         trained = {"trained_on": "COCO, 80 classes"} if self.spec.weights == "official" else {}
         return _identity(f"torchvision {self.spec.model} RPN", self.spec, self.detector) | trained
+
+
+class DetectronProposer:
+    """Proposals of Detectron2's RPN on ResNet-50 with FPN.
+
+    Args:
+        rpn: the network with its weights.
+        spec: names it.
+        device: where it runs.
+    """
+
+    def __init__(self, rpn: DetectronRpn, spec: ProposerSpec, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.rpn = rpn.to(self.device).eval().requires_grad_(False)
+        self.spec = spec
+
+    def propose(self, image: np.ndarray, embedding: Tensor | None = None) -> Proposals:
+        boxes, logits = self.propose_logits(image)
+        return boxes, torch.from_numpy(logits).sigmoid().numpy()
+
+    @torch.inference_mode()
+    def propose_logits(self, image: np.ndarray) -> Proposals:
+        """As `propose`, with the raw objectness logits in place of the scores."""
+        batch, size = self.rpn.preprocess(image)
+        boxes, logits = self.rpn(batch.to(self.device), size)
+        scale = np.array([image.shape[1] / size[1], image.shape[0] / size[0]] * 2, dtype=np.float32)
+        return boxes.cpu().numpy() * scale, logits.cpu().numpy()
+
+    def identity(self) -> dict[str, Any]:
+        return _identity("Detectron2 RPN, ResNet-50 FPN", self.spec, self.rpn)
 
 
 def _identity(name: str, spec: ProposerSpec, network: torch.nn.Module) -> dict[str, Any]:

@@ -91,7 +91,8 @@ class RegionClip(ClipText):
         Returns:
             float32 [3,h,w] on the CPU; h and w differ from image to image.
         """
-        height, width = self._resized(image.shape[0], image.shape[1])
+        size = image.shape[0], image.shape[1]
+        height, width = by_short_side(size, self.spec.short_side, self.spec.long_side)
         resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.parts.mean, self.parts.std))
         return (torch.from_numpy(resized).permute(2, 0, 1).float() / 255 - mean) / std
@@ -144,10 +145,12 @@ class RegionClip(ClipText):
         found = self.encode(batch, [frame] * len(batch), [(height, width)] * len(batch))
         return torch.cat(found["region"])
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Detectron2's rule: the short side, unless the long one gets too long; rounded half up."""
-        scale = min(self.spec.short_side / min(height, width), self.spec.long_side / max(height, width))
-        return max(32, int(height * scale + 0.5)), max(32, int(width * scale + 0.5))
+
+def by_short_side(size: Size, short_side: int, long_side: int) -> Size:
+    """Detectron2's rule: the short side, unless the long one gets too long; rounded half up."""
+    scale = min(short_side / min(size), long_side / max(size))
+    height, width = (max(32, int(side * scale + 0.5)) for side in size)
+    return height, width
 
 
 def pooled_query(pool: AttentionPool2d, x: Tensor) -> Tensor:
