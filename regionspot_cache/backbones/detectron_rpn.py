@@ -8,6 +8,7 @@ configuration and the layer names that Detectron2 publishes (Apache-2.0).
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -62,7 +63,8 @@ class DetectronRpn(nn.Module):
         self.nms, self.top_n = nms, top_n
         resnet = ResNet(Bottleneck, [3, 4, 6, 3], norm_layer=FrozenBatchNorm2d)
         for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
-            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+            first = cast(Bottleneck, stage[0])
+            first.conv1.stride, first.conv2.stride = (2, 2), (1, 1)
         stages = {f"layer{i + 1}": str(i) for i in range(4)}
         self.backbone = BackboneWithFPN(resnet, stages, [256, 512, 1024, 2048], 256)
         self.head = RPNHead(256, len(RATIOS))

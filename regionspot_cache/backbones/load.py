@@ -209,8 +209,11 @@ def load_proposer(backbone: Backbone, progress: Progress | None = None) -> Regio
     if seed is None:
         known = DETECTOR_FILE if isinstance(network, FasterRCNN) else None
         state = _state(spec.model, spec.weights, "rpn", known, progress)
-        load = load_detectron_rpn if isinstance(network, DetectronRpn) else load_state
-        load(network, state, f"proposer.weights = {spec.weights}")
+        source = f"proposer.weights = {spec.weights}"
+        if isinstance(network, DetectronRpn):
+            load_detectron_rpn(network, state, source)
+        else:
+            load_state(network, state, source)
     if isinstance(network, SamRpn):
         assert sam is not None
         return SamRpnProposer(network, spec, sam)
