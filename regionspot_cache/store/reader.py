@@ -195,6 +195,11 @@ class Cache:
         """bool [M]: which images are there and have features in a part."""
         return self._ok[part]
 
+    def revision(self, part: str, index: int) -> str:
+        """SHA-256 of what proves one partition of a part: another one where its features were made anew."""
+        number = int(np.searchsorted(self._first, index, side="right")) - 1
+        return self.segments[number].revision(part, index - int(self._first[number]))
+
     @cached_property
     def _ok(self) -> dict[str, np.ndarray]:
         return {

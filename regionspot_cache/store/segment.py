@@ -117,6 +117,10 @@ class Segment(PlannedImages):
         """bool [M]: which images have features in a part."""
         return self._status[part] == STATUS_OK
 
+    def revision(self, part: str, partition: int) -> str:
+        """As of `Cache.revision`, of a partition of this segment."""
+        return self._sealed[part].markers[partition]
+
     def raw_images(self, path: str, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """As of `Cache.raw_images`."""
         self._require_ok(indices, path.partition("/")[0])
