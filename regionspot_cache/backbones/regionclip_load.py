@@ -19,6 +19,7 @@ from regionspot_cache.backbones.weights import load_state, random_seed, read_sta
 from regionspot_cache.errors import InputError
 
 RECOGNISER, TEXT = "backbone.", "lang_encoder."
+POOL = "backbone.attnpool."  # what no backbone of an RPN alone has
 LOGIT_SCALE = math.log(100)  # the fixed temperature of 0.01; published files have no such parameter
 
 
@@ -38,7 +39,7 @@ def load_regionclip(spec: RegionClipSpec, device: torch.device | str = "cpu") ->
 def _from_file(spec: RegionClipSpec) -> ClipParts:
     state = read_state(Path(spec.weights))
     parts = build_clip(RegionClipSpec(model=spec.model, weights="random:0"))
-    if any(key.startswith(RECOGNISER) for key in state):
+    if any(key.startswith(POOL) for key in state):
         state = open_clip_names(state, spec.weights)
     elif not any(key.startswith("visual.") for key in state):
         groups = ", ".join(sorted({key.partition(".")[0] for key in state})[:6])
