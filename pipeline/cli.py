@@ -10,7 +10,7 @@ import typer
 
 from pipeline import console
 from pipeline.reproduce.settings import reproduce
-from pipeline.verbs import about, convert, demo, evaluate, extract, inspect, predict, train
+from pipeline.verbs import about, captions, convert, demo, evaluate, extract, inspect, predict, train
 from pipeline.verbs.command import Verbs, add
 from regionspot_cache.errors import InputError, RegionSpotError, UsageError
 
@@ -38,6 +38,8 @@ VERBS = {
     "info": inspect.info,
     "verify": inspect.verify,
     "train": train.train,
+    "propose": captions.propose,
+    "concepts": captions.concepts,
     "import": convert.import_checkpoint,
     "export": convert.export_checkpoint,
     "push": convert.push,

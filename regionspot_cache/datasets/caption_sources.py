@@ -56,8 +56,8 @@ def load_captions(
         progress: called while `shapes` is drawn.
 
     Raises:
-        UsageError, MissingFileError, InputError: as of `load_dataset` and the readers; InputError also when every
-            image is excluded.
+        UsageError, MissingFileError, InputError: as of `load_dataset` and the readers; InputError also when
+            every image is excluded.
     """
     check_source(source)
     path = Path(source)

@@ -24,9 +24,9 @@ _MAX_TEXT = 1 << 20  # bytes of one .txt or .json
 def read_webdataset(place: Path, images: Path | None = None, *, unpack: bool = True) -> CaptionedImages:
     """Reads a tar file, or all `*.tar` of a folder, in one pass each; unpacks images not there yet.
 
-    KEY is the path in the tar up to the first dot of the last part; its image becomes TAR/KEY.jpg in the image
-    folder, and this is its id. A .txt is one caption; `caption` of a .json is one or a list of them, and counts only
-    where there is no .txt. Other members, links and devices are passed over.
+    KEY is the path in the tar up to the first dot of the last part; its image becomes TAR/KEY.jpg in the
+    image folder, and this is its id. A .txt is one caption; `caption` of a .json is one or a list of
+    them, for images without a .txt. Other members, links and devices are passed over.
 
     Args:
         place: the file or the folder.

@@ -153,8 +153,8 @@ class Pairs:
 def read_caption_json(file: Path, images: Path | None = None, *, required: bool = True) -> CaptionedImages:
     """Reads a JSON file with `images` (`id`, `file_name` or `coco_url`) and captions, in one pass.
 
-    Captions are entries {"image_id", "caption"} of `annotations` (COCO) or `captions`, or stand as `caption` in
-    the images themselves, as in the built-in world. Annotations without a caption are boxes and are passed over.
+    Captions are entries {"image_id", "caption"} of `annotations` (COCO) or `captions`, or stand as `caption`
+    in the images themselves, as in the built-in world. Annotations without a caption are boxes: passed over.
 
     Args:
         file: the file.
@@ -202,9 +202,10 @@ def add_entry(pairs: Pairs, key: str, entry: Any, *, with_images: bool) -> None:
 def read_caption_tsv(file: Path, images: Path | None = None, *, required: bool = True) -> CaptionedImages:
     """Reads lines `caption<TAB>file name or URL`, as CC3M has them; quotes mean nothing.
 
-    A first line that names the columns (`caption` or `title`; `file_name`, `filepath`, `file`, `image` or `url`) may
-    put them in any order beside others. Of a URL the last part of the path is the file name; images of different
-    URLs that end alike are left out, for nobody could tell whose file it is. Lines of one image are its captions.
+    A first line that names the columns (`caption` or `title`; `file_name`, `filepath`, `file`, `image` or
+    `url`) may put them in any order beside others. Of a URL the last part of the path is the file name; where
+    different URLs end alike their images are left out: nobody could tell whose file it is. Lines of one image
+    are its captions.
 
     Args:
         file: the file.

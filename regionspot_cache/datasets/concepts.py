@@ -21,9 +21,8 @@ _FORMAT = "One concept a line, the text before the first comma, each once."
 # Penn tags as letters; all others break a phrase.
 _KINDS = {"DT": "d", "PDT": "d", "PRP$": "d", "CD": "d", "VBN": "v", "VBG": "v"}
 _KINDS |= dict.fromkeys(("JJ", "JJR", "JJS"), "j") | dict.fromkeys(("NN", "NNS", "NNP", "NNPS"), "n")
-_PHRASE = re.compile(
-    r"(?:(?<=d)[vj]+|j*)n+"
-)  # "a parked car": after a determiner a participle is an adjective
+_KINDS["VB"] = "b"
+_PHRASE = re.compile(r"(?:(?<=d)[vj]+|j*)n+|(?:(?<=d)[vj]+|j+)(?<=j)b")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 
 
@@ -54,13 +53,13 @@ class ConceptPool:
         return {**self.source, "concepts": len(self), "sha256": self.sha256}
 
     def save(self, path: Path) -> None:
-        """Writes FILE.txt, `name,images` a line, which `read_pool` reads, and its identity as FILE.json."""
+        """Writes FILE.txt, `name,images` a line, which `read_pool` reads, and its identity as FILE.txt.json."""
         counts = (f",{count}" for count in self.images) if self.images else ("" for _ in self.names)
         text = "".join(f"{name}{count}\n" for name, count in zip(self.names, counts, strict=True))
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as staging:
             staging.write_text(text, encoding="utf-8")
-        with replacing(path.with_suffix(".json")) as staging:
+        with replacing(path.with_name(f"{path.name}.json")) as staging:
             staging.write_text(json.dumps(self.identity(), indent=2) + "\n")
 
 
@@ -93,8 +92,8 @@ def read_pool(file: Path) -> ConceptPool:
 def pool_of_captions(images: Iterable[CaptionedImage], *, min_images: int, source: str) -> ConceptPool:
     """The noun phrases that occur in the captions of at least `min_images` images, most frequent first.
 
-    A phrase counts once an image, however often its captions have it; equal counts go by name. Memory follows the
-    number of different phrases.
+    A phrase counts once an image, however often its captions have it; equal counts go by name. Memory follows
+    the number of different phrases.
 
     Args:
         images: with their captions.
@@ -135,8 +134,9 @@ def pool_of_captions(images: Iterable[CaptionedImage], *, min_images: int, sourc
 def noun_phrases(caption: str) -> list[str]:
     """Noun phrases of a text in its order, in lower case, plural nouns (tag NNS) in the singular.
 
-    A phrase is adjectives and nouns that end in a noun, as TextBlob's tagger sees them; determiners, numbers and
-    possessives do not belong to it, and a participle only behind one of these.
+    A phrase is adjectives and nouns that end in a noun, as TextBlob's tagger sees them; determiners, numbers
+    and possessives do not belong to it. Behind these a participle is an adjective ("a parked car"); behind an
+    adjective, what is tagged a base verb is a noun ("a red cross").
 
     Raises:
         UsageError: TextBlob is not installed.
@@ -154,7 +154,7 @@ def noun_phrases(caption: str) -> list[str]:
 
 @cache
 def _textblob() -> tuple[Callable[[str], list[tuple[str, str]]], Callable[[str], str]]:
-    """TextBlob's tagger and its singular: their rules come with it; its own extractors need corpora of NLTK."""
+    """TextBlob's tagger and singular, whose rules come with it; its phrase extractors need NLTK corpora."""
     try:
         from textblob.en import tag
         from textblob.en.inflect import singularize
