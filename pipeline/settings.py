@@ -213,8 +213,11 @@ class EvalSettings:
             complete=lambda: (*RECOGNISERS, RESULTS),
         ),
     ] = ("regionspot",)
-    score_rule: Literal["product", "official", "geometric"] = "product"
-    """How class probability and objectness become the score; see `evaluation.select_top_k`."""
+    protocol: Literal["shared", "regionclip"] = "shared"
+    """Detections: `shared`, every box with every class; `regionclip`, that paper's threshold and NMS."""
+    score_rule: Literal["product", "official", "geometric", "rc-compat"] | None = None
+    """How class probability and objectness become the score, see `evaluation.select_top_k`; `product` when
+    not given, `geometric` by the protocol `regionclip`."""
     masks: bool = True
     """Mask AP too, where the ground truth has masks."""
     ap: Annotated[
@@ -252,6 +255,8 @@ class EvalSettings:
     def __post_init__(self) -> None:
         if self.pictures < 0:
             raise UsageError(f"pictures = {self.pictures}.", "pictures >= 0.")
+        if self.protocol != "shared" and self.ap == "fixed":
+            raise UsageError(f"protocol: {self.protocol} with fixed AP.", "--ap standard.")
         for name in self.methods:
             if name not in RECOGNISERS and (not name.startswith(RESULTS) or name == RESULTS):
                 expected = f"{near(name, RECOGNISERS)}One of {', '.join(RECOGNISERS)}, or {RESULTS}FILE."
@@ -260,6 +265,11 @@ class EvalSettings:
         if not rows or len(set(rows)) < len(rows):
             found = f"The rows of the table would be {', '.join(rows) or 'none'}."
             raise UsageError(found, "One name for each --method; a results file is named by its stem.")
+
+    @property
+    def rule(self) -> Literal["product", "official", "geometric", "rc-compat"]:
+        """The score rule of methods that do not bring their own."""
+        return self.score_rule or ("product" if self.protocol == "shared" else "geometric")
 
     @property
     def recognisers(self) -> tuple[str, ...]:

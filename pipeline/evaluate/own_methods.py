@@ -1,7 +1,7 @@
 """The methods of this package in an evaluation: one pass over the images, one scored row a method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pipeline.train import embed_names
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import MissingFileError, UsageError
-from regionspot_cache.evaluation import IouType, write_results
+from regionspot_cache.evaluation import DetectionProtocol, IouType, regionclip_protocol, write_results
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.models.hub import BACKBONE_FILE
 from regionspot_cache.recognition import Recogniser, with_networks_of
@@ -59,9 +59,9 @@ class OwnMethods:
             regions=regions,
             cached=cached,
             masks=settings.masks and scorer.truth.has_masks,
-            score_rule=settings.score_rule,
+            score_rule=settings.rule,
             ap=settings.ap,
-            cap=settings.cap,
+            protocol=_protocol(settings, scorer),
         )
         found = recognition.run(self.methods)
         _say_coverage(recognition, found)
@@ -147,6 +147,14 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
     return Regions(known=known, top_n=settings.top_n)
 
 
+def _protocol(settings: EvalSettings, scorer: Scorer) -> DetectionProtocol:
+    if settings.protocol == "shared":
+        return DetectionProtocol(top_k=settings.cap)
+    metric = "LVIS" if scorer.truth.federated else "COCO"
+    published = regionclip_protocol(metric, given=settings.proposals == "gt")
+    return replace(published, top_k=min(published.top_k, settings.cap))
+
+
 def _say_coverage(recognition: Recognition, found: Recognised) -> None:
     total, used = len(recognition.dataset), found.from_cache
     arrays = ", ".join(f"{path} of {count}" for path, count in sorted(used.items())) or "nothing"
@@ -187,6 +195,7 @@ def _score(
         templates=prompts.templates,
         class_names=prompts.cleaning,
         score_rule="probability" if given else _rule_text(rule, scorer.settings),
+        detections=str(recognition.protocol),
     )
     detections = tally.collector.build()
     kinds: tuple[IouType, ...] = ("bbox", "segm") if recognition.masks else ("bbox",)
@@ -203,5 +212,6 @@ def _score(
 
 
 def _rule_text(rule: str, settings: EvalSettings) -> str:
-    """Fixed AP looks at every pair: the first choice that the official rule makes in an image is not made."""
-    return "official, of all pairs" if rule == "official" and settings.ap == "fixed" else rule
+    """Where every pair is looked at, the official rule makes no first choice in an image."""
+    every_pair = settings.ap == "fixed" or settings.protocol != "shared"
+    return "official, of all pairs" if rule == "official" and every_pair else rule

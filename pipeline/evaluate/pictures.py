@@ -98,6 +98,8 @@ def _distinct(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArra
     """The best-scored boxes [n] of which no two show the same object, best first."""
     kept: list[int] = []
     for i in np.argsort(-scores, kind="stable").tolist():
+        if scores[i] == -np.inf:  # left out by the score rule
+            break
         if len(kept) < PROPOSALS and not (box_iou(boxes[[i]], boxes[kept]) >= SAME_OBJECT).any():
             kept.append(i)
     return np.array(kept, np.intp)

@@ -21,6 +21,7 @@ from regionspot_cache.evaluation import (
     BestOfCategories,
     BestOfImages,
     Collector,
+    DetectionProtocol,
     ScoreRule,
     encode_mask,
 )
@@ -87,7 +88,7 @@ class Recognition:
         masks: keep SAM's mask of every detected box.
         score_rule: of methods that do not bring their own.
         ap: what is kept: the best detections of each image, or of each class (fixed AP).
-        cap: standard AP: detections kept for an image.
+        protocol: standard AP: which detections are kept for an image.
     """
 
     dataset: DetectionDataset
@@ -97,7 +98,7 @@ class Recognition:
     cached: CachedFeatures | None
     masks: bool
     score_rule: ScoreRule
-    cap: int
+    protocol: DetectionProtocol = field(default_factory=DetectionProtocol)
     ap: ApType = "standard"
 
     def run(self, methods: Sequence[Recogniser]) -> Recognised:
@@ -167,7 +168,7 @@ class Recognition:
 
     def _collector(self) -> Collector:
         categories = self.dataset.category_ids
-        return BestOfCategories(categories) if self.ap == "fixed" else BestOfImages(categories, self.cap)
+        return BestOfCategories(categories) if self.ap == "fixed" else BestOfImages(categories, self.protocol)
 
     def _read(self, record: ImageRecord) -> NDArray[np.uint8]:
         path = find_image(self.dataset.image_root, record.file_name)

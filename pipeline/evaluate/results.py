@@ -33,6 +33,7 @@ def score_results(path: Path, scorer: Scorer, others: frozenset[str] | None) -> 
         templates=OWN,
         class_names=OWN,
         score_rule="as given",
+        detections="as given",
     )
     masks = scorer.settings.masks and truth.has_masks and found.detections.masks is not None
     return scorer.score(path.stem, found.detections, origin, masks=masks)

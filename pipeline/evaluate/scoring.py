@@ -51,6 +51,7 @@ class Origin:
     templates: str
     class_names: str
     score_rule: str
+    detections: str
 
 
 class Scorer:

@@ -27,7 +27,7 @@ class BoxSource:
     proposals: str
     limit: int | None = None
     top_n: int = 100
-    score_rule: Literal["product", "official", "geometric"] = "product"
+    score_rule: Literal["product", "official", "geometric", "rc-compat"] = "product"
 
 
 GROUND_TRUTH = BoxSource(called="GT", proposals="gt")

@@ -10,6 +10,7 @@ from regionspot_cache.evaluation.detections import (
 )
 from regionspot_cache.evaluation.evaluate import ApType, evaluate
 from regionspot_cache.evaluation.metrics import AveragePrecision
+from regionspot_cache.evaluation.protocols import DetectionProtocol, regionclip_protocol
 from regionspot_cache.evaluation.recall import RECALL_RULE, proposal_recall
 from regionspot_cache.evaluation.result import EvaluationResult, Protocol
 from regionspot_cache.evaluation.results_file import IouType, write_results
@@ -28,6 +29,7 @@ __all__ = [
     "BestOfCategories",
     "BestOfImages",
     "Collector",
+    "DetectionProtocol",
     "Detections",
     "EvaluationResult",
     "IouType",
@@ -40,6 +42,7 @@ __all__ = [
     "evaluate",
     "proposal_recall",
     "read_results",
+    "regionclip_protocol",
     "select_top_k",
     "write_results",
 ]

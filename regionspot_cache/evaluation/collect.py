@@ -3,7 +3,8 @@
 import numpy as np
 
 from regionspot_cache.evaluation.detections import PER_CATEGORY, Detections, MaskSource
-from regionspot_cache.evaluation.selection import ScoreRule, Selection, pair_scores, select_top_k
+from regionspot_cache.evaluation.protocols import DetectionProtocol, select_detections
+from regionspot_cache.evaluation.selection import ScoreRule, Selection, pair_scores
 
 
 class Collector:
@@ -31,7 +32,7 @@ class Collector:
             box_scores: [N] objectness, or None for ground-truth boxes.
             masks: run lengths by box; only those of boxes that are kept are asked for.
         """
-        chosen = self._choose(probabilities, box_scores, rule)
+        chosen = self._choose(boxes, probabilities, box_scores, rule)
         return Detections.of(
             image_id,
             boxes=boxes,
@@ -49,19 +50,23 @@ class Collector:
         """All images in the order they came."""
         return Detections.concatenate(self._parts)
 
-    def _choose(self, probabilities: np.ndarray, box_scores: np.ndarray | None, rule: ScoreRule) -> Selection:
+    def _choose(
+        self, boxes: np.ndarray, probabilities: np.ndarray, box_scores: np.ndarray | None, rule: ScoreRule
+    ) -> Selection:
         raise NotImplementedError
 
 
 class BestOfImages(Collector):
-    """For standard AP: the `cap` best pairs of box and class of each image."""
+    """For standard AP: the pairs of box and class that a protocol takes of each image."""
 
-    def __init__(self, category_ids: np.ndarray, cap: int) -> None:
+    def __init__(self, category_ids: np.ndarray, protocol: DetectionProtocol) -> None:
         super().__init__(category_ids)
-        self.cap = cap
+        self.protocol = protocol
 
-    def _choose(self, probabilities: np.ndarray, box_scores: np.ndarray | None, rule: ScoreRule) -> Selection:
-        return select_top_k(probabilities, box_scores, rule, k=self.cap)
+    def _choose(
+        self, boxes: np.ndarray, probabilities: np.ndarray, box_scores: np.ndarray | None, rule: ScoreRule
+    ) -> Selection:
+        return select_detections(boxes, probabilities, box_scores, rule, self.protocol)
 
 
 class BestOfCategories(Collector):
@@ -78,7 +83,9 @@ class BestOfCategories(Collector):
         self._room = max(len(category_ids) * per_category * 3 // 2, 1_000_000)
         self._held = 0
 
-    def _choose(self, probabilities: np.ndarray, box_scores: np.ndarray | None, rule: ScoreRule) -> Selection:
+    def _choose(
+        self, boxes: np.ndarray, probabilities: np.ndarray, box_scores: np.ndarray | None, rule: ScoreRule
+    ) -> Selection:
         scores = pair_scores(probabilities, box_scores, rule)
         box, label = np.nonzero(scores > self._lowest)
         return Selection(box, label, scores[box, label])

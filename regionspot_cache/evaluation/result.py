@@ -22,6 +22,7 @@ class Protocol:
         templates: name of the prompt templates.
         class_names: rule by which names of the file become words.
         score_rule: "probability" for ground-truth boxes, else a rule of `selection`; "as given" in a file.
+        detections: the `DetectionProtocol` as text; "as given" in a file.
         ap_type: "standard": the best detections of each image over all classes count; or "fixed (10,000 a
             class)": those of each class over the dataset. Numbers of one type never stand beside the other.
         cap: how many of an image; None for fixed AP, which does not limit them.
@@ -36,6 +37,7 @@ class Protocol:
     templates: str
     class_names: str
     score_rule: str
+    detections: str
     ap_type: str = "standard"
     cap: int | None = MAX_DETECTIONS
     recall: str = ""
@@ -45,7 +47,8 @@ class Protocol:
         dataset = f"{self.dataset} {self.split}".strip()
         return (
             f"{self.method}: {dataset}, {self.metric} {self.ap_type} AP, {cap} an image; "
-            f"boxes: {self.proposals}; score: {self.score_rule}; "
+            f"boxes: {self.proposals}; detections: {self.detections}; "
+            f"score: {self.score_rule}; "
             f"prompts: {self.templates}, names {self.class_names}"
             f"{self.recall and f'; recall: {self.recall}'}"
         )

@@ -7,8 +7,8 @@ import numpy as np
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import MAX_DETECTIONS
 
-ScoreRule = Literal["product", "official", "geometric"]
-SCORE_RULES: tuple[ScoreRule, ...] = ("product", "official", "geometric")
+ScoreRule = Literal["product", "official", "geometric", "rc-compat"]
+SCORE_RULES: tuple[ScoreRule, ...] = ("product", "official", "geometric", "rc-compat")
 PRESELECT = 900  # detections that the official rule takes by probability alone
 
 
@@ -37,7 +37,8 @@ def select_top_k(
         box_scores: [N] objectness in [0, 1], or None for ground-truth boxes: probability alone, by any rule.
         rule: "product" takes the k best of probability * objectness; "official" takes the `preselect` most
             probable pairs first and the k best products of those (as RegionSpot's code does); "geometric"
-            takes the square root of the product (as RegionCLIP does).
+            takes the square root of the product (as RegionCLIP means to); "rc-compat" that of probability *
+            logit of the objectness (as RegionCLIP's code does), and no pair where the logit is negative.
 
     Raises:
         InputError: scores that are not finite, objectness outside [0, 1], or an unknown rule.
@@ -55,7 +56,8 @@ def pair_scores(
 ) -> np.ndarray:
     """The score of every (box, class) pair, f32 [N,C]; arguments and errors as of `select_top_k`.
 
-    "official" is the product here: its first choice of pairs belongs to a selection per image.
+    "official" is the product here: its first choice of pairs belongs to a selection per image. Pairs that
+    "rc-compat" leaves out are -inf.
     """
     probabilities = np.asarray(probabilities, np.float32)
     if rule not in SCORE_RULES:
@@ -64,7 +66,11 @@ def pair_scores(
         raise InputError("a class probability is not finite", "finite numbers", "check the head's weights")
     if box_scores is None:
         return probabilities
-    product = probabilities * _checked(box_scores, len(probabilities))[:, None]
+    objectness = _checked(box_scores, len(probabilities))
+    if rule == "rc-compat":
+        logits = _logits(objectness)[:, None]
+        return np.where(logits >= 0, np.sqrt(probabilities * np.maximum(logits, 0)), np.float32(-np.inf))
+    product = probabilities * objectness[:, None]
     return np.sqrt(product) if rule == "geometric" else product
 
 
@@ -80,8 +86,15 @@ def _checked(box_scores: np.ndarray, num_boxes: int) -> np.ndarray:
     return scores
 
 
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    """f32; those of 1 are of the number next to it."""
+    below_one = np.minimum(probabilities, np.nextafter(np.float32(1), np.float32(0))).astype(np.float64)
+    with np.errstate(divide="ignore"):
+        return (np.log(below_one) - np.log1p(-below_one)).astype(np.float32)
+
+
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k highest values, falling; of equal values the lowest indices, in order."""
+    """Indices of the k highest values but -inf, falling; of equal values the lowest indices, in order."""
     if k < len(scores):
         threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
         above = np.flatnonzero(scores > threshold)
@@ -89,6 +102,7 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
         chosen = np.sort(np.concatenate([above, equal]))
     else:
         chosen = np.arange(len(scores))
+    chosen = chosen[scores[chosen] > -np.inf]
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 

@@ -14,6 +14,7 @@ from regionspot_cache.evaluation import (
     BestOfCategories,
     BestOfImages,
     Collector,
+    DetectionProtocol,
     Detections,
     encode_mask,
     evaluate,
@@ -160,7 +161,9 @@ def test_collecting_twice_is_collecting_once() -> None:
     assert first.scores.tolist() == second.scores.tolist() == [0.5] * 4
 
 
-@pytest.mark.parametrize("make", [lambda ids: BestOfImages(ids, 5), BestOfCategories])
+@pytest.mark.parametrize(
+    "make", [lambda ids: BestOfImages(ids, DetectionProtocol(top_k=5)), BestOfCategories]
+)
 def test_an_image_whose_masks_fail_leaves_no_trace(make: Callable[[np.ndarray], Collector]) -> None:
     class Gone:
         def __getitem__(self, box: int) -> dict:
@@ -183,7 +186,7 @@ def test_an_image_whose_masks_fail_leaves_no_trace(make: Callable[[np.ndarray], 
 
 
 def test_standard_collects_the_best_of_images() -> None:
-    collector = BestOfImages(np.array([4, 8]), cap=3)
+    collector = BestOfImages(np.array([4, 8]), DetectionProtocol(top_k=3))
     probabilities = np.array([[0.9, 0.1], [0.5, 0.4]])
     collector.add(collector.select(1, np.zeros((2, 4), np.float32), probabilities, None, "product"))
     found = collector.build()

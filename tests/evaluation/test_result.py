@@ -11,6 +11,7 @@ PROTOCOL = Protocol(
     templates="clip80+name",
     class_names="raw",
     score_rule="official",
+    detections="shared (every box with every class)",
 )
 
 

@@ -12,10 +12,25 @@ def plain_selection(probabilities: np.ndarray, box_scores: np.ndarray, rule: str
     pairs = [(n, c) for n in range(probabilities.shape[0]) for c in range(probabilities.shape[1])]
     if rule == "official":
         pairs = sorted(sorted(pairs, key=lambda p: -probabilities[p])[:preselect])
+    if rule == "rc-compat":
+        return plain_compat(probabilities, box_scores, k)
     product = (probabilities * box_scores[:, None]).astype(np.float32)
     scores = np.sqrt(product) if rule == "geometric" else product
     best = sorted(pairs, key=lambda p: -scores[p])[:k]
     return [p[0] for p in best], [p[1] for p in best], [scores[p] for p in best]
+
+
+def plain_compat(probabilities: np.ndarray, box_scores: np.ndarray, k: int):
+    """RegionCLIP's code: the root of probability and logit, whatever is not finite left out."""
+    scores = {}
+    for n, objectness in enumerate(box_scores.tolist()):
+        objectness = min(objectness, 1 - 2**-24)
+        logit = np.log(objectness / (1 - objectness)) if objectness else -np.inf
+        for c, probability in enumerate(probabilities[n].tolist()):
+            if logit >= 0:
+                scores[n, c] = np.sqrt(probability * logit)
+    best = sorted(scores, key=lambda p: -scores[p])[:k]
+    return [p[0] for p in best], [p[1] for p in best], pytest.approx([scores[p] for p in best], rel=1e-5)
 
 
 @given(
@@ -44,6 +59,14 @@ def test_rules_differ() -> None:
     assert product.box_index.tolist() == geometric.box_index.tolist() == [1, 1]
     assert official.box_index.tolist() == [0, 0]
     np.testing.assert_allclose(geometric.scores**2, product.scores, rtol=1e-6)
+
+
+def test_raw_logits_may_exceed_one_and_drop_what_is_negative() -> None:
+    probabilities = np.array([[0.5, 0.25]] * 4, np.float32)
+    logits = np.array([8, -2, 0, 1], np.float32)
+    chosen = select_top_k(probabilities, 1 / (1 + np.exp(-logits)), "rc-compat")
+    assert chosen.box_index.tolist() == [0, 0, 3, 3, 2, 2]
+    np.testing.assert_allclose(chosen.scores, [2, 2**0.5, 0.5**0.5, 0.5, 0, 0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("rule", SCORE_RULES)

@@ -12,6 +12,7 @@ from pipeline.evaluate.cached import CachedFeatures
 from pipeline.evaluate.recognise import MaskCodes, Recognition, Regions
 from regionspot_cache.backbones import SamSpec, load_backbone, load_preset
 from regionspot_cache.datasets import load_dataset
+from regionspot_cache.evaluation import DetectionProtocol
 from regionspot_cache.evaluation.rle import mask_areas
 from regionspot_cache.extraction import extract
 from regionspot_cache.recognition import RegionInputs
@@ -23,20 +24,21 @@ CACHE = Path("rs-cache-data/caches/shapes-val-small")
 
 
 class Fixed:
-    """A method whose logits are a function of the box alone, and that asks for tokens and map."""
+    """A method whose answers are a function of the box alone, and that asks for tokens and map."""
 
     name = "fixed"
-    score_rule = None
+    score_rule = text_part = None
+    reads = (TOKENS, MAP)
 
     def __init__(self) -> None:
         self.inputs: list[RegionInputs] = []
 
-    def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
+    def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> np.ndarray:
         self.inputs.append(inputs)
         inputs.query(TOKENS)
         inputs.memory((MAP,))
         widths = torch.from_numpy(inputs.boxes[:, 2] - inputs.boxes[:, 0])
-        return -(torch.arange(len(text)) - widths[:, None]).abs()
+        return (-(torch.arange(len(text)) - widths[:, None]).abs()).softmax(-1).numpy()
 
 
 @pytest.fixture
@@ -45,9 +47,9 @@ def dataset(finished: Path):
 
 
 def recognition(dataset, backbone, regions: Regions, **changes: object) -> Recognition:
-    text = torch.eye(len(dataset.class_names))
-    values = {"cached": None, "masks": False, "score_rule": "product", "cap": 300} | changes
-    return Recognition(dataset=dataset, backbone=backbone, text=text, regions=regions, **values)
+    texts = {None: torch.eye(len(dataset.class_names))}
+    values = {"cached": None, "masks": False, "score_rule": "product"} | changes
+    return Recognition(dataset=dataset, backbone=backbone, texts=texts, regions=regions, **values)
 
 
 def test_cached_tokens_are_used_for_the_very_boxes_only(dataset, small_backbone, finished: Path) -> None:
@@ -123,13 +125,15 @@ def test_tokens_of_new_boxes_are_decoded_from_a_cached_embedding(
 
 def test_detections_are_the_best_pairs_of_box_and_class(dataset, small_backbone) -> None:
     known, method = ground_truth_proposals(dataset), Fixed()
-    found = recognition(dataset, small_backbone, Regions(known=known), cap=5).run([method])
+    found = recognition(
+        dataset, small_backbone, Regions(known=known), protocol=DetectionProtocol(top_k=5)
+    ).run([method])
     detections = found.tallies["fixed"].collector.build()
     assert len(detections.scores) <= 5 * len(dataset)
     assert (detections.scores > 0).all()
     first = dataset[0]
-    logits = method.logits(method.inputs[0], torch.eye(len(dataset.class_names)))
-    best = logits.softmax(-1).flatten().sort(descending=True).values[:5].numpy()
+    found = method.probabilities(method.inputs[0], torch.eye(len(dataset.class_names)))
+    best = np.sort(found.ravel())[::-1][:5]
     rows = detections.image_of_row == detections.image_ids.index(first.image_id)
     mine = np.sort(detections.scores[rows])[::-1]
     np.testing.assert_allclose(mine, best, rtol=1e-5)
@@ -149,7 +153,9 @@ def test_a_method_may_bring_its_own_score_rule(dataset, small_backbone) -> None:
 
 def test_fixed_ap_keeps_every_pair(dataset, small_backbone) -> None:
     regions = Regions(known=ground_truth_proposals(dataset))
-    found = recognition(dataset, small_backbone, regions, ap="fixed", cap=1).run([Fixed()])
+    found = recognition(
+        dataset, small_backbone, regions, ap="fixed", protocol=DetectionProtocol(top_k=1)
+    ).run([Fixed()])
     detections = found.tallies["fixed"].collector.build()
     assert len(detections) == dataset.num_boxes * len(dataset.class_names)
     assert len(detections.boxes) == dataset.num_boxes
@@ -157,9 +163,9 @@ def test_fixed_ap_keeps_every_pair(dataset, small_backbone) -> None:
 
 def test_unreadable_images_are_counted_and_the_rest_goes_on(dataset, small_backbone, tmp_path: Path) -> None:
     class NeedsPixels(Fixed):
-        def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
+        def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> np.ndarray:
             assert inputs.image.ndim == 3
-            return super().logits(inputs, text)
+            return super().probabilities(inputs, text)
 
     known = ground_truth_proposals(dataset)
     object.__setattr__(dataset, "image_root", tmp_path)
@@ -181,13 +187,13 @@ def test_an_image_that_goes_missing_in_the_middle_is_left_out_for_every_method(
     class Removing(Fixed):
         name = "removing"
 
-        def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
+        def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> np.ndarray:
             self.inputs.append(inputs)
             if len(self.inputs) in (4, 7):
                 (root / dataset.file_names[len(self.inputs) - 1]).unlink()
             if not masks:
                 assert inputs.image.ndim == 3
-            return Fixed().logits(inputs, text)
+            return Fixed().probabilities(inputs, text)
 
     root = tmp_path / "images"
     shutil.copytree(dataset.image_root, root)
