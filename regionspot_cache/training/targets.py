@@ -8,6 +8,7 @@ cache, and a run that was stopped goes on where it was.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from regionspot_cache.backbones.vocabulary import TextEncoder
+from regionspot_cache.backbones.encoder import TextEncoder
 from regionspot_cache.errors import DamageError, InputError
 from regionspot_cache.store import Cache
 from regionspot_cache.training.derived import DerivedFolder, PartitionedRows
@@ -35,23 +36,26 @@ class Teaching(NamedTuple):
         ids: int64 [n, k], the likeliest concepts, falling.
         probs: float32 [n, k], their probabilities; column 0 has the largest of the whole pool.
         rest: float32 [n], the probability of all other concepts together.
+        frame: bool [n], whether a box is the whole picture.
     """
 
     ids: NDArray[np.int64]
     probs: NDArray[np.float32]
     rest: NDArray[np.float32]
+    frame: NDArray[np.bool_]
 
 
 class ConceptTargets:
     """`Teaching` of every box of a cache, by its row in the cache's order.
 
     Args:
-        rows: structured, fields ids, probs and rest.
+        rows: structured, fields of the names of `Teaching`.
         concepts: P, size of the pool.
+        identity: JSON-able; what they were derived by.
     """
 
-    def __init__(self, rows: PartitionedRows, concepts: int) -> None:
-        self._rows, self._concepts = rows, concepts
+    def __init__(self, rows: PartitionedRows, concepts: int, identity: Mapping[str, Any]) -> None:
+        self._rows, self._concepts, self.identity = rows, concepts, identity
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -66,7 +70,8 @@ class ConceptTargets:
                 "boxes of images with features of the teacher",
                 "delete the folder derived of the cache; the next run makes it again",
             )
-        return Teaching(ids, found["probs"].astype(np.float32), found["rest"].astype(np.float32))
+        probs, rest = found["probs"].astype(np.float32), found["rest"].astype(np.float32)
+        return Teaching(ids, probs, rest, found["frame"])
 
 
 def concept_targets(
@@ -115,20 +120,24 @@ def concept_targets(
         "temperature": temperature,
     }
     folder = DerivedFolder(root, identity)
-    like = np.empty(0, [("ids", "<i4", (k,)), ("probs", "<f2", (k,)), ("rest", "<f2")])
+    like = np.empty(0, [("ids", "<i4", (k,)), ("probs", "<f2", (k,)), ("rest", "<f2"), ("frame", "?")])
     concepts = normalize(torch.from_numpy(pool).to(device), dim=1).T / temperature  # [E, P]
 
-    def make(images: range) -> NDArray[Any]:
-        return _teaching(cache, teacher, images, concepts, like)
+    def make(number: int, images: range) -> NDArray[Any]:
+        out = _teaching(cache, teacher, images, concepts, like)
+        plan = cache.partition(number)
+        whole = np.pad(plan.sizes, ((0, 0), (2, 0))).astype(np.float32)  # [s, 4]
+        out["frame"] = (plan.boxes == np.repeat(whole, np.diff(plan.offsets), axis=0)).all(axis=1)
+        return out
 
     files = []
     for number, images in enumerate(_partitions(cache)):
         rows = int(cache.offsets[images.stop] - cache.offsets[images.start])
-        key = cache.revision(part, number)
-        files.append(folder.partition(number, key, like, rows, lambda images=images: make(images)))
+        key, derive = cache.revision(part, number), partial(make, number, images)
+        files.append(folder.partition(number, key, like, rows, derive))
         if progress:
             progress(number + 1, cache.num_partitions)
-    return ConceptTargets(PartitionedRows(files), len(pool))
+    return ConceptTargets(PartitionedRows(files), len(pool), identity)
 
 
 def _teaching(
@@ -165,10 +174,11 @@ class CaptionEmbeddings:
     Args:
         rows: float16 [captions, E] of all images in turn, unit length.
         counts: int64 [M], captions of each image.
+        identity: JSON-able; the captions and what embedded them.
     """
 
-    def __init__(self, rows: PartitionedRows, counts: NDArray[np.int64]) -> None:
-        self._rows, self.counts = rows, counts
+    def __init__(self, rows: PartitionedRows, counts: NDArray[np.int64], identity: Mapping[str, Any]) -> None:
+        self._rows, self.counts, self.identity = rows, counts, identity
         self._offsets = np.concatenate([[0], np.cumsum(counts)])
 
     def of(self, images: NDArray[np.int64], which: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -196,7 +206,8 @@ def caption_embeddings(
     Raises:
         IdentityError: `root` holds something else under this identity.
     """
-    folder = DerivedFolder(root, {"kind": "captions", "text": encoder.text_fingerprint()})
+    identity: dict[str, Any] = {"kind": "captions", "text": encoder.text_fingerprint()}
+    folder, digest = DerivedFolder(root, identity), hashlib.sha256()
     width = encoder.encode_text(["a picture"]).shape[1]
     like = np.empty((0, width), "<f2")
     files, counts = [], np.zeros(cache.num_images, np.int64)
@@ -210,11 +221,13 @@ def caption_embeddings(
         of_images = [list(captions(i)) for i in images]
         counts[images.start : images.stop] = [len(texts) for texts in of_images]
         flat = [text for texts in of_images for text in texts]
-        key = hashlib.sha256(json.dumps(flat).encode()).hexdigest()
-        files.append(folder.partition(number, key, like, len(flat), lambda flat=flat: make(flat)))
+        key = hashlib.sha256(json.dumps(of_images).encode()).hexdigest()
+        digest.update(key.encode())
+        files.append(folder.partition(number, key, like, len(flat), partial(make, flat)))
         if progress:
             progress(number + 1, cache.num_partitions)
-    return CaptionEmbeddings(PartitionedRows(files), counts)
+    identity["captions_sha256"] = digest.hexdigest()
+    return CaptionEmbeddings(PartitionedRows(files), counts, identity)
 
 
 def _partitions(cache: Cache) -> list[range]:

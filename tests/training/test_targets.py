@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import DamageError, IdentityError, InputError
 from regionspot_cache.store import Cache, PartSpec, create_cache, open_cache, open_writer
 from regionspot_cache.training import targets
@@ -29,10 +30,10 @@ def cache(tmp_path: Path) -> Cache:
     return open_cache(make_cache(tmp_path / "cache"))
 
 
-def make_cache(path: Path) -> Path:
+def make_cache(path: Path, data: DetectionDataset | None = None) -> Path:
     teacher = PartSpec(name="teacher", arrays=(box_array("region", WIDTH),), fingerprint={"model": "resnet"})
     parts = [sam_part(), clip_part(), teacher]
-    extract(create_cache(path, make_dataset(), partition_size=4, parts=parts), failing=FAILING)
+    extract(create_cache(path, data or make_dataset(), partition_size=4, parts=parts), failing=FAILING)
     return path
 
 
@@ -93,6 +94,19 @@ def test_boxes_are_found_in_any_order(cache: Cache) -> None:
     for expected, found in zip(in_order, shuffled, strict=True):
         np.testing.assert_array_equal(found, expected[order])
     assert len(targets_of.of(rows[:0]).ids) == 0
+
+
+def test_the_box_that_is_the_whole_picture_is_known(tmp_path: Path) -> None:
+    data = make_dataset()
+    ends = data.offsets[1:][np.diff(data.offsets) > 0] - 1  # the last box of every image that has one
+    owner = np.repeat(np.arange(len(data)), np.diff(data.offsets))
+    data.boxes[ends] = [[0, 0, data.widths[i], data.heights[i]] for i in owner[ends]]
+    cache = open_cache(make_cache(tmp_path / "cache", data))
+    said = derive(cache)
+    for image in range(cache.num_images):
+        rows = rows_of(cache, image)
+        if cache.ok(image, "teacher") and len(rows):
+            assert said.of(rows).frame.tolist() == [False] * (len(rows) - 1) + [True]
 
 
 def test_a_box_without_features_is_never_a_plausible_one(cache: Cache) -> None:
@@ -187,7 +201,8 @@ class Words:
 
 def test_captions_are_found_by_image_and_number(cache: Cache) -> None:
     texts = [[f"{'very ' * j}big thing {i}" for j in range(i % 4)] for i in range(cache.num_images)]
-    encoder, root = Words(), Path(cache.url) / "derived"
+    encoder: Any = Words()
+    root = Path(cache.url) / "derived"
     found = caption_embeddings(cache, texts.__getitem__, encoder, root)
     np.testing.assert_array_equal(found.counts, [len(captions) for captions in texts])
     images = np.array([7, 22, 2, 7])
