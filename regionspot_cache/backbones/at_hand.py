@@ -7,6 +7,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from regionspot_cache.backbones.clip_build import open_clip_folder
 from regionspot_cache.backbones.clip_tags import BRINGS_WEIGHTS
+from regionspot_cache.backbones.fg_clip import FG_CLIP
 from regionspot_cache.backbones.hf_sam_load import FOLDER, HUB, is_transformers
 from regionspot_cache.backbones.hf_sam_load import PUBLISHED as TRANSFORMERS_SAMS
 from regionspot_cache.backbones.load import SAM_FILES
@@ -50,6 +51,8 @@ def _clip_at_hand(spec: ClipSpec) -> bool:
     if spec.model.startswith(BRINGS_WEIGHTS):
         repository = spec.model.removeprefix("hf-hub:")
         return spec.model.startswith("local-dir:") or _on_the_disk(repository, open_clip_folder())
+    if spec.model in FG_CLIP and spec.weights == "official":
+        return _on_the_disk(FG_CLIP[spec.model].repository, None)
     known = open_clip.get_pretrained_cfg(spec.model, spec.weights)
     if not known:
         return Path(spec.weights).is_file()

@@ -67,8 +67,8 @@ def _check_model(spec: ClipSpec) -> None:
         return
     raise UsageError(
         f"open_clip has no model {spec.model!r}, and no installed package registers one.",
-        'A name of open_clip.list_models(), "hf-hub:ORG/NAME", "local-dir:DIR", "packaged", or '
-        '"package.module:callable".',
+        'A name of open_clip.list_models(), "fg-clip-base", "fg-clip-large", "hf-hub:ORG/NAME", '
+        '"local-dir:DIR", "packaged", or "package.module:callable".',
         'python -c "import open_clip; print(*open_clip.list_models())"',
     )
 

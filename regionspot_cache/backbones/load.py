@@ -14,6 +14,7 @@ from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.clip_build import build_clip
 from regionspot_cache.backbones.detectron_rpn import DetectronRpn, load_detectron_rpn
 from regionspot_cache.backbones.encoder import Encoder, MaskEncoder, TextEncoder
+from regionspot_cache.backbones.fg_clip import FG_CLIP, build_fg_clip
 from regionspot_cache.backbones.hf_sam_load import FOLDER, HUB, is_transformers, load_transformers_sam
 from regionspot_cache.backbones.hf_sam_load import PUBLISHED as TRANSFORMERS_SAMS
 from regionspot_cache.backbones.presets import (
@@ -173,14 +174,15 @@ def _sam_config(model: str) -> Mapping[str, Any]:
 
 
 def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipBackbone:
-    """A CLIP, the packaged one or one of open_clip. On the device "meta" it has shapes but no values.
+    """A CLIP: the packaged one, one of open_clip or FG-CLIP. On "meta" it has shapes but no values.
 
     Raises:
         UsageError: as of `build_clip`, or an image tower without a fixed grid.
         MissingFileError, InputError: as of `build_clip`.
     """
     made_on = "meta" if torch.device(device).type == "meta" else "cpu"
-    return ClipBackbone(build_clip(spec, made_on), spec, device)
+    build = build_fg_clip if spec.model in FG_CLIP else build_clip
+    return ClipBackbone(build(spec, made_on), spec, device)
 
 
 def load_proposer(backbone: Backbone, progress: Progress | None = None) -> RegionProposer:

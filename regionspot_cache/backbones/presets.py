@@ -64,9 +64,10 @@ class ClipSpec:
     """A CLIP: any open_clip model with a ViT image tower; maps of images, and embeddings of texts.
 
     Attributes:
-        model: an open_clip name, "hf-hub:ORG/NAME", "local-dir:DIR" or "packaged".
-        weights: an open_clip tag, the path of a state dict, "random:SEED", or "included" for the models that
-            bring their own ("hf-hub:", "local-dir:" and "packaged").
+        model: an open_clip name, "fg-clip-base", "fg-clip-large", "hf-hub:ORG/NAME", "local-dir:DIR" or
+            "packaged".
+        weights: an open_clip tag, the path of a state dict, "random:SEED", "official" (fetched) for FG-CLIP,
+            or "included" for the models that bring their own ("hf-hub:", "local-dir:" and "packaged").
         tag: the open_clip tag whose weights a file holds; decides preprocessing, and is checked for the GELU.
             Needed where the tags of the model are preprocessed differently, as those of ViT-L-14.
         image_size: side of the input in pixels; None for the model's own.
