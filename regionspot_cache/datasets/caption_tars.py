@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -43,7 +44,8 @@ def read_webdataset(place: Path, images: Path | None = None, *, unpack: bool = T
     root = images or place.with_name(f"{place.stem}-images")
     pairs = Pairs()
     for tar in tars:
-        _read_tar(tar, root, pairs, unpack)
+        with _broken(tar):
+            _read_tar(tar, root, pairs, unpack)
     return pairs.finish(place, (root,), required=False, own_ids=False)
 
 
@@ -79,11 +81,17 @@ def _read_tar(tar: Path, root: Path, pairs: Pairs, unpack: bool) -> None:
 
 def _members(tar: Path) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
     """The ordinary files of a tar file in their order, each with its content, to be read before the next."""
+    with tarfile.open(tar, "r|*") as archive:
+        for member in archive:
+            if member.isreg() and (data := archive.extractfile(member)) is not None:
+                yield member, data
+
+
+@contextmanager
+def _broken(tar: Path) -> Generator[None]:
+    """Turns what a tar file that is not whole raises, wherever it is read, into the project's error."""
     try:
-        with tarfile.open(tar, "r|*") as archive:
-            for member in archive:
-                if member.isreg() and (data := archive.extractfile(member)) is not None:
-                    yield member, data
+        yield
     except (tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # a full disk, not a broken file
             raise

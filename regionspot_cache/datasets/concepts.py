@@ -53,7 +53,7 @@ class ConceptPool:
         return {**self.source, "concepts": len(self), "sha256": self.sha256}
 
     def save(self, path: Path) -> None:
-        """Writes FILE.txt, `name,images` a line, which `read_pool` reads, and its identity as FILE.txt.json."""
+        """Writes FILE, `name,images` a line, which `read_pool` reads, and the identity as FILE.json."""
         counts = (f",{count}" for count in self.images) if self.images else ("" for _ in self.names)
         text = "".join(f"{name}{count}\n" for name, count in zip(self.names, counts, strict=True))
         path.parent.mkdir(parents=True, exist_ok=True)
