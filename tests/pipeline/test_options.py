@@ -23,6 +23,10 @@ KNOWN = {
     "part": ("sam", "clip", "sam"),
     "world": ("shapes", "paper", "own"),
     ("reproduce", "names"): (["table1"], ["table2", "table3"], ["table5"]),
+    "source": ("shapes:val", "lvis", "coco:val"),
+    "overlap": ("shapes:val", "lvis", "coco:val"),
+    ("propose", "out"): ("a.json", "b.json", "c.json"),
+    ("concepts", "out"): ("a.txt", "b.txt", "c.txt"),
     "methods": (["clip-box"], ["clip-mask", "official"], ["regionspot"]),
 }
 NEEDED = {"world": "w", "image": "i.jpg", "cache": "c", "checkpoint": "c", "run": "r", "repository": "a/b"}
@@ -65,7 +69,7 @@ def least(name: str, settings: type, key: str) -> dict[str, Any]:
         {} if name != "reproduce" else yaml.safe_load(shipped("reproduce/worlds/shapes.yaml").read_text())
     )
     names = {field.name for field in fields(settings)}
-    if {"backbone", "dataset"} <= names or name == "predict":
+    if {"backbone", "dataset"} <= names or name in ("predict", "propose"):
         config["backbone"] = "tiny"  # for any dataset and picture
     for field in fields(settings):
         if field.default is MISSING and field.default_factory is MISSING and field.name in NEEDED:
