@@ -113,8 +113,9 @@ class DetectronProposer:
         """As `propose`, with the raw objectness logits in place of the scores."""
         batch, size = self.rpn.preprocess(image)
         boxes, logits = self.rpn(batch.to(self.device), size)
-        scale = np.array([image.shape[1] / size[1], image.shape[0] / size[0]] * 2, dtype=np.float32)
-        return boxes.cpu().numpy() * scale, logits.cpu().numpy()
+        sides = np.array([image.shape[1], image.shape[0]] * 2, dtype=np.float32)
+        scale = sides / np.array([size[1], size[0]] * 2, dtype=np.float32)
+        return np.minimum(boxes.cpu().numpy() * scale, sides), logits.cpu().numpy()
 
     def identity(self) -> dict[str, Any]:
         return _identity("Detectron2 RPN, ResNet-50 FPN", self.spec, self.rpn)

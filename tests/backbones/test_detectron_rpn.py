@@ -188,7 +188,7 @@ def test_a_proposer_out_of_a_published_file(
     assert 0 < len(scores) <= 30
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), rtol=1e-5)
     assert boxes.min() >= 0
-    assert (boxes <= np.array([300, 120, 300, 120]) + 1e-3).all()
+    assert (boxes <= np.array([300, 120, 300, 120])).all()
     assert boxes[:, 2].max() > 200  # in the frame of the original
     identity = json.loads(json.dumps(proposer.identity()))
     assert (identity["top_n"], identity["nms"], identity["weights"]) == (30, 0.9, str(file))
