@@ -12,6 +12,7 @@ TEMPLATE = Path(__file__).with_name("card.md")
 NETWORKS = {
     "sam": "ViT of 4 blocks, width 128, patch 16, input 256; two-way decoder, width 128",
     "clip": "ViT of 4 blocks, width 192, patch 8, input 128; text of 2 blocks, width 128",
+    "resnet": "ModifiedResNet of 2-2-2-2 blocks, width 16, input 128; the text tower of `clip`",
     "rpn": "neck at stride 8, 15 anchors a cell, on the SAM embedding",
 }
 COLUMNS = ("images", "top1", "base", "novel", "texture", "colour", "shape")
@@ -21,12 +22,14 @@ def render(assets: Path = ASSETS) -> str:
     """The card of the weights and figures in a folder."""
     measured = json.loads((assets / "config.json").read_text())["measured"]
     clip = {kind: f for kind, f in measured["clip"].items() if isinstance(f, dict)}
+    resnet = {kind: f for kind, f in measured["resnet"].items() if isinstance(f, dict)}
     prompts = list(next(iter(clip.values()))["top1_by_templates"])
     return TEMPLATE.read_text().format(
         files="\n".join(_file(assets / f"{part}.safetensors", text) for part, text in NETWORKS.items()),
         sam=measured["sam"],
         rpn=measured["rpn"],
         clip="\n".join(_row(kind, *(f[c] for c in COLUMNS)) for kind, f in clip.items()),
+        resnet="\n".join(_row(kind, *(f[c] for c in COLUMNS)) for kind, f in resnet.items()),
         prompts=" | ".join(prompts),
         rule="---|" * len(prompts),
         by_prompt="\n".join(_row(kind, *f["top1_by_templates"].values()) for kind, f in clip.items()),

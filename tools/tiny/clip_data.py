@@ -44,7 +44,7 @@ class Batch:
 
 def squash(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Resize to a square with bicubic filtering, as CLIP's preprocessing does."""
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def normalise(images: NDArray[np.uint8]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Measure the small CLIP on held-out pictures, as production runs it."""
+"""Measure the small CLIP and the CLIP ResNet on held-out pictures, as production runs them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +13,14 @@ from regionspot_cache.backbones.assets import FOLDER as ASSETS
 from regionspot_cache.backbones.encoder import TextEncoder
 from regionspot_cache.backbones.load import load_clip
 from regionspot_cache.backbones.presets import ClipSpec, load_preset
+from regionspot_cache.backbones.regionclip import RegionClip
+from regionspot_cache.backbones.regionclip_load import load_regionclip
 from regionspot_cache.backbones.vocabulary import text_embeddings
 from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES
 from regionspot_cache.datasets.shapes_scene import draw_single, image_rng
-from tools.tiny.clip_data import VALIDATION
+from regionspot_cache.recognition.embedding import PACKAGED
+from tools.tiny.clip_data import INPUT, VALIDATION, normalise, squash
 from tools.tiny.training import CLIP_SINGLES, record
 
 TEMPLATE_SETS: dict[str, str | Sequence[str]] = {
@@ -95,7 +98,31 @@ def evaluate(clip: TextEncoder, *, pictures: int, scenes: int) -> dict[str, Any]
     return figures
 
 
+def evaluate_resnet(clip: RegionClip, *, pictures: int, scenes: int) -> dict[str, Any]:
+    """Whole pictures at the size that it was trained on; and boxes cut out of the map of a scene."""
+    texts = torch.from_numpy(text_embeddings(clip, CLASS_NAMES))
+    images, labels = singles(pictures)
+    with torch.inference_mode():
+        whole = torch.cat([clip.visual(normalise(squash(p, INPUT)[None])) for p in images])
+    regions, true = [], []
+    for index in range(scenes):
+        scene, _ = draw(World(), "val", index)
+        inputs = clip.preprocess(scene.image)[None]
+        regions += clip.encode(inputs, [scene.boxes], [scene.image.shape[:2]])["region"]
+        true += scene.labels.tolist()
+    return {
+        kind: {"images": len(known), **accuracy((found @ texts.T).argmax(1).numpy(), known)}
+        for kind, found, known in (("singles", whole, labels), ("boxes", torch.cat(regions), true))
+    }
+
+
 def measure(_work: Path, assets: Path = ASSETS, *, pictures: int = 1280, scenes: int = 600) -> None:
-    """Measures the CLIP of the preset `tiny`; its weights are those in the package."""
+    """Measures the CLIPs in the package."""
     clip = load_clip(load_preset("tiny").first(ClipSpec))
     record(assets, "clip", evaluate(clip, pictures=pictures, scenes=scenes))
+    measure_resnet(assets, pictures=pictures, scenes=scenes)
+
+
+def measure_resnet(assets: Path = ASSETS, *, pictures: int = 1280, scenes: int = 600) -> None:
+    """Measures the CLIP ResNet alone."""
+    record(assets, "resnet", evaluate_resnet(load_regionclip(PACKAGED), pictures=pictures, scenes=scenes))
