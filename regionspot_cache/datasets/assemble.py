@@ -18,21 +18,13 @@ _BOXES_AT_ONCE = 1 << 18
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FileBoxes(Table):
-    """Boxes as a file lists them.
+    """Boxes as a file lists them."""
 
-    Attributes:
-        images: int64 [T], index of the image, or -1 when the file does not list it.
-        boxes: float32 [T, 4] xyxy, pixels.
-        labels: int32 [T].
-        ids: int64 [T].
-        crowd: bool [T].
-    """
-
-    images: NDArray[np.int64]
-    boxes: Boxes
-    labels: NDArray[np.int32]
-    ids: NDArray[np.int64]
-    crowd: NDArray[np.bool_]
+    images: NDArray[np.int64]  # int64 [T], index of the image, or -1 when the file does not list it
+    boxes: Boxes  # float32 [T, 4] xyxy, pixels
+    labels: NDArray[np.int32]  # int32 [T]
+    ids: NDArray[np.int64]  # int64 [T]
+    crowd: NDArray[np.bool_]  # bool [T]
 
 
 def assemble(

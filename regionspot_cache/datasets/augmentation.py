@@ -25,21 +25,14 @@ _SCALE, _LEFT, _TOP, _BOX = range(4)
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Which views of an image there are beside the picture itself, view 0. Part of a cache's identity.
+    """Which views of an image there are beside the picture itself, view 0. Part of a cache's identity."""
 
-    Attributes:
-        flip: the mirror image, view 1.
-        crops: number of seeded crops, the views after it. Both sides of a crop have the same share.
-        min_scale: least share of each side that a crop keeps; shares are uniform up to 1.
-        jitter: corners of boxes in extra views move by up to this share of the box's sides; view 0 is exact.
-        seed: of crops and jitter.
-    """
-
-    flip: bool = False
-    crops: int = 0
-    min_scale: float = 0.5
+    flip: bool = False  # the mirror image, view 1
+    crops: int = 0  # number of seeded crops, the views after it. Both sides of a crop have the same share.
+    min_scale: float = 0.5  # least share of each side that a crop keeps; shares are uniform up to 1
+    # corners of boxes in extra views move by up to this share of the box's sides; view 0 is exact
     jitter: float = 0.0
-    seed: int = 0
+    seed: int = 0  # of crops and jitter
 
     def __post_init__(self) -> None:
         # Ranks among views are uint8; from half a side on, the corners of a jittered box could change places.
@@ -126,17 +119,11 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewTable(Table):
-    """The views of M records; the views of one image share its number.
+    """The views of M records; the views of one image share its number."""
 
-    Attributes:
-        numbers: int32 [M], the view.
-        origins: int32 [M], number of the image.
-        frames: int32 [M, 6].
-    """
-
-    numbers: NDArray[np.int32]
-    origins: NDArray[np.int32]
-    frames: Frames
+    numbers: NDArray[np.int32]  # int32 [M], the view
+    origins: NDArray[np.int32]  # int32 [M], number of the image
+    frames: Frames  # int32 [M, 6]
 
     def __len__(self) -> int:
         return len(self.numbers)

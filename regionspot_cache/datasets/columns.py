@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.datasets.assemble import FileBoxes
-from regionspot_cache.datasets.formats import O365_V2_ABSENT, o365_version
 from regionspot_cache.datasets.images import is_utf8, safe_file_name
+from regionspot_cache.datasets.objects365 import V2_ABSENT, o365_version
 from regionspot_cache.datasets.records import ImageId
 from regionspot_cache.datasets.values import (
     ENTRY_ERRORS,
@@ -113,7 +113,7 @@ class Columns:
 
     def drop_absent_images(self) -> None:
         """Drops the three images that Objects365 v2 annotates but does not ship."""
-        gone = [i for i, file_name in enumerate(self.file_names) if file_name.endswith(O365_V2_ABSENT)]
+        gone = [i for i, file_name in enumerate(self.file_names) if file_name.endswith(V2_ABSENT)]
         for i in reversed(gone):
             for column in (self.image_codes, self.image_ids, self.file_names, self.widths, self.heights):
                 del column[i]

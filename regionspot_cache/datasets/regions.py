@@ -26,18 +26,12 @@ class BoxPolicy:
 
     The defaults are the field's practice (detectron2, mmdetection): clip to the image, then drop boxes less
     than a pixel wide or high, groups (`iscrowd`, `ignore`, `IsGroupOf`) and exact repetitions.
-
-    Attributes:
-        min_size: smallest width and height in pixels, after clipping; empty boxes go in any case.
-        clip: cut boxes at the image border. Boxes wholly outside are dropped either way.
-        drop_crowd: drop boxes that stand for a group of objects.
-        deduplicate: drop repetitions of the same label and box within one image, keeping the first.
     """
 
-    min_size: float = 1.0
-    clip: bool = True
-    drop_crowd: bool = True
-    deduplicate: bool = True
+    min_size: float = 1.0  # smallest width and height in pixels, after clipping; empty boxes go in any case
+    clip: bool = True  # cut boxes at the image border. Boxes wholly outside are dropped either way.
+    drop_crowd: bool = True  # drop boxes that stand for a group of objects
+    deduplicate: bool = True  # drop repetitions of the same label and box within one image, keeping the first
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

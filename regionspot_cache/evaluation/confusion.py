@@ -26,18 +26,12 @@ class ConfusedPair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """Counts of (true, most probable) classes: P pairs that occur, of K classes.
+    """Counts of (true, most probable) classes: P pairs that occur, of K classes."""
 
-    Attributes:
-        true, predicted: i64 [P], class indices, in rising order.
-        count: i64 [P], boxes.
-        num_classes: K.
-    """
-
-    true: NDArray[np.int64]
+    true: NDArray[np.int64]  # true and predicted: i64 [P], class indices, in rising order
     predicted: NDArray[np.int64]
-    count: NDArray[np.int64]
-    num_classes: int
+    count: NDArray[np.int64]  # i64 [P], boxes
+    num_classes: int  # K
 
     @cached_property
     def boxes(self) -> NDArray[np.int64]:

@@ -19,17 +19,11 @@ PER_CATEGORY = 10_000  # over the dataset: fixed AP (Dave et al. 2021, arXiv 210
 
 @dataclass(frozen=True, kw_only=True)
 class MaskTable:
-    """Compressed run lengths of many masks in one buffer.
+    """Compressed run lengths of many masks in one buffer."""
 
-    Attributes:
-        data: the counts of all masks, one after the other.
-        offsets: i64 [B+1].
-        sizes: i32 [B,2], height and width of each mask.
-    """
-
-    data: bytes | bytearray
-    offsets: np.ndarray
-    sizes: np.ndarray
+    data: bytes | bytearray  # the counts of all masks, one after the other
+    offsets: np.ndarray  # i64 [B+1]
+    sizes: np.ndarray  # i32 [B,2], height and width of each mask
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -82,25 +76,15 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Detections:
-    """Scored classes of boxes, for all images of an evaluation.
+    """Scored classes of boxes, for all images of an evaluation."""
 
-    Attributes:
-        image_ids: the images [M], with or without detections.
-        offsets: i64 [M+1], the detection rows of each image.
-        category_ids: i64 [D], ids of the annotation file.
-        scores: f32 or f64 [D].
-        box_index: i32 [D], the row of `boxes` (and `masks`) of each detection.
-        boxes: f32 or f64 [B,4] xyxy, pixels of the original image.
-        masks: one mask per box, or None.
-    """
-
-    image_ids: tuple[int | str, ...]
-    offsets: np.ndarray
-    category_ids: np.ndarray
-    scores: np.ndarray
-    box_index: np.ndarray
-    boxes: np.ndarray
-    masks: MaskTable | None
+    image_ids: tuple[int | str, ...]  # the images [M], with or without detections
+    offsets: np.ndarray  # i64 [M+1], the detection rows of each image
+    category_ids: np.ndarray  # i64 [D], ids of the annotation file
+    scores: np.ndarray  # f32 or f64 [D]
+    box_index: np.ndarray  # i32 [D], the row of `boxes` (and `masks`) of each detection
+    boxes: np.ndarray  # f32 or f64 [B,4] xyxy, pixels of the original image
+    masks: MaskTable | None  # one mask per box, or None
 
     @classmethod
     def of(

@@ -29,41 +29,24 @@ _NOT_LISTED = -1
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruth:
-    """Boxes to find, by image and category, then in the order of the file; and what was looked for where.
+    """Boxes to find, by image and category, then in the order of the file; and what was looked for where."""
 
-    Attributes:
-        image_ids: [M], sorted: among equal scores the order of images decides, as in lvis and pycocotools.
-        sizes: i32 [M,2], height and width.
-        category_ids: i64 [C], sorted.
-        frequency: [C] of "r", "c", "f", or None where the file does not say.
-        images: i64 [G], image index of each annotation.
-        categories: i64 [G], category index.
-        boxes: f64 [G,4] xywh, as in the file.
-        areas: f64 [G], as annotated, else of the box.
-        ignore: bool [G], annotations that count neither for nor against (crowds, in COCO).
-        crowd: bool [G], annotations that may match many detections.
-        segmentations: [G], as in the file.
-        has_masks: whether every annotation of the file has a segmentation.
-        federated: whether images name the categories that they were searched for (LVIS).
-        negative: i64, sorted pair keys (see `pair_key`) of categories known to be absent.
-        not_exhaustive: i64, sorted pair keys of categories of which not all objects are annotated.
-    """
-
+    # [M], sorted: among equal scores the order of images decides, as in lvis and pycocotools
     image_ids: tuple[int | str, ...]
-    sizes: np.ndarray
-    category_ids: np.ndarray
-    frequency: tuple[str, ...] | None
-    images: np.ndarray
-    categories: np.ndarray
-    boxes: np.ndarray
-    areas: np.ndarray
-    ignore: np.ndarray
-    crowd: np.ndarray
-    segmentations: list[Any]
-    has_masks: bool
-    federated: bool
-    negative: np.ndarray
-    not_exhaustive: np.ndarray
+    sizes: np.ndarray  # i32 [M,2], height and width
+    category_ids: np.ndarray  # i64 [C], sorted
+    frequency: tuple[str, ...] | None  # [C] of "r", "c", "f", or None where the file does not say
+    images: np.ndarray  # i64 [G], image index of each annotation
+    categories: np.ndarray  # i64 [G], category index
+    boxes: np.ndarray  # f64 [G,4] xywh, as in the file
+    areas: np.ndarray  # f64 [G], as annotated, else of the box
+    ignore: np.ndarray  # bool [G], annotations that count neither for nor against (crowds, in COCO)
+    crowd: np.ndarray  # bool [G], annotations that may match many detections
+    segmentations: list[Any]  # [G], as in the file
+    has_masks: bool  # whether every annotation of the file has a segmentation
+    federated: bool  # whether images name the categories that they were searched for (LVIS)
+    negative: np.ndarray  # i64, sorted pair keys (see `pair_key`) of categories known to be absent
+    not_exhaustive: np.ndarray  # i64, sorted pair keys of categories of which not all objects are annotated
 
     def pair_key(self, images: np.ndarray, categories: np.ndarray) -> np.ndarray:
         """One i64 for each (image index, category index), ordered by image."""

@@ -22,19 +22,12 @@ NOT_EVALUATED = "of images that are not evaluated"
 
 @dataclass(frozen=True, kw_only=True)
 class ResultsFile:
-    """What a file holds.
+    """What a file holds."""
 
-    Attributes:
-        detections: in the order of the file within an image; this decides between equal scores.
-        form: name of the format, for printing.
-        sha256: hex digest of the file.
-        dropped: how many detections were left out, by reason.
-    """
-
-    detections: Detections
-    form: str
-    sha256: str
-    dropped: Counter[str]
+    detections: Detections  # in the order of the file within an image; this decides between equal scores
+    form: str  # name of the format, for printing
+    sha256: str  # hex digest of the file
+    dropped: Counter[str]  # how many detections were left out, by reason
 
 
 def read_results(

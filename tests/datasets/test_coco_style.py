@@ -11,8 +11,8 @@ import pytest
 
 from regionspot_cache.datasets import assemble
 from regionspot_cache.datasets.coco_style import guess_split, read_coco_style
-from regionspot_cache.datasets.formats import correct_o365_spelling
 from regionspot_cache.datasets.images import read_image, resolve_image
+from regionspot_cache.datasets.objects365 import correct_o365_spelling
 from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import InputError, MissingFileError
 from tests.datasets.builders import (
