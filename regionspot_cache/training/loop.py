@@ -42,21 +42,13 @@ OnStep = Callable[[StepReport], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a finished run leaves.
+    """What a finished run leaves."""
 
-    Attributes:
-        folder: holds the finished head (`RegionHead.from_pretrained`), checkpoints and metrics.
-        steps: of all stages.
-        resumed_from: steps that were already done when this call started.
-        left_out: per source, images that could not be trained on, by reason.
-        seconds: wall time of this call.
-    """
-
-    folder: Path
-    steps: int
-    resumed_from: int
-    left_out: Mapping[str, Counter[str]]
-    seconds: float
+    folder: Path  # holds the finished head (`RegionHead.from_pretrained`), checkpoints and metrics
+    steps: int  # of all stages
+    resumed_from: int  # steps that were already done when this call started
+    left_out: Mapping[str, Counter[str]]  # per source, images that could not be trained on, by reason
+    seconds: float  # wall time of this call
 
 
 def train(

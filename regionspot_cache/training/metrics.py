@@ -15,31 +15,19 @@ _CURVES = ("loss", "learning_rate", "gradient_norm", "steps_per_second", "sample
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """State of a run after `step` steps.
+    """State of a run after `step` steps."""
 
-    Attributes:
-        stage: name of the stage.
-        step: steps done over all stages.
-        total_steps: steps of all stages.
-        epoch: passes over the stage's sources so far.
-        loss: mean over the steps since the last report.
-        gradient_norm: of the last step, before clipping.
-        samples_per_second: images, over all processes.
-        waiting: share of the time, 0 to 1, that the step waited for data.
-        seconds_left: at the present speed.
-    """
-
-    stage: str
-    step: int
-    total_steps: int
-    epoch: float
-    loss: float
+    stage: str  # name of the stage
+    step: int  # steps done over all stages
+    total_steps: int  # steps of all stages
+    epoch: float  # passes over the stage's sources so far
+    loss: float  # mean over the steps since the last report
     learning_rate: float
-    gradient_norm: float
+    gradient_norm: float  # of the last step, before clipping
     steps_per_second: float
-    samples_per_second: float
-    waiting: float
-    seconds_left: float
+    samples_per_second: float  # images, over all processes
+    waiting: float  # share of the time, 0 to 1, that the step waited for data
+    seconds_left: float  # at the present speed
 
 
 class MetricsLog:

@@ -42,17 +42,11 @@ class ImageTable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ViewChoice:
-    """Which of its usable views each image shows in an epoch; the U records are views.
+    """Which of its usable views each image shows in an epoch; the U records are views."""
 
-    Attributes:
-        origins: int32 [U], number of the image that this is a view of.
-        ranks: uint8 [U], place among the usable views of that image.
-        counts: uint8 [U], how many there are.
-    """
-
-    origins: NDArray[np.int32]
-    ranks: NDArray[np.uint8]
-    counts: NDArray[np.uint8]
+    origins: NDArray[np.int32]  # int32 [U], number of the image that this is a view of
+    ranks: NDArray[np.uint8]  # uint8 [U], place among the usable views of that image
+    counts: NDArray[np.uint8]  # uint8 [U], how many there are
 
     @classmethod
     def among(cls, origins: NDArray[np.int32]) -> Self:
@@ -81,18 +75,13 @@ class ViewChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class UsableImages:
-    """Images of a cache that can be trained on.
+    """Images of a cache that can be trained on."""
 
-    Attributes:
-        images: int64 [U], rising positions in the cache.
-        offsets: int64 [P + 1]; partition p holds images[offsets[p]:offsets[p + 1]].
-        left_out: number of other images by reason; an image counts for its first reason.
-        views: how an epoch chooses among views of one image; None when every image has one.
-    """
-
-    images: NDArray[np.int64]
-    offsets: NDArray[np.int64]
+    images: NDArray[np.int64]  # int64 [U], rising positions in the cache
+    offsets: NDArray[np.int64]  # int64 [P + 1]; partition p holds images[offsets[p]:offsets[p + 1]]
+    # number of other images by reason; an image counts for its first reason
     left_out: Counter[str] = field(default_factory=Counter)
+    # how an epoch chooses among views of one image; None when every image has one
     views: ViewChoice | None = None
 
     @property

@@ -19,18 +19,12 @@ from regionspot_cache.training.sources import TrainingSource, build_head_config,
 
 @dataclass(frozen=True, kw_only=True)
 class StageData:
-    """The sources of one stage, in its order.
+    """The sources of one stage, in its order."""
 
-    Attributes:
-        order: source index and images of every step.
-        texts: float32 [K, E] on the device, per source.
-        ignore: bool [K, K] on the device or None, per source.
-    """
-
-    order: SampleOrder
+    order: SampleOrder  # source index and images of every step
     readers: tuple[SourceReader, ...]
-    texts: tuple[Tensor, ...]
-    ignore: tuple[Tensor | None, ...]
+    texts: tuple[Tensor, ...]  # float32 [K, E] on the device, per source
+    ignore: tuple[Tensor | None, ...]  # bool [K, K] on the device or None, per source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from regionspot_cache.errors import DamageError, InputError
+from regionspot_cache.store import STORAGE, StorageName
 from regionspot_cache.training.loader import Batch, ReadAhead, SourceReader, make_batch
 from tests.training.fake import FakeCache, make_source
 
@@ -26,15 +27,13 @@ def read_batch(cache: FakeCache, *, in_memory: bool = False, **changes: object) 
     return make_batch(3, 0, reader, IMAGES, 8, pin=False)
 
 
-@pytest.mark.parametrize("quantised", [True, False])
+@pytest.mark.parametrize("dtype", STORAGE)
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_batch_holds_the_images_boxes_and_maps(quantised: bool, in_memory: bool) -> None:
-    cache = FakeCache(quantised=quantised)
+def test_batch_holds_the_images_boxes_and_maps(dtype: StorageName, in_memory: bool) -> None:
+    cache = FakeCache(dtype=dtype)
     batch = read_batch(cache, in_memory=in_memory)
     assert bool(cache.reads) != in_memory
-    maps = cache.maps.astype(np.float32)
-    if cache.scales is not None:
-        maps = maps * cache.scales.astype(np.float32)[..., None]
+    maps = STORAGE[dtype].decode(*cache.maps)
     for row, image in enumerate(IMAGES):
         count = cache.counts[image]
         assert batch.real[row].tolist() == [True] * count + [False] * (batch.real.shape[1] - count)
