@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn_v2
 
-from regionspot_cache.backbones.assets import packaged_config, packaged_state
+from regionspot_cache.backbones.assets import packaged_config, packaged_state, published_sams
 from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.clip_build import build_clip
 from regionspot_cache.backbones.encoder import Encoder, MaskEncoder, TextEncoder
@@ -32,23 +32,7 @@ from regionspot_cache.backbones.weights import (
 )
 from regionspot_cache.errors import UsageError
 
-SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
-# The names carry the first digits of an MD5; these are the SHA-256 of the same files.
-SAM_FILES = {
-    "vit_b": RemoteFile(
-        SAM_URL + "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
-    ),
-    "vit_l": RemoteFile(
-        SAM_URL + "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
-    ),
-    "vit_h": RemoteFile(
-        SAM_URL + "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
-    ),
-    "mobile_sam": RemoteFile(
-        "https://github.com/ChaoningZhang/MobileSAM/raw/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
-        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
-    ),
-}
+SAM_FILES = {name: RemoteFile(**file) for name, file in published_sams()["files"].items()}
 DETECTOR_FILE = RemoteFile(
     "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
     "dd69338a24b8d7381807e247652bdc356325bcbaf1cd3e092e00e0a1a58706bf",

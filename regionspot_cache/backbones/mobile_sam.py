@@ -5,7 +5,7 @@ A state dict has the names of the published `mobile_sam.pt`, with the classifier
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from segment_anything.modeling.common import LayerNorm2d
@@ -32,13 +32,14 @@ class TinyVitEncoder(nn.Module):
         settings: widths, depths, heads and windows of the four stages, as timm's `TinyVit` takes them.
     """
 
-    def __init__(self, *, img_size: int, out_chans: int = 256, **settings: Sequence[int]) -> None:
+    def __init__(self, *, img_size: int, out_chans: int = 256, **settings: Any) -> None:
         super().__init__()
         self.img_size = img_size
-        self.body: Any = TinyVit(**settings)
-        self.body.stages[-1].downsample.conv2.conv.stride = (1, 1)
+        body: Any = TinyVit(**settings)
+        body.stages[-1].downsample.conv2.conv.stride = (1, 1)
+        self.body = body
         self.neck = nn.Sequential(
-            nn.Conv2d(self.body.num_features, out_chans, 1, bias=False),
+            nn.Conv2d(body.num_features, out_chans, 1, bias=False),
             LayerNorm2d(out_chans),
             nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False),
             LayerNorm2d(out_chans),

@@ -322,10 +322,10 @@ PUBLISHED_MILLIONS = {
 def test_published_networks_have_their_published_sizes(name: str) -> None:
     published = PUBLISHED[name]
     family = FAMILIES[published.family]
-    config = getattr(transformers, family.config)(**published.settings)
+    config = getattr(transformers, f"{family.name}Config")(**published.settings)
     encoder, video = PUBLISHED_MILLIONS[name]
     with torch.device("meta"):
-        network = getattr(transformers, family.model)(config)
+        network = getattr(transformers, f"{family.name}Model")(config)
         assert millions(network.vision_encoder) == pytest.approx(encoder, abs=0.06)
         if video:
             whole = transformers.Sam2VideoConfig(vision_config=config.vision_config.to_dict())
