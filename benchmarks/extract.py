@@ -17,7 +17,7 @@ from benchmarks.extract_official import OfficialExtraction
 from benchmarks.harness import OURS, Findings, Row, against, take_turns
 from benchmarks.settings import Settings
 from pipeline.extract import extract
-from pipeline.settings import ExtractSettings
+from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.backbones import load_backbone, load_preset, save_preset
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.datasets.shapes import materialise

@@ -115,7 +115,7 @@ def number(value: float) -> str:
 
 def machine() -> dict[str, Any]:
     """What figures depend on beside the code; what the system does not tell is "unknown"."""
-    from pipeline.environment import facts, installed  # with torch, which processes measured for memory lack
+    from pipeline.verbs.about import facts, installed  # with torch, which processes measured for memory lack
 
     return {
         "cpu": _proc_field("/proc/cpuinfo", "model name") or "unknown",
@@ -124,7 +124,7 @@ def machine() -> dict[str, Any]:
         **{key: value for key, value in facts().items() if key not in PLACES},
         "python": platform.python_version(),
         "cores": len(cores()),
-        **{name: installed(name) or "not installed" for name in PEERS},
+        **{name: installed(name) for name in PEERS},
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import console
 from pipeline.places import WORKPLACE
-from pipeline.settings import PromptSettings
+from pipeline.verbs.train import PromptSettings
 from regionspot_cache.backbones import (
     Backbone,
     BackboneSpec,

@@ -11,14 +11,16 @@ from typing import Any
 
 from pipeline import console
 from pipeline.demo_report import DemoFacts, write_demo_report
-from pipeline.demo_settings import DemoSettings
 from pipeline.evaluate.run import evaluate
 from pipeline.extract import extract
 from pipeline.inspection import verify
 from pipeline.places import shipped
 from pipeline.plan import dry_run
-from pipeline.settings import EvalSettings, ExtractSettings, TrainSettings
 from pipeline.train import train
+from pipeline.verbs.demo import DemoSettings
+from pipeline.verbs.evaluate import EvalSettings
+from pipeline.verbs.extract import ExtractSettings
+from pipeline.verbs.train import TrainSettings
 from regionspot_cache.config import load_config
 
 METHODS = ("regionspot", "clip-box", "clip-mask")

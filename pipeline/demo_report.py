@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline import console
-from pipeline.demo_settings import DemoSettings
 from pipeline.places import WORKPLACE
 from pipeline.report_figures import figures, pick_images, probabilities, see
 from pipeline.report_tables import group_tables, overall_tables, protocol_sections
 from pipeline.reproduce.rows import PAPER, load_table
+from pipeline.verbs.demo import DemoSettings
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.recognition import ClipCrops

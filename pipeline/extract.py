@@ -11,7 +11,7 @@ from pipeline import console, executors
 from pipeline.console import counts
 from pipeline.contents import Contents
 from pipeline.plan import backbone_spec, cache_path, free_space, open_dataset, parts_of, plan_of
-from pipeline.settings import ExtractSettings
+from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError, RegionSpotError

@@ -3,16 +3,21 @@
 Nothing here imports torch.
 """
 
-from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated
 
+from pydantic import AfterValidator
+
+from pipeline import console
+from pipeline.options import option
 from pipeline.places import find_config, shipped_names
-from regionspot_cache.errors import MissingFileError, UsageError, near
+from regionspot_cache.errors import MissingFileError, RegionSpotError, UsageError, near
 
 BACKBONES = "backbones"
+BACKBONE_FILE = "backbone.yaml"
 BOXES = ("gt", "rpn")
+ONLY_SHAPES = "The built-in `tiny` networks know drawn shapes only; on photographs their names mean nothing."
 
 
 def backbones() -> list[str]:
@@ -26,8 +31,7 @@ def check_backbone(name: str) -> str:
     """A preset as it is, a backbone file as a path.
 
     Raises:
-        UsageError: neither.
-        MissingFileError: a file that is not there.
+        UsageError, MissingFileError: neither; a file that is not there.
     """
     from regionspot_cache.backbones.presets import PRESETS, load_preset
 
@@ -68,20 +72,12 @@ def check_dataset(name: str) -> str:
     """A dataset of the catalog or a file that is there.
 
     Raises:
-        UsageError: no such name or split.
-        MissingFileError: no such file.
+        UsageError, MissingFileError: no such name or split; no such file.
     """
     from regionspot_cache.datasets.catalog import check_name
 
     check_name(name)
     return name
-
-
-def is_built_in(dataset: str) -> bool:
-    """Whether a dataset is the built-in world or a part of it."""
-    from regionspot_cache.datasets.catalog import SHAPES
-
-    return dataset.partition(":")[0] in SHAPES
 
 
 def check_boxes(name: str) -> str:
@@ -93,29 +89,78 @@ def check_boxes(name: str) -> str:
     raise UsageError(f"--proposals {name}.", f"{near(name, BOXES)}{', '.join(BOXES)} or a file of boxes.")
 
 
-def complete_config(start: str) -> list[str]:
-    """Files here and shipped ones."""
-    return sorted({*_paths(start), *(name for name in shipped_names() if name.startswith(start))})
+# Options that several verbs have: types with their checks, and what makes the option of a default.
+Backbone = Annotated[str, AfterValidator(check_backbone)]
+Dataset = Annotated[str, AfterValidator(check_dataset)]
+backbone_option = partial(
+    option,
+    name="--backbone",
+    text="The frozen networks: tiny, bb, bl, bl336, or a YAML file.",
+    metavar="NAME",
+    complete=backbones,
+)
+dataset_option = partial(
+    option,
+    name="--dataset",
+    text="NAME or NAME:SPLIT of the catalog, or a COCO-style FILE.json.",
+    metavar="NAME",
+    complete=datasets,
+)
+images_option = partial(
+    option, name="--images", text="Image root, where it is not the dataset's usual one.", metavar="DIR"
+)
+checkpoint_option = partial(
+    option, name="--checkpoint", text="Model folder written by train or import.", metavar="DIR"
+)
+limit_option = partial(option, name="--limit", text="A seeded sample of this many images.")
 
 
-def _paths(start: str) -> Iterable[str]:
-    folder = Path(start).parent if not start.endswith("/") else Path(start)
-    if folder.is_dir():
-        texts = (f"{path}/" if path.is_dir() else str(path) for path in folder.iterdir())
-        yield from (text for text in texts if text.startswith(start) and text.endswith(("/", ".yaml")))
+def require_named_backbone(what: str | Path, *also: str) -> None:
+    """Refuses networks that nobody asked for.
+
+    Args:
+        what: the dataset, or the path of an image.
+        also: other options that name networks.
+
+    Raises:
+        UsageError: `what` is not of the built-in world.
+    """
+    if isinstance(what, str):
+        check_dataset(what)
+    if is_of_shapes(what):
+        return
+    raise UsageError(
+        f"No networks are named for {what}. {ONLY_SHAPES}",
+        " or ".join((*also, "--backbone bb, bl or bl336 (tiny to insist), or a YAML file.")),
+    )
 
 
-def complete_key(cls: type, start: str) -> list[str]:
-    """Keys of settings as --set takes them."""
-    return [f"{key}=" for key in _keys(cls) if key.startswith(start)]
+def warn_of_photographs(networks: str | Path, what: str | Path) -> None:
+    """One loud warning where the built-in networks are about to see something else than their world.
+
+    Args:
+        networks: a preset or backbone file, or the folder of a checkpoint.
+        what: the dataset, or the path of an image.
+    """
+    if not is_of_shapes(what) and _are_tiny(networks):
+        console.warn(f"{ONLY_SHAPES} What follows for {what} is a test of the machinery, not an answer.")
 
 
-def _keys(kind: Any, prefix: str = "") -> Iterable[str]:
-    hints = get_type_hints(kind)
-    for field in fields(kind):
-        hint = hints[field.name]
-        inner = next((k for k in (hint, *get_args(hint)) if is_dataclass(k)), None)
-        if inner and not getattr(hint, "__origin__", None):
-            yield from _keys(inner, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}"
+def is_of_shapes(what: str | Path) -> bool:
+    """Whether a dataset is the built-in world, or an image lies in a drawn one."""
+    from regionspot_cache.datasets.catalog import SHAPES
+
+    if isinstance(what, str):
+        return what.partition(":")[0] in SHAPES
+    around = what.absolute().parents
+    return any(folder.name == "shapes" and (folder / "COMPLETE").is_file() for folder in around)
+
+
+def _are_tiny(networks: str | Path) -> bool:
+    from regionspot_cache.backbones.presets import load_preset
+
+    try:
+        spec = load_preset(networks / BACKBONE_FILE if isinstance(networks, Path) else networks)
+    except RegionSpotError:  # said by what loads the networks
+        return False
+    return any(part.model == "packaged" for part in spec.parts.values())

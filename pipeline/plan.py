@@ -11,7 +11,7 @@ import numpy as np
 from pipeline import console
 from pipeline.console import counts
 from pipeline.places import WORKPLACE
-from pipeline.settings import ExtractSettings
+from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec, load_preset
 from regionspot_cache.backbones.at_hand import at_hand
 from regionspot_cache.backbones.costs import without_values

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.report_figures import figures, probabilities, see
-from pipeline.settings import PredictSettings
+from pipeline.verbs.predict import PredictSettings
 from regionspot_cache.backbones import load_proposer
 from regionspot_cache.errors import InputError
 from regionspot_cache.extraction.devices import resolve_device

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline import console
 from pipeline.console import counts
 from pipeline.places import WORKPLACE
-from pipeline.settings import PromptSettings, TrainSettings
+from pipeline.verbs.train import PromptSettings, TrainSettings
 from regionspot_cache.backbones import (
     Backbone,
     TextEncoder,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.settings import WITH_HEAD, EvalSettings
+from pipeline.verbs.evaluate import WITH_HEAD, EvalSettings
 from regionspot_cache.backbones import Backbone
 from regionspot_cache.recognition import ClipCrops, OfficialRegionSpot, Recogniser, RegionSpot
 from regionspot_cache.recognition.predictor import head_inputs, require_backbone

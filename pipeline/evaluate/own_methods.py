@@ -15,8 +15,9 @@ from pipeline.evaluate.pictures import pictures
 from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally
 from pipeline.evaluate.report import OwnRows
 from pipeline.evaluate.scoring import Origin, Scored, Scorer
-from pipeline.settings import WITH_HEAD, EvalSettings, PromptSettings
 from pipeline.train import embed_names
+from pipeline.verbs.evaluate import WITH_HEAD, EvalSettings
+from pipeline.verbs.train import PromptSettings
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import MissingFileError, UsageError

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluate.recognise import Recognition
 from pipeline.report_figures import figures, pick_images, probabilities, see
-from pipeline.settings import EvalSettings
+from pipeline.verbs.evaluate import EvalSettings
 from regionspot_cache.datasets.images import ImageFailure
 from regionspot_cache.datasets.regions import box_iou
 from regionspot_cache.evaluation.selection import pair_scores

@@ -11,7 +11,7 @@ from pipeline.evaluate.report import write_evaluation_report
 from pipeline.evaluate.results import score_results
 from pipeline.evaluate.scoring import Scored, Scorer
 from pipeline.places import WORKPLACE
-from pipeline.settings import EvalSettings
+from pipeline.verbs.evaluate import EvalSettings
 from regionspot_cache.datasets import (
     DATASET_NAMES,
     DetectionDataset,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.settings import EvalSettings
+from pipeline.verbs.evaluate import EvalSettings
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.evaluation import (
     RECALL_RULE,

@@ -11,9 +11,9 @@ from typing import Any
 from pipeline import console
 from pipeline.extract import extract
 from pipeline.reproduce.rows import BackboneRole, Row
-from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.reproduce.units import read_record, write_record
-from pipeline.settings import ExtractSettings
+from pipeline.verbs.extract import ExtractSettings
+from pipeline.verbs.reproduce import ReproduceSettings
 from regionspot_cache.backbones import BackboneSpec, SamSpec, load_preset, save_preset
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.errors import RegionSpotError

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pipeline.reproduce.caches import extraction_hours, training_sources
 from pipeline.reproduce.plan import Plan, Planned
 from pipeline.reproduce.rows import Claim, PaperTable
-from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.reproduce.units import read_record
+from pipeline.verbs.reproduce import ReproduceSettings
 
 SPREADS = 2.0  # differences within so many standard deviations say nothing, with three seeds
 FIGURES = ("AP", "APr", "APc", "APf", "AP novel", "AP base", "top1", "top1 novel", "top1 base")

@@ -20,9 +20,10 @@ from pipeline.reproduce.caches import (
     training_sources,
 )
 from pipeline.reproduce.rows import PaperTable, Row
-from pipeline.reproduce.settings import BoxSource, ReproduceSettings
 from pipeline.reproduce.units import Unit
-from pipeline.settings import RESULTS, EvalSettings, HeadArrays, TrainSettings
+from pipeline.verbs.evaluate import RESULTS, EvalSettings
+from pipeline.verbs.reproduce import BoxSource, ReproduceSettings
+from pipeline.verbs.train import HeadArrays, TrainSettings
 from regionspot_cache.backbones import BackboneSpec, SamSpec
 from regionspot_cache.datasets.regions import BOX_QUERY
 from regionspot_cache.errors import RegionSpotError

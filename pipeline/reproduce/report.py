@@ -9,8 +9,8 @@ from datetime import date
 from pipeline import console
 from pipeline.reproduce.outcome import SPREADS, TableOutcome
 from pipeline.reproduce.rows import PAPER
-from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.reproduce.tables import SHORT, markdown, sections, table_facts
+from pipeline.verbs.reproduce import ReproduceSettings
 from regionspot_cache.files import replacing
 from regionspot_cache.reporting.page import Text, write_report
 

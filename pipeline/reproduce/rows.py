@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.places import CONFIGS
-from pipeline.settings import RESULTS, PromptSettings
+from pipeline.verbs.evaluate import RESULTS
+from pipeline.verbs.train import PromptSettings
 from regionspot_cache.config import load_config, validate
 from regionspot_cache.errors import UsageError, one_of
 from regionspot_cache.training.head_config import HeadOptions

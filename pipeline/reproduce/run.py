@@ -12,8 +12,8 @@ from pipeline.reproduce.outcome import TableOutcome, collect
 from pipeline.reproduce.plan import Planned, make_plan, sources_of, units_of
 from pipeline.reproduce.report import show, write
 from pipeline.reproduce.rows import PaperTable, load_table, table_names
-from pipeline.reproduce.settings import ReproduceSettings
 from pipeline.reproduce.units import Unit, is_record, run_unit
+from pipeline.verbs.reproduce import ReproduceSettings
 from regionspot_cache.errors import IncompleteError, RegionSpotError
 from regionspot_cache.training.distributed import ProcessGroup
 from regionspot_cache.training.folder import claim_folder

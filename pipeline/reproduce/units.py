@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.evaluate.run import evaluate
-from pipeline.settings import EvalSettings, TrainSettings
 from pipeline.train import train
+from pipeline.verbs.evaluate import EvalSettings
+from pipeline.verbs.train import TrainSettings
 from regionspot_cache.errors import DamageError, RegionSpotError
 from regionspot_cache.files import replacing
 

@@ -224,8 +224,8 @@ def test_class_trees_that_do_not_fit(
 
 
 def test_the_source_of_a_cache_with_a_tree_ignores_its_relatives(copied: Path, small_backbone) -> None:
-    from pipeline.settings import PromptSettings, TrainSettings
     from pipeline.train import training_source
+    from pipeline.verbs.train import PromptSettings, TrainSettings
 
     names = boxed_names()
     kinds = [{"LabelName": names[2]}]

@@ -159,7 +159,7 @@ def test_every_kind_of_error_has_its_exit_code(
         raise error
 
     monkeypatch.delenv("RS_DEBUG", raising=False)
-    monkeypatch.setattr("pipeline.environment.environment", fails)
+    monkeypatch.setattr("pipeline.verbs.about.facts", fails)
     ran = rs_cache("env")
     assert ran.code == code
     assert ran.out == ""

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo_settings import DemoSettings
 from pipeline.places import CONFIGS, shipped
 from pipeline.reproduce.rows import TABLE_FILE, PaperTable, Row
-from pipeline.reproduce.settings import ReproduceSettings
-from pipeline.settings import EvalSettings, ExtractSettings, TrainSettings
+from pipeline.verbs.demo import DemoSettings
+from pipeline.verbs.evaluate import EvalSettings
+from pipeline.verbs.extract import ExtractSettings
+from pipeline.verbs.reproduce import ReproduceSettings
+from pipeline.verbs.train import TrainSettings
 from regionspot_cache.backbones import load_preset
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError
