@@ -4,9 +4,9 @@ import contextlib
 import hashlib
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import console
 from pipeline.extract import extract
@@ -20,8 +20,7 @@ from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.store import open_cache
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(NamedTuple):
     """A dataset seen by a backbone: one cache."""
 
     dataset: str
@@ -31,13 +30,13 @@ class Source:
 def training_sources(row: Row, settings: ReproduceSettings) -> list[Source]:
     """The caches that the head of a row is trained on, the one of stage one first; none without a head."""
     data = row.data[:1] if row.stages == 1 else row.data
-    return [Source(dataset=settings.training[r], backbone=row.backbone) for r in data if row.trained]
+    return [Source(settings.training[role], row.backbone) for role in data if row.trained]
 
 
 def evaluation_sources(row: Row, settings: ReproduceSettings) -> list[Source]:
     """The cache that the evaluations of a row read, if they read any."""
     reads = row.measure != "hours" and not row.given
-    return [Source(dataset=settings.evaluation, backbone=row.backbone)] if reads else []
+    return [Source(settings.evaluation, row.backbone)] if reads else []
 
 
 def backbone_file(role: BackboneRole, settings: ReproduceSettings) -> Path:
@@ -46,7 +45,7 @@ def backbone_file(role: BackboneRole, settings: ReproduceSettings) -> Path:
 
 
 def cache_folder(source: Source, settings: ReproduceSettings) -> Path:
-    """Where the cache of a source lies; named as `rs-cache extract` names it."""
+    """Where its cache lies; named as `rs-cache extract` names it."""
     path = Path(source.dataset)
     dataset = path.stem if path.suffix else source.dataset.replace(":", "-")
     return settings.caches / f"{dataset}-{Path(settings.backbones[source.backbone]).stem}"

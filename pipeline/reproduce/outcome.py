@@ -51,18 +51,15 @@ class RowOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Trend:
-    """A claim against our numbers on one kind of boxes.
-
-    Attributes:
-        difference: ahead is positive; None when it could not be measured.
-        spread: pooled standard deviation of both rows; None when neither was run more than once.
-    """
+    """A claim against our numbers on one kind of boxes."""
 
     claim: Claim
     boxes: str
     verdict: Verdict
     difference: float | None = None
+    """Ahead is positive; None when it could not be measured."""
     spread: float | None = None
+    """Pooled standard deviation of both rows; None when neither was run more than once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +74,7 @@ class TableOutcome:
 def collect(
     tables: Sequence[PaperTable], plan: Plan, settings: ReproduceSettings, failures: Mapping[Path, str]
 ) -> list[TableOutcome]:
-    """The tables from the results on disk.
-
-    Args:
-        failures: why a result or a head is not there, by file.
-    """
+    """The tables from the results on disk; `failures` say by file why one is not there."""
     outcomes = []
     for table in tables:
         rows = {name: _row(plan[table.name, name], settings, failures) for name in table.rows}
@@ -131,7 +124,10 @@ def _row(planned: Planned, settings: ReproduceSettings, failures: Mapping[Path, 
         why = dict.fromkeys(failures.get(file, "not run") for file in missing)
         reasons += [f"{len(missing)} of {len(files)} runs: {reason}" for reason in why]
         if runs:
-            measured.append(Measured(boxes=boxes, figures=_spreads(list(runs.values()))))
+            first, *others = runs.values()
+            names = [name for name in first if all(name in other for other in others)]
+            spreads = {name: Spread.of([run[name] for run in runs.values()]) for name in names}
+            measured.append(Measured(boxes=boxes, figures=spreads))
     return RowOutcome(planned=planned, measured=tuple(measured), reason="; ".join(dict.fromkeys(reasons)))
 
 
@@ -142,8 +138,3 @@ def _figures(record: dict[str, Any], *, measure: str, before: float) -> dict[str
     found = {**record["metrics"][measure], **record["metrics"].get("accuracy", {})}
     # -1: nothing to find
     return {name: 100 * found[name] for name in FIGURES if found.get(name, -1) >= 0}
-
-
-def _spreads(runs: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    names = [name for name in runs[0] if all(name in run for run in runs)]
-    return {name: Spread.of([run[name] for run in runs]) for name in names}

@@ -1,12 +1,19 @@
-"""Finished tables as Markdown, as a page and as JSON: the paper's numbers beside ours, and the trends."""
+"""Finished tables to people and programs: the paper's numbers beside ours, and the trends."""
 
+import json
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import date
 from typing import Any
 
-from pipeline.reproduce.outcome import RowOutcome, Spread, TableOutcome, Trend
+from pipeline import console
+from pipeline.reproduce.outcome import SPREADS, RowOutcome, Spread, TableOutcome, Trend
 from pipeline.reproduce.rows import PAPER, Row
-from regionspot_cache.reporting.page import ReportSection, Table, Text
+from pipeline.verbs.reproduce import ReproduceSettings
+from regionspot_cache.files import replacing
+from regionspot_cache.reporting.page import ReportSection, Table, Text, write_report
 
 SHORT = ("row", "paper boxes", "paper AP (r/c/f)", "our boxes", "our AP", "novel", "top-1")
 FULL = ("row", "paper data", *SHORT[1:6], "base", "r / c / f", "top-1", "top-1 novel")
@@ -16,13 +23,69 @@ PARTS = ("APr", "APc", "APf")
 NONE = "–"
 
 
+def show(outcomes: Sequence[TableOutcome], settings: ReproduceSettings, *, as_json: bool) -> None:
+    """The tables in short on stdout."""
+    values = {"world": settings.world, "tables": [table_facts(outcome) for outcome in outcomes]}
+    text = "\n\n".join(markdown(outcome, SHORT) for outcome in outcomes)
+    console.result(values, f"{text}\n\nOurs: {settings.made_on}.\n{summary(outcomes)}", as_json=as_json)
+
+
+def summary(outcomes: Sequence[TableOutcome]) -> str:
+    """How many trends of the paper show."""
+    verdicts = [t.verdict for o in outcomes if o.table.claimed_by == "the paper" for t in o.trends]
+    counted = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
+    return (
+        "Trends of the paper: " + ", ".join(f"{count} {verdict}" for verdict, count in counted.items()) + "."
+    )
+
+
+def write(outcomes: Sequence[TableOutcome], settings: ReproduceSettings, seconds: float) -> None:
+    """`tables.md`, `report.html` and `results.json` in the folder of the run."""
+    facts, texts = _facts(settings, seconds), _introduction(outcomes, settings)
+    made = ", ".join(facts.values()) + "."
+    values = {"world": settings.world, **facts, "tables": [table_facts(outcome) for outcome in outcomes]}
+    parts = ["# The paper's tables and ours", *texts, made, *map(markdown, outcomes)]
+    for name, content in (
+        ("results.json", json.dumps(values, indent=1)),
+        ("tables.md", "\n\n".join(parts)),
+    ):
+        with replacing(settings.out / name) as staging:
+            staging.write_text(f"{content}\n", encoding="utf-8")
+    head = Text(body="\n\n".join([*texts, made]))
+    body = [section for outcome in outcomes for section in sections(outcome)]
+    page = settings.out / "report.html"
+    write_report(page, "The paper's tables and ours", f"World: {settings.world}", [head, *body])
+
+
+def _introduction(outcomes: Sequence[TableOutcome], settings: ReproduceSettings) -> list[str]:
+    return [
+        f"Paper: {PAPER}; AP in percent on LVIS v1 val. Ours: {settings.made_on}; mean ± standard deviation "
+        f"over {settings.seeds} seeds.",
+        f'"Within the spread": a difference of at most {SPREADS:.0f} times the pooled standard deviation, '
+        "which neither shows nor refutes a trend.",
+        summary(outcomes),
+    ]
+
+
+def _facts(settings: ReproduceSettings, seconds: float) -> dict[str, str]:
+    import torch
+
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores of {platform.machine()}, {cuda}",
+        "torch": f"torch {torch.__version__}",
+        "time": f"this call took {console.clock(seconds)} with {settings.workers} workers",
+    }
+
+
 def markdown(outcome: TableOutcome, columns: Sequence[str] = FULL) -> str:
     """A table with its trends as Markdown, its columns aligned for reading as it stands."""
     rows = _cells(outcome, columns)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    texts = [outcome.table.note.strip(), *_reasons(outcome), *_trend_lines(outcome)]
+    texts = [outcome.table.note.strip(), *_reasons(outcome), *_trends(outcome)]
     return "\n".join([f"### {heading(outcome)}", "", *lines, "", *(f"- {text}" for text in texts if text)])
 
 
@@ -31,7 +94,7 @@ def sections(outcome: TableOutcome) -> list[ReportSection]:
     columns, *rows = _cells(outcome, FULL)
     note = " ".join([outcome.table.note.strip(), *_reasons(outcome)]).strip()
     table = Table(caption=outcome.table.title, columns=columns, rows=[list(row) for row in rows], note=note)
-    return [Text(title=heading(outcome)), table, Text(body="\n\n".join(_trend_lines(outcome)))]
+    return [Text(title=heading(outcome)), table, Text(body="\n\n".join(_trends(outcome)))]
 
 
 def table_facts(outcome: TableOutcome) -> dict[str, Any]:
@@ -69,26 +132,21 @@ def _cells(outcome: TableOutcome, columns: Sequence[str]) -> list[list[str]]:
 
 
 def _paper(row: Row) -> dict[str, str]:
-    numbers = row.paper
     star = " *" if row.source != PAPER else ""
-    shown = f"{numbers['AP']:.1f}{_parts(numbers, ' ({}/{}/{})')}{star}" if "AP" in numbers else ""
-    hours = f"{numbers['hours']:,.0f}{star}" if "hours" in numbers else ""
-    return {
-        "paper data": row.paper_data,
-        "paper boxes": row.paper_boxes,
-        "paper AP (r/c/f)": shown,
-        "paper hours": hours,
-    }
+    cells = {"paper data": row.paper_data, "paper boxes": row.paper_boxes}
+    if "AP" in row.paper:
+        cells["paper AP (r/c/f)"] = f"{row.paper['AP']:.1f}{_parts(row.paper, ' ({}/{}/{})')}{star}"
+    if "hours" in row.paper:
+        cells["paper hours"] = f"{row.paper['hours']:,.0f}{star}"
+    return cells
 
 
 def _ours(figures: Mapping[str, Spread]) -> dict[str, str]:
     means = {name: spread.mean for name, spread in figures.items()}
-    cells = {column: _spread(figures.get(name), 1) for column, name in OURS.items()}
-    return {
-        **cells,
-        "our hours": _spread(figures.get("hours"), 3),
-        "r / c / f": _parts(means, "{} / {} / {}"),
-    }
+    cells = {column: _spread(figures[name], 1) for column, name in OURS.items() if name in figures}
+    if "hours" in figures:
+        cells["our hours"] = _spread(figures["hours"], 3)
+    return cells | {"r / c / f": _parts(means, "{} / {} / {}")}
 
 
 def _parts(values: Mapping[Any, float], template: str) -> str:
@@ -97,9 +155,7 @@ def _parts(values: Mapping[Any, float], template: str) -> str:
     return template.format(*shown) if set(shown) != {NONE} else ""
 
 
-def _spread(spread: Spread | None, decimals: int) -> str:
-    if spread is None:
-        return ""
+def _spread(spread: Spread, decimals: int) -> str:
     sd = "" if spread.sd is None else f" ± {spread.sd:.{decimals}f}"
     return f"{spread.mean:.{decimals}f}{sd}"
 
@@ -115,7 +171,7 @@ def _reasons(outcome: TableOutcome) -> list[str]:
     return texts + [f"* {source}." for source in sorted(sources)]
 
 
-def _trend_lines(outcome: TableOutcome) -> list[str]:
+def _trends(outcome: TableOutcome) -> list[str]:
     return [_trend_text(trend, outcome.rows) for trend in outcome.trends]
 
 

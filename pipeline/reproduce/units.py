@@ -4,11 +4,11 @@ A unit runs in whatever process, keeps its messages in a log, and skips what is 
 JSON files that are whole or not there.
 """
 
-import contextlib
 import json
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,19 +25,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """Work for one process.
-
-    Attributes:
-        title: the first row that needs it.
-        log: file of its messages, another for every unit.
-        training: the head that the evaluations need; None when there is none.
-        evaluations: by the file of the result.
-    """
+    """Work for one process, with a log of its own; `title` is the first row that needs it."""
 
     title: str
     log: Path
     training: TrainSettings | None
+    """The head that the evaluations need, if any."""
     evaluations: Mapping[Path, EvalSettings]
+    """By the file of the result."""
 
     @property
     def seed(self) -> int:
@@ -59,11 +54,7 @@ def run_unit(units: Sequence[Unit], index: int) -> str:
     """Does what a unit lacks; returns the error that ended it, "" if none did."""
     unit = units[index]
     unit.log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        unit.log.open("a", encoding="utf-8") as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-    ):
+    with unit.log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             _run(unit)
         except RegionSpotError as error:
