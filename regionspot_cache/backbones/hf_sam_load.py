@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from regionspot_cache.backbones.assets import published_sams
-from regionspot_cache.backbones.hf_sam import HqSam, LongestSideSam, PlainSam, Sam2, TransformersSam
+from regionspot_cache.backbones.hf_sam import HqSam, PlainSam, Sam2, TransformersSam
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.weights import random_seed, read_state
 from regionspot_cache.errors import InputError, MissingFileError, RegionSpotError, UsageError
@@ -166,7 +166,7 @@ def _processor(kind: Any, family: Family, side: int, source: str | None) -> Any:
     """The image processor that comes with the weights, or the family's default."""
     square = {"height": side, "width": side}
     options: dict[str, Any] = {"size": square}
-    if issubclass(family.build, LongestSideSam):
+    if issubclass(family.build, PlainSam):
         options = {"size": {"longest_edge": side}, "pad_size": square}
     try:
         processor = kind(**options) if source is None else kind.from_pretrained(source, **options)

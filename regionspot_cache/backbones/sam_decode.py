@@ -42,9 +42,7 @@ class TokenDecoder:
         """Mask token 0 of all boxes of B images, decoded in chunks of a fixed size.
 
         Args:
-            embeddings: [B,D,h,w] image embeddings.
-            dense: [1,D,h,w] dense prompt embedding without a mask prompt.
-            position: [1,D,h,w] dense positional encoding.
+            embeddings, dense, position: as of `prepare_images`.
             counts: boxes of each image.
             prompts: [N,P,D] embeddings of the boxes of all images in turn.
             chunk_bytes: room for the cells of the boxes of one chunk.
@@ -86,12 +84,11 @@ def prepare_images(
     """Projects the image side of the first layer.
 
     Args:
-        decoder: of any SAM.
         embeddings: [B,D,h,w] image embeddings.
         dense: [1,D,h,w] dense prompt embedding without a mask prompt.
         position: [1,D,h,w] dense positional encoding.
     """
-    layer = _transformer(decoder).layers[0]
+    layer: Any = decoder.transformer.layers[0]  # the attributes of torch modules are not typed
     # Contiguous here, once per image, or every matrix product would copy its share again.
     cells = (embeddings + dense).flatten(2).transpose(1, 2).contiguous()
     grid = position.flatten(2).transpose(1, 2)
@@ -106,19 +103,12 @@ def prepare_images(
 
 
 def mask_tokens(decoder: TokenDecoder, images: DecodedImages, index: Tensor, prompts: Tensor) -> Tensor:
-    """Mask token 0 after the two-way transformer.
+    """Mask token 0 [N,D] of prompts [N,P,D], each of the image at its `index` [N].
 
-    Args:
-        decoder: of any SAM.
-        images: of `prepare_images`.
-        index: [N] which image each box belongs to.
-        prompts: [N,P,D] embeddings of the boxes.
-
-    Returns:
-        [N,D]; equals `hs[:, 1]` inside segment_anything's `MaskDecoder.predict_masks`.
+    Equals `hs[:, 1]` inside segment_anything's `MaskDecoder.predict_masks`.
     """
     points = torch.cat([decoder.output.expand(len(prompts), -1, -1), prompts], dim=1)  # [N,T,D]
-    transformer = _transformer(decoder)
+    transformer: Any = decoder.transformer
     first, *others = transformer.layers
     tokens, cells = _first_layer(first, images, index, points)
     for layer in others:
@@ -193,10 +183,6 @@ def _mix_tokens(attention: Attention, scores: Tensor, tokens: Tensor) -> Tensor:
     out_weight = attention.out_proj.weight.unflatten(1, (attention.num_heads, -1))  # [D,H,c]
     value = torch.einsum("nhtc,dhc->nhtd", value, out_weight).flatten(1, 2)
     return weights.transpose(1, 2) @ value + attention.out_proj.bias
-
-
-def _transformer(decoder: TokenDecoder) -> Any:
-    return decoder.transformer  # the attributes of torch modules are not typed
 
 
 def _heads(attention: Attention, x: Tensor) -> Tensor:
