@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -12,12 +11,12 @@ from regionspot_cache.store import (
     ArraySpec,
     LabelledCache,
     PartSpec,
-    Quantised,
+    StorageName,
+    Stored,
     create_cache,
     open_cache,
 )
 
-Dtype = Literal["int8", "float16"]
 SIDE = 640  # pixels
 QUERY, MAP = "sam/transformer", "clip/map"
 
@@ -27,7 +26,7 @@ def random_cache(
     *,
     images: int,
     map_shape: tuple[int, int],
-    dtype: Dtype = "int8",
+    dtype: StorageName = "int8",
     token_dim: int | None = None,
     boxes: int = 1,
     classes: int = 1,
@@ -77,9 +76,6 @@ def _dataset(file: Path, images: int, boxes: int, classes: int) -> DetectionData
     return load_dataset(str(file), data_root=file.parent, images=file.parent, require_images=False)
 
 
-def _values(rng: np.random.Generator, count: int, array: ArraySpec) -> np.ndarray | Quantised:
-    shape = (count, *array.item_shape)
-    values = rng.integers(-127, 128, shape, np.int8)
-    if array.dtype == "float16":
-        return values.astype(np.float16) / np.float16(64)
-    return Quantised(values, np.full(shape[:-1], 1 / 64, np.float16))
+def _values(rng: np.random.Generator, count: int, array: ArraySpec) -> Stored:
+    values = rng.integers(-127, 128, (count, *array.item_shape), np.int8)
+    return array.storage.encode(values / np.float32(64))

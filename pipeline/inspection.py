@@ -20,7 +20,7 @@ from regionspot_cache.store.segments import within
 if TYPE_CHECKING:
     from regionspot_cache.backbones import Encoder
 
-TOLERANCE = 1e-3  # cosine distance of a recomputed token; int8 alone makes about 1e-4
+TOLERANCE = 1e-3  # cosine distance of a recomputed token
 
 
 def status(path: str, *, as_json: bool = False) -> None:
@@ -218,11 +218,10 @@ def _discard(path: str, damage: list[Problem]) -> None:
 
 def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> dict[str, Any]:
     """Runs the encoders again on `count` random images; the largest cosine distance of every array."""
-    from regionspot_cache.extraction.features import PartitionFeatures, part_spec
+    from regionspot_cache.extraction.features import PartitionFeatures
     from regionspot_cache.extraction.loader import Clock, ImageLoader
 
     encoders = _encoders_of(cache, backbone)
-    specs = {name: part_spec(name, encoder, "float16") for name, encoder in encoders.items()}
     good = np.flatnonzero(np.logical_and.reduce([cache.ok_mask(part) for part in cache.parts]))
     chosen = np.random.default_rng().choice(good, size=min(count, len(good)), replace=False)
     loader = ImageLoader(
@@ -231,17 +230,17 @@ def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> 
     worst: defaultdict[str, float] = defaultdict(float)
     for i in chosen.tolist():
         planned, slot = cache.partition(i // cache.partition_size), i % cache.partition_size
-        features = PartitionFeatures(planned, specs, encoders, loader.clock)
+        features = PartitionFeatures(planned, cache.parts, encoders, loader.clock)
         for batch in loader.batches(planned, [slot], size=1, threads=1):
             features.add(batch)
         if slot in features.failures:
             raise InputError(
                 f"{planned.file_names[slot]}: {features.failures[slot][1]}", "The image of the extraction."
             )
-        for part, spec in specs.items():
+        for part, spec in cache.parts.items():
             for array in spec.arrays:
                 path, rows = f"{part}/{array.name}", features.rows_of(array, slot)
-                again = np.asarray(features.arrays[part][array.name])[rows]
+                again = array.storage.decode(*features.arrays[part][array.name].take(rows))
                 _note(worst, path, cache.read(path, i), again if array.ragged else again[0])
     return {"images": len(chosen), "cosine_distance": dict(worst)}
 

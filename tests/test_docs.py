@@ -203,4 +203,4 @@ def test_a_change_names_at_most_three_files_and_what_is_in_them(row: str) -> Non
 
 
 def test_the_table_of_changes_has_rows() -> None:
-    assert len(ROWS) == 9
+    assert len(ROWS) == 10

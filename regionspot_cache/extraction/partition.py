@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -28,13 +28,12 @@ from regionspot_cache.store import (
     CacheWriter,
     PartitionPlan,
     PartSpec,
-    Quantised,
+    StorageName,
     open_writer,
 )
 from regionspot_cache.store.manifest import Marker
 
 OnImages = Callable[[int, int], None]
-Dtype = Literal["int8", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class ExtractJob:
     exif: ExifRule
     spec: BackboneSpec
     parts: tuple[str, ...]
-    dtype: Dtype = "int8"
+    dtype: StorageName = "int8"
     batch_size: int = 8
     decode_threads: int = 4
     device: str = "auto"
@@ -169,7 +168,7 @@ def _recommit(
     for array in features.specs[part].arrays:
         places = [features.rows_of(array, slot) for slot in slots]
         rows = [row for place in places for row in range(place.start, place.stop)]
-        chosen[array.name] = _take(arrays[array.name], np.array(rows, np.int64))
+        chosen[array.name] = arrays[array.name].take(np.array(rows, np.int64))
     still = _failures(features, part, [slot for slot in slots if status[slot] != STATUS_OK])
     writer.recommit(
         part,
@@ -180,12 +179,6 @@ def _recommit(
         files=features.files[slots],
         failures=still,
         timings=timings,
-    )
-
-
-def _take(values: Any, rows: Any) -> Any:
-    return (
-        Quantised(values.values[rows], values.scale[rows]) if isinstance(values, Quantised) else values[rows]
     )
 
 
@@ -217,7 +210,9 @@ def backbone_of(spec: BackboneSpec, parts: tuple[str, ...], device: str) -> Back
 
 
 @lru_cache(maxsize=4)
-def specs_of(spec: BackboneSpec, parts: tuple[str, ...], device: str, dtype: Dtype) -> tuple[PartSpec, ...]:
+def specs_of(
+    spec: BackboneSpec, parts: tuple[str, ...], device: str, dtype: StorageName
+) -> tuple[PartSpec, ...]:
     """Arrays and identity of what the networks of this process would store."""
     networks = backbone_of(spec, parts, device).parts
     return tuple(part_spec(name, networks[name], dtype) for name in parts)

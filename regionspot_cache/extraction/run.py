@@ -9,9 +9,9 @@ from regionspot_cache.backbones.presets import BackboneSpec, load_preset
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError
 from regionspot_cache.extraction.devices import resolve_device
-from regionspot_cache.extraction.partition import Dtype, ExtractJob, OnImages, extract_partition, specs_of
+from regionspot_cache.extraction.partition import ExtractJob, OnImages, extract_partition, specs_of
 from regionspot_cache.identity import require_same
-from regionspot_cache.store import CacheWriter, PartSpec, create_cache, open_writer
+from regionspot_cache.store import CacheWriter, PartSpec, StorageName, create_cache, open_writer
 from regionspot_cache.store.create import add_parts
 from regionspot_cache.store.identity import CACHE_KEY
 from regionspot_cache.store.labelled import match
@@ -238,7 +238,7 @@ def extract(
     parts: Sequence[str] | None = None,
     update: bool = False,
     plan: Plan | None = None,
-    dtype: Dtype = "int8",
+    dtype: StorageName = "int8",
     batch_size: int = 8,
     decode_threads: int = 4,
     device: str = "auto",

@@ -13,9 +13,9 @@ from regionspot_cache.store.layout import ArraySpec, PartSpec
 from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan import PartitionPlan
-from regionspot_cache.store.quantise import dequantise
 from regionspot_cache.store.segment import Segment, incomplete, open_segment
 from regionspot_cache.store.segments import SegmentEntry, Segments, UpdateRecord, within
+from regionspot_cache.store.storage import Stored
 
 
 def open_cache(
@@ -263,13 +263,13 @@ class Cache:
 
     def read(self, path: str, i: int) -> np.ndarray:
         """Image i of the array PART/ARRAY, float32 [*item], or [n, *item] by box; errors of `raw_images`."""
-        if self.array(path).ragged:
-            return _floats(*self.raw_boxes(path, i))
-        values, scales = self.raw_images(path, [i])
-        return _floats(values[0], None if scales is None else scales[0])
+        array = self.array(path)
+        stored = self.raw_boxes(path, i) if array.ragged else self.raw_images(path, [i])
+        read = array.storage.decode(*stored)
+        return read if array.ragged else read[0]
 
-    def raw_images(self, path: str, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Stored records of several images: int8 [k, *item] and float16 scales; or float16 and None.
+    def raw_images(self, path: str, indices: Sequence[int]) -> Stored:
+        """Stored records of several images: values [k, *item], and scales [k, *item[:-1]] of a scaled type.
 
         Neighbours in the cache are read together, whatever their order in `indices`.
 
@@ -286,18 +286,15 @@ class Cache:
         chosen = np.asarray(indices, np.int64)
         numbers = np.searchsorted(self._starts, chosen, side="right") - 1
         array = self.array(path)
-        values = np.empty((len(chosen), *array.item_shape), array.dtype)
-        scales = np.empty(values.shape[:-1], np.float16) if array.dtype == "int8" else None
+        found = array.storage.empty((len(chosen), *array.item_shape))
         for number in np.unique(numbers).tolist():
             rows = np.flatnonzero(numbers == number)
             local = (chosen[rows] - self._starts[number]).tolist()
-            values[rows], found = self.segments[number].raw_images(path, local)
-            if scales is not None:
-                scales[rows] = found
-        return values, scales
+            found.put(rows, self.segments[number].raw_images(path, local))
+        return found
 
-    def raw_boxes(self, path: str, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Stored records of the boxes of image i: int8 [n, *item] and float16 scales, or float16 and None.
+    def raw_boxes(self, path: str, i: int) -> Stored:
+        """Stored records of the boxes of image i: values [n, *item], and scales of a scaled type.
 
         Args:
             path: PART/ARRAY, of an array with one record a box.
@@ -318,7 +315,3 @@ class Cache:
         for start, column in zip(self._starts.tolist(), columns, strict=True):
             whole[start : start + len(column)] = column
         return whole
-
-
-def _floats(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-    return values.astype(np.float32) if scale is None else dequantise(values, scale)

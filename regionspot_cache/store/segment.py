@@ -21,6 +21,7 @@ from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.planned import PlannedImages
 from regionspot_cache.store.proof import SealedSums
 from regionspot_cache.store.shards import ChunkError, StoredArray
+from regionspot_cache.store.storage import SCALE, Stored
 
 
 def open_segment(
@@ -99,9 +100,8 @@ class Segment(PlannedImages):
             for name, array in arrays.items():
                 of_array = partial(sums.of, name)
                 self._arrays[f"{part}/{name}"] = StoredArray(objects.open, array, of_array, check=check)
-        self._int8 = {
-            f"{part}/{a.name}" for part, spec in self.parts.items() for a in spec.arrays if a.dtype == "int8"
-        }
+        arrays = ((part, array) for part, spec in self.parts.items() for array in spec.arrays)
+        self._scaled = {f"{part}/{array.name}" for part, array in arrays if array.storage.scaled}
         self._status = {part: _status_codes(sealed[part], record.shape.num_images) for part in records}
 
     @property
@@ -117,7 +117,7 @@ class Segment(PlannedImages):
         """bool [M]: which images have features in a part."""
         return self._status[part] == STATUS_OK
 
-    def raw_images(self, path: str, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    def raw_images(self, path: str, indices: Sequence[int]) -> Stored:
         """As of `Cache.raw_images`."""
         self._require_ok(indices, path.partition("/")[0])
         # Ascending, so that neighbours are read together: (position, row of the result).
@@ -125,11 +125,9 @@ class Segment(PlannedImages):
         places = [divmod(position, self.partition_size) for position, _ in order]
         rows = [row for _, row in order]
         values = self._read_items(path, places, rows)
-        if path not in self._int8:
-            return values, None
-        return values, self._read_items(f"{path}_scale", places, rows)
+        return Stored(values, self._read_items(path + SCALE, places, rows) if path in self._scaled else None)
 
-    def raw_boxes(self, path: str, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def raw_boxes(self, path: str, i: int) -> Stored:
         """As of `Cache.raw_boxes`."""
         self._require_ok([i], path.partition("/")[0])
         partition = i // self.partition_size
@@ -137,9 +135,9 @@ class Segment(PlannedImages):
         start, stop = int(self._offsets[i] - first), int(self._offsets[i + 1] - first)
         try:
             values = self._stored(path).read_rows(partition, start, stop)
-            if path not in self._int8:
-                return values, None
-            return values, self._stored(f"{path}_scale").read_rows(partition, start, stop)
+            if path not in self._scaled:
+                return Stored(values)
+            return Stored(values, self._stored(path + SCALE).read_rows(partition, start, stop))
         except ChunkError as error:
             raise self._damage(error, i) from None
 

@@ -12,7 +12,7 @@ import google_crc32c
 import numpy as np
 
 from regionspot_cache.store.entries import Sums
-from regionspot_cache.store.layout import CRC_BYTES, FILL_VALUES, INDEX_ENTRY_BYTES, StackedArray
+from regionspot_cache.store.layout import CRC_BYTES, INDEX_ENTRY_BYTES, StackedArray
 from regionspot_cache.store.objects import Handle
 
 _NO_CHUNK = np.uint64(2**64 - 1)
@@ -112,7 +112,7 @@ class StoredArray:
         array = self.array
         chunks = np.unique(np.flatnonzero(needed) // array.rows).tolist()
         padded = array.needed_chunks(len(needed)) * array.rows
-        rows = np.full((padded, *array.item_shape), FILL_VALUES[array.dtype], array.dtype)
+        rows = np.full((padded, *array.item_shape), array.fill_value, array.dtype)
         if len(chunks):
             pieces = rows.view(np.uint8).reshape(-1, array.chunk_bytes)
             self.read_chunks([(partition, chunk) for chunk in chunks], [pieces[chunk] for chunk in chunks])

@@ -111,7 +111,7 @@ class CacheWriter:
             part: its name.
             partition: its number.
             arrays: by array name, float32 [b, D] (ragged; all boxes in plan order) or [s, N, C]; or
-                `Quantised` values of those shapes. Rows of failed images are ignored.
+                `Stored` values of those shapes. Rows of failed images are ignored.
             status: uint8 [s], `STATUS_CODES`.
             files: int64 [s, 3], `datasets.images.FileStamp` of every image; zeros when left out.
             failures: {"image_id", "file_name", "reason", ...} of each image that is not ok; made from the

@@ -154,9 +154,8 @@ def make_batch(
 ) -> Batch:
     """Read and collate one share of a step.
 
-    Raises:
-        RegionSpotError: the cache's own error, which names image, partition and array.
-        InputError: any other failure to read, with source, step and images.
+    Raises the cache's own error, which names image, partition and array, or InputError for another failure to
+    read, with source, step and images.
     """
     try:
         batch = collate(step, source, reader.read(images), global_images)

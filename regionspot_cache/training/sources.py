@@ -142,12 +142,7 @@ class TrainingSource:
 
 
 def head_sizes(inputs: HeadInputs, array: Callable[[str], Any]) -> dict[str, Any]:
-    """Sizes of a head by the arrays that it relates.
-
-    Args:
-        inputs: which.
-        array: from PART/ARRAY to `ArraySpec`.
-    """
+    """Sizes of a head by the arrays that it relates; `array` gives the `ArraySpec` of PART/ARRAY."""
     memory = [array(path) for path in inputs.memory]
     query = position_vectors(np.zeros((1, 4), np.float32), (1, 1)).shape[1:]
     (token_dim,) = query if inputs.query == BOX_QUERY else array(inputs.query).item_shape
@@ -159,11 +154,7 @@ def head_sizes(inputs: HeadInputs, array: Callable[[str], Any]) -> dict[str, Any
 
 
 def build_head_config(sources: Sequence[TrainingSource], options: HeadOptions) -> HeadConfig:
-    """The head that fits all sources.
-
-    Raises:
-        IdentityError: sources of different backbones, which no single head can serve.
-    """
+    """The head that fits all sources; IdentityError when they are of different backbones."""
     first = sources[0]
     for other in sources[1:]:
         require_same(

@@ -211,8 +211,7 @@ def test_every_storage_type_is_counted_verified_and_trained_on(workplace: Path, 
     ran = rs_cache("verify", CACHE, "--recompute", 3, "--backbone", "small.yaml", "--json")
     assert ran.code == 0, ran.err
     assert max(ran.json["recomputed"]["cosine_distance"].values()) < 1e-4
-    steps = ("--set", "training.stages.first.steps=2", "--set", "training.stages.first.milestones=[]")
-    ran = rs_cache("train", "--cache", CACHE, "--backbone", "small.yaml", "--out", "run", *steps)
+    ran = rs_cache("train", "--config", "train.yaml", "--cache", CACHE)
     assert ran.code == 0, ran.err
 
 

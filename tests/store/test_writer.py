@@ -4,6 +4,7 @@ import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError
 from regionspot_cache.store import (
     STATUS_CODES,
+    STORAGE,
     CacheWriter,
-    Quantised,
+    StorageName,
+    Stored,
     create_cache,
     open_cache,
     open_writer,
@@ -111,11 +114,12 @@ def test_features_may_come_quantised(writer: CacheWriter, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda q: Quantised(q.values, np.zeros_like(q.scale)),
-        lambda q: Quantised(q.values, q.scale.astype(np.float32)),
-        lambda q: Quantised(np.full_like(q.values, -128), q.scale),
-        lambda q: Quantised(q.values.astype(np.int16), q.scale),
-        lambda q: Quantised(q.values[:-1], q.scale[:-1]),
+        lambda q: Stored(q.values, np.zeros_like(q.scale)),
+        lambda q: Stored(q.values, q.scale.astype(np.float32)),
+        lambda q: Stored(np.full_like(q.values, -128), q.scale),
+        lambda q: Stored(q.values.astype(np.int16), q.scale),
+        lambda q: Stored(q.values[:-1], q.scale[:-1]),
+        lambda q: Stored(q.values),
     ],
 )
 def test_bad_quantised_features_are_refused(writer: CacheWriter, spoil) -> None:
@@ -123,6 +127,26 @@ def test_bad_quantised_features_are_refused(writer: CacheWriter, spoil) -> None:
     with pytest.raises(InputError):
         writer.commit("clip", 0, {"map": spoil(quantise(features("clip", plan)["map"]))}, status_of(plan, {}))
     assert writer.pending("clip") == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bad"),
+    [
+        ("float16", np.float16("nan")),
+        ("float16", np.float32(1)),
+        ("bfloat16", np.uint16(0x7F80)),
+        ("bfloat16", np.uint16(0xFFFF)),
+    ],
+)
+def test_bad_stored_features_are_refused(tmp_path: Path, dtype: StorageName, bad: Any) -> None:
+    writer = create_cache(tmp_path / "o", make_dataset(), partition_size=4, parts=[clip_part(dtype)])
+    plan = writer.partition(0)
+    good = STORAGE[dtype].encode(features("clip", plan)["map"])
+    spoilt = np.where(np.arange(12) == 3, bad, good.values)
+    for stored in (Stored(spoilt), Stored(good.values, np.ones(good.values.shape[:-1], np.float16))):
+        with pytest.raises(InputError, match="out of range"):
+            writer.commit("clip", 0, {"map": stored}, status_of(plan, {}))
+    assert writer.commit("clip", 0, {"map": good}, status_of(plan, {})) == "committed"
 
 
 def test_features_that_do_not_fit_are_refused(writer: CacheWriter) -> None:
