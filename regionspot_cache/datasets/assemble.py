@@ -38,12 +38,8 @@ def assemble(
 ) -> DetectionDataset:
     """The dataset with these boxes: sorted by image, cleaned by `policy`, those of unlisted images dropped.
 
-    Args:
-        boxes: in file order, which stays within an image.
-        widths, heights: int32 [M] pixels.
-        policy: how boxes are cleaned.
-        dropped: what the reader left out; boxes are added.
-        **fields: of `DetectionDataset`, that are not about boxes.
+    `boxes` are in file order, which stays within an image; widths and heights are int32 [M] pixels. Boxes are
+    counted beside what the reader `dropped`; `fields` are those of `DetectionDataset` that no box decides.
     """
     dropped = dropped.copy()
     order = np.argsort(boxes.images, kind="stable")

@@ -66,15 +66,9 @@ class Augmentation:
         return asdict(self)
 
     def frames(self, view: int, sizes: NDArray[np.int32], keys: NDArray[np.uint64]) -> Frames:
-        """Frames of one view of many images.
+        """Frames int32 [M, 6] of one view of many images.
 
-        Args:
-            view: 0 to V - 1.
-            sizes: int [M, 2], width and height of the files.
-            keys: uint64 [M] from `image_keys`.
-
-        Returns:
-            int32 [M, 6].
+        `sizes` int [M, 2] are width and height of the files, `keys` uint64 [M] come from `image_keys`.
         """
         frames = np.zeros((len(sizes), 6), np.int32)
         frames[:, :2] = frames[:, 4:] = sizes
@@ -101,10 +95,8 @@ class Augmentation:
         """Boxes of one view with every corner moved, within the view; a box that became too small stays.
 
         Args:
-            boxes: float32 [N, 4] xyxy within their views.
-            sizes: int [N, 2], width and height of the view of each box.
-            keys: uint64 [N], `image_keys` of its image.
-            view: the view.
+            boxes: float32 [N, 4] xyxy within their views, of `sizes` int [N, 2], width and height.
+            keys: uint64 [N], `image_keys` of the image of each box.
             numbers: int64 [N], place of the box among those of its image.
             min_size: least width and height in pixels.
         """
@@ -149,12 +141,7 @@ def view_of(image: NDArray[np.uint8], frame: NDArray[np.int32]) -> NDArray[np.ui
 
 
 def to_view(boxes: Boxes, frames: Frames) -> Boxes:
-    """Boxes of the file in the pixels of a view, not clipped: float32 [N, 4] xyxy.
-
-    Args:
-        boxes: float32 [N, 4] xyxy, pixels of the file.
-        frames: [N, 6], one a box.
-    """
+    """Boxes of the file, float32 [N, 4] xyxy, in the pixels of views with `frames` [N, 6]; not clipped."""
     moved = boxes - np.tile(frames[:, 2:4], 2)
     mirrored = frames[:, 2] > frames[:, 4]
     moved[mirrored, 0::2] = -moved[mirrored, 2::-2]

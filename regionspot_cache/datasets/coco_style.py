@@ -37,10 +37,8 @@ def read_coco_style(
 
     Args:
         file: JSON with `images`, `annotations`, `categories`, in any order.
-        name: of the dataset; by default the stem of the file.
-        split: by default guessed from the file's name.
+        name: of the dataset; by default the stem of the file. The split is guessed from it too.
         roots: folders in which images are looked for; by default that of the file and the one above.
-        policy: how boxes are cleaned, `BoxPolicy()` by default.
         o365: "o365", "o365v1" or "o365v2" when the file must be of (that release of) Objects365.
         correct_spelling: mend the misspelt class names of Objects365 v2.
         require_images: raise when not one image is found.

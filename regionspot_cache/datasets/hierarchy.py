@@ -35,8 +35,7 @@ def hierarchy_ignore(file: Path, class_names: Sequence[str]) -> NDArray[np.bool_
     (`MID,Name`) in the same folder; without such a file the nodes' own names count.
 
     Args:
-        file: OpenImages' or V3Det's tree; usually DATA/openimages/bbox_labels_600_hierarchy.json, from
-            https://storage.googleapis.com/openimages/2018_04/bbox_labels_600_hierarchy.json.
+        file: OpenImages' or V3Det's tree, see `OFFICIAL`.
         class_names: K different names of the label space.
 
     Returns:
@@ -68,11 +67,7 @@ def hierarchy_ignore(file: Path, class_names: Sequence[str]) -> NDArray[np.bool_
 
 
 def read_hierarchy(file: Path) -> tuple[Edges, dict[str, str]]:
-    """Direct kinds of every node, and the name of every node that has one.
-
-    Raises:
-        MissingFileError, InputError: as `hierarchy_ignore`.
-    """
+    """Direct kinds of every node, and the name of every node that has one; errors as `hierarchy_ignore`."""
     tree = read_json(file, OFFICIAL, "Fetch it, again if it is here.")
     try:
         if "father2child" in tree:

@@ -43,11 +43,10 @@ def choose_layout(
     required: bool,
     known_names: Collection[str] | None = None,
 ) -> tuple[Path, Pattern]:
-    """The root and pattern under which most of up to 200 evenly spread images are found.
+    """The root and pattern under which most of up to 200 evenly spread images are found, else the first ones.
 
     Args:
         names: in the annotations.
-        roots, patterns: to choose from, the first ones where nothing is found.
         required: whether something must be found.
         known_names: names of images elsewhere, as in a cache; a pattern that gives some of them is chosen
             whatever lies on the disk.

@@ -8,9 +8,11 @@ from regionspot_cache.errors import InputError
 from regionspot_cache.yaml_text import read_yaml
 
 _FACTS = read_yaml(Path(__file__).with_name("objects365.yaml"))
-_CLASSES = {version: dict(enumerate(names, 1)) for version, names in _FACTS["classes"].items()}
+_CLASSES: dict[str, dict[int, str]] = {
+    version: dict(enumerate(names, 1)) for version, names in _FACTS["classes"].items()
+}
 V2_ABSENT = tuple(_FACTS["v2_absent"])
-_SPELLING = _FACTS["v2_spelling"]
+_SPELLING: dict[str, str] = _FACTS["v2_spelling"]
 _MISSPELT = re.compile(r"\b(" + "|".join(sorted(_SPELLING, key=len, reverse=True)) + r")\b")
 
 

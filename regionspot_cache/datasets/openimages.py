@@ -55,8 +55,6 @@ def read_openimages(
         split: "train", "validation" or "test".
         roots: folders in which images are looked for.
         sizes_csv: columns ImageID, Width, Height; without it each image's header is read.
-        name: of the dataset.
-        policy: how boxes are cleaned, `BoxPolicy()` by default.
         require_images: raise when not one image is found; without `sizes_csv` that is always so.
         known_names: as of `choose_layout`; without `sizes_csv` the files decide.
 

@@ -58,13 +58,10 @@ def clean_boxes(
     """Applies `policy`; each dropped box is counted once, under the first reason that holds.
 
     Args:
-        boxes: [N, 4] xyxy pixels.
-        labels: [N] integers.
-        width: image width in pixels; a scalar, or [N] when the boxes belong to several images.
-        height: image height in pixels, likewise.
+        boxes: [N, 4] xyxy pixels, with `labels` [N].
+        width, height: of the image in pixels; [N] when the boxes belong to several images.
         crowd: bool [N], boxes that stand for a group.
         images: int [N], the image of each box; needed only when the boxes belong to several.
-        policy: defaults to `BoxPolicy()`.
     """
     policy = policy or BoxPolicy()
     boxes = _as_float32(boxes).reshape(-1, 4)
@@ -124,9 +121,7 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
 def position_vectors(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.float32]:
     """Sines and cosines of the four sides of boxes as shares of their image, float32 [N, 256].
 
-    Args:
-        boxes: float32 [N, 4] xyxy, pixels.
-        size: (width, height) of the image.
+    Boxes are float32 [N, 4] xyxy, pixels of an image of `size` (width, height).
     """
     shares = np.asarray(boxes, np.float32).reshape(-1, 4) / np.array([*size, *size], np.float32)
     rates = np.pi * np.geomspace(1, 128, _FREQUENCIES, dtype=np.float32)

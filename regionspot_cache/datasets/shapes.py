@@ -14,10 +14,15 @@ from typing import Any
 
 from PIL import Image
 
-from regionspot_cache.datasets.shapes_annotations import dataset_json, image_annotations
+from regionspot_cache.datasets.shapes_annotations import (
+    SPACES,
+    dataset_json,
+    image_annotations,
+    restrict,
+    space_file,
+)
 from regionspot_cache.datasets.shapes_classes import class_probabilities
 from regionspot_cache.datasets.shapes_scene import Scene, draw_scene, image_rng
-from regionspot_cache.datasets.shapes_spaces import SPACES, restrict, space_file
 from regionspot_cache.errors import DamageError, InputError, MissingFileError
 from regionspot_cache.files import file_sha256, read_json, replacing
 
@@ -130,8 +135,7 @@ def _train_annotations(root: Path) -> Any:
 def is_complete(root: Path, world: World) -> bool:
     """Whether root holds this world, by its marker; a torn marker counts as none.
 
-    Raises:
-        InputError: the marker is of other parameters.
+    Raises InputError when the marker is of other parameters.
     """
     found = _read_dict(root / "COMPLETE").get("world")
     if not isinstance(found, dict):

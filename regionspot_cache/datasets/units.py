@@ -23,10 +23,7 @@ def require_pixels(
     Boxes without extent and of unlisted images do not count. Fractions: nearly all numbers are in [0, 1],
     on images that are larger. Corners: read as sizes, half of the boxes leave their image by more than a
     tenth of it, while nearly all lie within it when read as corners; boxes that are merely cut off by the
-    border do not, for the left side of most exceeds their width.
-
-    Raises:
-        InputError: says what was found, with an example.
+    border do not, for the left side of most exceeds their width. The InputError has an example.
     """
     with np.errstate(invalid="ignore"):
         extent = np.isfinite(boxes.boxes).all(axis=1) & (boxes.boxes[:, 2:] > boxes.boxes[:, :2]).all(axis=1)

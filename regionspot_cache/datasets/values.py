@@ -74,11 +74,7 @@ class TextIds:
         self._seen: dict[str, int | str] = {}
 
     def text(self, image_id: int | str) -> str:
-        """The id as text.
-
-        Raises:
-            InputError: the source has both 7 and "7".
-        """
+        """The id as text. Raises InputError when the source has both 7 and "7"."""
         text = str(image_id)
         first = self._seen.setdefault(text, image_id)
         if isinstance(first, str) is not isinstance(image_id, str):

@@ -18,14 +18,9 @@ class AccuracyMeter:
         self._right = np.zeros((len(TOP), num_classes), np.int64)
 
     def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Adds boxes.
+        """Adds boxes by scores [N,C] and labels i32 [N]; of equal scores the lower class index is first.
 
-        Args:
-            scores: [N,C]; of equal scores the class with the lower index comes first.
-            labels: i32 [N], class indices.
-
-        Raises:
-            InputError: shapes that do not fit, or a score that is not finite.
+        Raises InputError for shapes that do not fit, or a score that is not finite.
         """
         if scores.shape != (len(labels), len(self._boxes)) or not np.isfinite(scores).all():
             raise InputError(

@@ -65,12 +65,8 @@ class Confusion:
     def near_pairs(self, text: NDArray[np.float32], *, neighbours: int = NEIGHBOURS) -> list[ConfusedPair]:
         """Confused pairs of near classes: each is among the other's nearest by cosine. Most boxes first.
 
-        Args:
-            text: f32 [K,E], text embeddings of the classes.
-            neighbours: how many nearest classes count as near.
-
-        Raises:
-            InputError: another number of classes.
+        `text` f32 [K,E] are the embeddings of the classes, of which as many `neighbours` count as near.
+        Raises InputError for another number of classes.
         """
         if text.ndim != 2 or len(text) != self.num_classes:
             raise InputError(f"text embeddings {list(text.shape)}", f"[{self.num_classes}, E]")
@@ -93,14 +89,9 @@ class ConfusionMeter:
         self._pairs: Counter[int] = Counter()  # true * K + predicted -> boxes
 
     def update(self, probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
-        """Adds boxes.
+        """Adds boxes by probabilities [N,K] and labels i32 [N]; of equal ones the lower class index counts.
 
-        Args:
-            probabilities: [N,K]; of equal ones the class with the lower index counts.
-            labels: i32 [N], class indices.
-
-        Raises:
-            InputError: shapes that do not fit.
+        Raises InputError for shapes that do not fit.
         """
         if probabilities.shape != (len(labels), self._num_classes):
             raise InputError(

@@ -113,8 +113,7 @@ class Detections:
     def concatenate(cls, parts: Sequence["Detections"]) -> Self:
         """Those of different images, in the order of the parts.
 
-        Raises:
-            InputError: an image in two parts, or masks for only some boxes.
+        Raises InputError for an image in two parts, or masks for only some boxes.
         """
         parts = parts or [_NOTHING]
         ids = tuple(image_id for part in parts for image_id in part.image_ids)

@@ -68,11 +68,7 @@ class GroundTruth:
         return frozenset(self.pairs_of(np.union1d(self.pairs, self.negative))) if self.federated else None
 
     def rle(self, row: int) -> Rle:
-        """Compressed run lengths of annotation `row`.
-
-        Raises:
-            InputError: the annotation has no usable mask.
-        """
+        """Compressed run lengths of annotation `row`; InputError when it has no usable mask."""
         height, width = (int(n) for n in self.sizes[self.images[row]])
         return annotation_rle(self.segmentations[row], height, width)
 
@@ -80,15 +76,10 @@ class GroundTruth:
 def ground_truth(
     source: Path | str | Mapping[str, Any] | GroundTruth, image_ids: Iterable[int | str] | None = None
 ) -> GroundTruth:
-    """The annotations of a file, or of a dictionary, which stays as it is.
+    """The annotations of a file, or of a dictionary, which stays as it is; a ground truth is given back.
 
-    Args:
-        source: a ground truth is given back; it has its images already.
-        image_ids: only these images; None: all.
-
-    Raises:
-        MissingFileError, InputError: no such file, broken JSON, or not a COCO-style dictionary; and as
-            `TruthReader`.
+    Of `image_ids` only, unless None. Raises MissingFileError and InputError: no such file, broken JSON, or
+    not a COCO-style dictionary; and as `TruthReader`.
     """
     if isinstance(source, GroundTruth):
         return source
@@ -114,8 +105,7 @@ def ground_truth(
 class TruthReader:
     """Takes the entries of a file one after the other, and checks them: later code trusts them.
 
-    Attributes:
-        images: what counts of the entries of `images`, by id.
+    `images` holds what counts of the entries of that section, by id.
     """
 
     def __init__(self, source: str) -> None:
@@ -134,8 +124,7 @@ class TruthReader:
     def add(self, section: str, entry: Any) -> None:
         """One entry, which stays as it is; those of other sections are passed over.
 
-        Raises:
-            InputError: an entry without what evaluation needs, of a wrong type, or with an id a second time.
+        Raises InputError for one without what evaluation needs, of a wrong type, or with an id a second time.
         """
         if section in self._add:
             try:
@@ -147,10 +136,8 @@ class TruthReader:
         """Everything that was added, or only what is of these images.
 
         Annotations of categories that the file lacks are left out. LVIS annotations without area are too, as
-        lvis does; COCO ones stay, as pycocotools does.
-
-        Raises:
-            InputError: an annotation of an unknown image, or an image that the file lacks.
+        lvis does; COCO ones stay, as pycocotools does. Raises InputError for an annotation of an unknown
+        image, or an image that the file lacks.
         """
         order = self._order(image_ids)
         image_index = {image_id: i for i, image_id in enumerate(order)}

@@ -30,13 +30,10 @@ class Curves:
         )
 
     def set(self, area: int, category: int, hits: np.ndarray, false: np.ndarray, wanted: int) -> None:
-        """Fills in one category.
+        """Fills in one category with `wanted` annotations, at least 1.
 
-        Args:
-            hits: bool [K,T], whether a detection is a true positive, by falling score. Other detections may
-                be left out, for precision is highest at true positives.
-            false: i64 [K,T], false positives up to here.
-            wanted: the number of annotations, at least 1.
+        `hits` bool [K,T] say whether a detection is a true positive, by falling score; others may be left
+        out, for precision is highest at true positives. `false` i64 [K,T] are the false positives up to here.
         """
         self.recall[:, category, area] = hits.sum(axis=0) / wanted
         for t in range(len(IOU_THRESHOLDS)):

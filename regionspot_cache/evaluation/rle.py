@@ -28,11 +28,7 @@ def encode_mask(mask: np.ndarray) -> Rle:
 
 
 def annotation_rle(segmentation: Any, height: int, width: int) -> Rle:
-    """Run lengths of an annotated mask, given as polygons, plain counts, or run lengths.
-
-    Raises:
-        InputError: it is none of these.
-    """
+    """Run lengths of a mask given as polygons, plain counts, or run lengths; InputError for others."""
     try:
         _check_size(height, width)
         if isinstance(segmentation, list):

@@ -40,8 +40,7 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of `state["step"]` below `folder` and remove all but the newest `keep`.
 
-    Raises:
-        InputError: the folder cannot be written, for example because the disk is full.
+    Raises InputError when the folder cannot be written, for example because the disk is full.
     """
     root = folder / CHECKPOINTS
     final = root / f"step-{state['step']:09d}"
@@ -75,9 +74,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """`state.json` of a checkpoint whose files all have their recorded SHA-256.
 
-    Raises:
-        DamageError: a file is missing or changed.
-        IdentityError: written in another format.
+    Raises DamageError for a missing or changed file, IdentityError for another format.
     """
     remedy = f"remove {checkpoint} to continue from the checkpoint before it"
     try:

@@ -1,14 +1,14 @@
-"""The processes of a run, started by torchrun; a run without torchrun is a group of one."""
+"""The processes of a run, started by torchrun, and their gradients; without torchrun a group of one."""
 
 import importlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +65,33 @@ def local_device(device: str | torch.device) -> torch.device:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
     return chosen
+
+
+class FlatGradients:
+    """Makes every parameter's `.grad` a view of one buffer; backward passes add into it.
+
+    Each process's gradient is of its share of the batch's loss, so the plain sum is the batch's gradient.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        parameters = list(parameters)
+        sizes = [parameter.numel() for parameter in parameters]
+        # The last place carries the loss, which is summed over the processes in the same call.
+        self._buffer = torch.zeros(sum(sizes) + 1, device=parameters[0].device)
+        for parameter, part in zip(parameters, self._buffer[:-1].split(sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def clear(self) -> None:
+        self._buffer.zero_()
+
+    def reduce(self, loss: Tensor, group: ProcessGroup) -> Tensor:
+        """Sum gradients and loss over the processes; returns the batch's loss, a scalar."""
+        self._buffer[-1] = loss.detach()
+        return group.sum(self._buffer)[-1].clone()
+
+    def clip(self, limit: float) -> Tensor:
+        """Scale the whole gradient down to an L2 norm of at most `limit`; returns the norm before."""
+        gradients = self._buffer[:-1]
+        norm = gradients.norm()
+        gradients.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+        return norm

@@ -14,8 +14,7 @@ from regionspot_cache.training.distributed import ProcessGroup
 def claim_folder(folder: Path, group: ProcessGroup) -> Generator[None, None, None]:
     """Create `folder` and hold its lock, which the kernel releases with the process.
 
-    Raises:
-        InputError: it cannot be written, or another run holds it.
+    Raises InputError when it cannot be written, or another run holds it.
     """
     if not group.is_main:
         yield

@@ -103,9 +103,7 @@ class HeadConfig(HeadOptions):
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The config in a file.
 
-        Raises:
-            IdentityError: keys that this version does not know or that are missing.
-            InputError: values of other types, or sizes out of range.
+        Raises IdentityError for unknown or missing keys, InputError for other types or sizes out of range.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}

@@ -25,9 +25,8 @@ from regionspot_cache.training.checkpoint import (
     save_checkpoint,
 )
 from regionspot_cache.training.config import Stage, TrainConfig
-from regionspot_cache.training.distributed import ProcessGroup, join_processes, local_device
+from regionspot_cache.training.distributed import FlatGradients, ProcessGroup, join_processes, local_device
 from regionspot_cache.training.folder import claim_folder
-from regionspot_cache.training.gradients import FlatGradients
 from regionspot_cache.training.interrupt import Interruptible
 from regionspot_cache.training.loader import Batch, ReadAhead, make_batch
 from regionspot_cache.training.losses import region_loss

@@ -31,11 +31,7 @@ class StepReport:
 
 
 class MetricsLog:
-    """Appends reports below `folder`; what a resumed run will do again is cut off first.
-
-    Args:
-        resumed_at: steps already done; later lines are dropped.
-    """
+    """Appends reports below `folder`; those after `resumed_at` steps are cut off first."""
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
         self._path = folder / METRICS_FILE

@@ -104,16 +104,10 @@ def usable_images(
     parts: Sequence[str],
     views: Literal["sample", "original"] = "sample",
 ) -> UsableImages:
-    """Images with labelled boxes that have features in all parts.
+    """Images with labelled boxes that have features in all the parts that a head reads.
 
-    Args:
-        cache: where they lie.
-        name: of the cache, for messages.
-        parts: those that a head reads.
-        views: "sample" takes extra views of images too, "original" leaves them out.
-
-    Raises:
-        InputError: not a single image is left.
+    `name` is that of the cache, for messages. `views`: "sample" takes extra views of images too, "original"
+    leaves them out. Raises InputError when not a single image is left.
     """
     extra = {} if cache.views is None or views == "sample" else {"extra views": cache.views == 0}
     conditions = {
@@ -148,7 +142,6 @@ class SampleOrder:
     """The batches of one stage.
 
     Args:
-        sources: the usable images of every source.
         windows: partitions per window, for every source.
         batch_size: images of the global batch.
         seed: non-negative numbers that name the stream, for example (run seed, stage).

@@ -40,9 +40,8 @@ class RunData:
     def prepare(cls, sources: Sequence[TrainingSource], config: TrainConfig) -> Self:
         """Check the sources and read the small ones into memory.
 
-        Raises:
-            UsageError: a stage names an unknown source, or names repeat.
-            InputError: a source without usable images.
+        Raises UsageError when a stage names an unknown source or names repeat, InputError for a source
+        without usable images.
         """
         _check_names(sources, config)
         usable = tuple(
@@ -86,8 +85,7 @@ class RunData:
 def initial_head(sources: Sequence[TrainingSource], config: TrainConfig) -> RegionHead:
     """The head before the first step: initialised from the seed, or `config.init_from`.
 
-    Raises:
-        IdentityError: `init_from` was trained on other features or is of another size.
+    Raises IdentityError when `init_from` was trained on other features or is of another size.
     """
     torch.manual_seed(config.seed)
     head = RegionHead(build_head_config(sources, config.head))
