@@ -15,13 +15,7 @@ from regionspot_cache.store.identity import require_fingerprint
 
 
 class CachedFeatures:
-    """A cache beside a dataset: images by file name and size, boxes by their exact coordinates.
-
-    Args:
-        cache: opened.
-        dataset: what is evaluated.
-        parts: those whose features are used.
-    """
+    """`parts` of a cache beside a dataset: images by file name and size, boxes by their exact coordinates."""
 
     def __init__(self, cache: Cache, dataset: DetectionDataset, parts: Collection[str]) -> None:
         self.cache = cache
@@ -39,11 +33,7 @@ class CachedFeatures:
         return int((self._images >= 0).sum())
 
     def of(self, index: int, boxes: NDArray[np.float32], used: set[str]) -> "CachedImage | None":
-        """Features of image `index` of the dataset and of boxes [N, 4]; None without any.
-
-        Args:
-            used: takes the arrays that are read.
-        """
+        """Features of image `index` of the dataset and of boxes [N, 4], if any; `used` takes what is read."""
         i = int(self._images[index])
         if i < 0:
             return None
@@ -59,13 +49,7 @@ class CachedFeatures:
 
 
 class CachedImage(Mapping[str, NDArray[np.float32]]):
-    """By PART/ARRAY the features of one image, or of its boxes in the order that was asked for.
-
-    Args:
-        cache, i: the image.
-        rows: by array, which records of the image's boxes; None for one record an image.
-        used: takes the arrays that are read.
-    """
+    """By PART/ARRAY the features of image `i`, or of its boxes where `rows` say which."""
 
     def __init__(
         self, cache: Cache, i: int, rows: Mapping[str, NDArray[np.intp] | None], used: set[str]

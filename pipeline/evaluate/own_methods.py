@@ -1,7 +1,6 @@
 """The methods of this package in an evaluation: one pass over the images, one scored row a method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +9,51 @@ import torch
 from pipeline import console
 from pipeline.console import counts
 from pipeline.evaluate.cached import cached_features
-from pipeline.evaluate.methods import make_method
 from pipeline.evaluate.pictures import pictures
 from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally
 from pipeline.evaluate.report import OwnRows
-from pipeline.evaluate.scoring import Origin, Scored, Scorer
+from pipeline.evaluate.scoring import Scored, Scorer
 from pipeline.train import embed_names
 from pipeline.verbs.evaluate import WITH_HEAD, EvalSettings
 from pipeline.verbs.train import PromptSettings
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
 from regionspot_cache.datasets import DetectionDataset
-from regionspot_cache.errors import MissingFileError, UsageError
+from regionspot_cache.errors import MissingFileError
 from regionspot_cache.evaluation import IouType, write_results
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.models.hub import BACKBONE_FILE
-from regionspot_cache.recognition import Recogniser, RegionSpot
+from regionspot_cache.recognition import ClipCrops, OfficialRegionSpot, Recogniser, RegionSpot
+from regionspot_cache.recognition.predictor import head_inputs, require_backbone
 from regionspot_cache.recognition.proposals import Proposals, ground_truth_proposals, load_proposals
-from regionspot_cache.training.head import read_model_config
+from regionspot_cache.training.head import RegionHead, read_model_config
 
 
-@dataclass(frozen=True, kw_only=True)
 class OwnMethods:
-    """Loaded networks and methods, ready for a dataset."""
+    """The networks and methods that `settings.recognisers` need, loaded.
 
-    settings: EvalSettings
-    device: str
-    backbone: Backbone
-    methods: list[Recogniser]
-    prompts: PromptSettings
+    Raises:
+        MissingFileError: no checkpoint there.
+        IdentityError: a checkpoint of other frozen networks or another width.
+    """
+
+    def __init__(self, settings: EvalSettings) -> None:
+        self.settings, self.device = settings, resolve_device(settings.device)
+        spec = load_preset(
+            settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
+        )
+        console.arithmetic(self.device, **{name: part.precision for name, part in spec.parts.items()})
+        self.backbone = load_backbone(spec, self.device, console.fetching)
+        config = read_model_config(settings.checkpoint) if set(WITH_HEAD) & set(settings.methods) else {}
+        self.methods = [self._method(name, config) for name in settings.recognisers]
+        self.prompts = settings.prompts or _trained_prompts(config)
+
+    def _method(self, name: str, config: dict[str, Any]) -> Recogniser:
+        if name not in WITH_HEAD:
+            return ClipCrops(masked=name == "clip-mask")
+        checkpoint = self.settings.checkpoint
+        require_backbone(config, self.backbone, str(checkpoint))
+        head = RegionHead.from_pretrained(checkpoint, device=self.device)
+        return (OfficialRegionSpot if name == "official" else RegionSpot)(head, head_inputs(config))
 
     def score(self, scorer: Scorer) -> OwnRows:
         """Recognises the regions of the scorer's dataset; a row a method, and what a report shows.
@@ -48,7 +64,9 @@ class OwnMethods:
         """
         settings, dataset, backbone = self.settings, scorer.dataset, self.backbone
         regions = _regions(settings, dataset, backbone)
-        cached = cached_features(settings.cache, dataset, backbone, self._parts)
+        with_head = [method for method in self.methods if isinstance(method, RegionSpot)]
+        parts = {part for method in with_head for part in method.arrays.parts}
+        cached = cached_features(settings.cache, dataset, backbone, parts)
         text = embed_names(backbone.text, dataset.class_names, self.prompts)
         recognition = Recognition(
             dataset=dataset,
@@ -64,8 +82,7 @@ class OwnMethods:
         found = recognition.run(self.methods)
         _say_coverage(recognition, found)
         boxes = _recognised(recognition, found, scorer.out)
-        tallies = {method.name: found.tallies[method.name] for method in self.methods}
-        given = boxes.scores is None
+        tallies, given = found.tallies, boxes.scores is None
         return OwnRows(
             rows=[
                 _score(scorer, method, tallies[method.name], recognition, boxes, self.prompts)
@@ -75,36 +92,6 @@ class OwnMethods:
             confusion={name: tally.confusion.result() for name, tally in tallies.items()} if given else {},
             pictures=pictures(recognition, self.methods, boxes, settings),
         )
-
-    @property
-    def _parts(self) -> set[str]:
-        """Parts whose cached features methods read."""
-        return {
-            part for method in self.methods if isinstance(method, RegionSpot) for part in method.arrays.parts
-        }
-
-
-def load_own_methods(settings: EvalSettings) -> OwnMethods:
-    """Loads what `settings.recognisers` need.
-
-    Raises:
-        MissingFileError: no checkpoint there.
-        IdentityError: a checkpoint of other frozen networks or another width.
-    """
-    device = resolve_device(settings.device)
-    spec = load_preset(
-        settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
-    )
-    console.arithmetic(device, **{name: part.precision for name, part in spec.parts.items()})
-    backbone = load_backbone(spec, device, console.fetching)
-    config = read_model_config(settings.checkpoint) if set(WITH_HEAD) & set(settings.methods) else {}
-    return OwnMethods(
-        settings=settings,
-        device=device,
-        backbone=backbone,
-        methods=[make_method(name, settings, config, backbone, device) for name in settings.recognisers],
-        prompts=settings.prompts or _trained_prompts(config),
-    )
 
 
 def _own_backbone(settings: EvalSettings) -> Path:
@@ -132,8 +119,6 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
         proposer = load_proposer(backbone, console.fetching)
         return Regions(proposer=proposer, top_n=settings.top_n)
     path = Path(settings.proposals)
-    if not path.suffix:
-        raise UsageError(f"--proposals {settings.proposals}.", "gt, rpn or a file of boxes.")
     known = load_proposals(
         path,
         dataset,
@@ -180,13 +165,15 @@ def _score(
     given = boxes.scores is None
     head = f" {scorer.settings.checkpoint}" if method.name in WITH_HEAD else ""
     rule = method.score_rule or recognition.score_rule
-    origin = Origin(
-        method=f"{method.name} on {recognition.backbone.spec.name}{head}",
-        proposals=boxes.identity,
-        templates=prompts.templates,
-        class_names=prompts.cleaning,
-        score_rule="probability" if given else _rule_text(rule, scorer.settings),
-    )
+    if rule == "official" and scorer.settings.ap == "fixed":
+        rule = "official, of all pairs"  # the first choice that the rule makes in an image is not made
+    origin = {
+        "method": f"{method.name} on {recognition.backbone.spec.name}{head}",
+        "proposals": boxes.identity,
+        "templates": prompts.templates,
+        "class_names": prompts.cleaning,
+        "score_rule": "probability" if given else rule,
+    }
     detections = tally.collector.build()
     kinds: tuple[IouType, ...] = ("bbox", "segm") if recognition.masks else ("bbox",)
     for kind in kinds if scorer.settings.details else ():
@@ -199,8 +186,3 @@ def _score(
         accuracy=tally.accuracy if given else None,
         proposals=None if given else boxes,
     )
-
-
-def _rule_text(rule: str, settings: EvalSettings) -> str:
-    """Fixed AP looks at every pair: the first choice that the official rule makes in an image is not made."""
-    return "official, of all pairs" if rule == "official" and settings.ap == "fixed" else rule

@@ -51,7 +51,7 @@ class Regions:
         return boxes[: self.top_n], scores[: self.top_n]
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Tally:
     """What one method has found so far; accuracy and confusion only for ground-truth boxes."""
 
@@ -62,19 +62,15 @@ class Tally:
 
 @dataclass(kw_only=True)
 class Recognised:
-    """What a pass over the dataset leaves.
-
-    Attributes:
-        tallies: by method name.
-        regions: (image id, boxes, scores) as recognised, when a proposer made them.
-        failures: images that could not be read, by reason.
-        from_cache: how many images took each array, PART/ARRAY, from the cache.
-    """
+    """What a pass over the dataset leaves; tallies by method name."""
 
     tallies: dict[str, Tally]
     regions: list[tuple[int | str, NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+    """(image id, boxes, scores) as recognised, when a proposer made them."""
     failures: Counter[str] = field(default_factory=Counter)
+    """Images that could not be read, by reason."""
     from_cache: Counter[str] = field(default_factory=Counter)
+    """How many images took each array, PART/ARRAY, from the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +101,7 @@ class Recognition:
         classes = len(self.dataset.class_names)
         found = Recognised(
             tallies={
-                m.name: Tally(
-                    collector=self._collector(),
-                    accuracy=AccuracyMeter(classes),
-                    confusion=ConfusionMeter(classes),
-                )
+                m.name: Tally(self._collector(), AccuracyMeter(classes), ConfusionMeter(classes))
                 for m in methods
             }
         )

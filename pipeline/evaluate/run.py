@@ -4,12 +4,10 @@ import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline import console
 from pipeline.evaluate.report import write_evaluation_report
-from pipeline.evaluate.results import score_results
-from pipeline.evaluate.scoring import Scored, Scorer
+from pipeline.evaluate.scoring import Scored, Scorer, score_results
 from pipeline.places import WORKPLACE
 from pipeline.verbs.evaluate import EvalSettings
 from regionspot_cache.datasets import (
@@ -24,9 +22,6 @@ from regionspot_cache.evaluation import EvaluationResult
 from regionspot_cache.evaluation.ground_truth import GroundTruth, TruthReader, ground_truth
 from regionspot_cache.files import numbered_folder
 
-if TYPE_CHECKING:
-    from pipeline.evaluate.own_methods import OwnMethods
-
 
 def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
     """Recognises, scores, writes and prints; one row a method, in the order of the settings.
@@ -38,7 +33,11 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
         IdentityError: a checkpoint of other frozen networks or another width.
         InputError: a results file of another dataset.
     """
-    own = _own(settings)
+    own = None
+    if settings.recognisers:  # before the dataset: a wrong checkpoint is said at once
+        from pipeline.evaluate.own_methods import OwnMethods
+
+        own = OwnMethods(settings)
     reader = TruthReader(settings.dataset)
     dataset = load_dataset(
         settings.dataset,
@@ -74,15 +73,6 @@ def _folder(settings: EvalSettings, dataset: DetectionDataset) -> Generator[Path
     name = "-".join(filter(None, (dataset.name, dataset.split, boxes)))
     with numbered_folder(WORKPLACE / "evaluations", name) as folder:
         yield folder
-
-
-def _own(settings: EvalSettings) -> "OwnMethods | None":
-    """Networks and methods, before the dataset: a wrong checkpoint is said at once. None without any."""
-    if not settings.recognisers:
-        return None
-    from pipeline.evaluate.own_methods import load_own_methods
-
-    return load_own_methods(settings)
 
 
 def _ground_truth(
