@@ -7,19 +7,18 @@ and 336 pixels of ViT-L/14 have the same shapes, so the backbone is given with i
 """
 
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from regionspot_cache.backbones.presets import PRESETS, BackboneSpec, ClipSpec, SamSpec, load_preset
+from regionspot_cache.backbones.weights import read_tensors
 from regionspot_cache.errors import IdentityError, InputError, UsageError
-from regionspot_cache.files import open_file, replacing
+from regionspot_cache.files import replacing
 from regionspot_cache.training.head import HeadConfig, RegionHead
 
 PREFIX = "model."
@@ -154,19 +153,8 @@ def _released_preset(spec: BackboneSpec) -> str:
 
 
 def _read(path: Path) -> Mapping[Any, Any]:
-    open_file(path, "A .pth or .safetensors checkpoint.", f"ls {path.parent}").close()
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 cannot be mapped
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a broken file can make anything of the restricted unpickler
-        detail = f"{type(error).__name__} {' '.join(str(error).split())}"[:160]
-        raise InputError(
-            f"{path} cannot be read: {detail}",
-            "A checkpoint of tensors in plain containers.",
-            'Where you trust its source: load it there and save its "model" entry alone.',
-        ) from None
+    remedy = 'Where you trust its source: load it there and save its "model" entry alone.'
+    content = read_tensors(path, "A checkpoint of tensors in plain containers.", remedy, mapped=True)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}.", "Named tensors.")
     return content
