@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from regionspot_cache.datasets.values import is_utf8
 from regionspot_cache.errors import InputError, printable
 
 ExifRule = Literal["ignore", "apply"]
@@ -178,15 +179,6 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _failures_of(path), _open_file(path) as file:
         return _open(file, max_pixels=None).size
-
-
-def is_utf8(text: str) -> bool:
-    """Whether text can be written to a file: it has no lone surrogates."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True
 
 
 def _outside(root: Path, file_name: str) -> InputError:

@@ -72,7 +72,12 @@ def choose_layout(
         if hits == len(probes):
             break
     if probes and not best_hits and required:
-        raise escape or _nothing_found(probes[0], candidates)
+        root, pattern = best
+        raise escape or MissingFileError(
+            f"None of the images is there, for example {root / pattern(probes[0])}.",
+            f"{probes[0]} somewhere below {' or '.join(map(str, roots))}.",
+            "Give the folder with --images DIR.",
+        )
     return best
 
 
@@ -92,16 +97,6 @@ def _spread(names: Sequence[str]) -> Sequence[str]:
 
 def _last(name: str) -> str:
     return name.rpartition("/")[2]
-
-
-def _nothing_found(name: str, candidates: Sequence[tuple[Path, Pattern]]) -> MissingFileError:
-    root, pattern = candidates[0]
-    roots = dict.fromkeys(str(root) for root, _ in candidates)
-    return MissingFileError(
-        f"None of the images is there, for example {root / pattern(name)}.",
-        f"{name} somewhere below {' or '.join(roots)}.",
-        "Give the folder with --images DIR.",
-    )
 
 
 def _below(folder: str, parts: int) -> Pattern:

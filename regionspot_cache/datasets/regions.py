@@ -88,7 +88,13 @@ def clean_boxes(
             np.asarray(labels).reshape(-1),
             np.zeros(len(boxes)) if images is None else np.asarray(images),
         ]
-        repeated = _repeated([*clipped[kept].T, *(column[kept] for column in columns)])
+        keys = [*clipped[kept].T, *(column[kept] for column in columns)]
+        order = np.lexsort(keys)  # stable, so the first of equal rows stays first; the last key sorts first
+        same = np.ones(max(len(order) - 1, 0), bool)
+        for key in keys:
+            same &= key[order][1:] == key[order][:-1]
+        repeated = np.zeros(len(order), bool)
+        repeated[order[1:][same]] = True
         dropped[DUPLICATE] = int(np.count_nonzero(repeated))
         kept = kept[~repeated]
     return CleanBoxes(kept, clipped[kept], +dropped)
@@ -132,14 +138,3 @@ def position_vectors(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.float32]
 def _as_float32(values: ArrayLike) -> Boxes:
     with np.errstate(over="ignore"):  # 1e300 becomes inf, which the policy drops by name
         return np.asarray(values).astype(np.float32)
-
-
-def _repeated(keys: list[NDArray]) -> NDArray[np.bool_]:
-    """bool [N]: the same keys, each [N], occur earlier."""
-    order = np.lexsort(keys)  # stable, so the first of equal rows stays first; the last key sorts first
-    same = np.ones(max(len(order) - 1, 0), bool)
-    for key in keys:
-        same &= key[order][1:] == key[order][:-1]
-    repeated = np.zeros(len(order), bool)
-    repeated[order[1:][same]] = True
-    return repeated

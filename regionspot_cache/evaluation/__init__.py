@@ -3,7 +3,6 @@
 from regionspot_cache.evaluation.accuracy import AccuracyMeter
 from regionspot_cache.evaluation.average_precision import ApType, evaluate
 from regionspot_cache.evaluation.detections import (
-    MAX_DETECTIONS,
     PER_CATEGORY,
     Detections,
     MaskTable,
@@ -20,12 +19,10 @@ from regionspot_cache.evaluation.selection import (
     BestOfImages,
     Collector,
     ScoreRule,
-    Selection,
     select_top_k,
 )
 
 __all__ = [
-    "MAX_DETECTIONS",
     "PER_CATEGORY",
     "RECALL_RULE",
     "SCORE_RULES",
@@ -42,7 +39,6 @@ __all__ = [
     "Protocol",
     "ResultsFile",
     "ScoreRule",
-    "Selection",
     "encode_mask",
     "evaluate",
     "proposal_recall",

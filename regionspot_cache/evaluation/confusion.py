@@ -70,7 +70,8 @@ class Confusion:
         """
         if text.ndim != 2 or len(text) != self.num_classes:
             raise InputError(f"text embeddings {list(text.shape)}", f"[{self.num_classes}, E]")
-        wrong, unit = self.wrong, _unit_rows(text)
+        norms = np.linalg.norm(text, axis=1, keepdims=True)
+        wrong, unit = self.wrong, (text / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
         forth, similarity = _ranks(unit, wrong.true, wrong.predicted)
         back, _ = _ranks(unit, wrong.predicted, wrong.true)
         near = np.flatnonzero((forth < neighbours) & (back < neighbours))
@@ -112,11 +113,6 @@ class ConfusionMeter:
             count=count,
             num_classes=self._num_classes,
         )
-
-
-def _unit_rows(text: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.linalg.norm(text, axis=1, keepdims=True)
-    return (text / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
 
 
 def _ranks(

@@ -143,36 +143,24 @@ def match(
     rank = np.empty(len(by_iou), np.int32)
     rank[by_iou] = ranks(of_edge[by_iou]) + 1
     limits = np.minimum(thresholds, 1 - 1e-10)
-    state = _State(ignore=ignore, crowd=crowd, taken=np.zeros((*ignore.shape, len(limits)), bool))
+    taken = np.zeros((*ignore.shape, len(limits)), bool)  # [G,A,T]
     outcome = np.zeros((len(detection), ignore.shape[1], len(limits)), np.uint8)
     edge_order = np.argsort(turns[of_edge], kind="stable")
     edge_ends = np.searchsorted(turns[of_edge][edge_order], np.arange(turns.max(initial=-1) + 2))
     for start, end in pairwise(edge_ends):
+        # All choosers of a turn are of different pairs, so no annotation occurs twice.
         turn = edge_order[start:end]
-        above = edges.iou[turn, None] >= limits  # [E,T]
-        chooser = of_edge[turn]
-        outcome[np.unique(chooser)] = state.choose(edges.annotation[turn], rank[turn], above, chooser)
-    return Matches(detection=detection, outcome=outcome)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _State:
-    ignore: np.ndarray  # bool [G,A]
-    crowd: np.ndarray  # bool [G]
-    taken: np.ndarray  # bool [G,A,T]
-
-    def choose(
-        self, annotation: np.ndarray, rank: np.ndarray, above: np.ndarray, chooser: np.ndarray
-    ) -> np.ndarray:
-        """One turn; all choosers are of different pairs, so no annotation occurs twice. u8 [n,A,T]."""
-        free = ~self.taken[annotation] & above[:, None, :]  # [E,A,T]
+        annotation, chooser = edges.annotation[turn], of_edge[turn]
+        free = ~taken[annotation] & (edges.iou[turn, None] >= limits)[:, None, :]  # [E,A,T]
         # Ranks are 1.. within a detection; annotations that count come before all that are ignored.
-        counts = (~self.ignore[annotation]).astype(np.int32)  # [E,A]
-        first_ignored = rank.max() + 1
-        preference = free * (rank[:, None] + counts * first_ignored)[:, :, None]  # [E,A,T]
+        counts = (~ignore[annotation]).astype(np.int32)  # [E,A]
+        first_ignored = rank[turn].max() + 1
+        preference = free * (rank[turn, None] + counts * first_ignored)[:, :, None]  # [E,A,T]
         starts = np.flatnonzero(np.diff(chooser, prepend=-1))
         best = np.maximum.reduceat(preference, starts, axis=0)  # [n,A,T]
         lengths = np.diff(starts, append=len(chooser))
         chosen = free & (preference == np.repeat(best, lengths, axis=0))
-        self.taken[annotation] |= chosen & ~self.crowd[annotation, None, None]
-        return np.where(best == 0, UNMATCHED, np.where(best > first_ignored, MATCHED, IGNORED))
+        taken[annotation] |= chosen & ~crowd[annotation, None, None]
+        matched = np.where(best > first_ignored, MATCHED, IGNORED)
+        outcome[chooser[starts]] = np.where(best == 0, UNMATCHED, matched)
+    return Matches(detection=detection, outcome=outcome)

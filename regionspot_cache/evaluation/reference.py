@@ -12,7 +12,7 @@ import sys
 import threading
 from functools import cache
 from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -91,25 +91,14 @@ def _index(dataset: dict[str, Any]) -> COCO:
     return coco
 
 
-class LvisApi(NamedTuple):
-    LVIS: Any
-    LVISResults: Any
-    LVISEval: Any
-
-
-def _say_nothing(*_: object) -> None: ...
-
-
 # lvis warns about every list of results that is not a file.
-_QUIET = SimpleNamespace(
-    getLogger=lambda _: SimpleNamespace(info=_say_nothing, warn=_say_nothing, warning=_say_nothing)
-)
+_QUIET = SimpleNamespace(**dict.fromkeys(("info", "warn", "warning"), lambda *_: None))
 _IMPORT_LOCK = threading.Lock()
 
 
 @cache
-def load_lvis_api() -> LvisApi:
-    """The classes of the lvis package; imports neither opencv nor matplotlib, and leaves logging alone.
+def load_lvis_api() -> Any:
+    """LVIS, LVISResults and LVISEval of the lvis package, without opencv, matplotlib or a change of logging.
 
     Raises InputError when the package is not installed.
     """
@@ -129,9 +118,9 @@ def load_lvis_api() -> LvisApi:
             _take_modules()
             sys.modules.update(others)
     for module in (gt, results, evaluation):
-        vars(module)["logging"] = _QUIET
+        vars(module)["logging"] = SimpleNamespace(getLogger=lambda _: _QUIET)
     vars(evaluation)["np"] = SimpleNamespace(**vars(np) | {"float": float})  # numpy itself stays as it is
-    return LvisApi(gt.LVIS, results.LVISResults, evaluation.LVISEval)
+    return SimpleNamespace(LVIS=gt.LVIS, LVISResults=results.LVISResults, LVISEval=evaluation.LVISEval)
 
 
 def _take_modules() -> dict[str, ModuleType]:
@@ -148,19 +137,15 @@ def lvis_curves(truth: GroundTruth, detections: Detections, iou_type: IouType) -
     api = load_lvis_api()
     content, entries = reference_input(truth, detections, iou_type)
     index = api.LVIS.__new__(api.LVIS)
-    index.logger, index.dataset = _QUIET.getLogger(""), content
+    index.logger, index.dataset = _QUIET, content
     index._create_index()
-    evaluation = api.LVISEval(index, _results(api, index, entries), iou_type)
+    if entries:
+        results = api.LVISResults(index, entries, max_dets=-1)
+    else:  # lvis looks at the first result to learn what kind they are
+        results = api.LVISResults.__new__(api.LVISResults)
+        results.logger, results.dataset = _QUIET, {**content, "annotations": []}
+        results._create_index()
+    evaluation = api.LVISEval(index, results, iou_type)
     evaluation.evaluate()
     evaluation.accumulate()
     return Curves(precision=evaluation.eval["precision"], recall=evaluation.eval["recall"])
-
-
-def _results(api: LvisApi, truth: Any, entries: list[dict[str, Any]]) -> Any:
-    if entries:
-        return api.LVISResults(truth, entries, max_dets=-1)
-    # lvis looks at the first result to learn what kind they are, so an empty list needs another way in.
-    results = api.LVISResults.__new__(api.LVISResults)
-    results.logger, results.dataset = truth.logger, {**truth.dataset, "annotations": []}
-    results._create_index()
-    return results

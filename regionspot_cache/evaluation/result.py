@@ -49,20 +49,15 @@ class EvaluationResult:
 
     def __str__(self) -> str:
         """The protocol, then a line of percentages per group."""
-        lines = (_line(group, values) for group, values in self.metrics.items())
-        return "\n".join((str(self.protocol), *lines))
+        lines = [str(self.protocol)]
+        for group, values in self.metrics.items():
+            shown = {name: f"{100 * value:.1f}" for name, value in values.items() if name != "boxes"}
+            shown |= {name: "-" for name in shown if values[name] == NOT_MEASURED}
+            lines.append(f"  {group + ':':<9} {'  '.join(map(' '.join, shown.items()))}")
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "protocol": asdict(self.protocol),
             "metrics": {group: dict(values) for group, values in self.metrics.items()},
         }
-
-
-def _line(group: str, values: Mapping[str, float]) -> str:
-    numbers = "  ".join(f"{name} {_percent(value)}" for name, value in values.items() if name != "boxes")
-    return f"  {group + ':':<9} {numbers}"
-
-
-def _percent(value: float) -> str:
-    return "-" if value == NOT_MEASURED else f"{100 * value:.1f}"

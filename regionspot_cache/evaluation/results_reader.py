@@ -64,7 +64,9 @@ class ResultColumns:
         mask = entry.get("segmentation") or None
         if mask is not None and not (isinstance(mask, dict) and isinstance(mask["counts"], str)):
             mask = self._run_lengths(mask, place, entry.get("bbox"))
-        x, y, w, h = entry["bbox"] if "bbox" in entry else _around(mask)
+        if "bbox" not in entry and mask is not None:
+            check_fills(mask)
+        x, y, w, h = entry["bbox"] if "bbox" in entry or mask is None else mask_box(mask)
         self.boxes.extend((x, y, x + w, y + h))
         if mask is not None:
             height, width = mask["size"]
@@ -171,13 +173,6 @@ def _category(value: Any) -> int:
     if not is_int64(category) or isinstance(value, bool) or (isinstance(value, float) and value != category):
         raise ValueError(f"category_id {brief(value)} is no integer of 64 bits")
     return category
-
-
-def _around(mask: dict[str, Any] | None) -> list[float]:
-    if mask is None:
-        raise KeyError("bbox")
-    check_fills(mask)
-    return mask_box(mask)
 
 
 def _is_box(polygons: Any, box: Sequence[float]) -> bool:

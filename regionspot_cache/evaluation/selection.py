@@ -46,8 +46,11 @@ def select_top_k(
     scores = pair_scores(probabilities, box_scores, rule).ravel()  # [N*C]
     if rule == "official" and box_scores is not None:
         candidates = np.sort(_best(probabilities.ravel(), preselect))
-        return _selection(candidates[_best(scores[candidates], k)], scores, probabilities.shape)
-    return _selection(_best(scores, k), scores, probabilities.shape)
+        flat = candidates[_best(scores[candidates], k)]
+    else:
+        flat = _best(scores, k)
+    box, label = np.divmod(flat, max(probabilities.shape[1], 1))
+    return Selection(box.astype(np.int32), label.astype(np.int32), scores[flat])
 
 
 def pair_scores(
@@ -64,20 +67,16 @@ def pair_scores(
         raise InputError("a class probability is not finite", "finite numbers", "check the head's weights")
     if box_scores is None:
         return probabilities
-    product = probabilities * _checked(box_scores, len(probabilities))[:, None]
-    return np.sqrt(product) if rule == "geometric" else product
-
-
-def _checked(box_scores: np.ndarray, num_boxes: int) -> np.ndarray:
-    scores = np.asarray(box_scores, np.float32)
-    inside = (scores >= 0) & (scores <= 1)  # false for NaN
-    if scores.shape != (num_boxes,) or not inside.all():
+    box_scores = np.asarray(box_scores, np.float32)
+    inside = (box_scores >= 0) & (box_scores <= 1)  # false for NaN
+    if box_scores.shape != (len(probabilities),) or not inside.all():
         raise InputError(
-            f"objectness of shape {scores.shape} with {np.count_nonzero(~inside)} values outside [0, 1]",
-            f"[{num_boxes}] values between 0 and 1",
+            f"objectness of shape {box_scores.shape} with {np.count_nonzero(~inside)} values outside [0, 1]",
+            f"[{len(probabilities)}] values between 0 and 1",
             "apply a sigmoid if these are logits",
         )
-    return scores
+    product = probabilities * box_scores[:, None]
+    return np.sqrt(product) if rule == "geometric" else product
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
@@ -90,11 +89,6 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
     else:
         chosen = np.arange(len(scores))
     return chosen[np.argsort(-scores[chosen], kind="stable")]
-
-
-def _selection(flat: np.ndarray, scores: np.ndarray, shape: tuple[int, ...]) -> Selection:
-    box, label = np.divmod(flat, max(shape[1], 1))
-    return Selection(box.astype(np.int32), label.astype(np.int32), scores[flat])
 
 
 class Collector:
