@@ -2,14 +2,15 @@
 
 Importing this checks torch and torchvision first, because the modules below need the pair.
 """
+# ruff: noqa: E402, F401
 
 from regionspot_cache.backbones.compat import check_torchvision
 
 check_torchvision()
 
-from regionspot_cache.backbones.clip import ClipBackbone  # noqa: E402
-from regionspot_cache.backbones.encoder import Array, Encoder, MaskEncoder, TextEncoder  # noqa: E402
-from regionspot_cache.backbones.load import (  # noqa: E402
+from regionspot_cache.backbones.clip import ClipBackbone
+from regionspot_cache.backbones.encoder import Array, Encoder, MaskEncoder, TextEncoder
+from regionspot_cache.backbones.load import (
     Backbone,
     load_backbone,
     load_clip,
@@ -18,7 +19,7 @@ from regionspot_cache.backbones.load import (  # noqa: E402
     load_sam,
     load_text_part,
 )
-from regionspot_cache.backbones.presets import (  # noqa: E402
+from regionspot_cache.backbones.presets import (
     PRESETS,
     BackboneSpec,
     ClipSpec,
@@ -30,35 +31,6 @@ from regionspot_cache.backbones.presets import (  # noqa: E402
     load_preset,
     save_preset,
 )
-from regionspot_cache.backbones.proposer import RegionProposer  # noqa: E402
-from regionspot_cache.backbones.sam import SamBackbone  # noqa: E402
-from regionspot_cache.backbones.weights import weights_home  # noqa: E402
-
-__all__ = [
-    "PRESETS",
-    "Array",
-    "Backbone",
-    "BackboneSpec",
-    "ClipBackbone",
-    "ClipSpec",
-    "Encoder",
-    "HeadInputs",
-    "MaskEncoder",
-    "NetworkSpec",
-    "OwnSpec",
-    "ProposerSpec",
-    "RegionProposer",
-    "SamBackbone",
-    "SamSpec",
-    "TextEncoder",
-    "check_torchvision",
-    "load_backbone",
-    "load_clip",
-    "load_part",
-    "load_preset",
-    "load_proposer",
-    "load_sam",
-    "load_text_part",
-    "save_preset",
-    "weights_home",
-]
+from regionspot_cache.backbones.proposer import RegionProposer
+from regionspot_cache.backbones.sam import SamBackbone
+from regionspot_cache.backbones.weights import weights_home

@@ -17,8 +17,6 @@ Precision = Literal["fp32", "bf16", "auto"]
 Arithmetic = Literal["fp32", "bf16"]
 """What is done. Part of the identity of features and of training runs."""
 
-_PROBE = (64, 256, 256)  # rows, inner and columns of a product that takes milliseconds where it is slow
-
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -55,11 +53,9 @@ def slowdown(device: torch.device | str) -> float:
     """How many times longer a small bfloat16 product takes than a float32 one here, measured."""
     import torch
 
-    rows, inner, columns = _PROBE
-
     def seconds(dtype: torch.dtype) -> float:
-        left = torch.ones(rows, inner, dtype=dtype, device=device)
-        right = torch.ones(inner, columns, dtype=dtype, device=device)
+        left = torch.ones(64, 256, dtype=dtype, device=device)  # milliseconds where it is slow
+        right = torch.ones(256, 256, dtype=dtype, device=device)
         float((left @ right).sum())  # the first product also loads the kernel
         start = time.perf_counter()
         float((left @ right).sum())

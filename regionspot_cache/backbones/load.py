@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -62,11 +62,15 @@ class Backbone:
         for encoder in self.parts.values():
             if isinstance(encoder, kind):
                 return encoder
-        raise UsageError(
-            f"No network of backbone {self.spec.name} {what}; its parts are {', '.join(self.spec.parts)}.",
-            f"A part whose network {what}.",
-            "Add one to the backbone file, or choose another --backbone.",
-        )
+        raise _without(self.spec, what)
+
+
+def _without(spec: BackboneSpec, what: str) -> UsageError:
+    return UsageError(
+        f"No network of backbone {spec.name} {what}; its parts are {', '.join(spec.parts)}.",
+        f"A part whose network {what}.",
+        "Add one to the backbone file, or choose another --backbone.",
+    )
 
 
 def load_backbone(
@@ -81,20 +85,14 @@ def load_backbone(
 
 
 def load_text_part(spec: BackboneSpec, device: Device = "cpu", progress: Progress | None = None) -> Backbone:
-    """The part that embeds texts alone; no SAM is loaded.
-
-    Raises:
-        UsageError: there is none; or as of `load_part`.
-    """
+    """The part that embeds texts alone; no SAM is loaded. UsageError without one; others as of `load_part`."""
     for name, part in spec.parts.items():
         if isinstance(part, SamSpec):
             continue
         encoder = load_part(part, device, progress)
         if isinstance(encoder, TextEncoder):
             return Backbone({name: encoder}, spec)
-    found = Backbone({}, spec)
-    assert found.text  # raises
-    return found
+    raise _without(spec, "embeds texts")
 
 
 def load_part(spec: NetworkSpec, device: Device = "cpu", progress: Progress | None = None) -> Encoder:
@@ -115,7 +113,10 @@ def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = 
     """A SAM, of this package or of transformers; errors as of `load_part`."""
     if is_transformers(spec.model):
         return load_transformers_sam(spec, device)
-    config = _sam_config(spec.model)
+    config = packaged_config("sam") if spec.model == "packaged" else PUBLISHED.get(spec.model)
+    if config is None:
+        known = ", ".join(["packaged", *PUBLISHED, *TRANSFORMERS_SAMS, f"{HUB}ORG/NAME", f"{FOLDER}DIR"])
+        raise UsageError(f"There is no SAM {spec.model!r}.", f"{known}.")
     seed = random_seed(spec.weights)
     if seed is not None:
         return SamBackbone(random_sam(config, seed), config, spec, device)
@@ -125,36 +126,19 @@ def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = 
     return SamBackbone(network, config, spec, device)
 
 
-def _sam_config(model: str) -> Mapping[str, Any]:
-    if model == "packaged":
-        return packaged_config("sam")
-    if model not in PUBLISHED:
-        known = ", ".join(["packaged", *PUBLISHED, *TRANSFORMERS_SAMS, f"{HUB}ORG/NAME", f"{FOLDER}DIR"])
-        raise UsageError(f"There is no SAM {model!r}.", f"{known}.")
-    return PUBLISHED[model]
-
-
 def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipBackbone:
-    """A CLIP, the packaged one or one of open_clip. On the device "meta" it has shapes but no values.
+    """A CLIP, the packaged one or one of open_clip; errors as of `load_part`.
 
-    Raises:
-        UsageError: as of `build_clip`, or an image tower without a fixed grid.
-        MissingFileError, InputError: as of `build_clip`.
+    On the device "meta" it has shapes but no values.
     """
     made_on = "meta" if torch.device(device).type == "meta" else "cpu"
     return ClipBackbone(build_clip(spec, made_on), spec, device)
 
 
 def load_proposer(backbone: Backbone, progress: Progress | None = None) -> RegionProposer:
-    """The source of proposals of a backbone, on the device of its networks.
+    """The source of proposals of a backbone, on the device of its networks; errors as of `load_part`.
 
-    Args:
-        backbone: its spec says which; the packaged RPN reads the embeddings of the packaged SAM.
-        progress: called while weights are fetched.
-
-    Raises:
-        UsageError: a packaged RPN with a SAM that it was not trained on.
-        MissingFileError, DamageError, InputError: as of `load_part`.
+    The packaged RPN reads the embeddings of the packaged SAM; a UsageError where that is not among the parts.
     """
     spec = backbone.spec.proposer
     sams = [part for part in backbone.parts.values() if isinstance(part, SamBackbone)]
