@@ -22,14 +22,9 @@ PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 
 
 class ClipBackbone:
-    """A frozen CLIP (Radford et al., 2021) of open_clip with a ViT image tower.
+    """A frozen CLIP (Radford et al., 2021) of open_clip with a ViT image tower, from `build_clip`.
 
     All results are inference tensors on `device`; clone one before training on it.
-
-    Args:
-        parts: model, tokenizer and preprocessing of `build_clip`.
-        spec: what it is called, its layers, resizing and precision.
-        device: where it runs.
 
     Raises:
         UsageError: the image tower gives no fixed grid of tokens, or has no such layer.
@@ -69,11 +64,6 @@ class ClipBackbone:
         return self._shape.grid
 
     @cached_property
-    def embed_dim(self) -> int:
-        """Width E of image and text embeddings."""
-        return self.encode_text([""]).shape[1]
-
-    @cached_property
     def _image_sha256(self) -> str:
         return state_sha256(self.model.visual.state_dict())
 
@@ -84,27 +74,20 @@ class ClipBackbone:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """RGB in 0..1 that `preprocess` makes zero."""
+        """As of `TextEncoder`."""
         return self.parts.mean
 
     @property
-    def _name(self) -> str:
-        return portable_name(self.spec.model)
-
-    @property
     def logit_scale(self) -> float:
-        """Factor of cosine similarities, about 100 for trained models.
-
-        Models trained with a sigmoid (SigLIP) also have a bias. It adds the same to every class, so the
-        softmax over classes removes it.
-        """
+        """As of `TextEncoder`."""
+        # Models trained with a sigmoid (SigLIP) also have a bias, which the softmax over classes removes.
         return float(self.model.logit_scale.exp())
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides the values of the maps, json-able; the same on every machine."""
+        """As of `Encoder`."""
         return {
             "library": "open_clip",
-            "model": self._name,
+            "model": portable_name(self.spec.model),
             "weights_sha256": self._image_sha256,
             "quick_gelu": self.parts.quick_gelu,
             "image_size": self.image_size,
@@ -117,24 +100,17 @@ class ClipBackbone:
         }
 
     def text_fingerprint(self) -> dict[str, Any]:
-        """All that decides the values of `encode_text`, json-able."""
+        """As of `TextEncoder`."""
         return {
             "library": "open_clip",
-            "model": self._name,
+            "model": portable_name(self.spec.model),
             "weights_sha256": self._text_sha256,
             "quick_gelu": self.parts.quick_gelu,
             "tokenizer": self.parts.tokenizer_id,
         }
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """Squashes the whole image to a square and normalises it; no crop, so that no region is lost.
-
-        Args:
-            image: uint8 [H,W,3] RGB.
-
-        Returns:
-            float32 [3,R,R] on the CPU.
-        """
+        """The whole image, uint8 [H,W,3], squashed and normalised to float32 [3,R,R]; no region is lost."""
         return self.squash(image, self.resize)
 
     def squash(self, image: np.ndarray, resize: str) -> Tensor:

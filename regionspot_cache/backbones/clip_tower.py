@@ -1,7 +1,6 @@
 """Which image towers of open_clip give a map, and of what shape."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
@@ -9,29 +8,17 @@ from open_clip.transformer import VisionTransformer
 from regionspot_cache.errors import UsageError
 
 
-@dataclass(frozen=True, kw_only=True)
-class TowerShape:
-    """The tokens of an image tower.
+class TowerShape(NamedTuple):
+    """The tokens of an image tower."""
 
-    Attributes:
-        grid: (rows, columns) of patch tokens.
-        prefix: tokens before them: the class token, or none.
-        width: channels.
-        blocks: transformer blocks.
-    """
-
-    grid: tuple[int, int]
-    prefix: int
-    width: int
+    grid: tuple[int, int]  # rows, columns of patch tokens
+    prefix: int  # tokens before them: the class token, or none
+    width: int  # channels
     blocks: int
 
 
 def tower_shape(visual: Any, name: str) -> TowerShape:
-    """The shape of a supported image tower.
-
-    Args:
-        visual: `model.visual` of an open_clip model.
-        name: the model's name, for the error.
+    """The shape of `model.visual` of an open_clip model, which an error calls `name`.
 
     Raises:
         UsageError: convolutional towers (ResNet, ConvNeXt), towers of several resolutions (Swin), and NaFlex,
@@ -53,11 +40,7 @@ def tower_shape(visual: Any, name: str) -> TowerShape:
 
 
 def block_index(layer: int, shape: TowerShape) -> int:
-    """The index from 0 of a block counted from the front, or from the back if negative.
-
-    Raises:
-        UsageError: no such block.
-    """
+    """The index from 0 of a block counted from the front, or from the back if negative. Raises UsageError."""
     if not -shape.blocks <= layer < shape.blocks:
         raise UsageError(
             f"layers: {layer}, but the tower has {shape.blocks} blocks.",

@@ -85,7 +85,7 @@ def load_backbone(
 
 
 def load_text_part(spec: BackboneSpec, device: Device = "cpu", progress: Progress | None = None) -> Backbone:
-    """The part that embeds texts alone; no SAM is loaded. UsageError without one; others as of `load_part`."""
+    """The part that embeds texts alone; no SAM is loaded. UsageError without one, or as of `load_part`."""
     for name, part in spec.parts.items():
         if isinstance(part, SamSpec):
             continue

@@ -4,6 +4,7 @@
 CLIP on crops. The softmax over a method's logits is its class probability (as in the official code).
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import numpy as np
@@ -34,13 +35,12 @@ class Recogniser(Protocol):
 
     def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
         """float32 [N, K] for N boxes and unit text embeddings [K, E]."""
-        ...
 
 
-class RegionSpot:
-    """The trained head on a vector of every box and the maps of the whole image."""
+class HeadMethod(ABC):
+    """A trained head on a vector of every box and the maps of the whole image."""
 
-    name = "regionspot"
+    name: str
     score_rule: ScoreRule | None = None
 
     def __init__(self, head: RegionHead, arrays: HeadInputs | None = None) -> None:
@@ -51,6 +51,16 @@ class RegionSpot:
         if len(inputs.boxes) == 0:
             return text.new_zeros(0, len(text))
         return self.head.logits(self.head(*self._inputs(inputs)), text)[0]
+
+    @abstractmethod
+    def _inputs(self, inputs: RegionInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors [1, N, D] and maps [1, M, C]."""
+
+
+class RegionSpot(HeadMethod):
+    """The head on features as a cache has them."""
+
+    name = "regionspot"
 
     @torch.inference_mode()
     def attention(self, inputs: RegionInputs) -> NDArray[np.float32]:
