@@ -66,10 +66,7 @@ class Augmentation:
         return asdict(self)
 
     def frames(self, view: int, sizes: NDArray[np.int32], keys: NDArray[np.uint64]) -> Frames:
-        """Frames int32 [M, 6] of one view of many images.
-
-        `sizes` int [M, 2] are width and height of the files, `keys` uint64 [M] come from `image_keys`.
-        """
+        """Frames int32 [M, 6] of one view of files of these sizes [M, 2]; uint64 [M] of `image_keys`."""
         frames = np.zeros((len(sizes), 6), np.int32)
         frames[:, :2] = frames[:, 4:] = sizes
         name = self.names[view]

@@ -36,10 +36,7 @@ def evaluation_split(name: str) -> str:
 
 
 def check_name(name_or_file: str) -> None:
-    """NAME, NAME:SPLIT or a file, as of `load_dataset`, without reading anything.
-
-    Raises UsageError for an unknown name or split, MissingFileError for a file that is not there.
-    """
+    """Refuses what is neither NAME, NAME:SPLIT nor a file, as `load_dataset` would; reads nothing."""
     name, _, split = name_or_file.partition(":")
     if name in DATASET_NAMES:
         _check_split(name, split or splits_of(name)[0])

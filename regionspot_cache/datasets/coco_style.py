@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from regionspot_cache.datasets.assemble import assemble
+from regionspot_cache.datasets.assemble import assemble, require_pixels
 from regionspot_cache.datasets.columns import EntryReader, read_columns
 from regionspot_cache.datasets.layouts import choose_layout, coco_patterns
 from regionspot_cache.datasets.minival import MINIVAL, WHOLE, images_in_folder
 from regionspot_cache.datasets.objects365 import correct_o365_spelling, require_o365
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.datasets.regions import BoxPolicy
-from regionspot_cache.datasets.units import require_pixels
 
 
 def read_coco_style(

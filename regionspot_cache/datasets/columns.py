@@ -122,10 +122,7 @@ class Columns:
             self.dropped[KNOWN_ABSENT] += len(gone)
 
     def boxes(self, category_ids: NDArray[np.int64], file: Path) -> FileBoxes:
-        """The annotations with indices for ids; `category_ids` [C] are those of the file, rising.
-
-        Raises InputError when no annotation is of a usable image, or one is of a class that the file lacks.
-        """
+        """The annotations with indices for ids; `category_ids` [C] are those of the file, rising."""
         index_of_code = np.full(len(self.codes), -1, np.int64)
         index_of_code[np.asarray(self.image_codes)] = np.arange(len(self.image_ids))
         images = index_of_code[np.asarray(self.box_codes)]
@@ -152,11 +149,7 @@ class Columns:
 
 
 def read_columns(path: Path, also: EntryReader | None = None) -> Columns:
-    """Reads a file in one pass, which `also` may share.
-
-    Raises MissingFileError, and InputError for broken JSON, an entry without what it must have, a missing
-    section, no usable image, or an id that is listed twice.
-    """
+    """Reads a file in one pass, which `also` may share; errors as of `read_coco_style`."""
     columns, file = Columns(), JsonFile(path)
     add = {
         "images": columns.add_image,

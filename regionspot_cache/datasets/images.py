@@ -49,12 +49,7 @@ _warnings_lock = threading.Lock()
 
 
 class ImageFailure(Exception):  # noqa: N818 - a counted outcome of reading, not an error of the program
-    """One image cannot be used.
-
-    Attributes:
-        reason: "missing", "undecodable", "size mismatch", "outside root" or "too large".
-        detail: the file and what is wrong with it.
-    """
+    """One image cannot be used: `reason` is one of those above, `detail` names the file and the fault."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, (detail := printable(detail))
@@ -126,10 +121,7 @@ def content_hash(data: bytes) -> int:
 
 
 def read_file(path: Path) -> tuple[bytes, FileStamp]:
-    """The bytes of an image file and its stamp.
-
-    Raises ImageFailure when it is missing, cannot be read, or is too large for an image.
-    """
+    """The bytes of an image file and its stamp; ImageFailure when it cannot be read or is too large."""
     with _failures_of(path), _open_file(path) as file:
         status = os.fstat(file.fileno())
         if status.st_size > _MAX_BYTES:
@@ -173,10 +165,7 @@ def decode_image(
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the file's header, without decoding the pixels; EXIF orientation is ignored.
-
-    Raises ImageFailure when the file is missing or its header cannot be read.
-    """
+    """(width, height) by the header alone, EXIF orientation ignored; ImageFailure when that cannot be."""
     with _failures_of(path), _open_file(path) as file:
         return _open(file, max_pixels=None).size
 

@@ -85,18 +85,14 @@ def _known_pattern(
     names: Sequence[str], patterns: Sequence[Pattern], known_names: Collection[str]
 ) -> Pattern | None:
     known = set(known_names)
-    last = {_last(name) for name in known}
-    probes = _spread([name for name in names if _last(name) in last])
+    last = {name.rpartition("/")[2] for name in known}
+    probes = _spread([name for name in names if name.rpartition("/")[2] in last])
     hits = [sum(pattern(name) in known for name in probes) for pattern in patterns]
     return patterns[hits.index(max(hits))] if any(hits) else None
 
 
 def _spread(names: Sequence[str]) -> Sequence[str]:
     return names[:: -(-len(names) // _PROBES)] if names else []
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]
 
 
 def _below(folder: str, parts: int) -> Pattern:

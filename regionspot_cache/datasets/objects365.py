@@ -26,13 +26,9 @@ def o365_version(names: Mapping[int, str]) -> str | None:
 
 
 def require_o365(found: str, wanted: str, names: Mapping[int, str], file: object) -> None:
-    """Refuses a file whose class list is not that of the wanted Objects365 release.
+    """Refuses a `file` whose class list is not that of the wanted Objects365 release.
 
-    Args:
-        found: format of the file.
-        wanted: "o365v1", "o365v2", or "o365" for either.
-        names: class id -> name.
-        file: named in the error, an InputError.
+    `found` is its format, `wanted` "o365v1", "o365v2", or "o365" for either; `names` are by class id.
     """
     if found in _CLASSES and wanted in ("o365", found):
         return

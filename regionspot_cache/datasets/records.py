@@ -33,10 +33,7 @@ class ImageRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DetectionDataset:
-    """Annotated images in compact arrays: 25 million boxes take 0.8 GB.
-
-    The boxes of image i are rows offsets[i] to offsets[i + 1].
-    """
+    """Annotated images in compact arrays: 25 million boxes take 0.8 GB."""
 
     name: str  # catalog name, or the stem of the annotation file
     split: str  # for example "train"; "" when unknown
@@ -52,7 +49,7 @@ class DetectionDataset:
     file_names: list[str]  # M names relative to `image_root`, forward slashes
     widths: NDArray[np.int32]  # int32 [M] pixels
     heights: NDArray[np.int32]  # int32 [M] pixels
-    offsets: NDArray[np.int64]  # int64 [M + 1]
+    offsets: NDArray[np.int64]  # [M + 1]; the boxes of image i are rows offsets[i] to offsets[i + 1]
     boxes: Boxes  # float32 [T, 4] xyxy, pixels
     labels: NDArray[np.int32]  # int32 [T], indices into `class_names`
     annotation_ids: NDArray[np.int64]  # int64 [T]

@@ -125,10 +125,7 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
 
 
 def position_vectors(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Sines and cosines of the four sides of boxes as shares of their image, float32 [N, 256].
-
-    Boxes are float32 [N, 4] xyxy, pixels of an image of `size` (width, height).
-    """
+    """float32 [N, 256]: sines and cosines of the sides of boxes, as shares of the `size` (width, height)."""
     shares = np.asarray(boxes, np.float32).reshape(-1, 4) / np.array([*size, *size], np.float32)
     rates = np.pi * np.geomspace(1, 128, _FREQUENCIES, dtype=np.float32)
     angles = shares[:, :, None] * rates  # [N, 4, F]

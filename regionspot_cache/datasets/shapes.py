@@ -105,10 +105,9 @@ def materialise(
 
 
 def materialise_space(root: Path, space: str) -> Path:
-    """Write root/train-s.json, -m or -l from the train.json of a complete world; leave a written one alone.
+    """Write root/train-s.json, -m or -l (see `restrict`) from the train.json of a complete world, if absent.
 
-    Its images are those of the world: nothing is drawn. See `restrict` for what is in it. Calls at the same
-    time wait for each other.
+    Nothing is drawn: its images are those of the world. Calls at the same time wait for each other.
     """
     path = root / space_file(space)
     if not path.is_file():
@@ -133,10 +132,7 @@ def _train_annotations(root: Path) -> Any:
 
 
 def is_complete(root: Path, world: World) -> bool:
-    """Whether root holds this world, by its marker; a torn marker counts as none.
-
-    Raises InputError when the marker is of other parameters.
-    """
+    """Whether root holds this world by its marker; a torn one counts as none, another is an InputError."""
     found = _read_dict(root / "COMPLETE").get("world")
     if not isinstance(found, dict):
         return False

@@ -18,10 +18,7 @@ class AccuracyMeter:
         self._right = np.zeros((len(TOP), num_classes), np.int64)
 
     def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Adds boxes by scores [N,C] and labels i32 [N]; of equal scores the lower class index is first.
-
-        Raises InputError for shapes that do not fit, or a score that is not finite.
-        """
+        """Adds boxes by scores [N,C] and labels i32 [N]; of equal scores the lower class index is first."""
         if scores.shape != (len(labels), len(self._boxes)) or not np.isfinite(scores).all():
             raise InputError(
                 f"scores of shape {scores.shape} for {len(labels)} boxes, or not all finite",

@@ -89,10 +89,7 @@ def _candidates(
 
 
 def image_index(truth: GroundTruth, detections: Detections) -> np.ndarray:
-    """i64 [M], the place of each image of the detections in the ground truth. Ids match as 7 or "7".
-
-    Raises InputError for an image that the ground truth lacks.
-    """
+    """i64 [M], places of the images of detections in the ground truth, which must have them; 7 is "7"."""
     index = places(truth.image_ids, "the ground truth")
     unknown = [image_id for image_id in detections.image_ids if str(image_id) not in index]
     if unknown:

@@ -50,10 +50,7 @@ class Confusion:
         return np.divide(errors, self.boxes, out=np.full(self.num_classes, np.nan), where=self.boxes > 0)
 
     def most_often(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """What each class is most often taken for: i64 [K] class (-1: never for another), i64 [K] boxes.
-
-        Of equal counts the lower class index counts.
-        """
+        """What each class is mostly taken for, i64 [K] (-1: none; the lower of equals), and i64 [K] boxes."""
         wrong = self.wrong
         order = np.lexsort((-wrong.predicted, wrong.count))  # the last one written to a class stays
         taken_for = np.full(self.num_classes, -1, np.int64)
@@ -66,7 +63,6 @@ class Confusion:
         """Confused pairs of near classes: each is among the other's nearest by cosine. Most boxes first.
 
         `text` f32 [K,E] are the embeddings of the classes, of which as many `neighbours` count as near.
-        Raises InputError for another number of classes.
         """
         if text.ndim != 2 or len(text) != self.num_classes:
             raise InputError(f"text embeddings {list(text.shape)}", f"[{self.num_classes}, E]")
@@ -90,10 +86,7 @@ class ConfusionMeter:
         self._pairs: Counter[int] = Counter()  # true * K + predicted -> boxes
 
     def update(self, probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
-        """Adds boxes by probabilities [N,K] and labels i32 [N]; of equal ones the lower class index counts.
-
-        Raises InputError for shapes that do not fit.
-        """
+        """Adds boxes by probabilities [N,K] and labels i32 [N]; the lower of equal class indices counts."""
         if probabilities.shape != (len(labels), self._num_classes):
             raise InputError(
                 f"probabilities {list(probabilities.shape)} for {len(labels)} boxes",

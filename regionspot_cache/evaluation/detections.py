@@ -111,10 +111,7 @@ class Detections:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Detections"]) -> Self:
-        """Those of different images, in the order of the parts.
-
-        Raises InputError for an image in two parts, or masks for only some boxes.
-        """
+        """Those of different images, in the order of the parts; masks for all boxes or none."""
         parts = parts or [_NOTHING]
         ids = tuple(image_id for part in parts for image_id in part.image_ids)
         if len(set(ids)) != len(ids):
@@ -176,10 +173,7 @@ class Detections:
         return self.take(np.sort(best_of_groups(self.image_of_row, self.scores, per_image)))
 
     def best_of_categories(self, per_category: int = PER_CATEGORY) -> Self:
-        """The best detections of each category over all images, however many of them are of one image.
-
-        Of equal scores the earlier rows stay. This is what fixed AP counts, in place of `capped`.
-        """
+        """What fixed AP counts: the best of each category over all images; ties go to the earlier rows."""
         best = best_of_groups(self.category_ids, self.scores, per_category)
         return self if len(best) == len(self) else self.take(np.sort(best))
 

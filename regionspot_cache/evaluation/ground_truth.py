@@ -78,8 +78,7 @@ def ground_truth(
 ) -> GroundTruth:
     """The annotations of a file, or of a dictionary, which stays as it is; a ground truth is given back.
 
-    Of `image_ids` only, unless None. Raises MissingFileError and InputError: no such file, broken JSON, or
-    not a COCO-style dictionary; and as `TruthReader`.
+    Of `image_ids` only, unless None. Raises MissingFileError, and InputError as `JsonFile` and `TruthReader`.
     """
     if isinstance(source, GroundTruth):
         return source
@@ -122,10 +121,7 @@ class TruthReader:
         self._add = {"images": self._image, "annotations": self._annotation, "categories": self._category}
 
     def add(self, section: str, entry: Any) -> None:
-        """One entry, which stays as it is; those of other sections are passed over.
-
-        Raises InputError for one without what evaluation needs, of a wrong type, or with an id a second time.
-        """
+        """Takes one entry, which stays as it is; those of other sections are passed over."""
         if section in self._add:
             try:
                 self._add[section](entry)

@@ -30,10 +30,7 @@ from regionspot_cache.evaluation.rle import mask_areas
 def reference_input(
     truth: GroundTruth, detections: Detections, iou_type: IouType
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A dictionary of annotations and a list of results, with images numbered in the order of `truth`.
-
-    Raises InputError for "segm" when an annotation or a detection has no usable mask.
-    """
+    """Annotations and results; images are numbered in the order of `truth`. "segm" needs masks of all."""
     images: list[dict[str, Any]] = [
         {"id": number, "height": height, "width": width}
         for number, (height, width) in enumerate(truth.sizes.tolist(), start=1)
@@ -98,10 +95,7 @@ _IMPORT_LOCK = threading.Lock()
 
 @cache
 def load_lvis_api() -> Any:
-    """LVIS, LVISResults and LVISEval of the lvis package, without opencv, matplotlib or a change of logging.
-
-    Raises InputError when the package is not installed.
-    """
+    """LVIS, LVISResults and LVISEval of the package, without opencv, matplotlib or a change of logging."""
     spec = importlib.util.find_spec("lvis")
     if spec is None or spec.submodule_search_locations is None:
         raise InputError("the package lvis is not installed", "lvis 0.5.3", "pip install lvis")
@@ -130,10 +124,7 @@ def _take_modules() -> dict[str, ModuleType]:
 
 
 def lvis_curves(truth: GroundTruth, detections: Detections, iou_type: IouType) -> Curves:
-    """The curves that the lvis package computes. Minutes and gigabytes on the whole of LVIS.
-
-    The ground truth is federated; all detections given count, for lvis limits nothing here.
-    """
+    """The curves that lvis computes of all detections given. Minutes and gigabytes on the whole of LVIS."""
     api = load_lvis_api()
     content, entries = reference_input(truth, detections, iou_type)
     index = api.LVIS.__new__(api.LVIS)

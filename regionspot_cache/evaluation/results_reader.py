@@ -117,10 +117,7 @@ class ResultColumns:
         return annotation_rle(mask, *self._truth.sizes[place].tolist())
 
     def detections(self) -> Detections:
-        """Everything that was added, gathered by image.
-
-        Raises InputError for numbers that are not finite, or masks that do not fit.
-        """
+        """Everything that was added, by image; InputError for infinite numbers and masks that do not fit."""
         scores, images = np.frombuffer(self.scores), np.frombuffer(self.images, np.int32)
         boxes = np.frombuffer(self.boxes).reshape(-1, 4)
         near = np.abs(boxes).max(axis=1, initial=0) < _FARTHEST

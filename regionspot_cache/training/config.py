@@ -1,6 +1,7 @@
 """Every number of a training run, with the paper's values as defaults."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,6 +52,16 @@ class Stage:
         if self.schedule != "multistep":
             return ()
         return (self.steps * 7 // 9, self.steps * 14 // 15) if self.milestones is None else self.milestones
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step `step` (0-based): linear warm-up times the decay of the schedule."""
+        decay = 0.1 ** sum(step >= drop for drop in self.drops)
+        if self.schedule == "cosine":
+            decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        warmup = 1.0
+        if step < self.warmup:
+            warmup = self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup
+        return self.learning_rate * warmup * decay
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ def local_device(device: str | torch.device) -> torch.device:
 
 
 class FlatGradients:
-    """Makes every parameter's `.grad` a view of one buffer; backward passes add into it.
+    """Makes every parameter's `.grad` a view of one buffer: one zeroing, one all-reduce, one norm.
 
     Each process's gradient is of its share of the batch's loss, so the plain sum is the batch's gradient.
     """

@@ -27,10 +27,7 @@ from regionspot_cache.training.head_config import HeadConfig
 
 
 def sine_positions(grid: tuple[int, int], dim: int) -> Tensor:
-    """2-D sine-cosine positions (as in MAE), half of the channels for the row and half for the column.
-
-    float32 [rows * columns, dim], row-major, values in [-1, 1].
-    """
+    """2-D sine-cosine positions as in MAE, half for the row: float32 [rows * columns, dim], row-major."""
     rows, columns = grid
     rates = torch.pow(10000.0, -torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))  # [dim/4]
 

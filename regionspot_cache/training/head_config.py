@@ -101,10 +101,7 @@ class HeadConfig(HeadOptions):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config in a file.
-
-        Raises IdentityError for unknown or missing keys, InputError for other types or sizes out of range.
-        """
+        """The config in a file; IdentityError for other keys, InputError for values out of range."""
         known = {field.name for field in dataclasses.fields(cls)}
         needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
         if wrong := sorted((set(values) - known) | (needed - set(values))):

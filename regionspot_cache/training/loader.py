@@ -5,10 +5,10 @@ lock. Maps travel to the device as stored, say int8 with a float16 scale per tok
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -119,44 +119,35 @@ def collate(
     )
 
 
-class ReadAhead:
-    """Iterates over `make(step)` for `steps`, made by `threads` at most `ahead` steps in advance, in order.
+@contextmanager
+def read_ahead(
+    make: Callable[[int], Batch], steps: Sequence[int], *, threads: int, ahead: int
+) -> Generator[Iterator[Batch]]:
+    """`make(step)` for `steps`, made by `threads` at most `ahead` steps in advance, in order.
 
-    Use it as a context manager: leaving it waits for its threads, also after an error.
+    The end of the block waits for the threads, also after an error.
     """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batch-reader")
 
-    def __init__(
-        self, make: Callable[[int], Batch], steps: Sequence[int], *, threads: int, ahead: int
-    ) -> None:
-        self._make, self._steps, self._ahead = make, steps, ahead
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batch-reader")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __iter__(self) -> Iterator[Batch]:
+    def batches() -> Iterator[Batch]:
         waiting: deque[Future[Batch]] = deque()
-        for step in self._steps:
-            waiting.append(self._pool.submit(self._make, step))
-            if len(waiting) >= self._ahead:
+        for step in steps:
+            waiting.append(pool.submit(make, step))
+            if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+    try:
+        yield batches()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def make_batch(
     step: int, source: int, reader: SourceReader, images: NDArray[np.int64], global_images: int, *, pin: bool
 ) -> Batch:
-    """Read and collate one share of a step.
-
-    Raises the cache's own error, which names image, partition and array, or InputError for another failure to
-    read, with source, step and images.
-    """
+    """Read and collate one share of a step; what cannot be read is an error that names it."""
     try:
         batch = collate(step, source, reader.read(images), global_images)
     except RegionSpotError:

@@ -34,9 +34,9 @@ class MetricsLog:
     """Appends reports below `folder`; those after `resumed_at` steps are cut off first."""
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
-        self._path = folder / METRICS_FILE
-        self._cut(resumed_at)
-        self._lines = self._path.open("a", encoding="utf-8")
+        path = folder / METRICS_FILE
+        _cut(path, resumed_at)
+        self._lines = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
 
     def write(self, report: StepReport) -> None:
@@ -49,14 +49,13 @@ class MetricsLog:
         self._lines.close()
         self._board.close()
 
-    def _cut(self, last_step: int) -> None:
-        if not self._path.exists():
-            return
-        kept = [
-            line for line in self._path.read_text(encoding="utf-8").splitlines() if _step(line) <= last_step
-        ]
-        with replacing(self._path) as staging:
-            staging.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+def _cut(path: Path, last_step: int) -> None:
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [f"{line}\n" for line in lines if _step(line) <= last_step]
+        with replacing(path) as staging:
+            staging.write_text("".join(kept), encoding="utf-8")
 
 
 def _step(line: str) -> float:

@@ -12,32 +12,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.hashing import random64
+from regionspot_cache.store import LabelledCache
 
 # Tags keep the random streams of the four kinds of choice apart.
 _PARTITIONS, _WINDOW, _MIXTURE, _VIEWS = 0, 1, 2, 3
-
-
-class ImageTable(Protocol):
-    """What the order needs to know of a cache."""
-
-    @property
-    def num_images(self) -> int: ...
-    @property
-    def partition_size(self) -> int: ...
-    @property
-    def offsets(self) -> NDArray[np.int64]: ...
-    @property
-    def views(self) -> NDArray[np.int32] | None: ...
-    @property
-    def origins(self) -> NDArray[np.int32] | None: ...
-    def ok_mask(self, part: str) -> NDArray[np.bool_]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +83,7 @@ class UsableImages:
 
 
 def usable_images(
-    cache: ImageTable,
+    cache: LabelledCache,
     name: str = "cache",
     *,
     parts: Sequence[str],

@@ -3,11 +3,10 @@
 import dataclasses
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +15,8 @@ from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.datasets.regions import BOX_QUERY, position_vectors
 from regionspot_cache.errors import InputError
 from regionspot_cache.identity import require_same
-from regionspot_cache.store import STORAGE, ArraySpec, StorageName, Stored
+from regionspot_cache.store import STORAGE, ArraySpec, LabelledCache, StorageName, Stored
 from regionspot_cache.training.head_config import HeadConfig, HeadOptions
-from regionspot_cache.training.order import ImageTable
-
-
-class TrainingCache(ImageTable, Protocol):
-    """The part of a labelled cache that training uses (`regionspot_cache.store.LabelledCache`)."""
-
-    @property
-    def dataset(self) -> Any: ...
-    @property
-    def cache(self) -> Any: ...
-    @property
-    def left_out(self) -> Counter[str]: ...
-    def labels(self, image: int, /) -> NDArray[Any]: ...
-    def queries(self, path: str, image: int, /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +24,7 @@ class TrainingSource:
     """One cache with its own label space."""
 
     name: str  # how stages and messages call it; unique in a run
-    cache: TrainingCache  # a cache with the labels of a dataset
+    cache: LabelledCache  # a cache with the labels of a dataset
     inputs: HeadInputs  # the arrays that a head relates
     class_names: tuple[str, ...]  # the K names of the label space, in the order of the embeddings
     text_embeddings: NDArray[np.float32]  # float32 [K, E], unit length
