@@ -57,14 +57,16 @@ def is_transformers(model: str) -> bool:
 
 
 def load_transformers_sam(spec: SamSpec, device: torch.device | str = "cpu") -> TransformersSam:
-    """A network of the transformers library.
-
-    Raises:
-        UsageError: transformers is not installed, or a spec that makes no sense.
-        MissingFileError: a folder or weights that are not here and cannot be fetched.
-        InputError: a family that is not known, or weights that do not fit.
-    """
-    library = _library(spec.model)
+    """A network of the transformers library; errors as of `load_part`."""
+    try:
+        import transformers
+    except ImportError:
+        raise UsageError(
+            f"sam.model = {spec.model} needs the transformers library.",
+            "transformers 5 or newer.",
+            "uv pip install transformers",
+        ) from None
+    library: Any = transformers
     source = _source(spec.model)
     with _quiet(library.utils.logging):
         with _refused(f"The config.json of {source}"):
@@ -75,18 +77,6 @@ def load_transformers_sam(spec: SamSpec, device: torch.device | str = "cpu") -> 
         with _refused(f"The image processor of {source}"):
             processor = _processor(getattr(library, family.processor), family, side, source if own else None)
     return family.build(network, processor, spec, device)
-
-
-def _library(model: str) -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise UsageError(
-            f"sam.model = {model} needs the transformers library.",
-            "transformers 5 or newer.",
-            "uv pip install transformers",
-        ) from None
-    return transformers
 
 
 def _source(model: str) -> str:

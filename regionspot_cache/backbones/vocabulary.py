@@ -77,11 +77,7 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def unique_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Merges equal names, as V3Det has them; two classes of one name would contradict each other.
-
-    Returns:
-        the names in order of first appearance, and int64 [len(names)]: which of them each class became.
-    """
+    """Equal names merged, as V3Det has them: by first appearance, and which each became, int64 [N]."""
     position: dict[str, int] = {}
     index = [position.setdefault(name, len(position)) for name in names]
     return list(position), np.array(index, dtype=np.int64)
@@ -103,11 +99,7 @@ def check_prompts(templates: str, cleaning: str) -> None:
 
 
 def template_set(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """A named set, or own templates checked.
-
-    Raises:
-        UsageError: unknown name, no template, or one without exactly one `{}`.
-    """
+    """A named set, or own templates. Raises UsageError: unknown, none, or one without exactly one `{}`."""
     if isinstance(templates, str):
         return _chosen(TEMPLATES, templates, "prompt templates")()
     chosen = tuple(templates)

@@ -45,12 +45,8 @@ def weights_home() -> Path:
 def fetch(remote: RemoteFile, *, progress: Progress | None = None) -> Path:
     """The local copy of a published file, fetched on first use and checked at every use.
 
-    Processes that ask for one file at once wait for a single download. A download appears under its name only
-    when it is complete and its checksum is right.
-
-    Raises:
-        MissingFileError: it cannot be fetched; says where to put a copy.
-        DamageError: the bytes do not have the published SHA-256.
+    Processes that ask for one file at once wait for a single download, which appears only when it is right.
+    MissingFileError says where to put a copy; DamageError that the bytes do not have the published SHA-256.
     """
     path = weights_home() / "weights" / remote.name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,11 +106,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Loads every tensor or none; a network of other sizes is an error that names the first difference.
-
-    Raises:
-        InputError: names or shapes differ.
-    """
+    """Loads every tensor or none; InputError names the first name or shape that differs."""
     own = module.state_dict()
     differing = sorted(set(own) ^ set(state))
     differing += sorted(k for k in set(own) & set(state) if own[k].shape != state[k].shape)
@@ -127,19 +119,12 @@ def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], source: str
     module.load_state_dict(state)
 
 
-_SEED_DIGITS = 19  # as many as torch takes
-
-
 def random_seed(weights: str) -> int | None:
-    """The seed of "random:SEED"; None for any other text.
-
-    Raises:
-        UsageError: "random:" without a whole number.
-    """
+    """The seed of "random:SEED"; None for any other text. Raises UsageError without a whole number."""
     kind, _, seed = weights.partition(":")
     if kind != "random":
         return None
-    if not (seed.isdecimal() and len(seed) < _SEED_DIGITS):
+    if not (seed.isdecimal() and len(seed) < 19):  # as many digits as torch takes
         raise UsageError(f"weights: {weights!r} has no seed.", "random:SEED, for example random:0.")
     return int(seed)
 

@@ -49,15 +49,11 @@ FIXED = {
 def read_official(path: Path | str) -> dict[str, Tensor]:
     """The tensors of the head in a released checkpoint, under the names of `RegionHead`, float32.
 
-    Depth and widths are taken from the file; given those, every name and shape must be as expected.
-
-    Args:
-        path: a .pth file of tensors in plain containers, which is read without unpickling anything else, or
-            .safetensors; nested under "model" or flat, with the prefix "model." or without.
+    Depth and widths are taken from the file; given those, every name and shape must be as expected. They may
+    be nested under "model" or flat, with the prefix "model." or without.
 
     Raises:
-        MissingFileError: no such file.
-        InputError: it cannot be read, or holds something else than finite numbers.
+        MissingFileError, InputError: as `read_tensors`; also for values that are not finite.
         IdentityError: a tensor is unknown, missing or of another shape; names the first.
     """
     path = Path(path)
@@ -67,13 +63,9 @@ def read_official(path: Path | str) -> dict[str, Tensor]:
 
 
 def released_backbone(backbone: str | Path | BackboneSpec) -> BackboneSpec:
-    """The backbone of a released head: SAM ViT-B and OpenAI's CLIP, images squashed as in its training.
+    """The backbone of a released head, images squashed as in its training.
 
-    Args:
-        backbone: bb, bl, bl336, or an own one with the same two networks, for example from local files.
-
-    Raises:
-        UsageError: other networks than those of a released head.
+    bb, bl, bl336, or an own one of the same networks, for example from local files. UsageError: another.
     """
     spec = backbone if isinstance(backbone, BackboneSpec) else load_preset(backbone)
     _released_preset(spec)
@@ -85,15 +77,9 @@ def released_backbone(backbone: str | Path | BackboneSpec) -> BackboneSpec:
 
 
 def import_official(path: Path | str, backbone: str | Path | BackboneSpec) -> RegionHead:
-    """A released checkpoint as a head, in evaluation mode.
+    """A released checkpoint as a head, in evaluation mode; the backbone decides the grid.
 
-    Args:
-        path: as of `read_official`.
-        backbone: as of `released_backbone`; decides the grid.
-
-    Raises:
-        IdentityError: the widths are those of another preset; or as of `read_official`.
-        UsageError: as of `released_backbone`.
+    Raises as `read_official` and `released_backbone`; IdentityError also for the widths of another preset.
     """
     grid, map_dim, text_dim = SIZES[_released_preset(released_backbone(backbone))]
     tensors = read_official(path)
@@ -116,17 +102,10 @@ def import_official(path: Path | str, backbone: str | Path | BackboneSpec) -> Re
 
 
 def export_official(head: RegionHead, path: Path | str) -> None:
-    """Write a head as a checkpoint that the official code loads.
-
-    Raises:
-        IdentityError: an option of the head that the official code cannot reproduce; names it.
-    """
+    """Write a head as a checkpoint that the official code loads; IdentityError names an option it has not."""
     if len(head.config.maps) > 1:
-        raise IdentityError(
-            f"maps = {head.config.maps}: the official code attends to one map.",
-            "One map.",
-            "Train a head on a single map to use it there.",
-        )
+        found = f"maps = {head.config.maps}: the official code attends to one map."
+        raise IdentityError(found, "One map.", "Train a head on a single map to use it there.")
     for name, expected in FIXED.items():
         if (found := getattr(head.config, name)) != expected:
             raise IdentityError(

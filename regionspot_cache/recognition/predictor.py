@@ -86,11 +86,7 @@ class RegionPredictor:
         return cls(head, networks, prompts=prompts, arrays=head_inputs(config))
 
     def set_image(self, image: NDArray[np.uint8] | Path | str) -> Self:
-        """Runs both frozen networks on an image: uint8 [H, W, 3] RGB, or a file.
-
-        Raises:
-            InputError: not an image.
-        """
+        """Runs both frozen networks on an image: uint8 [H, W, 3] RGB, or a file. InputError: not an image."""
         inputs = RegionInputs(self.backbone, _pixels(image), np.zeros((0, 4), np.float32))
         inputs.memory(self.method.arrays.memory)
         for part, encoder in self.backbone.parts.items():
@@ -110,12 +106,7 @@ class RegionPredictor:
         return self._image.on(_checked(boxes, self._image.size))
 
     def predict(self, boxes: Any, classes: Sequence[str]) -> Prediction:
-        """Names boxes of the present image.
-
-        Args:
-            boxes: [N, 4] xyxy, pixels.
-            classes: K names, in any words.
-        """
+        """Names boxes [N, 4] xyxy, pixels, of the present image by K classes in any words."""
         text = self.embed(classes)
         inputs = self.inputs(boxes)
         probabilities = self.method.logits(inputs, text).softmax(-1).cpu().numpy()  # [N, K]
@@ -140,11 +131,9 @@ def head_inputs(config: Mapping[str, Any]) -> HeadInputs:
 
 
 def require_backbone(config: Mapping[str, Any], backbone: Backbone, model: str) -> None:
-    """Refuses a head with frozen networks that it was not trained on. Precision may differ.
+    """Refuses a head with networks that it was not trained on (IdentityError) but for their precision.
 
-    Raises:
-        InputError: its config does not say on which.
-        IdentityError: names the first key that differs.
+    Raises as `check_origin` too.
     """
     check_origin(config, model)
     for part, fingerprint in config["networks"].items():
@@ -177,11 +166,7 @@ class _Origin(BaseModel):
 
 
 def check_origin(config: Mapping[str, Any], model: str) -> None:
-    """That a model's config says what its head was trained on.
-
-    Raises:
-        InputError: networks, arrays or prompts are missing or of another kind.
-    """
+    """InputError where a model's config does not say what its head was trained on."""
     try:
         _Origin.model_validate(dict(config), strict=True)
     except ValidationError as error:
