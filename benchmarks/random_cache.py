@@ -33,12 +33,10 @@ def random_cache(
     partition_size: int = 256,
     grid: tuple[int, int] | None = None,
 ) -> LabelledCache:
-    """A sealed cache of random features, with its dataset.
+    """A sealed cache of random features, with its dataset; without SAM where `token_dim` is None.
 
     Args:
-        map_shape: (tokens, channels) of a CLIP map.
-        grid: of its patches.
-        token_dim: width of SAM tokens; None makes no SAM part.
+        map_shape: (tokens, channels) of a CLIP map; `grid` is of its patches.
         boxes: of every image.
     """
     feature = ArraySpec(name="map", dtype=dtype, item_shape=map_shape, ragged=False, grid=grid)

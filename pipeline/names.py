@@ -3,15 +3,16 @@
 Nothing here imports torch.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
 
 from pipeline import console
-from pipeline.options import option
+from pipeline.options import shared
 from pipeline.places import find_config, shipped_names
+from regionspot_cache.backbones.presets import PRESETS, load_preset
+from regionspot_cache.datasets.catalog import DATASET_NAMES, SHAPES, check_name, splits_of
 from regionspot_cache.errors import MissingFileError, RegionSpotError, UsageError, near
 
 BACKBONES = "backbones"
@@ -22,19 +23,11 @@ ONLY_SHAPES = "The built-in `tiny` networks know drawn shapes only; on photograp
 
 def backbones() -> list[str]:
     """Presets, and the shipped files of the folder of that name."""
-    from regionspot_cache.backbones.presets import PRESETS
-
     return [*PRESETS, *(name for name in shipped_names() if name.startswith(f"{BACKBONES}/"))]
 
 
 def check_backbone(name: str) -> str:
-    """A preset as it is, a backbone file as a path.
-
-    Raises:
-        UsageError, MissingFileError: neither; a file that is not there.
-    """
-    from regionspot_cache.backbones.presets import PRESETS, load_preset
-
+    """A preset as it is, a backbone file as a path."""
     path = Path(name)
     if name not in PRESETS and path.suffix in (".yaml", ".yml"):
         name = str(find_config(path, BACKBONES))
@@ -44,15 +37,11 @@ def check_backbone(name: str) -> str:
 
 def parts() -> list[str]:
     """The parts of the presets."""
-    from regionspot_cache.backbones.presets import PRESETS
-
     return list(dict.fromkeys(part for spec in PRESETS.values() for part in spec.parts))
 
 
 def check_part(part: str, backbone: str) -> None:
     """Raises UsageError unless the backbone has the part."""
-    from regionspot_cache.backbones.presets import load_preset
-
     spec = load_preset(backbone)
     if part not in spec.parts:
         known = ", ".join(spec.parts)
@@ -61,21 +50,13 @@ def check_part(part: str, backbone: str) -> None:
 
 def datasets() -> list[str]:
     """NAME and NAME:SPLIT of the catalog."""
-    from regionspot_cache.datasets.catalog import DATASET_NAMES, splits_of
-
     return [
         text for name in DATASET_NAMES for text in (name, *(f"{name}:{split}" for split in splits_of(name)))
     ]
 
 
 def check_dataset(name: str) -> str:
-    """A dataset of the catalog or a file that is there.
-
-    Raises:
-        UsageError, MissingFileError: no such name or split; no such file.
-    """
-    from regionspot_cache.datasets.catalog import check_name
-
+    """A dataset of the catalog, or a file that is there."""
     check_name(name)
     return name
 
@@ -92,38 +73,22 @@ def check_boxes(name: str) -> str:
 # Options that several verbs have: types with their checks, and what makes the option of a default.
 Backbone = Annotated[str, AfterValidator(check_backbone)]
 Dataset = Annotated[str, AfterValidator(check_dataset)]
-backbone_option = partial(
-    option,
-    name="--backbone",
-    text="The frozen networks: tiny, bb, bl, bl336, or a YAML file.",
-    metavar="NAME",
-    complete=backbones,
+backbone_option = shared(
+    "--backbone", "The frozen networks: tiny, bb, bl, bl336, or a YAML file.", "NAME", backbones
 )
-dataset_option = partial(
-    option,
-    name="--dataset",
-    text="NAME or NAME:SPLIT of the catalog, or a COCO-style FILE.json.",
-    metavar="NAME",
-    complete=datasets,
+dataset_option = shared(
+    "--dataset", "NAME or NAME:SPLIT of the catalog, or a COCO-style FILE.json.", "NAME", datasets
 )
-images_option = partial(
-    option, name="--images", text="Image root, where it is not the dataset's usual one.", metavar="DIR"
-)
-checkpoint_option = partial(
-    option, name="--checkpoint", text="Model folder written by train or import.", metavar="DIR"
-)
-limit_option = partial(option, name="--limit", text="A seeded sample of this many images.")
+images_option = shared("--images", "Image root, where it is not the dataset's usual one.", "DIR")
+checkpoint_option = shared("--checkpoint", "Model folder written by train or import.", "DIR")
+limit_option = shared("--limit", "A seeded sample of this many images.")
 
 
 def require_named_backbone(what: str | Path, *also: str) -> None:
-    """Refuses networks that nobody asked for.
+    """Refuses networks that nobody asked for, unless `what`, a dataset or an image, is of the built-in world.
 
     Args:
-        what: the dataset, or the path of an image.
         also: other options that name networks.
-
-    Raises:
-        UsageError: `what` is not of the built-in world.
     """
     if isinstance(what, str):
         check_dataset(what)
@@ -140,7 +105,6 @@ def warn_of_photographs(networks: str | Path, what: str | Path) -> None:
 
     Args:
         networks: a preset or backbone file, or the folder of a checkpoint.
-        what: the dataset, or the path of an image.
     """
     if not is_of_shapes(what) and _are_tiny(networks):
         console.warn(f"{ONLY_SHAPES} What follows for {what} is a test of the machinery, not an answer.")
@@ -148,8 +112,6 @@ def warn_of_photographs(networks: str | Path, what: str | Path) -> None:
 
 def is_of_shapes(what: str | Path) -> bool:
     """Whether a dataset is the built-in world, or an image lies in a drawn one."""
-    from regionspot_cache.datasets.catalog import SHAPES
-
     if isinstance(what, str):
         return what.partition(":")[0] in SHAPES
     around = what.absolute().parents
@@ -157,8 +119,6 @@ def is_of_shapes(what: str | Path) -> bool:
 
 
 def _are_tiny(networks: str | Path) -> bool:
-    from regionspot_cache.backbones.presets import load_preset
-
     try:
         spec = load_preset(networks / BACKBONE_FILE if isinstance(networks, Path) else networks)
     except RegionSpotError:  # said by what loads the networks

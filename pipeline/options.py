@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline.places import find_config, shipped_names
+from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError
 
 Defaults = Callable[[Mapping[str, Any], Path | None], Mapping[str, Any]]
@@ -78,6 +79,11 @@ def option(
     """A field of a settings class that is an `Option`; a default of `...` means that it must be given."""
     found = Option(name=name, text=text, metavar=metavar, complete=complete)
     return field(default=MISSING if default is ... else default, metadata={"option": found})
+
+
+def shared(*how: Any) -> Callable[[Any], Any]:
+    """Makes the `option` of its default, for several settings classes."""
+    return lambda default: option(default, *how)
 
 
 def options_of(settings: type) -> list[Option]:
@@ -174,13 +180,7 @@ def verb(
 def load(
     settings: type, options: Sequence[Option], given: Mapping[str, Any], defaults: Defaults | None
 ) -> Any:
-    """Settings from a config, --set and what was given; an option that does not repeat is given once.
-
-    Raises:
-        UsageError: given twice, or as of `load_config`.
-    """
-    from regionspot_cache.config import load_config
-
+    """Settings from a config, --set and what was given. Raises UsageError: given twice, or not valid."""
     named = _once("--config", given.get("config") or [])
     config = find_config(Path(named)) if named else None
     values, spelled = {}, {}
@@ -237,7 +237,7 @@ def _common(settings: type, has_options: bool, reports: bool) -> list[inspect.Pa
             "--config",
             metavar="FILE",
             help="YAML file with settings, or a shipped one by name, such as train/bl.yaml.",
-            autocompletion=lambda incomplete: _configs(incomplete),
+            autocompletion=_configs,
         )
         override = typer.Option(
             "--set",
@@ -257,14 +257,13 @@ def _named(name: str, kind: Any, info: Any) -> inspect.Parameter:
     )
 
 
-def _configs(start: str) -> list[str]:
+def _configs(incomplete: str) -> list[str]:
     """Files here and shipped ones."""
-    folder = Path(start).parent if not start.endswith("/") else Path(start)
+    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     paths = folder.iterdir() if folder.is_dir() else ()
-    here = {f"{path}/" if path.is_dir() else str(path) for path in paths}
-    return sorted(
-        text for text in {*here, *shipped_names()} if text.startswith(start) and text.endswith(("/", ".yaml"))
-    )
+    here = [f"{path}/" if path.is_dir() else str(path) for path in paths]
+    found = [text for text in (*here, *shipped_names()) if text.endswith(("/", ".yaml"))]
+    return sorted({text for text in found if text.startswith(incomplete)})
 
 
 def _keys(settings: Any, prefix: str = "") -> Iterable[str]:

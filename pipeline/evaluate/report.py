@@ -20,18 +20,8 @@ from regionspot_cache.reporting.page import Cell, ReportSection, Table, Text, wr
 PER_CLASS_FILE, REPORT_FILE = "per_class.csv", "report.html"
 HARDEST, MIN_BOXES = 20, 5
 NEAR_PAIRS = 20
-COLUMNS = (
-    "method",
-    "category id",
-    "name",
-    "frequency",
-    "novel",
-    "boxes",
-    "AP box",
-    "AP mask",
-    "top-1",
-    "most often confused with",
-)
+MEASURED = ("AP box", "AP mask", "top-1", "most often confused with")
+COLUMNS = ("method", "category id", "name", "frequency", "novel", "boxes", *MEASURED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,6 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
     """Recognises, scores, writes and prints; one row a method, in the order of the settings.
 
     Where only results files are scored, neither networks nor images are needed.
-
-    Raises:
-        MissingFileError: no checkpoint, dataset, proposals or results there.
-        IdentityError: a checkpoint of other frozen networks or another width.
-        InputError: a results file of another dataset.
     """
     own = None
     if settings.recognisers:  # before the dataset: a wrong checkpoint is said at once
@@ -78,13 +73,9 @@ def _folder(settings: EvalSettings, dataset: DetectionDataset) -> Generator[Path
 def _ground_truth(
     dataset: DetectionDataset, reader: TruthReader
 ) -> tuple[GroundTruth, frozenset[str] | None]:
-    """The original annotations of the sampled images; the boxes of a CSV in the same form.
+    """The annotations of the sampled images, and which ids a results file may name beside theirs (None: any).
 
-    Args:
-        reader: has met every entry of a JSON file.
-
-    Returns:
-        annotations, and which images a results file may name beside theirs (None: any), as text.
+    They are the original ones, met by the reader; the boxes of a CSV in the same form.
     """
     if dataset.format == "openimages":
         return ground_truth(to_coco_dict(dataset)), None if dataset.limit else frozenset()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
@@ -136,26 +135,15 @@ def _say_content(path: Path, found: ResultsFile, scorer: Scorer) -> None:
     if images < len(scorer.dataset):
         console.warn(f"{path}: no detections of {len(scorer.dataset) - images} evaluated images")
     if scorer.settings.ap == "fixed":
-        _say_scarce(path.stem, detections, scorer.dataset.category_ids)
-    dropped = found.dropped + Counter(_beyond(detections, scorer))
-    if dropped:
+        ids, most, of = scorer.dataset.category_ids, PER_CATEGORY, "a class"
+        counted = np.bincount(np.searchsorted(ids, detections.category_ids), minlength=len(ids))
+        if few := np.count_nonzero(counted < most):  # our own methods write all
+            console.warn(
+                f"{path.stem}: {few} of {len(ids)} classes have fewer than {most:,} detections; "
+                "their fixed AP is too low where the system left some out"
+            )
+    else:
+        counted, most, of = np.diff(detections.offsets), scorer.settings.cap, "an image"
+    beyond = {f"behind the best {most} of {of}": int(np.maximum(counted - most, 0).sum())}
+    if dropped := found.dropped + Counter(beyond):
         console.warn(f"{path}: left out {counts(dict(dropped))}")
-
-
-def _say_scarce(name: str, detections: Detections, ids: NDArray[np.int64]) -> None:
-    """Detections that the other system did not write are missed by fixed AP; our own methods write all."""
-    found = np.bincount(np.searchsorted(ids, detections.category_ids), minlength=len(ids))
-    if few := np.count_nonzero(found < PER_CATEGORY):
-        console.warn(
-            f"{name}: {few} of {len(ids)} classes have fewer than {PER_CATEGORY:,} detections; "
-            "their fixed AP is too low where the system left some out"
-        )
-
-
-def _beyond(detections: Detections, scorer: Scorer) -> dict[str, int]:
-    """How many detections are too many for the chosen AP."""
-    if scorer.settings.ap == "fixed":
-        found, most = np.unique(detections.category_ids, return_counts=True)[1], PER_CATEGORY
-        return {f"behind the best {most} of a class": int(np.maximum(found - most, 0).sum())}
-    found, most = np.diff(detections.offsets), scorer.settings.cap
-    return {f"behind the best {most} of an image": int(np.maximum(found - most, 0).sum())}

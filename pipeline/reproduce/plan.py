@@ -11,8 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.reproduce.caches import (
+from pipeline.reproduce.rows import PaperTable, Row
+from pipeline.reproduce.work import (
     Source,
+    Unit,
     backbone_file,
     cache_folder,
     cache_identity,
@@ -20,8 +22,6 @@ from pipeline.reproduce.caches import (
     stored_backbone,
     training_sources,
 )
-from pipeline.reproduce.rows import PaperTable, Row
-from pipeline.reproduce.units import Unit
 from pipeline.verbs.evaluate import RESULTS, EvalSettings
 from pipeline.verbs.reproduce import BoxSource, ReproduceSettings
 from pipeline.verbs.train import HeadArrays, TrainSettings

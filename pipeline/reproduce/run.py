@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import console, executors
-from pipeline.reproduce.caches import cache_folder, prepare, state
-from pipeline.reproduce.outcome import TableOutcome, collect
 from pipeline.reproduce.plan import Planned, make_plan, sources_of, units_of
 from pipeline.reproduce.rows import PaperTable, load_table, table_names
-from pipeline.reproduce.tables import show, write
-from pipeline.reproduce.units import Unit, is_record, run_unit
+from pipeline.reproduce.tables import TableOutcome, collect, show, write
+from pipeline.reproduce.work import Unit, cache_folder, is_record, prepare, run_unit, state
 from pipeline.verbs.reproduce import ReproduceSettings
 from regionspot_cache.errors import IncompleteError, RegionSpotError
 from regionspot_cache.training.distributed import ProcessGroup

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, NonNegativeInt
 
 from pipeline import names
 from pipeline.names import require_named_backbone, warn_of_photographs
@@ -76,15 +76,13 @@ class EvalSettings:
         "given.",
         "DIR",
     )
-    pictures: int = 4
+    pictures: NonNegativeInt = 4
     """Images that the report shows, drawn by `seed`; 0 for none."""
     details: bool = True
     """Detections, classes and report beside metrics.json; without, the numbers alone, in seconds less."""
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.pictures < 0:
-            raise UsageError(f"pictures = {self.pictures}.", "pictures >= 0.")
         for name in self.methods:
             if name not in RECOGNISERS and (not name.startswith(RESULTS) or name == RESULTS):
                 expected = f"{near(name, RECOGNISERS)}One of {', '.join(RECOGNISERS)}, or {RESULTS}FILE."

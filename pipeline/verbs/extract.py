@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipeline import names
 from pipeline.names import require_named_backbone, warn_of_photographs
@@ -32,7 +34,7 @@ class ExtractSettings:
         "-views behind it where there are extra views.",
         "DIR",
     )
-    workers: int = option(0, "--workers", "Local Dask workers; 0: this process.")
+    workers: NonNegativeInt = option(0, "--workers", "Local Dask workers; 0: this process.")
     scheduler: str | None = option(
         None, "--scheduler", "A running Dask scheduler, tcp://HOST:PORT.", "ADDRESS"
     )
@@ -44,20 +46,20 @@ class ExtractSettings:
         "Bring a cache up to date: add new images, redo those whose boxes or file changed, give up what is "
         "gone.",
     )
-    limit: int | None = names.limit_option(None)
+    limit: PositiveInt | None = names.limit_option(None)
     seed: int = 0
     """Seed of the sample and of the order in the cache."""
-    partition_size: int = 512
+    partition_size: PositiveInt = 512
     """Images in a partition: the unit of work, writing, resuming and shuffling."""
-    batch_size: int = 8
+    batch_size: PositiveInt = 8
     """Images in one pass of an encoder."""
     dtype: StorageName = "int8"
     """How features are stored: `int8` with a scale for each vector, `float16` or `bfloat16`."""
     precision: Precision | None = None
     """Arithmetic of the encoders; the backbone's own when not given. Workers of unlike hardware need one."""
     device: str = "auto"
-    decode_threads: int = 4
-    max_failed: float = 0.01
+    decode_threads: PositiveInt = 4
+    max_failed: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the images that may fail before the run counts as incomplete (exit code 3)."""
     dry_run: bool = option(False, "--dry-run", "Print images, boxes, bytes and hours only.")
     policy: BoxPolicy = field(default_factory=BoxPolicy)
@@ -65,15 +67,6 @@ class ExtractSettings:
     """Extra views of every image, for training: mirrored, cropped, with jittered boxes; none by default."""
 
     def __post_init__(self) -> None:
-        for name in ("partition_size", "batch_size", "decode_threads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} = {getattr(self, name)}.", f"{name} >= 1.")
-        if not 0 <= self.max_failed <= 1:
-            raise UsageError(f"max_failed = {self.max_failed}.", "A share of the images, 0 to 1.")
-        if self.workers < 0 or (self.limit is not None and self.limit < 1):
-            raise UsageError(
-                f"workers = {self.workers}, limit = {self.limit}.", "workers >= 0 and limit >= 1."
-            )
         if self.part is not None:
             names.check_part(self.part, self.backbone)
         if self.scheduler and self.workers:

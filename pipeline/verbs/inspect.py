@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import NonNegativeInt
+
 from pipeline import names
 from pipeline.options import option, verb
-from regionspot_cache.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +21,10 @@ class VerifySettings(CacheSettings):
     """How thoroughly, and what follows."""
 
     full: bool = option(False, "--full", "Read every byte; finds any flipped bit.")
-    recompute: int = option(0, "--recompute", "Run the encoders again on this many images.")
+    recompute: NonNegativeInt = option(0, "--recompute", "Run the encoders again on this many images.")
     repair: bool = option(False, "--repair", "Uncommit what is damaged; extract redoes it.")
     backbone: names.Backbone = names.backbone_option("tiny")
     images: Path | None = names.images_option(None)
-
-    def __post_init__(self) -> None:
-        if self.recompute < 0:
-            raise UsageError(f"recompute = {self.recompute}.", "recompute >= 0.")
 
 
 @verb(CacheSettings)

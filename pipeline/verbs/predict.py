@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from pipeline import names
 from pipeline.names import require_named_backbone, warn_of_photographs
@@ -39,14 +40,10 @@ class PredictSettings:
     checkpoint: Path = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
     backbone: names.Backbone | None = names.backbone_option(None)
     out: Path | None = option(None, "--out", "Picture to write; IMAGE-regions.png if not given.", "FILE")
-    top: int = option(20, "--top", "Boxes that the RPN proposes.")
+    top: PositiveInt = option(20, "--top", "Boxes that the RPN proposes.")
     compare: bool = option(False, "--compare", "Also clip-box and clip-mask, and a picture of all.")
     report: Path | None = option(None, "--report", "HTML page with everything about the image.", "FILE")
     device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.top < 1:
-            raise UsageError(f"top = {self.top}.", "top >= 1.")
 
 
 def _named_networks(said: Mapping[str, Any], _: Path | None) -> Mapping[str, Any]:

@@ -10,7 +10,9 @@ from pydantic import BeforeValidator
 from pipeline.options import option, verb
 from pipeline.places import WORKPLACE, shipped
 from regionspot_cache.backbones.presets import HeadInputs
+from regionspot_cache.backbones.vocabulary import check_prompts
 from regionspot_cache.training.config import TrainConfig
+from regionspot_cache.yaml_text import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +27,6 @@ class PromptSettings:
     """`raw-mean` of the embeddings over the templates, or `unit-mean`: of each at unit length first."""
 
     def __post_init__(self) -> None:
-        from regionspot_cache.backbones.vocabulary import check_prompts
-
         check_prompts(self.templates, self.cleaning)
 
 
@@ -84,8 +84,6 @@ class TrainSettings:
 
 def _defaults(said: Mapping[str, Any], config: Path | None) -> Mapping[str, Any]:
     """The demo's run where nothing is said; else a folder of its own, for the demo's is the demo's."""
-    from regionspot_cache.yaml_text import read_yaml
-
     values = {} if config else read_yaml(shipped("train/shapes.yaml"))
     caches = said.get("caches")
     if config:

@@ -207,7 +207,7 @@ def test_an_ascii_terminal_does_no_harm(columns: str, tmp_path: Path) -> None:
 import sys
 from pipeline import console
 sys.stdout = console.LastingStream.of(sys.stdout)
-console.table("b\\xe4ume", ["a", "b"], [["\\xf6", 1]])
+console.result({}, "b\\xe4ume \\xf6")
 console.say("\\xfc")
 """
     done = subprocess.run(

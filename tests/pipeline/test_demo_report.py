@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo_report import DemoFacts, write_demo_report
+from pipeline.demo import DemoFacts, write_demo_report
 from pipeline.verbs.demo import DemoSettings
 from tests.reporting.test_page import Page
 

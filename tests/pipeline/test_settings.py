@@ -61,9 +61,10 @@ def test_shipped_files_by_name() -> None:
         {"decode_threads": 0},
         {"workers": -1},
         {"limit": 0},
+        {"max_failed": 1.5},
         {"workers": 1, "scheduler": "tcp://a:1"},
     ],
 )
 def test_settings_that_make_no_sense(values: dict) -> None:
     with pytest.raises(UsageError):
-        ExtractSettings(**values)
+        load_config(ExtractSettings, **values)

@@ -1,5 +1,6 @@
-"""Measure the small CLIP on held-out pictures, as production runs it."""
+"""Measures the small CLIP on held-out pictures, as production runs it, and writes the model card."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,15 @@ from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES
 from regionspot_cache.datasets.shapes_scene import draw_single, image_rng
 from tools.tiny.clip_data import VALIDATION
-from tools.tiny.training import CLIP_SINGLES, record
+from tools.tiny.training import CLIP_SINGLES, load_half, record
 
+CARD = Path(__file__).with_name("card.md")
+NETWORKS = {
+    "sam": "ViT of 4 blocks, width 128, patch 16, input 256; two-way decoder, width 128",
+    "clip": "ViT of 4 blocks, width 192, patch 8, input 128; text of 2 blocks, width 128",
+    "rpn": "neck at stride 8, 15 anchors a cell, on the SAM embedding",
+}
+COLUMNS = ("images", "top1", "base", "novel", "texture", "colour", "shape")
 TEMPLATE_SETS: dict[str, str | Sequence[str]] = {
     "name": ("{}",),
     "photo": ("a photo of a {}.",),
@@ -99,3 +107,37 @@ def measure(_work: Path, assets: Path = ASSETS, *, pictures: int = 1280, scenes:
     """Measures the CLIP of the preset `tiny`; its weights are those in the package."""
     clip = load_clip(load_preset("tiny").first(ClipSpec))
     record(assets, "clip", evaluate(clip, pictures=pictures, scenes=scenes))
+
+
+def render(assets: Path = ASSETS) -> str:
+    """The card of the weights and figures in a folder."""
+    measured = json.loads((assets / "config.json").read_text())["measured"]
+    clip = {kind: f for kind, f in measured["clip"].items() if isinstance(f, dict)}
+    prompts = list(next(iter(clip.values()))["top1_by_templates"])
+    return CARD.read_text().format(
+        files="\n".join(_file(assets / f"{part}.safetensors", text) for part, text in NETWORKS.items()),
+        sam=measured["sam"],
+        rpn=measured["rpn"],
+        clip="\n".join(_row(kind, *(f[c] for c in COLUMNS)) for kind, f in clip.items()),
+        prompts=" | ".join(prompts),
+        rule="---|" * len(prompts),
+        by_prompt="\n".join(_row(kind, *f["top1_by_templates"].values()) for kind, f in clip.items()),
+        training="\n".join(
+            _row(part, cost["steps"], cost["images_seen"], round(cost["minutes"]))
+            for part, cost in ((part, measured[part]) for part in NETWORKS)
+        ),
+    )
+
+
+def _file(path: Path, network: str) -> str:
+    parameters = sum(tensor.numel() for tensor in load_half(path).values())
+    return _row(path.name, network, f"{parameters:,}", f"{path.stat().st_size / 1e6:.1f}")
+
+
+def _row(*cells: Any) -> str:
+    return "| " + " | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
+
+
+def write_card(_work: Path, assets: Path = ASSETS) -> None:
+    """MODEL_CARD.md beside the weights."""
+    (assets / "MODEL_CARD.md").write_text(render(assets))
