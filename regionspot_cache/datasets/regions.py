@@ -1,8 +1,8 @@
 """Boxes: conversions, overlap, and the one rule by which bad boxes are dropped."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,9 +32,6 @@ class BoxPolicy:
     clip: bool = True  # cut boxes at the image border. Boxes wholly outside are dropped either way.
     drop_crowd: bool = True  # drop boxes that stand for a group of objects
     deduplicate: bool = True  # drop repetitions of the same label and box within one image, keeping the first
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class CleanBoxes(NamedTuple):

@@ -1,7 +1,7 @@
 """Detections and how good they are: LVIS and COCO average precision, proposal recall, accuracy."""
 
-from regionspot_cache.evaluation.accuracy import AccuracyMeter
 from regionspot_cache.evaluation.average_precision import ApType, evaluate
+from regionspot_cache.evaluation.confusion import AccuracyMeter
 from regionspot_cache.evaluation.detections import (
     PER_CATEGORY,
     Detections,

@@ -1,10 +1,14 @@
-"""The processes of a run, started by torchrun, and their gradients; without torchrun a group of one."""
+"""The processes of a run, started by torchrun (else a group of one), their gradients, and signals to them."""
 
 import importlib
 import os
+import signal
+import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -95,3 +99,33 @@ class FlatGradients:
         norm = gradients.norm()
         gradients.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
         return norm
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruptible:
+    """Turns the first signal into `asked`, which the loop grants after its step; a second one acts at once.
+
+    Outside the main thread, where Python takes no signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._usual: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._usual = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

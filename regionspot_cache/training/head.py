@@ -1,10 +1,8 @@
 """The recognition head: SAM tokens of the boxes attend to the CLIP feature map of their image.
 
-The only network that is trained. Structure and tensor names follow the RegionSpot paper (section 3.2) and
-its released checkpoints, so that those weights load: `to_clip`, post-norm DETR decoder layers
-(self-attention among the boxes, cross-attention to the map, feed-forward), a last LayerNorm, `projector`.
-Two departures: padded boxes are masked (the paper's code repeats real ones, which changes the result), and
-every layer is initialised on its own.
+Structure and tensor names follow the RegionSpot paper (section 3.2) and its released checkpoints, so that
+those weights load. Two departures: padded boxes are masked (the paper's code repeats real ones, which changes
+the result), and every layer is initialised on its own.
 """
 
 import json

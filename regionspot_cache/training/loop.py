@@ -26,9 +26,14 @@ from regionspot_cache.training.checkpoint import (
     save_checkpoint,
 )
 from regionspot_cache.training.config import Stage, TrainConfig
-from regionspot_cache.training.distributed import FlatGradients, ProcessGroup, join_processes, local_device
+from regionspot_cache.training.distributed import (
+    FlatGradients,
+    Interruptible,
+    ProcessGroup,
+    join_processes,
+    local_device,
+)
 from regionspot_cache.training.folder import claim_folder
-from regionspot_cache.training.interrupt import Interruptible
 from regionspot_cache.training.loader import Batch, make_batch, read_ahead
 from regionspot_cache.training.losses import region_loss
 from regionspot_cache.training.metrics import MetricsLog, StepReport

@@ -1,9 +1,9 @@
 """Sigmoid focal loss over a large vocabulary, averaged so that batches and processes can be split freely.
 
-The official code takes the mean over the boxes of a GPU's batch, the SUM over classes and the SUM over the
-images of one GPU (two images), then averages over GPUs. Here a box counts 1 / (real boxes of its image) and
-an image counts 1 / (images of the GLOBAL batch). Ours is therefore the official loss divided by the images
-per GPU; AdamW does not notice the constant, only the gradient clip of 1.0 bites at another point.
+The official code takes the mean over the boxes, the SUM over classes and over the two images of a GPU, then
+averages over GPUs. Here a box counts 1 / (real boxes of its image) and an image 1 / (images of the GLOBAL
+batch): the official loss divided by the images per GPU. AdamW does not notice the constant, only the gradient
+clip of 1.0 bites at another point.
 """
 
 import numpy as np
