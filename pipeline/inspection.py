@@ -102,7 +102,7 @@ def _view_counts(cache: Cache) -> dict[str, Any]:
 
 def _part_info(there: Contents, part: str) -> dict[str, Any]:
     complete = len(there.markers[part]) == there.partitions
-    return {**there.spec(part).to_dict(), "bytes": there.bytes_by_array(part), "complete": complete}
+    return {**asdict(there.spec(part)), "bytes": there.bytes_by_array(part), "complete": complete}
 
 
 def _info_text(facts: dict[str, Any]) -> str:
@@ -125,7 +125,9 @@ def _info_text(facts: dict[str, Any]) -> str:
         lines.append(f"{name} part, {'complete' if part['complete'] else 'not complete'}")
         for array in part["arrays"]:
             per = "box" if array["ragged"] else "image"
-            lines.append(f"  {array['name']:<14} {array['dtype']} {array['item_shape']} for every {per}")
+            lines.append(
+                f"  {array['name']:<14} {array['dtype']} {list(array['item_shape'])} for every {per}"
+            )
         lines += [f"  {path:<24} {console.size(size):>12}" for path, size in part["bytes"].items()]
         lines += [
             f"  {key:<24} {value}" for key, value in part["fingerprint"].items() if key != "architecture"
@@ -209,7 +211,6 @@ def _judge(path: str, problems: list[Problem], *, repair: bool) -> None:
 
 
 def _discard(path: str, damage: list[Problem]) -> None:
-    """Uncommits every damaged partition; extraction does it again."""
     found = {(p.segment, p.part, p.partition) for p in damage if p.part and p.partition is not None}
     for segment, part, partition in sorted(found):
         open_writer(within(path, segment)).discard(part, partition)
@@ -253,7 +254,6 @@ def _note(worst: dict[str, float], name: str, stored: Any, again: Any) -> None:
 
 
 def _encoders_of(cache: Cache, backbone: str) -> dict[str, "Encoder"]:
-    """The networks of the parts that the cache has."""
     from regionspot_cache.backbones import load_backbone, load_preset
 
     spec = load_preset(backbone)

@@ -41,13 +41,8 @@ def part_spec(name: str, encoder: Encoder, dtype: StorageName, *, with_fingerpri
 class PartitionFeatures:
     """Features of some images of one partition, in the layout of the plan.
 
-    They are encoded for storage image by image, so a partition never lies in memory as float32.
-
-    Args:
-        planned: the partition.
-        specs: what is stored, by part.
-        encoders: the networks of these parts.
-        clock: takes the seconds of every part.
+    They are encoded for storage image by image, so a partition never lies in memory as float32. `clock` takes
+    the seconds of every part.
 
     Attributes:
         arrays: part -> array name -> rows, one a box or an image of the partition.

@@ -13,9 +13,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator
 
-from regionspot_cache.errors import DamageError
 from regionspot_cache.store.layout import CRC_BYTES, StackedArray
-from regionspot_cache.store.records import Count, Sha256, digest
+from regionspot_cache.store.records import Count, Sha256, damage, digest
 
 Sums = Callable[[int], memoryview]
 """From the number of a stored object to the uint32 crc32c of its inner chunks, in the order of its index."""
@@ -29,13 +28,10 @@ def _is_list_of_crcs(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectEntry:
-    """A stored object.
+    """A stored object: its size, the SHA-256 of all its bytes, and the crc32c of its records.
 
-    Attributes:
-        bytes: its size.
-        sha256: of all its bytes.
-        crc32c: base64 of the little-endian uint32 crc32c of every inner chunk in the order of the index, 0
-            for one that is not stored; empty for objects that are no part of an array.
+    `crc32c` is base64 of little-endian uint32, one for every inner chunk in the order of the index, 0 for one
+    that is not stored; empty for objects that are no part of an array.
     """
 
     bytes: Count
@@ -46,11 +42,8 @@ class ObjectEntry:
         """uint32 [index_entries] of an object of `array`. Raises DamageError when it has another number."""
         values = np.frombuffer(base64.b64decode(self.crc32c), "<u4")
         if len(values) != array.index_entries:
-            raise DamageError(
-                f"{len(values)} checksums are recorded for the records of {key}",
-                f"{array.index_entries}",
-                "rs-cache verify CACHE --full names all damage",
-            )
+            found = f"{len(values)} checksums are recorded for the records of {key}"
+            raise damage(found, f"{array.index_entries}")
         return values.astype(np.uint32).data
 
 
@@ -66,11 +59,7 @@ def recorded_sums(entries: Mapping[str, ObjectEntry], array: StackedArray) -> Su
     def sums(shard: int) -> memoryview:
         key = array.key(shard)
         if key not in entries:
-            raise DamageError(
-                f"no checksums are recorded for {key}",
-                "an object that was committed",
-                "rs-cache verify CACHE --full names all damage",
-            )
+            raise damage(f"no checksums are recorded for {key}", "an object that was committed")
         return entries[key].sums(array, key)
 
     return sums

@@ -33,12 +33,9 @@ def estimate(plan: CachePlan, parts: Sequence[PartSpec]) -> dict[str, int]:
 def missing_bytes(
     plan: CachePlan | StoredPlan, parts: Sequence[PartSpec], pending: Mapping[str, Sequence[int]]
 ) -> int:
-    """Bytes of the objects of the partitions that each part still lacks, exact like `estimate`.
+    """Bytes of the partitions that each part still lacks, exact like `estimate`.
 
-    Args:
-        plan: of the cache.
-        parts: those to fill.
-        pending: partitions that are not committed, by part; all of a part that is not named.
+    `pending` are partitions that are not committed, by part; all of a part that is not named.
     """
     total = 0
     for spec in parts:

@@ -52,7 +52,6 @@ class ArraySpec:
     """One feature array of a part.
 
     Attributes:
-        name: unique within its part.
         dtype: its storage type; the scales of a scaled one are the array NAME_scale.
         item_shape: shape of one record, for example (N, C) of a map, (D,) of a token.
         ragged: one record per box instead of one per image.
@@ -74,11 +73,6 @@ class ArraySpec:
     def stored(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """See `Storage.arrays`."""
         return self.storage.arrays(self.name, self.item_shape)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        grid = None if self.grid is None else list(self.grid)
-        return {**asdict(self), "item_shape": list(self.item_shape), "grid": grid}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,30 +98,18 @@ class PartSpec:
                 "rename it in the backbone file",
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return {
-            "name": self.name,
-            "arrays": [array.to_dict() for array in self.arrays],
-            "fingerprint": dict(self.fingerprint),
-        }
-
     @property
     def digest(self) -> str:
         """SHA-256 of the identity of the features."""
-        return digest(canonical(self.to_dict()))
+        return digest(canonical(asdict(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanShape:
-    """The sizes that fix the shape of every array.
+    """The sizes that fix the shape of every array: S images a partition, B boxes in the largest one.
 
-    Attributes:
-        num_images, num_boxes: totals.
-        partition_size: S.
-        max_boxes: B.
-        max_text: bytes of the longest partition's image ids and file names.
-        views: whether there are extra views of images; each counts as an image.
+    `max_text` are the bytes of the longest partition's image ids and file names; with `views` there are extra
+    views of images, and each counts as an image.
     """
 
     num_images: Positive
@@ -151,9 +133,8 @@ class PlanShape:
 class StackedArray:
     """One stored zarr array [P, length, *item_shape] and how it is cut.
 
-    A stored object (shard) holds `group` partitions, one for feature arrays; an inner chunk holds `rows` rows
-    of one partition. Inner chunks past the last record of a partition are not stored. `ragged` arrays have
-    one row a box, the others one row an image.
+    A stored object (shard) holds `group` partitions, an inner chunk `rows` rows of one; those past the last
+    record of a partition are not stored. `ragged` arrays have one row a box, the others one row an image.
     """
 
     path: str
@@ -230,8 +211,7 @@ class StackedArray:
 
 
 def part_arrays(spec: PartSpec, shape: PlanShape) -> dict[str, StackedArray]:
-    """Every stored array of a part by name: features, their scales, "status" uint8 [P, S], and "file" int64
-    [P, S, 3], see `datasets.images.FileStamp`."""
+    """Every stored array of a part by name: features, "status" uint8 [P, S] and "file" int64 [P, S, 3]."""
     images, boxes = shape.partition_size, max(1, shape.max_boxes)
     arrays = {
         "status": _stacked(f"{spec.name}/status", "uint8", shape, images, (), run_bytes=_RUN_BYTES),

@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 
 from regionspot_cache.datasets.augmentation import ViewTable
-from regionspot_cache.errors import DamageError
 from regionspot_cache.store.encode import METADATA, array_metadata, empty_block, encode_shard, group_metadata
 from regionspot_cache.store.entries import ObjectEntry, object_entry, recorded_sums
 from regionspot_cache.store.identity import CacheRecord
 from regionspot_cache.store.layout import StackedArray, plan_arrays
 from regionspot_cache.store.objects import Objects, WholeObjects
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
+from regionspot_cache.store.records import damage
 from regionspot_cache.store.shards import ChunkError, StoredArray, chunk_sums
 
 
@@ -53,12 +53,7 @@ def partition_columns(partition: PartitionPlan, name: str) -> np.ndarray:
 
 
 class StoredPlan:
-    """Reads the stored plan.
-
-    Args:
-        objects: the cache's objects.
-        record: cache.json; every row that is read is the one whose checksum it has.
-    """
+    """Reads the stored plan; every row that is read is the one whose checksum cache.json has."""
 
     def __init__(self, objects: Objects, record: CacheRecord) -> None:
         self.shape = record.shape
@@ -70,10 +65,9 @@ class StoredPlan:
 
     @property
     def num_partitions(self) -> int:
-        """P."""
         return self.shape.num_partitions
 
-    @property
+    @cached_property
     def image_counts(self) -> np.ndarray:
         """int64 [P], images of each partition."""
         return np.array([self.shape.partition_images(p) for p in range(self.num_partitions)], np.int64)
@@ -115,10 +109,6 @@ class StoredPlan:
         text = self._rows("text", index, ends[-1]).tobytes()
         return [text[start:end].decode(errors="surrogateescape") for start, end in pairwise(ends)]
 
-    def image_ids(self, index: int) -> list[int | str]:
-        """Image ids of a partition."""
-        return self._ids(self.texts(index)[::2])
-
     def image_name(self, index: int, slot: int) -> tuple[int | str, str]:
         """Image id and file name of one image."""
         image_id, file_name = self.texts(index)[2 * slot : 2 * slot + 2]
@@ -130,19 +120,11 @@ class StoredPlan:
         try:
             return [int(text) for text in texts]
         except ValueError:
-            raise DamageError(
-                f"the image ids of {self._objects.url} are no numbers",
-                "numbers, as its cache.json says",
-                "rs-cache verify CACHE --full lists every damaged object of the cache",
-            ) from None
+            found = f"the image ids of {self._objects.url} are no numbers"
+            raise damage(found, "numbers, as its cache.json says") from None
 
     def load(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Array `name` of all partitions, one after the other: [sum(rows), *item_shape].
-
-        Args:
-            name: an array of `layout.plan_arrays`.
-            rows: int [P], how many rows each partition has.
-        """
+        """Array `name` of `plan_arrays`: `rows`, int [P], of all partitions in turn, [T, *item_shape]."""
         array = self._arrays[name].array
         whole = self._stored(array, WholeObjects(self._objects))
         flat = np.empty((int(np.sum(rows)), *array.item_shape), array.dtype)
@@ -160,8 +142,4 @@ def _checked(stored: StoredArray, partition: int, count: int) -> np.ndarray:
     try:
         return stored.read_rows(partition, 0, count)
     except ChunkError as error:
-        raise DamageError(
-            f"the plan of the cache is damaged: {error}",
-            "every row that was planned",
-            "rs-cache verify CACHE --full lists every damaged object of the cache",
-        ) from None
+        raise damage(f"the plan of the cache is damaged: {error}", "every row that was planned") from None

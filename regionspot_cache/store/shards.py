@@ -35,12 +35,7 @@ class ChunkError(Exception):
 def parse_index(array: StackedArray, tail: np.ndarray) -> np.ndarray:
     """Offsets int64 [entries] of the inner chunks of a stored object, negative where there is none.
 
-    Args:
-        array: its layout.
-        tail: the last `array.index_bytes` bytes of the object.
-
-    Raises:
-        ValueError: the checksum of the index does not match.
+    `tail` are its last `array.index_bytes` bytes. ValueError when the index does not match its checksum.
     """
     body, stored = tail[:-CRC_BYTES], tail[-CRC_BYTES:]
     if google_crc32c.value(body) != int.from_bytes(stored.tobytes(), "little"):
@@ -66,11 +61,8 @@ def chunk_sums(array: StackedArray, data: memoryview) -> np.ndarray:
 class StoredArray:
     """Reads rows of one stored array.
 
-    Args:
-        open_object: opens a key for positioned reads.
-        array: the layout of the array.
-        sums: the recorded crc32c of every inner chunk; the one stored beside it must be the same.
-        check: compare the bytes of every inner chunk with it, too.
+    `sums` are the recorded crc32c of every inner chunk, which the one stored beside it must be; with `check`
+    the bytes are compared with it, too.
     """
 
     def __init__(
@@ -85,11 +77,7 @@ class StoredArray:
         self._indexes: dict[int, tuple[Hashable, memoryview, memoryview]] = {}
 
     def read_rows(self, partition: int, start: int, stop: int) -> np.ndarray:
-        """Rows start:stop of one partition, [stop - start, *item_shape].
-
-        Raises:
-            ChunkError: something needed is absent or damaged.
-        """
+        """Rows start:stop of one partition, [stop - start, *item_shape]. Raises ChunkError."""
         array = self.array
         if stop <= start:
             return np.empty((0, *array.item_shape), array.dtype)
@@ -102,12 +90,7 @@ class StoredArray:
     def read_needed(self, partition: int, needed: np.ndarray) -> np.ndarray:
         """Rows 0:len(needed) of one partition, the fill value where no row of an inner chunk is needed.
 
-        Args:
-            partition: its number.
-            needed: bool [rows].
-
-        Raises:
-            ChunkError: something needed is absent or damaged.
+        Raises ChunkError.
         """
         array = self.array
         chunks = np.unique(np.flatnonzero(needed) // array.rows).tolist()
@@ -121,10 +104,8 @@ class StoredArray:
     def read_chunks(self, places: Sequence[tuple[int, int]], into: Sequence[np.ndarray]) -> None:
         """Fill into[i] (uint8 [chunk_bytes], contiguous) with inner chunk places[i] = (partition, number).
 
-        Chunks that lie one after the other in an object, in the order asked for, are read together.
-
-        Raises:
-            ChunkError: a chunk is absent or damaged.
+        Chunks that lie one after the other in an object, in the order asked for, are read together. Raises
+        ChunkError.
         """
         stored = np.empty(len(places), "<u4")
         checksums = list(stored.view(np.uint8).reshape(-1, CRC_BYTES))

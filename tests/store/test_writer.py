@@ -159,8 +159,6 @@ def test_features_that_do_not_fit_are_refused(writer: CacheWriter) -> None:
     for wrong in (status[:-1], status.astype(int), np.zeros_like(status), np.full_like(status, 99)):
         with pytest.raises(InputError, match="status"):
             writer.commit("sam", 0, good, wrong)
-    with pytest.raises(InputError, match="failures listed"):
-        writer.commit("sam", 0, good, status, failures=[{"image_id": 1}])
     with pytest.raises(InputError, match="no part depth"):
         writer.commit("depth", 0, good, status)
 
