@@ -4,9 +4,33 @@ Importing this checks torch and torchvision first, because the modules below nee
 """
 # ruff: noqa: E402, F401
 
-from regionspot_cache.backbones.compat import check_torchvision
+from importlib.metadata import PackageNotFoundError, version
 
-check_torchvision()
+from regionspot_cache.errors import RegionSpotError
+
+
+def _check_torchvision() -> None:
+    # The usual broken installation: a torchvision for CUDA beside a torch for CPUs alone, for example.
+    try:
+        import torch
+        import torchvision.ops
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise RegionSpotError(
+            f"torchvision {_version('torchvision')} does not work beside torch {_version('torch')}: {detail}",
+            "torch and torchvision of one release, both with CUDA or both without.",
+            "make setup   (or: uv pip install --reinstall torch torchvision, the two together)",
+        ) from error
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+_check_torchvision()
 
 from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.encoder import Array, Encoder, MaskEncoder, TextEncoder

@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor
 
 from regionspot_cache.backbones.arithmetic import autocast, choose
 from regionspot_cache.backbones.clip_build import ClipParts, portable_name
-from regionspot_cache.backbones.clip_tower import block_index, tower_shape
 from regionspot_cache.backbones.encoder import Array
 from regionspot_cache.backbones.presets import ClipSpec
 from regionspot_cache.backbones.weights import state_sha256
+from regionspot_cache.errors import UsageError
 
 TEXT_BATCH = 256
 PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -33,8 +35,8 @@ class ClipBackbone:
     def __init__(self, parts: ClipParts, spec: ClipSpec, device: torch.device | str = "cpu") -> None:
         self.spec = spec
         self.parts = parts
-        self._shape = tower_shape(parts.model.visual, spec.model)
-        self.blocks = tuple(block_index(layer, self._shape) for layer in spec.layers)
+        self._shape = _tower_shape(parts.model.visual, spec.model)
+        self.blocks = tuple(_block_index(layer, self._shape) for layer in spec.layers)
         self.device = torch.device(device)
         self.model = parts.model.to(self.device).eval().requires_grad_(False)
         self.precision = choose(spec.precision, self.device).arithmetic
@@ -164,3 +166,44 @@ class ClipBackbone:
             for start in range(0, len(texts), TEXT_BATCH)
         ]
         return torch.cat(parts).float()
+
+
+class _TowerShape(NamedTuple):
+    """The tokens of an image tower."""
+
+    grid: tuple[int, int]  # rows, columns of patch tokens
+    prefix: int  # tokens before them: the class token, or none
+    width: int  # channels
+    blocks: int
+
+
+def _tower_shape(visual: Any, name: str) -> _TowerShape:
+    """The shape of `model.visual` of an open_clip model, which an error calls `name`.
+
+    Raises:
+        UsageError: convolutional towers (ResNet, ConvNeXt), towers of several resolutions (Swin), and NaFlex,
+            whose number of tokens varies with the image.
+    """
+    if isinstance(visual, VisionTransformer):
+        inner = visual.transformer
+        return _TowerShape(grid=visual.grid_size, prefix=1, width=inner.width, blocks=inner.layers)
+    trunk: Any = visual.trunk if isinstance(visual, TimmModel) else visual
+    grid = getattr(getattr(trunk, "patch_embed", None), "grid_size", None)
+    prefix = getattr(trunk, "num_prefix_tokens", None)
+    if grid is None or prefix is None or "NaFlex" in type(trunk).__name__:
+        raise UsageError(
+            f"The image tower of {name} ({type(trunk).__name__}) gives no fixed grid of patch tokens.",
+            "A plain ViT tower: not a ResNet, ConvNeXt, Swin or NaFlex one.",
+            "--set clip.model=ViT-B-16-quickgelu",
+        )
+    return _TowerShape(grid=tuple(grid), prefix=prefix, width=trunk.embed_dim, blocks=len(trunk.blocks))
+
+
+def _block_index(layer: int, shape: _TowerShape) -> int:
+    """The index from 0 of a block counted from the front, or from the back if negative. Raises UsageError."""
+    if not -shape.blocks <= layer < shape.blocks:
+        raise UsageError(
+            f"layers: {layer}, but the tower has {shape.blocks} blocks.",
+            f"{-shape.blocks} to {shape.blocks - 1}; -1 is the last.",
+        )
+    return layer % shape.blocks
