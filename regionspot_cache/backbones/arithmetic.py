@@ -20,17 +20,11 @@ Arithmetic = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """An arithmetic and why.
-
-    Attributes:
-        arithmetic: what is done.
-        reason: for people: "float32: this CPU has no bfloat16 matrix instructions".
-        slow: bfloat16 was forced where the hardware has to emulate it; see `slowdown`.
-    """
+    """An arithmetic and why."""
 
     arithmetic: Arithmetic
-    reason: str
-    slow: bool = False
+    reason: str  # for people: "float32: this CPU has no bfloat16 matrix instructions"
+    slow: bool = False  # bfloat16 was forced where the hardware has to emulate it; see `slowdown`
 
 
 def choose(precision: Precision, device: torch.device | str) -> Choice:

@@ -31,7 +31,7 @@ LEAVES = {  # names in segment_anything -> in transformers, the first that exist
 class TransformersSam(FrozenSam):
     """A frozen SAM of the transformers library.
 
-    Args as of `FrozenSam`, and:
+    Args:
         processor: its image processor, for the size of the network.
 
     Attributes:

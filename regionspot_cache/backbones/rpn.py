@@ -69,14 +69,9 @@ class SamRpn(nn.Module):
         return filtered_proposals(self.rpn, self._images(embeddings, sizes), [self.neck(embeddings)])
 
     def losses(self, embeddings: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Training losses of torchvision's RPN, without its proposals and their suppression.
+        """Losses of torchvision's RPN for embeddings [B,E,h,w] and true boxes [n,4] xyxy in the SAM frame.
 
-        Args:
-            embeddings: [B,E,h,w] SAM image embeddings.
-            targets: per image the true boxes [n,4] xyxy in SAM-frame pixels; n may be 0.
-
-        Returns:
-            "loss_objectness" and "loss_rpn_box_reg", scalars.
+        "loss_objectness" and "loss_rpn_box_reg", scalars; proposals and their suppression are left out.
         """
         rpn = self.rpn
         features = [self.neck(embeddings)]

@@ -18,7 +18,7 @@ from regionspot_cache.backbones.sam_decode import TokenDecoder
 class SamBackbone(FrozenSam):
     """A frozen SAM (Kirillov et al., 2023), or one with another image encoder (MobileSAM).
 
-    Args as of `FrozenSam`, and:
+    Args:
         config: what it was built from, see `sam_build`.
     """
 

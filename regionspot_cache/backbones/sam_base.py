@@ -18,15 +18,10 @@ from regionspot_cache.backbones.weights import state_sha256
 
 
 class LayeredEmbedding(NamedTuple):
-    """Embeddings of B images by a network whose masks need more than what tokens attend to.
+    """Embeddings of B images by a network whose masks need more than what tokens attend to."""
 
-    Attributes:
-        cells: [B,D,h,w], what tokens attend to.
-        fine: what only masks need beside it.
-    """
-
-    cells: Tensor
-    fine: tuple[Tensor, ...]
+    cells: Tensor  # [B,D,h,w], what tokens attend to
+    fine: tuple[Tensor, ...]  # what only masks need beside it
 
 
 Embedding = Tensor | LayeredEmbedding
@@ -45,11 +40,6 @@ class FrozenSam(ABC):
     """A frozen network of a SAM family; see `Encoder` and `MaskEncoder` for what its methods take and give.
 
     All results are inference tensors on `device`; clone one before training on it.
-
-    Args:
-        network: with its weights.
-        spec: what it is called, its precision and what it stores.
-        device: where it runs.
     """
 
     masks_need_cells_alone = True

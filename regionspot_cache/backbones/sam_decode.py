@@ -18,17 +18,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenDecoder:
-    """The part of a mask decoder that makes tokens.
-
-    Attributes:
-        transformer: the two-way transformer.
-        output: [T,D] learned tokens that stand before those of the prompt.
-        mask_token: which of them is mask token 0.
-    """
+    """The part of a mask decoder that makes tokens."""
 
     transformer: TwoWayTransformer
-    output: Tensor
-    mask_token: int
+    output: Tensor  # [T,D] learned tokens that stand before those of the prompt
+    mask_token: int  # which of them is mask token 0
 
     def __call__(
         self,
@@ -62,20 +56,13 @@ class TokenDecoder:
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """What the decoder needs of B images, computed once and shared by all their boxes.
+    """What the decoder needs of B images, computed once and shared by all their boxes."""
 
-    Attributes:
-        cells: [B,M,D] image embedding plus the dense prompt of "no mask".
-        position: [M,D] positional encoding of the grid.
-        keys, values: [B,H,M,c] of the first layer's attention from tokens to cells.
-        queries: [B,H,M,c] of its attention from cells to tokens.
-    """
-
-    cells: Tensor
-    position: Tensor
-    keys: Tensor
+    cells: Tensor  # [B,M,D] image embedding plus the dense prompt of "no mask"
+    position: Tensor  # [M,D] positional encoding of the grid
+    keys: Tensor  # [B,H,M,c] of the first layer's attention from tokens to cells, and its values
     values: Tensor
-    queries: Tensor
+    queries: Tensor  # [B,H,M,c] of its attention from cells to tokens
 
 
 def prepare_images(

@@ -65,10 +65,8 @@ class RegionPredictor:
         """A predictor from a model folder written by training.
 
         Args:
-            folder: holds config.json, model.safetensors and backbone.yaml; or, as text, a hub id
-                "ORG/NAME[@REVISION]". A local folder always wins.
+            folder: as of `model_folder`; holds config.json, model.safetensors and backbone.yaml.
             backbone: a preset or YAML file instead of the folder's own.
-            device: where the networks run.
 
         Raises:
             MissingFileError: a file is missing.

@@ -76,8 +76,7 @@ class Proposals:
     def save(self, path: Path) -> None:
         """Writes a COCO results list (.json; category_id 1) or the arrays (.npz), whole or not at all.
 
-        Raises:
-            InputError: another ending, or ground truth (it has no scores to write).
+        Raises InputError for another ending, or ground truth (it has no scores to write).
         """
         if self.scores is None:
             raise InputError("ground-truth boxes have no scores", "scored proposals", "save RPN proposals")
