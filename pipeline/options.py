@@ -25,25 +25,20 @@ Defaults = Callable[[Mapping[str, Any], Path | None], Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """How a field of settings is given on the command line.
-
-    Attributes:
-        name: with dashes an option; a word in capitals an argument.
-        text: its help, one sentence; the default is added to it.
-        metavar: what stands for the value; by the type when not given.
-        complete: the words that a value may be, for completion in the shell.
-        key: the field's name, and so its key in configs and for --set.
-        kind: its type, without None.
-        default: its own default; None where it has none.
-        required: it has no default.
-    """
+    """How a field of settings is given on the command line."""
 
     name: str
+    """With dashes an option; a word in capitals an argument."""
     text: str
+    """Its help, one sentence; the default is added to it."""
     metavar: str | None
+    """What stands for the value; by the type when not given."""
     complete: Callable[[], Iterable[str]] | None
+    """The words that a value may be, for completion in the shell."""
     key: str = ""
+    """The field's name, and so its key in configs and for --set."""
     kind: Any = str
+    """The field's type, without None."""
     default: Any = None
     required: bool = False
 

@@ -18,7 +18,6 @@ from regionspot_cache.datasets import (
     to_coco_dict,
 )
 from regionspot_cache.datasets.minival import holds_minival_only
-from regionspot_cache.evaluation import EvaluationResult
 from regionspot_cache.evaluation.ground_truth import GroundTruth, TruthReader, ground_truth
 from regionspot_cache.files import numbered_folder
 
@@ -51,7 +50,10 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
         rows = {row.name: row for row in (recognised.rows if recognised else ())}
         rows |= {path.stem: score_results(path, scorer, others) for path in settings.result_files}
         scored = [rows[name] for name in settings.row_names]
-        _show([row.result for row in scored], out, as_json=as_json)
+        values = {"results": [row.result.to_json() for row in scored]}
+        (out / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")
+        console.result(values, "\n".join(str(row.result) for row in scored), as_json=as_json)
+        console.say(f"metrics.json is in {out}.")
         if settings.details:
             write_evaluation_report(out, dataset, scored, recognised)
     return scored
@@ -83,10 +85,3 @@ def _ground_truth(
     # Results of the whole of LVIS val are scored on minival too, whose own file does not list the rest.
     anything = dataset.split == "minival" and holds_minival_only(reader.images.values())
     return reader.finish(dataset.image_ids), None if anything else ids
-
-
-def _show(results: list[EvaluationResult], out: Path, *, as_json: bool) -> None:
-    values = {"results": [result.to_json() for result in results]}
-    (out / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")
-    console.result(values, "\n".join(map(str, results)), as_json=as_json)
-    console.say(f"metrics.json is in {out}.")

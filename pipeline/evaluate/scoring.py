@@ -89,22 +89,19 @@ class Scorer:
             metrics["accuracy"] = accuracy.summary(self.dataset.class_frequency, members)
         if proposals is not None:
             metrics["recall"] = proposal_recall(proposals, self.truth)
-        protocol = self._protocol(origin, RECALL_RULE if proposals is not None else "")
-        result = EvaluationResult(protocol=protocol, metrics=metrics)
-        return Scored(name=name, result=result, average_precision=scored)
-
-    def _protocol(self, origin: Mapping[str, str], recall: str) -> Protocol:
         dataset = self.dataset
         sample = "" if dataset.limit is None else f"{len(dataset)} images drawn by seed {dataset.seed}"
-        return Protocol(
+        protocol = Protocol(
             dataset=dataset.name,
             split=", ".join(filter(None, (dataset.split, sample))),
             metric="LVIS" if self.truth.federated else "COCO",
             ap_type=AP_TYPES[self.settings.ap],
             cap=self.settings.cap if self.settings.ap == "standard" else None,
-            recall=recall,
+            recall="" if proposals is None else RECALL_RULE,
             **origin,
         )
+        result = EvaluationResult(protocol=protocol, metrics=metrics)
+        return Scored(name=name, result=result, average_precision=scored)
 
 
 def score_results(path: Path, scorer: Scorer, others: frozenset[str] | None) -> Scored:

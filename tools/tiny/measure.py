@@ -17,7 +17,8 @@ from regionspot_cache.backbones.presets import ClipSpec, load_preset
 from regionspot_cache.backbones.vocabulary import text_embeddings
 from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES
-from regionspot_cache.datasets.shapes_scene import draw_single, image_rng
+from regionspot_cache.datasets.shapes_scene import SCENE_SIZE, draw_single, image_rng
+from regionspot_cache.recognition.methods import crop_window
 from tools.tiny.clip_data import VALIDATION
 from tools.tiny.training import CLIP_SINGLES, load_half, record
 
@@ -51,20 +52,14 @@ def singles(count: int) -> tuple[list[Picture], list[int]]:
     return pictures, labels
 
 
-def crop(image: Picture, box: NDArray[np.float32], context: float) -> Picture:
-    """The box with its surroundings, cut off at the border of the image."""
-    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * context
-    x1, y1 = np.floor(np.maximum(centre - half, 0)).astype(int)
-    x2, y2 = np.ceil(np.minimum(centre + half, image.shape[1::-1])).astype(int)
-    return image[y1:y2, x1:x2]
-
-
 def crops(scenes: int, context: float) -> tuple[list[Picture], list[int]]:
     """Every annotated object of the first scenes of the validation split of `shapes`."""
     pictures, labels = [], []
     for index in range(scenes):
         scene, _ = draw(World(), "val", index)
-        pictures += [crop(scene.image, box, context) for box in scene.boxes]
+        for box in scene.boxes:
+            x0, y0, x1, y1 = crop_window(box, (SCENE_SIZE, SCENE_SIZE), context)
+            pictures.append(scene.image[y0:y1, x0:x1])
         labels += scene.labels.tolist()
     return pictures, labels
 
