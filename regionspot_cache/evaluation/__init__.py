@@ -2,11 +2,7 @@
 
 from regionspot_cache.evaluation.average_precision import ApType, evaluate
 from regionspot_cache.evaluation.confusion import AccuracyMeter
-from regionspot_cache.evaluation.detections import (
-    PER_CATEGORY,
-    Detections,
-    MaskTable,
-)
+from regionspot_cache.evaluation.detections import PER_CATEGORY, Detections, MaskTable
 from regionspot_cache.evaluation.metrics import AveragePrecision
 from regionspot_cache.evaluation.recall import RECALL_RULE, proposal_recall
 from regionspot_cache.evaluation.result import EvaluationResult, Protocol
