@@ -171,9 +171,7 @@ def verify(
     if recompute and not problems:
         facts["recomputed"] = recomputed(open_cache(path), recompute, backbone, images)
     worst = max(facts.get("recomputed", {}).get("cosine_distance", {}).values(), default=0.0)
-    text = (
-        f"{path}: no problem found ({facts['level']})." if not problems else "\n".join(map(_line, problems))
-    )
+    text = f"{path}: no problem found ({facts['level']})." if not problems else "\n".join(map(str, problems))
     if "recomputed" in facts:
         text += f"\nrecomputed {facts['recomputed']['images']} images: largest cosine distance {worst:.2e}"
     console.result(facts, text, as_json=as_json)
@@ -187,10 +185,6 @@ def verify(
         )
 
 
-def _line(problem: Problem) -> str:
-    return f"{problem.key}: {problem.kind}: {problem.detail}"
-
-
 def _judge(path: str, problems: list[Problem], *, repair: bool) -> None:
     damage = [problem for problem in problems if problem.is_damage]
     if not damage:
@@ -202,7 +196,7 @@ def _judge(path: str, problems: list[Problem], *, repair: bool) -> None:
     if repair:
         _discard(path, damage)
     raise DamageError(
-        f"{len(damage)} problems in {path}; the first: {_line(damage[0])}",
+        f"{len(damage)} problems in {path}; the first: {damage[0]}",
         "Every stored byte as it was committed.",
         "rs-cache extract with the same arguments repairs it."
         if repair

@@ -27,17 +27,7 @@ from regionspot_cache.store.segments import segment_places
 from regionspot_cache.store.update import plan_update
 
 MEASURED_IMAGES = 32
-_APART = (
-    "bytes",
-    "free_bytes",
-    "dropped",
-    "bytes_without_extra_views",
-    "images_left",
-    "bytes_left",
-    "weights_not_here",
-    "images_per_second",
-    "hours",
-)  # not lines of their own
+_PLAIN = "dataset cache images views_an_image images_x_views boxes classes partitions"  # lines of their own
 
 
 def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
@@ -213,7 +203,7 @@ def measured_rate(plan: CachePlan, spec: BackboneSpec, settings: ExtractSettings
 
 def _text(facts: dict[str, Any]) -> str:
     sizes = facts["bytes"]
-    lines = [f"{key:<18} {value}" for key, value in facts.items() if key not in _APART]
+    lines = [f"{key:<18} {value}" for key, value in facts.items() if key in _PLAIN.split()]
     lines.insert(4, f"{'dropped':<18} {counts(facts['dropped'])}")
     left = f"{facts['images_left']} images, {console.size(facts['bytes_left'])}"
     lines.append(f"{'still to do':<18} {left if facts['images_left'] else 'nothing'}")

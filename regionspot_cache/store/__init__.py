@@ -5,7 +5,6 @@ Never imports torch.
 
 from regionspot_cache.store.checks import Problem
 from regionspot_cache.store.create import create_cache, rebuild_part
-from regionspot_cache.store.estimate import estimate, missing_bytes
 from regionspot_cache.store.labelled import LabelledCache, Match, match
 from regionspot_cache.store.layout import (
     STATUS_CODES,
@@ -15,6 +14,7 @@ from regionspot_cache.store.layout import (
     PartSpec,
 )
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
+from regionspot_cache.store.plan_store import estimate, missing_bytes
 from regionspot_cache.store.reader import Cache, open_cache
 from regionspot_cache.store.storage import STORAGE, StorageName, Stored, dequantise, quantise
 from regionspot_cache.store.verify import verify

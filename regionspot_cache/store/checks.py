@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from regionspot_cache.errors import DamageError
-from regionspot_cache.store.entries import ObjectEntry, recorded_sums
 from regionspot_cache.store.identity import PartRecord
 from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, StackedArray, part_arrays
 from regionspot_cache.store.manifest import Marker, SealedPart, marker_key
@@ -16,7 +15,7 @@ from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.plan_store import StoredPlan
 from regionspot_cache.store.publish import row_mask
 from regionspot_cache.store.records import digest
-from regionspot_cache.store.shards import ChunkError, StoredArray
+from regionspot_cache.store.shards import ChunkError, ObjectEntry, StoredArray, recorded_sums
 
 
 class Problem(NamedTuple):
@@ -38,6 +37,9 @@ class Problem(NamedTuple):
     partition: int | None = None
     array: str | None = None
     segment: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.kind}: {self.detail}"
 
     @property
     def is_damage(self) -> bool:

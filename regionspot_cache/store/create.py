@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regionspot_cache.store.encode import METADATA, array_metadata, group_metadata
-from regionspot_cache.store.entries import object_entry
 from regionspot_cache.store.identity import (
     CACHE_KEY,
     CacheRecord,
@@ -26,6 +25,7 @@ from regionspot_cache.store.plan import CachePlan
 from regionspot_cache.store.plan_store import plan_objects
 from regionspot_cache.store.publish import unseal
 from regionspot_cache.store.records import to_record
+from regionspot_cache.store.shards import object_entry
 from regionspot_cache.store.writer import CacheWriter
 
 if TYPE_CHECKING:

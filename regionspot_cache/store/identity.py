@@ -14,7 +14,6 @@ from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.datasets.source import DatasetSource
 from regionspot_cache.errors import IdentityError, MissingFileError
 from regionspot_cache.identity import require_same, without_arithmetic
-from regionspot_cache.store.entries import ObjectEntry
 from regionspot_cache.store.layout import (
     CRC_BYTES,
     FORMAT,
@@ -37,6 +36,7 @@ from regionspot_cache.store.records import (
     read_record,
     to_record,
 )
+from regionspot_cache.store.shards import ObjectEntry
 
 CACHE_KEY = "cache.json"
 

@@ -137,7 +137,8 @@ class LabelledCache:
     """
 
     def __init__(self, cache: "Cache", dataset: "DetectionDataset") -> None:
-        self.cache, self.dataset = cache, dataset
+        self.cache, self.dataset, self.class_names = cache, dataset, dataset.class_names
+        self.num_images, self.partition_size, self.views = cache.num_images, cache.partition_size, cache.views
         self.match = match(dataset, cache, cache.live)
         lacking = int((self.match.images < 0).sum())
         boxes = int(((self.match.boxes < 0) & (self._owner >= 0)).sum())
@@ -155,21 +156,6 @@ class LabelledCache:
         return np.repeat(self.match.images, np.diff(self.dataset.offsets))
 
     @property
-    def num_images(self) -> int:
-        """Positions of the cache."""
-        return self.cache.num_images
-
-    @property
-    def partition_size(self) -> int:
-        """Images a partition."""
-        return self.cache.partition_size
-
-    @property
-    def views(self) -> np.ndarray | None:
-        """int32 [M], the view of each image."""
-        return self.cache.views
-
-    @property
     def origins(self) -> np.ndarray | None:
         """int32 [M], number of the image that each one is a view of."""
         return self.cache.origins
@@ -185,11 +171,6 @@ class LabelledCache:
         else:
             vectors = self.cache.read(path, i)
         return vectors[self.rows(i)]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of the dataset."""
-        return self.dataset.class_names
 
     @property
     def boxed_classes(self) -> np.ndarray:

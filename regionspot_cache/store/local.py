@@ -55,7 +55,7 @@ class LocalObjects:
     """The objects below one folder. See `objects.Objects`."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.url = root, str(root)
         # A handle evicted here stays open for the threads that are reading from it.
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._handles = lru_cache(maxsize=max(16, min(4096, soft_limit // 4)))(
@@ -64,10 +64,6 @@ class LocalObjects:
 
     def __reduce__(self) -> tuple:
         return LocalObjects, (self.root,)
-
-    @property
-    def url(self) -> str:
-        return str(self.root)
 
     def open(self, key: str) -> LocalHandle:
         """A handle on the file that has the name now, or had it when it was last opened here."""
@@ -279,16 +275,10 @@ def _explained(path: Path, size: int) -> Generator[None]:
     except BlockingIOError:
         raise
     except OSError as error:
-        found = f"cannot write {path}: {error.strerror}"
-        if error.errno in _FULL:
-            raise RegionSpotError(
-                found,
-                f"room for {size:,} more bytes",
-                "free some space or choose another --cache, then run the same command again; "
-                "finished partitions are kept",
-            ) from error
+        full = error.errno in _FULL
         raise RegionSpotError(
-            found,
-            "a cache folder that this user may write",
-            "change its permissions or choose another --cache, then run the same command again",
+            f"cannot write {path}: {error.strerror}",
+            f"room for {size:,} more bytes" if full else "a cache folder that this user may write",
+            f"{'free some space' if full else 'change its permissions'} or choose another --cache, then run "
+            "the same command again; finished partitions are kept",
         ) from error

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from regionspot_cache.errors import DamageError
-from regionspot_cache.store.entries import ObjectEntry
 from regionspot_cache.store.identity import PartRecord
 from regionspot_cache.store.layout import (
     STATUS_ABSENT,
@@ -29,6 +28,7 @@ from regionspot_cache.store.layout import (
 )
 from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.records import Count, Sha256, damage, digest, from_record, parse, read_record
+from regionspot_cache.store.shards import ObjectEntry
 
 MANIFEST_KEY = "manifest.json"
 _READERS = 16

@@ -64,20 +64,12 @@ class CachePlan:
         self.dataset, self.partition_size, self.seed = dataset, partition_size, seed
         self.order = shuffled_order(len(dataset.file_names), seed)
         starts = np.arange(0, len(self.order), partition_size)
+        self.views, self.num_partitions = dataset.views, len(starts)
         box_counts = np.diff(dataset.offsets)[self.order]
         # int64 [P] each: images, boxes and text bytes a partition
         self.image_counts = np.diff(np.append(starts, len(self.order)))
         self.box_counts = np.add.reduceat(box_counts, starts)
         self.text_counts = np.add.reduceat(_text_bytes(dataset)[self.order], starts)
-
-    @property
-    def views(self) -> ViewTable | None:
-        """Views of the dataset's records, when it has extra ones."""
-        return self.dataset.views
-
-    @property
-    def num_partitions(self) -> int:
-        return len(self.image_counts)
 
     @property
     def shape(self) -> PlanShape:

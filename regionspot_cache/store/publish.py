@@ -9,7 +9,6 @@ import numpy as np
 
 from regionspot_cache.errors import DamageError, IdentityError, InputError
 from regionspot_cache.store.encode import empty_block, encode_shard
-from regionspot_cache.store.entries import ObjectEntry, object_entry
 from regionspot_cache.store.identity import CacheRecord, PartRecord
 from regionspot_cache.store.layout import (
     STAMP,
@@ -23,7 +22,7 @@ from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, Marker, Seal
 from regionspot_cache.store.objects import Objects, Stage
 from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.records import to_record
-from regionspot_cache.store.shards import chunk_sums
+from regionspot_cache.store.shards import ObjectEntry, chunk_sums, object_entry
 from regionspot_cache.store.storage import FILL_VALUES, Stored
 
 Features = np.ndarray | Stored

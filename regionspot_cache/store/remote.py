@@ -60,7 +60,7 @@ class RemoteObjects:
     """
 
     def __init__(self, store: Any, url: str, *, lease: float = LEASE_SECONDS) -> None:
-        self._store, self._url, self._lease = store, url, lease
+        self._store, self.url, self._lease = store, url, lease
         self._handles = lru_cache(maxsize=4096)(lambda key: RemoteHandle(store, key))
 
     @classmethod
@@ -78,11 +78,7 @@ class RemoteObjects:
             return cls(from_url(url), url)
 
     def __reduce__(self) -> tuple:
-        return RemoteObjects.from_url, (self._url,)
-
-    @property
-    def url(self) -> str:
-        return self._url
+        return RemoteObjects.from_url, (self.url,)
 
     def read(self, key: str) -> bytes:
         with _explained("read", key):

@@ -8,7 +8,6 @@ from typing import Literal
 
 from regionspot_cache.errors import DamageError, RegionSpotError
 from regionspot_cache.store.checks import PartCheck, Problem, check_object, check_stored_sums, foreign
-from regionspot_cache.store.entries import recorded_sums
 from regionspot_cache.store.identity import (
     CACHE_KEY,
     CacheRecord,
@@ -31,7 +30,7 @@ from regionspot_cache.store.segments import (
     segment_places,
     within,
 )
-from regionspot_cache.store.shards import StoredArray
+from regionspot_cache.store.shards import StoredArray, recorded_sums
 
 _WORKERS = 4  # each holds one stored object in memory; hashing releases the interpreter
 

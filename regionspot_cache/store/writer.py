@@ -11,7 +11,6 @@ import numpy as np
 
 from regionspot_cache.errors import IncompleteError, InputError
 from regionspot_cache.store import publish
-from regionspot_cache.store.entries import recorded_sums
 from regionspot_cache.store.identity import CacheRecord, PartRecord, part_names, read_part, require_offsets
 from regionspot_cache.store.layout import PartSpec, StackedArray, part_arrays
 from regionspot_cache.store.manifest import (
@@ -28,7 +27,7 @@ from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.plan_store import StoredPlan
 from regionspot_cache.store.publish import Features, row_mask, stored_rows
 from regionspot_cache.store.records import damage, to_record
-from regionspot_cache.store.shards import ChunkError, StoredArray
+from regionspot_cache.store.shards import ChunkError, StoredArray, recorded_sums
 
 Outcome = Literal["committed", "lost race"]
 
@@ -48,7 +47,7 @@ class CacheWriter:
         self.objects = objects
         self.record = CacheRecord.read(objects)
         require_offsets(self.record, objects)
-        self.plan = StoredPlan(objects, self.record)
+        self.plan, self.num_partitions = StoredPlan(objects, self.record), self.record.shape.num_partitions
         self._records = self._read_parts()
         self.partition = lru_cache(maxsize=2)(self.plan.partition)
 
@@ -59,10 +58,6 @@ class CacheWriter:
     def parts(self) -> dict[str, PartSpec]:
         """`PartSpec` by name."""
         return {name: record.spec for name, record in self._records.items()}
-
-    @property
-    def num_partitions(self) -> int:
-        return self.record.shape.num_partitions
 
     def markers(self, part: str) -> dict[int, Marker]:
         """Markers of all committed partitions of a part: counts, failures, timings, bytes."""
