@@ -10,18 +10,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from regionspot_cache.errors import DamageError
 from regionspot_cache.store.objects import Objects
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 CHECKSUM_KEY = "record_sha256"
-T = TypeVar("T", bound="DataclassInstance")
+T = TypeVar("T")
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -37,7 +34,7 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
 
-def to_record(value: "Mapping[str, Any] | DataclassInstance") -> bytes:
+def to_record(value: Any) -> bytes:
     """Canonical JSON of `value` with its own SHA-256 inside."""
     plain = dict(value) if isinstance(value, Mapping) else asdict(value)
     return canonical({**plain, CHECKSUM_KEY: digest(canonical(plain))})
