@@ -69,12 +69,11 @@ def _run(names: Sequence[str], settings: Settings, out: Path | None) -> None:
         lines += [f"\n## {name}\n\n{markdown(rows)}" for name, rows in found.items()]
         out.write_text("\n".join(lines) + "\n", encoding="utf-8")
         document: dict[str, Any] = {"date": date, "command": command, "machine": facts}
-        document["results"] = {name: [_plain(row) for row in rows] for name, rows in found.items()}
+        document["results"] = {
+            name: [row.to_dict() if isinstance(row, Row) else row for row in rows]
+            for name, rows in found.items()
+        }
         out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-
-
-def _plain(row: Row | str) -> Any:
-    return row if isinstance(row, str) else row.to_dict()
 
 
 if __name__ == "__main__":

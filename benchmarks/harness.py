@@ -20,13 +20,7 @@ PEERS = ("tensorstore", "faster-coco-eval", "litdata", "mosaicml-streaming", "we
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a table.
-
-    Attributes:
-        ours, theirs: the value of every run; `theirs` is empty for a value that stands alone.
-        lower: less is better.
-        goal: such as ">= 3x" (of the ratio) or "<= 60" (of our value).
-    """
+    """One line of a table: the values of every run of ours, and of a peer's unless they stand alone."""
 
     what: str
     unit: str
@@ -34,7 +28,9 @@ class Row:
     peer: str = "-"
     theirs: Sequence[float] = ()
     lower: bool = False
+    """Less is better."""
     goal: str = "-"
+    """Such as ">= 3x" (of the ratio) or "<= 60" (of our value)."""
 
     @property
     def ratio(self) -> float | None:
@@ -115,7 +111,7 @@ def number(value: float) -> str:
 
 def machine() -> dict[str, Any]:
     """What figures depend on beside the code; what the system does not tell is "unknown"."""
-    from pipeline.environment import facts, installed  # with torch, which processes measured for memory lack
+    from pipeline.verbs.about import facts, installed  # with torch, which processes measured for memory lack
 
     return {
         "cpu": _proc_field("/proc/cpuinfo", "model name") or "unknown",
@@ -124,7 +120,7 @@ def machine() -> dict[str, Any]:
         **{key: value for key, value in facts().items() if key not in PLACES},
         "python": platform.python_version(),
         "cores": len(cores()),
-        **{name: installed(name) or "not installed" for name in PEERS},
+        **{name: installed(name) for name in PEERS},
     }
 
 

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -12,12 +11,12 @@ from regionspot_cache.store import (
     ArraySpec,
     LabelledCache,
     PartSpec,
-    Quantised,
+    StorageName,
+    Stored,
     create_cache,
     open_cache,
 )
 
-Dtype = Literal["int8", "float16"]
 SIDE = 640  # pixels
 QUERY, MAP = "sam/transformer", "clip/map"
 
@@ -27,19 +26,17 @@ def random_cache(
     *,
     images: int,
     map_shape: tuple[int, int],
-    dtype: Dtype = "int8",
+    dtype: StorageName = "int8",
     token_dim: int | None = None,
     boxes: int = 1,
     classes: int = 1,
     partition_size: int = 256,
     grid: tuple[int, int] | None = None,
 ) -> LabelledCache:
-    """A sealed cache of random features, with its dataset.
+    """A sealed cache of random features, with its dataset; without SAM where `token_dim` is None.
 
     Args:
-        map_shape: (tokens, channels) of a CLIP map.
-        grid: of its patches.
-        token_dim: width of SAM tokens; None makes no SAM part.
+        map_shape: (tokens, channels) of a CLIP map; `grid` is of its patches.
         boxes: of every image.
     """
     feature = ArraySpec(name="map", dtype=dtype, item_shape=map_shape, ragged=False, grid=grid)
@@ -77,9 +74,6 @@ def _dataset(file: Path, images: int, boxes: int, classes: int) -> DetectionData
     return load_dataset(str(file), data_root=file.parent, images=file.parent, require_images=False)
 
 
-def _values(rng: np.random.Generator, count: int, array: ArraySpec) -> np.ndarray | Quantised:
-    shape = (count, *array.item_shape)
-    values = rng.integers(-127, 128, shape, np.int8)
-    if array.dtype == "float16":
-        return values.astype(np.float16) / np.float16(64)
-    return Quantised(values, np.full(shape[:-1], 1 / 64, np.float16))
+def _values(rng: np.random.Generator, count: int, array: ArraySpec) -> Stored:
+    values = rng.integers(-127, 128, (count, *array.item_shape), np.int8)
+    return array.storage.encode(values / np.float32(64))

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pydantic import PositiveInt
+
 from pipeline.places import WORKPLACE
-from regionspot_cache.errors import UsageError
 
 HeadSize = Literal["tiny", "b16", "l14", "l14-336"]
 
@@ -77,7 +78,7 @@ class Settings:
     """Nothing is fetched: speeds depend on the sizes of the networks only."""
     device: str = "auto"
     """Of `extract` and `train`."""
-    repeats: int = 3
+    repeats: PositiveInt = 3
     """Runs of each contender, taken in turns; medians are shown."""
     full: bool = False
     read: Read = field(default_factory=Read)
@@ -85,7 +86,3 @@ class Settings:
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     workers: Workers = field(default_factory=Workers)
-
-    def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise UsageError(f"repeats = {self.repeats}.", "repeats >= 1.")

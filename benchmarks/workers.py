@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster, get_task_stream
 from benchmarks.extract import extraction, quietly
 from benchmarks.harness import Findings, Row, cores, take_turns
 from benchmarks.settings import Settings
-from pipeline.settings import ExtractSettings
+from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.errors import RegionSpotError
 
 REMARKS = [

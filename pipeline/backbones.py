@@ -8,15 +8,15 @@ import open_clip
 
 from pipeline import console
 from pipeline.places import CONFIGS
-from regionspot_cache.backbones import PRESETS, Array, ClipSpec, NetworkSpec, OwnSpec, SamSpec, load_preset
+from regionspot_cache.backbones import PRESETS, ClipSpec, NetworkSpec, OwnSpec, SamSpec, load_preset
 from regionspot_cache.backbones.costs import network_cost
 from regionspot_cache.backbones.hf_sam_load import PUBLISHED as TRANSFORMERS_SAMS
 from regionspot_cache.backbones.registry import registered
 from regionspot_cache.backbones.sam_build import PUBLISHED
 from regionspot_cache.errors import RegionSpotError, UsageError, near
+from regionspot_cache.store.storage import STORAGE
 
 SAMS = (*PUBLISHED, *TRANSFORMERS_SAMS)
-SCALE_BYTES = 2  # a vector is stored in int8 with one float16 scale
 
 
 def backbones(names: list[str], *, as_json: bool = False) -> None:
@@ -86,12 +86,8 @@ def facts_of(spec: NetworkSpec) -> dict[str, Any]:
     cost = network_cost(spec)
     stored = dict.fromkeys((False, True), 0)
     for array in cost.arrays.values():
-        stored[array.per_box] += _stored_bytes(array)
+        stored[array.per_box] += STORAGE["int8"].record_bytes(tuple(array.shape))
     return {**asdict(cost), "image_bytes": stored[False], "box_bytes": stored[True]}
-
-
-def _stored_bytes(array: Array) -> int:
-    return prod(array.shape[:-1]) * (array.shape[-1] + SCALE_BYTES)
 
 
 def _text(values: dict[str, Any]) -> str:

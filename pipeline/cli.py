@@ -9,9 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import console
-from pipeline.reproduce.settings import reproduce
-from pipeline.verbs import about, captions, convert, demo, evaluate, extract, inspect, predict, train
-from pipeline.verbs.command import Verbs, add
+from pipeline.options import Verbs, add
+from pipeline.verbs import (
+    about,
+    captions,
+    convert,
+    demo,
+    evaluate,
+    extract,
+    inspect,
+    predict,
+    reproduce,
+    train,
+)
 from regionspot_cache.errors import InputError, RegionSpotError, UsageError
 
 INTERRUPTED = 130
@@ -45,7 +55,7 @@ VERBS = {
     "push": convert.push,
     "eval": evaluate.evaluate,
     "predict": predict.predict,
-    "reproduce": reproduce,
+    "reproduce": reproduce.reproduce,
     "demo": demo.demo,
     "backbones": about.backbones,
     "env": about.env,

@@ -11,8 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from regionspot_cache.backbones.arithmetic import Precision, choose, slowdown
 from regionspot_cache.errors import visible
@@ -102,16 +100,6 @@ def one_document() -> Generator[list[dict[str, Any]]]:
         _documents = before
 
 
-def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A small table on stdout; the first column is text, the others are right-aligned."""
-    shown = Table(title=Text(visible(title)), title_justify="left")
-    for i, column in enumerate(columns):
-        shown.add_column(Text(visible(column)), justify="left" if i == 0 else "right")
-    for row in rows:
-        shown.add_row(*(Text(visible(str(cell))) for cell in row))
-    out.print(shown)
-
-
 class Ticker:
     """Progress of one job: a bar on a terminal, a line every few seconds elsewhere."""
 
@@ -156,20 +144,16 @@ def progress(label: str, total: int) -> Generator[Ticker]:
         yield Ticker(label, total, bar)
 
 
-class _Fetching:
+_last_fetching = 0.0
+
+
+def fetching(name: str, done: int, total: int | None) -> None:
     """Progress of weight files: a line every few seconds, from whichever thread fetches."""
-
-    def __init__(self) -> None:
-        self._said = 0.0
-
-    def __call__(self, name: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if now - self._said >= PLAIN_EVERY_SECONDS or done == total:
-            self._said = now
-            say(f"fetching {name}: {size(done)}" + (f" of {size(total)}" if total else ""))
-
-
-fetching = _Fetching()
+    global _last_fetching
+    now = time.monotonic()
+    if now - _last_fetching >= PLAIN_EVERY_SECONDS or done == total:
+        _last_fetching = now
+        say(f"fetching {name}: {size(done)}" + (f" of {size(total)}" if total else ""))
 
 
 def time_left(elapsed: float, done: int, total: int) -> str:

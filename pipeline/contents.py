@@ -9,23 +9,14 @@ import numpy as np
 
 from pipeline.console import counts
 from regionspot_cache.store import CacheWriter, PartSpec, open_writer
-from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import Marker
+from regionspot_cache.store.objects import open_objects
 from regionspot_cache.store.reader import open_as_it_is
 from regionspot_cache.store.segments import UpdateRecord, segment_places
 
 
 class Contents:
-    """Reads every marker once.
-
-    Args:
-        path: folder or URL of a cache that may be unfinished.
-
-    Attributes:
-        cache: its images and boxes.
-        writers: one for each segment.
-        updating: whether an update is not finished.
-    """
+    """A cache that may be unfinished, with a writer for each segment; reads every marker once."""
 
     def __init__(self, path: str) -> None:
         self.path = path

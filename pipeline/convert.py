@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import console
 from pipeline.places import WORKPLACE
-from pipeline.settings import PromptSettings
+from pipeline.verbs.train import PromptSettings
 from regionspot_cache.backbones import (
     Backbone,
     BackboneSpec,
@@ -38,9 +38,7 @@ def import_checkpoint(
 ) -> Path:
     """A released RegionSpot checkpoint as a model folder for `eval`, `predict` and `push`.
 
-    Raises:
-        InputError: the folder holds a model already.
-        MissingFileError, IdentityError, UsageError: as of `import_official`.
+    InputError when the folder holds a model already; other errors as of `import_official`.
     """
     out = out or WORKPLACE / "runs" / checkpoint.stem
     spec = released_backbone(backbone)
@@ -61,9 +59,7 @@ def import_checkpoint(
 def export_checkpoint(run: Path, out: Path, *, as_json: bool = False) -> None:
     """A trained head as a checkpoint that the official code loads.
 
-    Raises:
-        UsageError: a head on other networks than the official code has.
-        IdentityError: as of `export_official`.
+    UsageError for a head on other networks than the official code has; IdentityError as of `export_official`.
     """
     head = RegionHead.from_pretrained(run)
     spec = load_preset(run / BACKBONE_FILE, from_model_folder=True)
@@ -81,11 +77,7 @@ def push(
 ) -> str:
     """A model folder to the hub, after loading it: what others cannot load is not sent.
 
-    Args:
-        metrics: a metrics.json of `rs-cache eval`, for the card.
-
-    Raises:
-        InputError, MissingFileError, IdentityError: a folder that cannot be loaded, or as of `push_to_hub`.
+    `metrics` is a metrics.json of `rs-cache eval`, for the card. Errors of loading, or as of `push_to_hub`.
     """
     config = read_model_config(run)
     RegionHead.from_pretrained(run)

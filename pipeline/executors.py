@@ -37,12 +37,7 @@ Unit = Callable[[int], Any]
 
 
 class WorkerError(Exception):
-    """What ended a unit of work, in words that any process understands: user's exceptions may not travel.
-
-    Attributes:
-        error: for people.
-        trace: the whole traceback as text, causes included.
-    """
+    """What ended a unit of work, with its traceback as text: exceptions of users may not travel."""
 
     def __init__(self, error: RegionSpotError, trace: str) -> None:
         super().__init__(error, trace)
@@ -96,10 +91,7 @@ def run_on_workers(unit: Unit, items: list[int], *, workers: int) -> Iterator[Ou
 
 @contextmanager
 def _without_ctrl_c() -> Generator[None]:
-    """Threads that are started in here, and all processes that those start, never see SIGINT.
-
-    Ctrl-C goes to every process of a terminal. Only the command itself should act on it and stop its workers.
-    """
+    """Threads and processes that are started in here never see SIGINT: only the command acts on it."""
     resource_tracker.ensure_running()  # the first process to be started would start it, and unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -4,14 +4,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline import console, executors
 from pipeline.console import counts
 from pipeline.contents import Contents
 from pipeline.plan import backbone_spec, cache_path, free_space, open_dataset, parts_of, plan_of
-from pipeline.settings import ExtractSettings
+from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError, RegionSpotError
@@ -24,7 +23,7 @@ from regionspot_cache.extraction.partition import (
     specs_of,
     tell_fetching,
 )
-from regionspot_cache.extraction.run import given_up, has_cache, seal, segments_to_fill, todo
+from regionspot_cache.extraction.run import extract_job, has_cache, run_all, seal, segments_to_fill, todo
 from regionspot_cache.identity import ARITHMETIC
 from regionspot_cache.store import CacheWriter, PartSpec, missing_bytes, open_writer
 
@@ -32,13 +31,11 @@ MAX_FAILED = 3  # partitions in a row that fail before the run gives up: the cau
 
 
 def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, Any]:
-    """Builds, completes or updates a cache and returns its summary.
-
-    Raises:
-        IncompleteError: partitions are missing at the end; the same command continues.
-    """
+    """Builds, completes or updates a cache; its summary. IncompleteError: the same command continues."""
     dataset, spec = open_dataset(settings), backbone_spec(settings)
     path = cache_path(settings.cache, dataset, spec)
+    how = {name: getattr(settings, name) for name in ("dtype", "batch_size", "decode_threads", "device")}
+    whole = extract_job(dataset, path, spec, parts_of(settings, spec), **how)
     specs = _describe(spec, settings)
     _say_arithmetic(spec, specs, settings)
     console.say(
@@ -46,42 +43,21 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
         f"dropped at reading: {counts(dict(dataset.dropped))}"
     )
     before = {} if not has_cache(path) else open_writer(path).parts
-    started, computed, errors = time.monotonic(), 0, {}
-    for place in segments_to_fill(path, dataset, specs, plan_of(settings), update=settings.update):
+    started, computed = time.monotonic(), 0
+    errors: dict[int, RegionSpotError] = {}
+    segments = segments_to_fill(path, whole, dataset, specs, plan_of(settings), update=settings.update)
+    for place, job in segments:
         if settings.rebuild:
             _say_replaced(path, before, specs)
             before = {}
-        found, images = _fill(place, dataset, spec, specs, settings)
-        computed, errors = computed + images, errors | found
-        if missing := seal(place, parts_of(settings, spec)):
+        writer, partitions = open_writer(place), todo(place, job.parts)
+        console.say(f"{place}: {writer.num_partitions} partitions; {len(partitions)} to do")
+        _require_room(place, writer, specs)
+        computed += _run(job, partitions, writer, errors, settings)
+        if missing := seal(place, job.parts):
             raise _not_complete(place, open_writer(place).num_partitions, missing, errors)
     rate = computed / (time.monotonic() - started)
     return _finish(path, settings, computed, rate, as_json=as_json)
-
-
-def _fill(
-    place: str,
-    dataset: DetectionDataset,
-    spec: BackboneSpec,
-    specs: Sequence[PartSpec],
-    settings: ExtractSettings,
-) -> tuple[dict[int, RegionSpotError], int]:
-    """Works on all that a segment lacks: errors by partition, and the images that were worked on."""
-    job = ExtractJob(
-        cache=place if "://" in place else str(Path(place).absolute()),  # workers may run in another folder
-        image_root=str(dataset.image_root.absolute()),
-        exif=dataset.exif,
-        spec=spec,
-        parts=tuple(part.name for part in specs),
-        dtype=settings.dtype,
-        batch_size=settings.batch_size,
-        decode_threads=settings.decode_threads,
-        device=settings.device,
-    )
-    writer, partitions = open_writer(place), todo(place, job.parts)
-    console.say(f"{place}: {writer.num_partitions} partitions; {len(partitions)} to do")
-    _require_room(place, writer, specs)
-    return _run(job, partitions, writer, settings)
 
 
 def _say_replaced(path: str, before: Mapping[str, PartSpec], specs: Sequence[PartSpec]) -> None:
@@ -153,20 +129,21 @@ def _require_room(place: str, writer: CacheWriter, specs: Sequence[PartSpec]) ->
 
 
 def _run(
-    job: ExtractJob, partitions: list[int], writer: CacheWriter, settings: ExtractSettings
-) -> tuple[dict[int, RegionSpotError], int]:
-    """Errors by partition, and how many images this run worked on."""
-    total = sum(writer.record.shape.partition_images(p) for p in partitions)
-    errors: dict[int, RegionSpotError] = {}
+    job: ExtractJob,
+    partitions: list[int],
+    writer: CacheWriter,
+    errors: dict[int, RegionSpotError],
+    settings: ExtractSettings,
+) -> int:
+    """How many images this run worked on; adds to `errors` by partition."""
     if not partitions:
-        return errors, 0
-    with console.progress("extracting", total) as ticker:
+        return 0
+    with console.progress("extracting", sum(map(writer.record.shape.partition_images, partitions))) as ticker:
         meter = Meter(ticker)
-        while partitions:
-            busy = _pass(job, partitions, meter, errors, settings)
-            partitions = given_up(job.cache, busy, job.parts, _say_waiting)
+        each = partial(_pass, job, meter=meter, errors=errors, settings=settings)
+        run_all(job, partitions, each, _say_waiting)
     meter.say_steps()
-    return errors, meter.images
+    return meter.images
 
 
 def _say_waiting(partitions: int) -> None:
@@ -175,7 +152,8 @@ def _say_waiting(partitions: int) -> None:
 
 def _pass(
     job: ExtractJob,
-    partitions: list[int],
+    partitions: Sequence[int],
+    *,
     meter: "Meter",
     errors: dict[int, RegionSpotError],
     settings: ExtractSettings,
@@ -185,7 +163,7 @@ def _pass(
     unit: Callable[[int], Any] = partial(extract_partition, job, on_images=meter.add if here else None)
     busy: list[int] = []
     in_a_row = 0
-    for p, outcome in _outcomes(unit, partitions, settings):
+    for p, outcome in _outcomes(unit, [*partitions], settings):
         if isinstance(outcome, PartitionReport):
             in_a_row = 0
             meter.finish(outcome, counted=here)

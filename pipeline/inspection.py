@@ -20,7 +20,7 @@ from regionspot_cache.store.segments import within
 if TYPE_CHECKING:
     from regionspot_cache.backbones import Encoder
 
-TOLERANCE = 1e-3  # cosine distance of a recomputed token; int8 alone makes about 1e-4
+TOLERANCE = 1e-3  # cosine distance of a recomputed token
 
 
 def status(path: str, *, as_json: bool = False) -> None:
@@ -102,7 +102,7 @@ def _view_counts(cache: Cache) -> dict[str, Any]:
 
 def _part_info(there: Contents, part: str) -> dict[str, Any]:
     complete = len(there.markers[part]) == there.partitions
-    return {**there.spec(part).to_dict(), "bytes": there.bytes_by_array(part), "complete": complete}
+    return {**asdict(there.spec(part)), "bytes": there.bytes_by_array(part), "complete": complete}
 
 
 def _info_text(facts: dict[str, Any]) -> str:
@@ -125,7 +125,9 @@ def _info_text(facts: dict[str, Any]) -> str:
         lines.append(f"{name} part, {'complete' if part['complete'] else 'not complete'}")
         for array in part["arrays"]:
             per = "box" if array["ragged"] else "image"
-            lines.append(f"  {array['name']:<14} {array['dtype']} {array['item_shape']} for every {per}")
+            lines.append(
+                f"  {array['name']:<14} {array['dtype']} {list(array['item_shape'])} for every {per}"
+            )
         lines += [f"  {path:<24} {console.size(size):>12}" for path, size in part["bytes"].items()]
         lines += [
             f"  {key:<24} {value}" for key, value in part["fingerprint"].items() if key != "architecture"
@@ -169,9 +171,7 @@ def verify(
     if recompute and not problems:
         facts["recomputed"] = recomputed(open_cache(path), recompute, backbone, images)
     worst = max(facts.get("recomputed", {}).get("cosine_distance", {}).values(), default=0.0)
-    text = (
-        f"{path}: no problem found ({facts['level']})." if not problems else "\n".join(map(_line, problems))
-    )
+    text = f"{path}: no problem found ({facts['level']})." if not problems else "\n".join(map(str, problems))
     if "recomputed" in facts:
         text += f"\nrecomputed {facts['recomputed']['images']} images: largest cosine distance {worst:.2e}"
     console.result(facts, text, as_json=as_json)
@@ -185,10 +185,6 @@ def verify(
         )
 
 
-def _line(problem: Problem) -> str:
-    return f"{problem.key}: {problem.kind}: {problem.detail}"
-
-
 def _judge(path: str, problems: list[Problem], *, repair: bool) -> None:
     damage = [problem for problem in problems if problem.is_damage]
     if not damage:
@@ -200,7 +196,7 @@ def _judge(path: str, problems: list[Problem], *, repair: bool) -> None:
     if repair:
         _discard(path, damage)
     raise DamageError(
-        f"{len(damage)} problems in {path}; the first: {_line(damage[0])}",
+        f"{len(damage)} problems in {path}; the first: {damage[0]}",
         "Every stored byte as it was committed.",
         "rs-cache extract with the same arguments repairs it."
         if repair
@@ -209,7 +205,6 @@ def _judge(path: str, problems: list[Problem], *, repair: bool) -> None:
 
 
 def _discard(path: str, damage: list[Problem]) -> None:
-    """Uncommits every damaged partition; extraction does it again."""
     found = {(p.segment, p.part, p.partition) for p in damage if p.part and p.partition is not None}
     for segment, part, partition in sorted(found):
         open_writer(within(path, segment)).discard(part, partition)
@@ -218,11 +213,10 @@ def _discard(path: str, damage: list[Problem]) -> None:
 
 def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> dict[str, Any]:
     """Runs the encoders again on `count` random images; the largest cosine distance of every array."""
-    from regionspot_cache.extraction.features import PartitionFeatures, part_spec
+    from regionspot_cache.extraction.features import PartitionFeatures
     from regionspot_cache.extraction.loader import Clock, ImageLoader
 
     encoders = _encoders_of(cache, backbone)
-    specs = {name: part_spec(name, encoder, "float16") for name, encoder in encoders.items()}
     good = np.flatnonzero(np.logical_and.reduce([cache.ok_mask(part) for part in cache.parts]))
     chosen = np.random.default_rng().choice(good, size=min(count, len(good)), replace=False)
     loader = ImageLoader(
@@ -231,17 +225,17 @@ def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> 
     worst: defaultdict[str, float] = defaultdict(float)
     for i in chosen.tolist():
         planned, slot = cache.partition(i // cache.partition_size), i % cache.partition_size
-        features = PartitionFeatures(planned, specs, encoders, loader.clock)
+        features = PartitionFeatures(planned, cache.parts, encoders, loader.clock)
         for batch in loader.batches(planned, [slot], size=1, threads=1):
             features.add(batch)
         if slot in features.failures:
             raise InputError(
                 f"{planned.file_names[slot]}: {features.failures[slot][1]}", "The image of the extraction."
             )
-        for part, spec in specs.items():
+        for part, spec in cache.parts.items():
             for array in spec.arrays:
                 path, rows = f"{part}/{array.name}", features.rows_of(array, slot)
-                again = np.asarray(features.arrays[part][array.name])[rows]
+                again = array.storage.decode(*features.arrays[part][array.name].take(rows))
                 _note(worst, path, cache.read(path, i), again if array.ragged else again[0])
     return {"images": len(chosen), "cosine_distance": dict(worst)}
 
@@ -254,7 +248,6 @@ def _note(worst: dict[str, float], name: str, stored: Any, again: Any) -> None:
 
 
 def _encoders_of(cache: Cache, backbone: str) -> dict[str, "Encoder"]:
-    """The networks of the parts that the cache has."""
     from regionspot_cache.backbones import load_backbone, load_preset
 
     spec = load_preset(backbone)

@@ -23,11 +23,7 @@ def shipped_names() -> list[str]:
 
 
 def find_config(file: Path, folder: str = "") -> Path:
-    """A file of the user, or the shipped one of that name, with or without `configs/` before it.
-
-    Args:
-        file: as the user has it.
-        folder: of the shipped ones, which may be left out.
+    """A file of the user, or the shipped one of that name, where `configs/` and `folder` may be left out.
 
     Raises:
         MissingFileError: neither.

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline import console
 from pipeline.console import counts
 from pipeline.places import WORKPLACE
-from pipeline.settings import ExtractSettings
+from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec, load_preset
 from regionspot_cache.backbones.at_hand import at_hand
 from regionspot_cache.backbones.costs import without_values
@@ -27,31 +27,20 @@ from regionspot_cache.store.segments import segment_places
 from regionspot_cache.store.update import plan_update
 
 MEASURED_IMAGES = 32
-_APART = (
-    "bytes",
-    "free_bytes",
-    "dropped",
-    "bytes_without_extra_views",
-    "images_left",
-    "bytes_left",
-    "weights_not_here",
-    "images_per_second",
-    "hours",
-)  # not lines of their own
+_PLAIN = "dataset cache images views_an_image images_x_views boxes classes partitions"  # lines of their own
 
 
 def dry_run(settings: ExtractSettings, *, as_json: bool = False) -> None:
     """Prints images, views, boxes, partitions, bytes of every array, free space, and what is still to do.
 
     Needs no weights: only the rate, and with it the hours, is measured where they are on this machine.
-
-    Raises:
-        IdentityError: the cache that is there lacks images or boxes, or a part has other arrays.
+    IdentityError when the cache that is there lacks images or boxes, or a part has other arrays.
     """
     plain, spec = open_plain_dataset(settings), backbone_spec(settings)
     dataset = with_views(plain, settings.augment)
     plan = CachePlan(dataset, partition_size=settings.partition_size, seed=settings.seed)
-    parts, absent = described_parts(spec, settings), weights_not_here(spec, settings)
+    parts, names = described_parts(spec, settings), parts_of(settings, spec)
+    absent = [name for name in names if not at_hand(spec.parts[name])]  # weights that would be fetched first
     sizes = estimate(plan, parts)
     path = cache_path(settings.cache, dataset, spec)
     left, bytes_left = still_to_do(path, dataset, parts, settings)
@@ -143,19 +132,10 @@ def described_parts(spec: BackboneSpec, settings: ExtractSettings) -> list[PartS
     ]
 
 
-def weights_not_here(spec: BackboneSpec, settings: ExtractSettings) -> list[str]:
-    """Parts whose weights an extraction would have to fetch first."""
-    return [name for name in parts_of(settings, spec) if not at_hand(spec.parts[name])]
-
-
 def still_to_do(
     path: str, dataset: DetectionDataset, parts: list[PartSpec], settings: ExtractSettings
 ) -> tuple[int, int]:
-    """Images that are missing in some part, and bytes that the missing partitions will take.
-
-    Raises:
-        IdentityError: the cache lacks images or boxes of the dataset, or a part has other arrays.
-    """
+    """Images that are missing in some part, and bytes that the missing partitions will take."""
     added, places = dataset, []
     if has_cache(path):
         places = segment_places(path)
@@ -178,11 +158,7 @@ def still_to_do(
 
 
 def pending_partitions(place: str, parts: list[PartSpec], *, rebuild: bool) -> dict[str, list[int]]:
-    """Partitions that a segment lacks, by part: all where the part is new or to be replaced.
-
-    Raises:
-        IdentityError: a part has other arrays.
-    """
+    """Partitions that a segment lacks, by part: all where it is new or to be replaced."""
     writer = open_writer(place)
     lacking = {part.name: [*range(writer.num_partitions)] for part in parts}
     for part in parts:
@@ -227,7 +203,7 @@ def measured_rate(plan: CachePlan, spec: BackboneSpec, settings: ExtractSettings
 
 def _text(facts: dict[str, Any]) -> str:
     sizes = facts["bytes"]
-    lines = [f"{key:<18} {value}" for key, value in facts.items() if key not in _APART]
+    lines = [f"{key:<18} {value}" for key, value in facts.items() if key in _PLAIN.split()]
     lines.insert(4, f"{'dropped':<18} {counts(facts['dropped'])}")
     left = f"{facts['images_left']} images, {console.size(facts['bytes_left'])}"
     lines.append(f"{'still to do':<18} {left if facts['images_left'] else 'nothing'}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.report_figures import figures, see
-from pipeline.settings import PredictSettings
+from pipeline.verbs.predict import PredictSettings
 from regionspot_cache.backbones import load_proposer
 from regionspot_cache.errors import InputError
 from regionspot_cache.extraction.devices import resolve_device
@@ -40,7 +40,8 @@ def predict(
     )
     predictor.set_image(settings.image)
     if boxes is None:
-        boxes = propose(predictor, settings.top)
+        proposer = load_proposer(predictor.backbone, console.fetching)
+        boxes = predictor.inputs(np.zeros((0, 4))).proposals(proposer)[0][: settings.top]
     prediction = predictor.predict(boxes, classes)
     scene = seen(predictor, prediction, settings)
     pictures = save_pictures(scene, settings.out or Path(f"{settings.image.stem}-regions.png"))
@@ -56,12 +57,6 @@ def predict(
     text = "\n".join([*map(line_of, facts["regions"]), *written])
     console.result(facts, text, as_json=as_json)
     return prediction
-
-
-def propose(predictor: RegionPredictor, top: int) -> NDArray[np.float32]:
-    """The RPN's best boxes of the present image."""
-    proposer = load_proposer(predictor.backbone, console.fetching)
-    return predictor.inputs(np.zeros((0, 4))).proposals(proposer)[0][:top]
 
 
 def seen(predictor: RegionPredictor, prediction: Prediction, settings: PredictSettings) -> Scene:

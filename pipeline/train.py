@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline import console
 from pipeline.console import counts
 from pipeline.places import WORKPLACE
-from pipeline.settings import PromptSettings, TrainSettings
+from pipeline.verbs.train import PromptSettings, TrainSettings
 from regionspot_cache.backbones import (
     Backbone,
     TextEncoder,
@@ -38,7 +38,7 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     device, own = resolve_device(settings.device), load_preset(settings.backbone)
     spec = replace(own, head=settings.head.of(own.head))
     text = load_text_part(spec, device, console.fetching)
-    sources = [training_source(path, text, settings) for path in _unique(settings.caches)]
+    sources = [training_source(path, text, settings) for path in settings.caches]
     del text
     total = settings.training.total_steps
     main = int(os.environ.get("RANK", "0")) == 0  # of the processes of torchrun
@@ -65,9 +65,7 @@ def training_source(path: str, text: Backbone, settings: TrainSettings) -> Train
     would spoil the recognition of classes that were not seen.
 
     Args:
-        path: of the cache.
         text: the part that embeds texts; its spec says what the head relates.
-        settings: of the run.
 
     Raises:
         IdentityError: the cache has features of that part, and of another network.
@@ -111,25 +109,23 @@ def _opened(path: str, text: Backbone) -> Cache:
 def _annotations(name: str, cache: Cache, settings: TrainSettings) -> DetectionDataset:
     """The dataset whose labels a cache gets: the named one, or that of the extraction as it is now."""
     remedy = f"--set datasets.{name}=FILE.json"
-    given = settings.datasets.get(name)
-    if not given and not cache.source:
-        raise InputError(f"{cache.url} does not say for which annotations it was made.", "Labels.", remedy)
+    source, given = cache.source, settings.datasets.get(name)
     names = cache.file_names  # the image files need not be there any more
-    try:
-        if given is not None:
-            policy = cache.source.policy if cache.source else None
-            dataset = load_dataset(
-                given, data_root=settings.data, policy=policy, require_images=False, known_names=names
-            )
-        else:
-            assert cache.source is not None
-            source = cache.source
-            if not Path(source.data_root).is_dir():  # everything was moved
-                source = replace(source, data_root=str(settings.data.absolute()))
+    if given is not None:
+        policy = source.policy if source else None
+        dataset = load_dataset(
+            given, data_root=settings.data, policy=policy, require_images=False, known_names=names
+        )
+    elif source:
+        if not Path(source.data_root).is_dir():  # everything was moved
+            source = replace(source, data_root=str(settings.data.absolute()))
+        try:
             dataset = load_source(source, require_images=False, known_names=names)
-    except MissingFileError as error:
-        other = error.remedy if given is not None else f"{remedy}, where they are now. {error.remedy}".strip()
-        raise MissingFileError(error.found, error.expected, other) from None
+        except MissingFileError as error:
+            other = f"{remedy}, where they are now. {error.remedy}".strip()
+            raise MissingFileError(error.found, error.expected, other) from None
+    else:
+        raise InputError(f"{cache.url} does not say for which annotations it was made.", "Labels.", remedy)
     return with_views(dataset, Augmentation(**cache.augmentation)) if cache.augmentation else dataset
 
 
@@ -153,14 +149,17 @@ def _labelled(name: str, cache: Cache, dataset: DetectionDataset) -> LabelledCac
 
 
 def _check_named(settings: TrainSettings) -> None:
-    """Settings by cache name caches of the run."""
+    """Caches have names of their own, and settings by cache name caches of the run."""
     caches = [Path(path).name for path in settings.caches]
+    if not caches or len(set(caches)) != len(caches):
+        expected = "At least one cache, and no two of the same name."
+        raise UsageError(f"caches {list(settings.caches)}", expected)
     for key, named in (("hierarchies", settings.hierarchies), ("datasets", settings.datasets)):
         if unknown := set(named) - set(caches):
             raise UsageError(
                 f"{key} names {min(unknown)!r}, which is no cache of this run.",
                 f"Names of cache folders: {', '.join(caches)}.",
-                f"--set {key}.{caches[0] if caches else 'CACHE'}=FILE.json",
+                f"--set {key}.{caches[0]}=FILE.json",
             )
 
 
@@ -189,13 +188,6 @@ def embed_names(encoder: TextEncoder, names: Sequence[str], prompts: PromptSetti
             cache_dir=WORKPLACE / "text",
             progress=lambda done, total: ticker.update(done, "classes", total=total),
         )
-
-
-def _unique(caches: tuple[str, ...]) -> tuple[str, ...]:
-    names = [Path(path).name for path in caches]
-    if not caches or len(set(names)) != len(names):
-        raise UsageError(f"caches {list(caches)}", "At least one cache, and no two of the same name.")
-    return caches
 
 
 def _show(ticker: console.Ticker, step: StepReport) -> None:

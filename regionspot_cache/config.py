@@ -67,16 +67,10 @@ def load_config(
 def validate(
     cls: type[T], values: Mapping[str, Any], source: str, sources: Mapping[Place, str] | None = None
 ) -> T:
-    """`values` as a `cls`; types are checked and converted, unknown keys refused at any depth.
+    """`values` as the dataclass `cls`; types are checked and converted, unknown keys refused at any depth.
 
-    Args:
-        cls: a dataclass.
-        values: by field.
-        source: where they come from, for messages.
-        sources: of single values that come from elsewhere, by their place.
-
-    Raises:
-        UsageError: names the key, its value and its source; or what the dataclasses raise themselves.
+    Raises UsageError, which names the key, its value and its `source` (or that of its place, of `sources`),
+    or what the dataclasses raise themselves.
     """
     try:
         return _adapter(cls).validate_python((dict(values),))[0]
@@ -108,7 +102,8 @@ def _explained(cls: type, error: Any, place: Place, source: str) -> UsageError:
             f"{source} or --set: {error['msg']}.", "Keys that are text.", "rs-cache VERB --help"
         )
     names = [shown_text(str(part)) for part in place]
-    where, known = ".".join(names), _fields(_type_at(cls, place[:-1]))
+    where, around = ".".join(names), _type_at(cls, place[:-1])
+    known = [field.name for field in fields(around)] if is_dataclass(around) else []
     if known and place[-1] not in known:
         hint = near(place[-1], known).strip().replace("mean ", f"mean {'.'.join([*names[:-1], ''])}")
         return UsageError(f"Unknown key {where} in {source}.", hint or f"Known keys: {', '.join(known)}.")
@@ -139,10 +134,6 @@ def _plain(kind: Any) -> Any:
     """The type without `| None`."""
     kinds = [k for k in get_args(kind) if k is not type(None)] if type(None) in get_args(kind) else []
     return kinds[0] if len(kinds) == 1 else kind
-
-
-def _fields(kind: Any) -> list[str]:
-    return [field.name for field in fields(kind)] if is_dataclass(kind) else []
 
 
 def shown(value: Any) -> str:

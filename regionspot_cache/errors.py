@@ -11,11 +11,7 @@ _LONGEST = 2000  # characters of one part of a message
 
 
 def printable(text: str) -> str:
-    """`text` with all escaped that a terminal would obey, not show, or fail on: names come from files.
-
-    Control and formatting characters and lone surrogates become \\x1b, \\u202e, \\ud800; line ends and spaces
-    stay. What is longer than 2,000 characters loses its middle.
-    """
+    """`visible` text, because names come from files; without its middle where it is very long."""
     return _shortened(visible(_shortened(text)))
 
 

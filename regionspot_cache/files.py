@@ -17,13 +17,7 @@ from regionspot_cache.errors import InputError, MissingFileError
 def open_file(path: Path, expected: str, remedy: str = "Check the path.") -> BinaryIO:
     """A file opened to be read; a folder, a named pipe, a device or a loop of links is none.
 
-    Args:
-        path: of the file.
-        expected: what should be there, and `remedy` what to do, for the error.
-
-    Raises:
-        MissingFileError: there is no such file.
-        InputError: it may not be read.
+    Raises MissingFileError, or InputError where it may not be read; `expected` says what should be there.
     """
     if not os.path.isfile(path):  # Path.is_file raises for names that are too long
         raise MissingFileError(f"There is no file {path}.", expected, remedy)

@@ -15,12 +15,7 @@ def mix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def random64(key: ArrayLike, *counters: ArrayLike) -> NDArray[np.uint64]:
-    """uint64 of the common shape of the arguments, one per key and counters.
-
-    Args:
-        key: non-negative integers that name the stream.
-        counters: non-negative integers; each one counts.
-    """
+    """uint64 of the common shape of non-negative integers: one for each key of a stream and its counters."""
     state = np.asarray(key).astype(np.uint64)
     for counter in counters:
         with np.errstate(over="ignore"):

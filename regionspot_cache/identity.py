@@ -8,8 +8,6 @@ from typing import Any
 from regionspot_cache.errors import IdentityError
 
 _SHOWN = 120  # characters of a value in a message
-
-
 ARITHMETIC = "precision"
 """Key of a fingerprint under which a network says in which arithmetic it ran."""
 
@@ -28,9 +26,7 @@ def require_same(
     Args:
         found: nested values that JSON can hold; what it cannot is compared as text.
         wanted: of the same kind; its order decides which difference is named.
-        what: whose `found` is, "the cache at DIR".
-        wanted_by: whose `wanted` is, "this run".
-        remedy: the next command.
+        what, wanted_by: whose they are, "the cache at DIR" and "this run".
 
     Raises:
         IdentityError: names the first key that differs, as dotted path, and both values.

@@ -44,9 +44,7 @@ class JsonFile:
     def entries(self) -> Iterator[tuple[str | None, Any]]:
         """Yields (None, value) for every element of an array, (key, value) for every member of an object.
 
-        Raises:
-            MissingFileError: no such file.
-            InputError: neither an array nor an object, cut off, or not JSON; names the file and the byte.
+        Raises MissingFileError, and InputError for neither, cut off or not JSON, with the file and the byte.
         """
         with open_file(self.path, "A JSON file.") as file:
             window = _Window(file, self.path)
@@ -56,11 +54,7 @@ class JsonFile:
             self.sha256 = window.finish()
 
     def sections(self) -> Iterator[tuple[str, Any]]:
-        """Yields (key, entry) for every entry of every array in an object.
-
-        Raises:
-            MissingFileError, InputError: as `entries`; also for an array at the top.
-        """
+        """Yields (key, entry) for every entry of every array in an object; an array at the top is refused."""
         with open_file(self.path, "A JSON file.") as file:
             window = _Window(file, self.path)
             self.opening = window.peek()

@@ -21,6 +21,10 @@ class NotYamlError(ValueError):
     """A text is not YAML of plain values; the message is one line."""
 
 
+def _refused(problem: str, at: Any) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(problem=problem, problem_mark=at.start_mark)
+
+
 class _Loader(yaml.SafeLoader):
     """The safe loader without what makes one text mean two things."""
 
@@ -32,10 +36,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()
         if isinstance(event, AliasEvent) or getattr(event, "tag", None) is not None:
-            mark: Any = event.start_mark
-            raise yaml.constructor.ConstructorError(
-                problem="aliases (*name) and tags (!name) are not read", problem_mark=mark
-            )
+            raise _refused("aliases (*name) and tags (!name) are not read", event)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -43,25 +44,19 @@ class _Loader(yaml.SafeLoader):
         if len(values) < len(node.value):
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-            raise yaml.constructor.ConstructorError(
-                problem=f"the key {twice!r:.80} stands twice", problem_mark=node.start_mark
-            )
+            raise _refused(f"the key {twice!r:.80} stands twice", node)
         return values
 
     def construct_scalar(self, node: Any) -> str:
         value = super().construct_scalar(node)
         if any("\ud800" <= character <= "\udfff" for character in value):
-            raise yaml.constructor.ConstructorError(
-                problem="part a character (a lone surrogate)", problem_mark=node.start_mark
-            )
+            raise _refused("part a character (a lone surrogate)", node)
         return value
 
     def construct_yaml_int(self, node: Any) -> int:
         value = super().construct_yaml_int(node)
         if value.bit_length() > 64:
-            raise yaml.constructor.ConstructorError(
-                problem="a number beyond 64 bits", problem_mark=node.start_mark
-            )
+            raise _refused("a number beyond 64 bits", node)
         return value
 
 
@@ -69,11 +64,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text.
-
-    Raises:
-        NotYamlError: it has none, or more than plain values.
-    """
+    """The value of a YAML text. Raises NotYamlError for anything but plain values."""
     loader = None
     try:
         loader = _Loader(text)  # of which the first characters are read at once
@@ -90,12 +81,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that holds one mapping.
-
-    Raises:
-        MissingFileError: no such file.
-        UsageError: not UTF-8, not YAML, or no mapping.
-    """
+    """A YAML file that holds one mapping. Raises MissingFileError, or UsageError for what is none."""
     if not file.is_file():
         raise MissingFileError(f"No config file at {file}.", "A YAML file.", "rs-cache VERB --help")
     try:

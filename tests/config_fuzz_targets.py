@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.settings import TrainSettings
+from pipeline.verbs.train import TrainSettings
 from regionspot_cache.config import load_config
 from tests.fuzzing import Target
 

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from regionspot_cache.backbones import SamSpec, load_preset
+from regionspot_cache.config import validate
 from regionspot_cache.datasets import catalog, load_dataset
 from regionspot_cache.datasets.sources import Source
 from regionspot_cache.training import loop, train
 from regionspot_cache.training.losses import box_weights
+from regionspot_cache.yaml_text import parse_yaml
 from tests.running import rs_cache
 from tests.training.fake import make_config, make_source
 
@@ -56,8 +58,9 @@ def test_the_converter_of_a_dataset(photos: Path) -> None:
 
 
 def test_the_name_of_a_dataset(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    converter, entry = blocks("add-a-dataset.md", "python")
-    added = eval(f"{{{entry}}}", {"Source": Source})
+    [converter], [entry] = blocks("add-a-dataset.md", "python"), blocks("add-a-dataset.md", "yaml")
+    [(name, values)] = parse_yaml(entry).items()
+    added = {name: validate(Source, values, "the page")}
     monkeypatch.setattr(catalog, "SOURCES", catalog.SOURCES | added)
     monkeypatch.setattr(catalog, "DATASET_NAMES", (*catalog.DATASET_NAMES, *added))
     run(converter)

@@ -17,9 +17,8 @@ from regionspot_cache.backbones.vocabulary import text_embeddings
 from regionspot_cache.datasets.regions import box_iou
 from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES
-from tools.tiny.bpe import templates, write_vocabulary
-from tools.tiny.card import render
-from tools.tiny.measure import accuracy, crops, embed, singles
+from tools.tiny.clip_data import templates, write_vocabulary
+from tools.tiny.measure import accuracy, crops, embed, render, singles
 
 ASSETS = Path(regionspot_cache.__file__).parent / "assets" / "tiny"
 WEIGHTS = ("sam", "clip", "rpn")

@@ -14,6 +14,7 @@ CONTENT = (
     ("regionspot_cache", "*.py"),
     ("pipeline", "*.py"),
     ("pipeline/configs", "*.yaml"),  # a link here, files in the wheel
+    ("regionspot_cache", "*.yaml"),  # tables that the code reads
     ("regionspot_cache/assets", "*"),
     ("regionspot_cache/reporting/templates", "*"),
 )

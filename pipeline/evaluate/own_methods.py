@@ -1,42 +1,171 @@
-"""The methods of this package in an evaluation: one pass over the images, one scored row a method."""
+"""The methods of this package in an evaluation: one pass over the images, a scored row a method, pictures."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.evaluate.cached import cached_features
-from pipeline.evaluate.methods import make_method
-from pipeline.evaluate.pictures import pictures
-from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally
+from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally, cached_features
 from pipeline.evaluate.report import OwnRows
-from pipeline.evaluate.scoring import Origin, Scored, Scorer
-from pipeline.settings import WITH_HEAD, EvalSettings, PromptSettings
+from pipeline.evaluate.scoring import Scored, Scorer
+from pipeline.report_figures import figures, pick_images, see
 from pipeline.train import embed_names
+from pipeline.verbs.evaluate import WITH_HEAD, EvalSettings
+from pipeline.verbs.train import PromptSettings
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
 from regionspot_cache.datasets import DetectionDataset
-from regionspot_cache.errors import MissingFileError, UsageError
+from regionspot_cache.datasets.images import ImageFailure
+from regionspot_cache.datasets.regions import box_iou
+from regionspot_cache.errors import MissingFileError
 from regionspot_cache.evaluation import DetectionProtocol, IouType, regionclip_protocol, write_results
+from regionspot_cache.evaluation.selection import pair_scores
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.models.hub import BACKBONE_FILE
-from regionspot_cache.recognition import Recogniser, with_networks_of
+from regionspot_cache.recognition import (
+    OfficialRegionSpot,
+    Recogniser,
+    RegionSpot,
+    embedding_method,
+    with_networks_of,
+)
+from regionspot_cache.recognition.predictor import head_inputs, require_backbone
 from regionspot_cache.recognition.proposals import Proposals, ground_truth_proposals, load_proposals
-from regionspot_cache.training.head import read_model_config
+from regionspot_cache.reporting.page import ReportSection, Text
+from regionspot_cache.reporting.scene import Scene
+from regionspot_cache.training.head import RegionHead, read_model_config
+
+ATTENTION_OF = 4  # boxes of an image
+PROPOSALS = 8  # of an image
+SAME_OBJECT = 0.5  # IoU
 
 
-@dataclass(frozen=True, kw_only=True)
+def pictures(
+    recognition: Recognition, methods: Sequence[Recogniser], boxes: Proposals, settings: EvalSettings
+) -> list[ReportSection]:
+    """A few images, recognised once more; the first method that has attention shows it.
+
+    Args:
+        boxes: what the methods recognised.
+    """
+    dataset = recognition.dataset
+    shown: list[ReportSection] = []
+    count = 0
+    attending_first = sorted(methods, key=lambda method: not hasattr(method, "attention"))
+    for i in pick_images(dataset, settings.seed).tolist():
+        if count == settings.pictures:
+            break
+        try:
+            scene = _scene(recognition, attending_first, i, boxes)
+        except ImageFailure:  # counted in the pass
+            continue
+        if scene is not None:
+            shown += figures(scene, attention_of=ATTENTION_OF)
+            count += 1
+    body = _explanation(attending_first[0].name, boxes, settings)
+    return [Text(title="Pictures", body=body), *shown] if shown else []
+
+
+def _explanation(first: str, boxes: Proposals, settings: EvalSettings) -> str:
+    which = "the annotated boxes"
+    if boxes.scores is not None:
+        which = (
+            f"up to {PROPOSALS} boxes that {first} scores highest, none on top of another; a name has a tick "
+            f"or a cross where its box meets an annotated one (IoU of {SAME_OBJECT} or more)"
+        )
+    files = ""
+    if settings.result_files:
+        files = " Rows that were read from files name boxes of their own and are in the tables alone."
+    return (
+        f"Images drawn by seed {settings.seed}, with {which}: what each method says; SAM's masks; then the "
+        f"cross-attention of up to {ATTENTION_OF} boxes over the patches of the image in every layer of the "
+        f"head: the brighter, the more attention.{files}"
+    )
+
+
+def _scene(
+    recognition: Recognition, methods: Sequence[Recogniser], index: int, boxes: Proposals
+) -> Scene | None:
+    """One image as the methods name it; None without boxes."""
+    record = recognition.dataset[index]
+    classes = recognition.dataset.class_names
+    proposed, objectness = boxes[record.image_id]
+    inputs = recognition.inputs(index, proposed, set())
+    if not len(inputs.boxes):
+        return None
+    scores = {  # as in the detections
+        method.name: pair_scores(
+            method.probabilities(inputs, recognition.text_of(method)),
+            objectness,
+            method.score_rule or recognition.score_rule,
+        )
+        for method in methods
+    }
+    names = [classes[label] for label in record.labels]
+    seen = partial(
+        see, f"Image {record.image_id}", inputs, scores, classes, methods[0], masks=recognition.masks
+    )
+    if objectness is None:
+        return seen(truth=names)
+    kept = _distinct(inputs.boxes, scores[methods[0].name].max(axis=1))
+    met = _met(inputs.boxes[kept], record.boxes, names)
+    return seen(kept=kept, truth=met, annotated=(record.boxes, names))
+
+
+def _distinct(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.intp]:
+    """The best-scored boxes [n] of which no two show the same object, best first."""
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if scores[i] == -np.inf:  # left out by the score rule
+            break
+        if len(kept) < PROPOSALS and not (box_iou(boxes[[i]], boxes[kept]) >= SAME_OBJECT).any():
+            kept.append(i)
+    return np.array(kept, np.intp)
+
+
+def _met(
+    boxes: NDArray[np.float32], annotated: NDArray[np.float32], names: Sequence[str]
+) -> list[str | None]:
+    """The name of the annotated box that each box meets best, None where it meets none."""
+    if not len(annotated):
+        return [None] * len(boxes)
+    iou = box_iou(boxes, annotated)
+    return [names[int(row.argmax())] if row.max() >= SAME_OBJECT else None for row in iou]
+
+
 class OwnMethods:
-    """Loaded networks and methods, ready for a dataset."""
+    """The networks and methods that `settings.recognisers` need, loaded.
 
-    settings: EvalSettings
-    device: str
-    backbone: Backbone
-    methods: list[Recogniser]
-    prompts: PromptSettings
+    Raises:
+        MissingFileError: no checkpoint there.
+        IdentityError: a checkpoint of other frozen networks or another width.
+    """
+
+    def __init__(self, settings: EvalSettings) -> None:
+        self.settings, self.device = settings, resolve_device(settings.device)
+        spec = load_preset(
+            settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
+        )
+        spec = with_networks_of(settings.methods, spec, settings.regionclip)
+        console.arithmetic(self.device, **{name: part.precision for name, part in spec.parts.items()})
+        self.backbone = load_backbone(spec, self.device, console.fetching)
+        config = read_model_config(settings.checkpoint) if set(WITH_HEAD) & set(settings.methods) else {}
+        self.methods = [self._method(name, config) for name in settings.recognisers]
+        self.prompts = settings.prompts or _trained_prompts(config)
+
+    def _method(self, name: str, config: dict[str, Any]) -> Recogniser:
+        if name not in WITH_HEAD:
+            return embedding_method(name, self.backbone)
+        checkpoint = self.settings.checkpoint
+        require_backbone(config, self.backbone, str(checkpoint))
+        head = RegionHead.from_pretrained(checkpoint, device=self.device)
+        return (OfficialRegionSpot if name == "official" else RegionSpot)(head, head_inputs(config))
 
     def score(self, scorer: Scorer) -> OwnRows:
         """Recognises the regions of the scorer's dataset; a row a method, and what a report shows.
@@ -47,7 +176,8 @@ class OwnMethods:
         """
         settings, dataset, backbone = self.settings, scorer.dataset, self.backbone
         regions = _regions(settings, dataset, backbone)
-        cached = cached_features(settings.cache, dataset, backbone, self._parts)
+        parts = {path.partition("/")[0] for method in self.methods for path in method.reads}
+        cached = cached_features(settings.cache, dataset, backbone, parts)
         texts = {
             part: embed_names(backbone.text_of(part), dataset.class_names, self.prompts)
             for part in dict.fromkeys([None, *(method.text_part for method in self.methods)])
@@ -66,8 +196,7 @@ class OwnMethods:
         found = recognition.run(self.methods)
         _say_coverage(recognition, found)
         boxes = _recognised(recognition, found, scorer.out)
-        tallies = {method.name: found.tallies[method.name] for method in self.methods}
-        given = boxes.scores is None
+        tallies, given = found.tallies, boxes.scores is None
         return OwnRows(
             rows=[
                 _score(scorer, method, tallies[method.name], recognition, boxes, self.prompts)
@@ -77,35 +206,6 @@ class OwnMethods:
             confusion={name: tally.confusion.result() for name, tally in tallies.items()} if given else {},
             pictures=pictures(recognition, self.methods, boxes, settings),
         )
-
-    @property
-    def _parts(self) -> set[str]:
-        """Parts whose cached features methods read."""
-        return {path.partition("/")[0] for method in self.methods for path in method.reads}
-
-
-def load_own_methods(settings: EvalSettings) -> OwnMethods:
-    """Loads what `settings.recognisers` need.
-
-    Raises:
-        MissingFileError: no checkpoint there.
-        IdentityError: a checkpoint of other frozen networks or another width.
-    """
-    device = resolve_device(settings.device)
-    spec = load_preset(
-        settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
-    )
-    spec = with_networks_of(settings.methods, spec, settings.regionclip)
-    console.arithmetic(device, **{name: part.precision for name, part in spec.parts.items()})
-    backbone = load_backbone(spec, device, console.fetching)
-    config = read_model_config(settings.checkpoint) if set(WITH_HEAD) & set(settings.methods) else {}
-    return OwnMethods(
-        settings=settings,
-        device=device,
-        backbone=backbone,
-        methods=[make_method(name, settings, config, backbone, device) for name in settings.recognisers],
-        prompts=settings.prompts or _trained_prompts(config),
-    )
 
 
 def _own_backbone(settings: EvalSettings) -> Path:
@@ -133,8 +233,6 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
         proposer = load_proposer(backbone, console.fetching)
         return Regions(proposer=proposer, top_n=settings.top_n)
     path = Path(settings.proposals)
-    if not path.suffix:
-        raise UsageError(f"--proposals {settings.proposals}.", "gt, rpn or a file of boxes.")
     known = load_proposals(
         path,
         dataset,
@@ -144,7 +242,7 @@ def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbo
     )
     if known.dropped:
         console.warn(f"{path}: left out {counts(dict(known.dropped))}")
-    return Regions(known=known, top_n=settings.top_n)
+    return Regions(known=known)
 
 
 def _protocol(settings: EvalSettings, scorer: Scorer) -> DetectionProtocol:
@@ -189,14 +287,16 @@ def _score(
     given = boxes.scores is None
     head = f" {scorer.settings.checkpoint}" if method.name in WITH_HEAD else ""
     rule = method.score_rule or recognition.score_rule
-    origin = Origin(
-        method=f"{method.name} on {recognition.backbone.spec.name}{head}",
-        proposals=boxes.identity,
-        templates=prompts.templates,
-        class_names=prompts.cleaning,
-        score_rule="probability" if given else _rule_text(rule, scorer.settings),
-        detections=str(recognition.protocol),
-    )
+    if rule == "official" and (scorer.settings.ap == "fixed" or scorer.settings.protocol != "shared"):
+        rule = "official, of all pairs"  # the first choice that the rule makes in an image is not made
+    origin = {
+        "method": f"{method.name} on {recognition.backbone.spec.name}{head}",
+        "proposals": boxes.identity,
+        "templates": prompts.templates,
+        "class_names": prompts.cleaning,
+        "score_rule": "probability" if given else rule,
+        "detections": str(recognition.protocol),
+    }
     detections = tally.collector.build()
     kinds: tuple[IouType, ...] = ("bbox", "segm") if recognition.masks else ("bbox",)
     for kind in kinds if scorer.settings.details else ():
@@ -209,9 +309,3 @@ def _score(
         accuracy=tally.accuracy if given else None,
         proposals=None if given else boxes,
     )
-
-
-def _rule_text(rule: str, settings: EvalSettings) -> str:
-    """Where every pair is looked at, the official rule makes no first choice in an image."""
-    every_pair = settings.ap == "fixed" or settings.protocol != "shared"
-    return "official, of all pairs" if rule == "official" and every_pair else rule

@@ -1,5 +1,6 @@
 """What `rs-cache eval` leaves to look at: every class as CSV, and a page with tables and pictures."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,44 +9,101 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import console
-from pipeline.evaluate.per_class import ClassResults, class_results, hardest, write_per_class
 from pipeline.evaluate.scoring import Scored
 from pipeline.report_tables import group_tables, overall_tables, percent, protocol_sections
 from regionspot_cache.datasets import DetectionDataset
+from regionspot_cache.evaluation import IouType
 from regionspot_cache.evaluation.confusion import NEIGHBOURS, ConfusedPair, Confusion
+from regionspot_cache.files import replacing
 from regionspot_cache.reporting.page import Cell, ReportSection, Table, Text, write_report
 
 PER_CLASS_FILE, REPORT_FILE = "per_class.csv", "report.html"
 HARDEST, MIN_BOXES = 20, 5
 NEAR_PAIRS = 20
+MEASURED = ("AP box", "AP mask", "top-1", "most often confused with")
+COLUMNS = ("method", "category id", "name", "frequency", "novel", "boxes", *MEASURED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassResults:
+    """One method, class by class: [K] in the order of the dataset; fractions are NaN where not measured."""
+
+    method: str
+    boxes: NDArray[np.int64]
+    ap_box: NDArray[np.float64]
+    ap_mask: NDArray[np.float64]
+    top1: NDArray[np.float64]
+    taken_for: NDArray[np.int64]
+    """The class it is most often taken for, -1 for none, ..."""
+    taken: NDArray[np.int64]
+    """... and how many of its boxes are."""
+    confusion: Confusion | None
+    """Of given boxes."""
+
+
+def class_results(scored: Scored, dataset: DetectionDataset, confusion: Confusion | None) -> ClassResults:
+    """The classes of one method; `confusion` where boxes were given."""
+    num_classes = len(dataset.class_names)
+    nothing = np.full(num_classes, -1), np.zeros(num_classes, np.int64)
+    taken_for, taken = nothing if confusion is None else confusion.most_often()
+    return ClassResults(
+        method=scored.name,
+        boxes=np.bincount(dataset.labels, minlength=num_classes),
+        ap_box=_by_class(scored, "bbox", dataset.category_ids),
+        ap_mask=_by_class(scored, "segm", dataset.category_ids),
+        top1=np.full(num_classes, np.nan) if confusion is None else 1 - confusion.top1_error(),
+        taken_for=taken_for,
+        taken=taken,
+        confusion=confusion,
+    )
+
+
+def _by_class(scored: Scored, kind: IouType, category_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    ap = scored.average_precision.get(kind)
+    found = dict(zip(ap.category_ids.tolist(), ap.per_category.tolist(), strict=True)) if ap else {}
+    values = np.array([found.get(category, -1.0) for category in category_ids.tolist()])
+    return np.where(values < 0, np.nan, values)
+
+
+def write_per_class(path: Path, results: Sequence[ClassResults], dataset: DetectionDataset) -> None:
+    """Writes one row a method and class as CSV (RFC 4180, UTF-8); what was not measured is empty."""
+    with replacing(path) as staging, staging.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)  # ends lines with CR LF and quotes where needed, as RFC 4180 asks
+        writer.writerow(COLUMNS)
+        for result in results:
+            writer.writerows(_row(result, dataset, c) for c in range(len(dataset.class_names)))
+
+
+def _row(result: ClassResults, dataset: DetectionDataset, c: int) -> list[str | int]:
+    fractions = [values[c] for values in (result.ap_box, result.ap_mask, result.top1)]
+    return [
+        result.method,
+        int(dataset.category_ids[c]),
+        dataset.class_names[c],
+        dataset.class_frequency[c],
+        "yes" if dataset.class_novel[c] else "no",
+        int(result.boxes[c]),
+        *("" if np.isnan(value) else f"{value:.6f}" for value in fractions),
+        dataset.class_names[result.taken_for[c]] if result.taken_for[c] >= 0 else "",
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnRows:
-    """What a pass of the package's own methods leaves for a report.
-
-    Attributes:
-        rows: one a method.
-        text: float32 [K, E], embeddings of the class names.
-        confusion: by name of the row; empty for proposals.
-        pictures: sections that show a few images.
-    """
+    """What a pass of the package's own methods leaves for a report: a row a method, pictures, and more."""
 
     rows: list[Scored]
     text: NDArray[np.float32]
+    """[K, E], embeddings of the class names."""
     confusion: Mapping[str, Confusion]
+    """By name of the row; empty for proposals."""
     pictures: list[ReportSection]
 
 
 def write_evaluation_report(
     out: Path, dataset: DetectionDataset, scored: Sequence[Scored], own: OwnRows | None
 ) -> None:
-    """Writes `per_class.csv` and `report.html` into the folder `out`.
-
-    Args:
-        scored: one row a method.
-        own: what our own methods leave; None when all rows come from files.
-    """
+    """Writes `per_class.csv` and `report.html`; `own` is None when all rows come from files."""
     confusion = own.confusion if own else {}
     classes = [class_results(row, dataset, confusion.get(row.name)) for row in scored]
     write_per_class(out / PER_CLASS_FILE, classes, dataset)
@@ -74,7 +132,10 @@ def _hardest(classes: Sequence[ClassResults], dataset: DetectionDataset) -> list
     least = max(1, int(np.sort(lead.boxes)[::-1][:HARDEST].min(initial=MIN_BOXES)))  # less in small samples
     given = lead.confusion is not None
     rows: list[list[Cell]] = []
-    for c in hardest(lead, top=HARDEST, min_boxes=least).tolist():
+    enough = np.flatnonzero((lead.boxes >= least) & ~np.isnan(lead.ap_box))
+    # Of equal ones the wrong more often.
+    order = np.lexsort((-lead.boxes[enough], np.nan_to_num(lead.top1[enough]), lead.ap_box[enough]))
+    for c in enough[order][:HARDEST].tolist():
         aps = [percent(float(one.ap_box[c])) for one in classes]
         row = [_class_name(dataset, c), int(lead.boxes[c]), *aps]
         rows.append([*row, percent(float(lead.top1[c])), _taken(lead, dataset, c)] if given else row)

@@ -4,14 +4,12 @@ import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline import console
 from pipeline.evaluate.report import write_evaluation_report
-from pipeline.evaluate.results import score_results
-from pipeline.evaluate.scoring import Scored, Scorer
+from pipeline.evaluate.scoring import Scored, Scorer, score_results
 from pipeline.places import WORKPLACE
-from pipeline.settings import EvalSettings
+from pipeline.verbs.evaluate import EvalSettings
 from regionspot_cache.datasets import (
     DATASET_NAMES,
     DetectionDataset,
@@ -20,25 +18,20 @@ from regionspot_cache.datasets import (
     to_coco_dict,
 )
 from regionspot_cache.datasets.minival import holds_minival_only
-from regionspot_cache.evaluation import EvaluationResult
 from regionspot_cache.evaluation.ground_truth import GroundTruth, TruthReader, ground_truth
 from regionspot_cache.files import numbered_folder
-
-if TYPE_CHECKING:
-    from pipeline.evaluate.own_methods import OwnMethods
 
 
 def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
     """Recognises, scores, writes and prints; one row a method, in the order of the settings.
 
     Where only results files are scored, neither networks nor images are needed.
-
-    Raises:
-        MissingFileError: no checkpoint, dataset, proposals or results there.
-        IdentityError: a checkpoint of other frozen networks or another width.
-        InputError: a results file of another dataset.
     """
-    own = _own(settings)
+    own = None
+    if settings.recognisers:  # before the dataset: a wrong checkpoint is said at once
+        from pipeline.evaluate.own_methods import OwnMethods
+
+        own = OwnMethods(settings)
     reader = TruthReader(settings.dataset)
     dataset = load_dataset(
         settings.dataset,
@@ -57,7 +50,10 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
         rows = {row.name: row for row in (recognised.rows if recognised else ())}
         rows |= {path.stem: score_results(path, scorer, others) for path in settings.result_files}
         scored = [rows[name] for name in settings.row_names]
-        _show([row.result for row in scored], out, as_json=as_json)
+        values = {"results": [row.result.to_json() for row in scored]}
+        (out / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")
+        console.result(values, "\n".join(str(row.result) for row in scored), as_json=as_json)
+        console.say(f"metrics.json is in {out}.")
         if settings.details:
             write_evaluation_report(out, dataset, scored, recognised)
     return scored
@@ -76,25 +72,12 @@ def _folder(settings: EvalSettings, dataset: DetectionDataset) -> Generator[Path
         yield folder
 
 
-def _own(settings: EvalSettings) -> "OwnMethods | None":
-    """Networks and methods, before the dataset: a wrong checkpoint is said at once. None without any."""
-    if not settings.recognisers:
-        return None
-    from pipeline.evaluate.own_methods import load_own_methods
-
-    return load_own_methods(settings)
-
-
 def _ground_truth(
     dataset: DetectionDataset, reader: TruthReader
 ) -> tuple[GroundTruth, frozenset[str] | None]:
-    """The original annotations of the sampled images; the boxes of a CSV in the same form.
+    """The annotations of the sampled images, and which ids a results file may name beside theirs (None: any).
 
-    Args:
-        reader: has met every entry of a JSON file.
-
-    Returns:
-        annotations, and which images a results file may name beside theirs (None: any), as text.
+    They are the original ones, met by the reader; the boxes of a CSV in the same form.
     """
     if dataset.format == "openimages":
         return ground_truth(to_coco_dict(dataset)), None if dataset.limit else frozenset()
@@ -102,10 +85,3 @@ def _ground_truth(
     # Results of the whole of LVIS val are scored on minival too, whose own file does not list the rest.
     anything = dataset.split == "minival" and holds_minival_only(reader.images.values())
     return reader.finish(dataset.image_ids), None if anything else ids
-
-
-def _show(results: list[EvaluationResult], out: Path, *, as_json: bool) -> None:
-    values = {"results": [result.to_json() for result in results]}
-    (out / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")
-    console.result(values, "\n".join(map(str, results)), as_json=as_json)
-    console.say(f"metrics.json is in {out}.")

@@ -7,11 +7,14 @@ several rows is one piece of work, and work that is done is found again.
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.reproduce.caches import (
+from pipeline.reproduce.rows import PaperTable, Row
+from pipeline.reproduce.work import (
     Source,
+    Unit,
     backbone_file,
     cache_folder,
     cache_identity,
@@ -19,10 +22,9 @@ from pipeline.reproduce.caches import (
     stored_backbone,
     training_sources,
 )
-from pipeline.reproduce.rows import PaperTable, Row
-from pipeline.reproduce.settings import BoxSource, ReproduceSettings
-from pipeline.reproduce.units import Unit
-from pipeline.settings import RESULTS, EvalSettings, HeadArrays, TrainSettings
+from pipeline.verbs.evaluate import RESULTS, EvalSettings
+from pipeline.verbs.reproduce import BoxSource, ReproduceSettings
+from pipeline.verbs.train import HeadArrays, TrainSettings
 from regionspot_cache.backbones import BackboneSpec, SamSpec
 from regionspot_cache.datasets.regions import BOX_QUERY
 from regionspot_cache.errors import RegionSpotError
@@ -32,19 +34,16 @@ VERSION = 1  # raise when the same settings would give other numbers
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What becomes of a row.
-
-    Attributes:
-        runs: a unit a seed, by how tables name the boxes ("" for hours), the row's own first; the last record
-            of a unit is the result. Empty for rows that are not run.
-        same_as: the row of the table that this world cannot tell from this one; "" for none.
-        reason: why there is no number of ours; "" when there will be one.
-    """
+    """What becomes of a row."""
 
     row: Row
     runs: Mapping[str, tuple[Unit, ...]] = field(default_factory=dict)
+    """A unit a seed, by how tables name the boxes ("" for hours), the row's own first; the last record of a
+    unit is the result. Empty for rows that are not run."""
     same_as: str = ""
+    """The row of the table that this world cannot tell from this one."""
     reason: str = ""
+    """Why there is no number of ours."""
 
 
 Plan = Mapping[tuple[str, str], Planned]  # by names of table and row
@@ -53,19 +52,15 @@ Plan = Mapping[tuple[str, str], Planned]  # by names of table and row
 def sources_of(tables: Iterable[PaperTable], settings: ReproduceSettings) -> list[Source]:
     """Every cache that rows of the tables read, each once."""
     rows = [row for table in tables for row in table.rows.values() if not reason(row, settings)]
-    needed = [source for row in rows for source in training_sources(row, settings)]
-    needed += [source for row in rows for source in evaluation_sources(row, settings)]
-    return list(dict.fromkeys(needed))
+    needed = [training_sources(row, settings) for row in rows]
+    needed += [evaluation_sources(row, settings) for row in rows]
+    return list(dict.fromkeys(chain.from_iterable(needed)))
 
 
 def make_plan(
     tables: Iterable[PaperTable], settings: ReproduceSettings, missing: Mapping[Source, RegionSpotError]
 ) -> Plan:
-    """What every row of the tables needs in this world.
-
-    Args:
-        missing: the caches that cannot be had; rows that read them are not run.
-    """
+    """What every row of the tables needs in this world; rows that read `missing` caches are not run."""
     planner = _Planner(settings, missing)
     plan = {}
     for table in tables:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.places import CONFIGS
-from pipeline.settings import RESULTS, PromptSettings
+from pipeline.verbs.evaluate import RESULTS
+from pipeline.verbs.train import PromptSettings
 from regionspot_cache.config import load_config, validate
 from regionspot_cache.errors import UsageError, one_of
 from regionspot_cache.training.head_config import HeadOptions
@@ -28,36 +29,28 @@ PAPER = "Recognize Any Regions, arXiv 2311.01373"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a table.
-
-    Attributes:
-        row: its label.
-        paper: published numbers: AP in percent on LVIS val, or GPU hours; none for rows of our own.
-        source: where the numbers come from.
-        paper_data, paper_boxes: what the published numbers were made on.
-        method: "regionspot", "clip-box", "clip-mask", or "results:NAME" for a results file of another system.
-        measure: AP of boxes or of masks, or the hours of extraction and training.
-        backbone: role of the frozen networks.
-        data: training data; stage one is on the first of them, stage two on all.
-        stages: 1 stops after stage one.
-        head: fields of `HeadOptions` that differ from the world's head.
-        query: PART/ARRAY of the vector of a box; that of the backbone when not given.
-        prompts: how class names become text embeddings.
-        proposals: whose boxes are recognised.
-    """
+    """One row of a table, called `row`."""
 
     row: str
     paper: dict[Figure, float] = field(default_factory=dict)
+    """Published numbers: AP in percent on LVIS val, or GPU hours; none for rows of our own."""
     source: str = PAPER
+    """Where these come from."""
     paper_data: str = ""
+    """What they were made on."""
     paper_boxes: str = ""
     method: str = "regionspot"
+    """Or clip-box, clip-mask, or results:NAME for a results file of another system."""
     measure: Literal["box", "mask", "hours"] = "box"
+    """AP of boxes or of masks, or the hours of extraction and training."""
     backbone: BackboneRole = "bl"
     data: tuple[DataRole, ...] = ("first", "second", "third")
+    """Stage one is on the first of them, stage two on all."""
     stages: Literal[1, 2] = 2
     head: dict[str, Any] = field(default_factory=dict)
+    """Fields of `HeadOptions` that differ from the world's head."""
     query: str | None = None
+    """PART/ARRAY of the vector of a box; that of the backbone when not given."""
     prompts: PromptSettings = field(default_factory=PromptSettings)
     proposals: BoxesRole = "detector"
 
@@ -92,16 +85,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTable:
-    """A table.
-
-    Attributes:
-        title: what it compares.
-        note: printed below it.
-        claimed_by: whose the claims are.
-        claims: trends that our numbers may show, by names of rows.
-        name: of its folder.
-        rows: by the names of their files, in order.
-    """
+    """A table and the trends that our numbers may show; `rows` by the names of their files, in order."""
 
     title: str
     note: str = ""

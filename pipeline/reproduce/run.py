@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import console, executors
-from pipeline.reproduce.caches import cache_folder, prepare, state
-from pipeline.reproduce.outcome import TableOutcome, collect
 from pipeline.reproduce.plan import Planned, make_plan, sources_of, units_of
-from pipeline.reproduce.report import show, write
 from pipeline.reproduce.rows import PaperTable, load_table, table_names
-from pipeline.reproduce.settings import ReproduceSettings
-from pipeline.reproduce.units import Unit, is_record, run_unit
+from pipeline.reproduce.tables import TableOutcome, collect, show, write
+from pipeline.reproduce.work import Unit, cache_folder, is_record, prepare, run_unit, state
+from pipeline.verbs.reproduce import ReproduceSettings
 from regionspot_cache.errors import IncompleteError, RegionSpotError
 from regionspot_cache.training.distributed import ProcessGroup
 from regionspot_cache.training.folder import claim_folder
@@ -28,18 +26,14 @@ def reproduce(settings: ReproduceSettings, *, as_json: bool = False) -> list[Tab
         IncompleteError: some rows failed; the others are in the tables.
     """
     with claim_folder(settings.out, ProcessGroup()):
-        return _reproduce(settings, as_json=as_json)
-
-
-def _reproduce(settings: ReproduceSettings, *, as_json: bool) -> list[TableOutcome]:
-    started = time.monotonic()
-    tables = _tables(settings)
-    missing = prepare(sources_of(tables, settings), settings)
-    plan = make_plan(tables, settings, missing)
-    failures = _run_units(units_of(plan), settings)
-    outcomes = collect(tables, plan, settings, failures)
-    seconds = time.monotonic() - started
-    write(outcomes, settings, seconds)
+        started = time.monotonic()
+        tables = _tables(settings)
+        missing = prepare(sources_of(tables, settings), settings)
+        plan = make_plan(tables, settings, missing)
+        failures = _run_units(units_of(plan), settings)
+        outcomes = collect(tables, plan, settings, failures)
+        seconds = time.monotonic() - started
+        write(outcomes, settings, seconds)
     show(outcomes, settings, as_json=as_json)
     console.say(f"Done in {console.clock(seconds)}. Tables, page and numbers are in {settings.out}.")
     if failures:
@@ -60,13 +54,12 @@ def _run_units(units: Sequence[Unit], settings: ReproduceSettings) -> dict[Path,
     todo = [i for i, unit in enumerate(units) if not unit.done]
     console.say(f"{len(units) - len(todo)} of {len(units)} units of work are done already.")
     failures: dict[Path, str] = {}
-    unit = partial(run_unit, units)
     if not todo:
         return failures
-    workers = min(settings.workers, len(todo))
-    found = (
-        executors.run_on_workers(unit, todo, workers=workers) if workers else executors.run_here(unit, todo)
-    )
+    run = executors.run_here
+    if settings.workers:
+        run = partial(executors.run_on_workers, workers=min(settings.workers, len(todo)))
+    found = run(partial(run_unit, units), todo)
     with console.progress("rows", len(todo)) as ticker:
         for done, (i, outcome) in enumerate(found, 1):
             if error := str(outcome):

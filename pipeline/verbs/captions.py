@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, PositiveInt
 
 from pipeline import names
-from pipeline.options import Option
+from pipeline.names import require_named_backbone, warn_of_photographs
+from pipeline.options import option, verb
 from pipeline.places import WORKPLACE
-from pipeline.shared_options import Backbone, Images, Limit
-from pipeline.tiny_networks import require_named_backbone, warn_of_photographs
-from pipeline.verbs.command import verb
 from regionspot_cache.errors import UsageError
 
 SHAPES = "shapes:train"
@@ -32,119 +30,72 @@ def _check_ending(out: Path | None, ending: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ProposeSettings:
-    """`rs-cache propose`: which images, which boxes, which file."""
+    """Which images, which boxes, which file."""
 
-    source: Annotated[
-        str,
-        Option(
-            name="DATA",
-            help="Captions (COCO-style FILE.json, FILE.tsv, a WebDataset FILE.tar or a folder of them) or a "
-            "dataset of the catalog.",
-            complete=names.datasets,
-        ),
-        AfterValidator(_check_source),
-    ] = SHAPES
-    images: Images | None = None
+    source: Annotated[str, AfterValidator(_check_source)] = option(
+        SHAPES,
+        "DATA",
+        "Captions (COCO-style FILE.json, FILE.tsv, a WebDataset FILE.tar or a folder of them) or a dataset "
+        "of the catalog.",
+        complete=names.datasets,
+    )
+    images: Path | None = names.images_option(None)
     """For tar files the folder that images are unpacked into."""
     data: Path = WORKPLACE / "datasets"
     """Folder of the catalog's datasets."""
-    backbone: Backbone = "tiny"
+    backbone: names.Backbone = names.backbone_option("tiny")
     """Its proposer makes the boxes."""
-    out: (
-        Annotated[
-            Path,
-            Option(
-                name="--out",
-                metavar="FILE",
-                help="FILE.json to write; rs-cache-data/captions/DATA-regions.json if not given.",
-            ),
-        ]
-        | None
-    ) = None
-    top_n: Annotated[int, Option(name="--top-n", help="Most proposals of an image.")] = 300
-    nms: float = 0.5
+    out: Path | None = option(
+        None, "--out", "FILE.json to write; rs-cache-data/captions/DATA-regions.json if not given.", "FILE"
+    )
+    top_n: PositiveInt = option(300, "--top-n", "Most proposals of an image.")
+    nms: Annotated[float, Field(gt=0, le=1)] = 0.5
     """IoU above which the lower-scored of two proposals is dropped; RegionCLIP's."""
-    exclude: (
-        Annotated[
-            Path,
-            Option(
-                name="--exclude",
-                metavar="FILE",
-                help="Annotations whose images are left out, such as those of LVIS val.",
-            ),
-        ]
-        | None
-    ) = None
-    limit: Limit | None = None
+    exclude: Path | None = option(
+        None, "--exclude", "Annotations whose images are left out, such as those of LVIS val.", "FILE"
+    )
+    limit: PositiveInt | None = names.limit_option(None)
     seed: int = 0
     """Seed of the sample."""
-    decode_threads: int = 4
+    decode_threads: PositiveInt = 4
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("top_n", self.top_n),
-            ("limit", self.limit),
-            ("decode_threads", self.decode_threads),
-        ):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} = {value}.", f"{name} >= 1.")
-        if not 0 < self.nms <= 1:
-            raise UsageError(f"nms = {self.nms}.", "0 < nms <= 1.")
         _check_ending(self.out, ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptSettings:
-    """`rs-cache concepts`: the vocabulary of captions."""
+    """The vocabulary of which captions."""
 
-    source: Annotated[
-        str,
-        Option(
-            name="CAPTIONS",
-            help="COCO-style FILE.json, FILE.tsv, a WebDataset FILE.tar or a folder of them, or shapes.",
-            complete=names.datasets,
-        ),
-        AfterValidator(_check_source),
-    ] = SHAPES
+    source: Annotated[str, AfterValidator(_check_source)] = option(
+        SHAPES,
+        "CAPTIONS",
+        "COCO-style FILE.json, FILE.tsv, a WebDataset FILE.tar or a folder of them, or shapes.",
+        complete=names.datasets,
+    )
     data: Path = WORKPLACE / "datasets"
     """Folder of the catalog's datasets."""
-    out: (
-        Annotated[
-            Path,
-            Option(
-                name="--out",
-                metavar="FILE",
-                help="FILE.txt to write; rs-cache-data/captions/CAPTIONS-concepts.txt if not given.",
-            ),
-        ]
-        | None
-    ) = None
-    min_images: Annotated[
-        int, Option(name="--min-images", help="Least number of images that a noun phrase must occur in.")
-    ] = 100
-    overlap: (
-        Annotated[
-            str,
-            Option(
-                name="--overlap",
-                metavar="ANNOTATIONS",
-                help="Say which class names of a dataset are in the pool.",
-                complete=names.datasets,
-            ),
-            AfterValidator(names.check_dataset),
-        ]
-        | None
-    ) = None
+    out: Path | None = option(
+        None, "--out", "FILE.txt to write; rs-cache-data/captions/CAPTIONS-concepts.txt if not given.", "FILE"
+    )
+    min_images: PositiveInt = option(
+        100, "--min-images", "Least number of images that a noun phrase must occur in."
+    )
+    overlap: names.Dataset | None = option(
+        None,
+        "--overlap",
+        "Say which class names of a dataset are in the pool.",
+        "ANNOTATIONS",
+        names.datasets,
+    )
 
     def __post_init__(self) -> None:
-        if self.min_images < 1:
-            raise UsageError(f"min_images = {self.min_images}.", "min_images >= 1.")
         _check_ending(self.out, ".txt")
 
 
 def _known(source: str) -> str | Path:
-    return source if names.is_built_in(source) else Path(source)
+    return source if source.partition(":")[0] in names.SHAPES else Path(source)
 
 
 def _named_backbone(said: Mapping[str, Any], _: Path | None) -> Mapping[str, Any]:

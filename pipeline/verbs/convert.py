@@ -2,59 +2,43 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pipeline.options import Option
-from pipeline.shared_options import Backbone
-from pipeline.verbs.command import verb
+from pipeline import names
+from pipeline.options import option, verb
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSettings:
-    """`rs-cache import`."""
+    """Whose head, and the networks that it was trained on."""
 
-    checkpoint: Annotated[
-        Path, Option(name="CHECKPOINT", help="A released file of RegionSpot, .pth or .safetensors.")
-    ]
-    backbone: Backbone
-    out: (
-        Annotated[
-            Path,
-            Option(
-                name="--out", metavar="DIR", help="Model folder; rs-cache-data/runs/CHECKPOINT if not given."
-            ),
-        ]
-        | None
-    ) = None
+    checkpoint: Path = option(..., "CHECKPOINT", "A released file of RegionSpot, .pth or .safetensors.")
+    backbone: names.Backbone = names.backbone_option(...)
+    out: Path | None = option(
+        None, "--out", "Model folder; rs-cache-data/runs/CHECKPOINT if not given.", "DIR"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """Which trained head."""
 
-    run: Annotated[Path, Option(name="RUN", help="Model folder written by train.")]
+    run: Path = option(..., "RUN", "Model folder written by train.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings(ModelSettings):
-    """`rs-cache export`."""
+    """Where it goes."""
 
-    out: Annotated[Path, Option(name="--out", metavar="FILE", help="FILE.pth to write.")]
+    out: Path = option(..., "--out", "FILE.pth to write.", "FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushSettings(ModelSettings):
-    """`rs-cache push`."""
+    """Where it goes, and how."""
 
-    repository: Annotated[str, Option(name="REPOSITORY", help="ORG/NAME on the Hugging Face hub.")]
-    private: Annotated[bool, Option(name="--private", help="Make a new repository private.")] = False
-    metrics: (
-        Annotated[
-            Path,
-            Option(name="--metrics", metavar="FILE", help="metrics.json of an evaluation, for the card."),
-        ]
-        | None
-    ) = None
+    repository: str = option(..., "REPOSITORY", "ORG/NAME on the Hugging Face hub.")
+    private: bool = option(False, "--private", "Make a new repository private.")
+    metrics: Path | None = option(None, "--metrics", "metrics.json of an evaluation, for the card.", "FILE")
 
 
 @verb(ImportSettings)

@@ -1,38 +1,30 @@
 """`rs-cache status`, `info` and `verify`: three ways to look into a cache."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
 
-from pipeline.options import Option
-from pipeline.shared_options import Backbone, Images
-from pipeline.verbs.command import verb
-from regionspot_cache.errors import UsageError
+from pydantic import NonNegativeInt
+
+from pipeline import names
+from pipeline.options import option, verb
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
     """Which cache."""
 
-    cache: Annotated[str, Option(name="CACHE", help="Cache folder or object-store URL.")]
+    cache: str = option(..., "CACHE", "Cache folder or object-store URL.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings(CacheSettings):
-    """`rs-cache verify`."""
+    """How thoroughly, and what follows."""
 
-    full: Annotated[bool, Option(name="--full", help="Read every byte; finds any flipped bit.")] = False
-    recompute: Annotated[
-        int, Option(name="--recompute", help="Run the encoders again on this many images.")
-    ] = 0
-    repair: Annotated[bool, Option(name="--repair", help="Uncommit what is damaged; extract redoes it.")] = (
-        False
-    )
-    backbone: Backbone = "tiny"
-    images: Images | None = None
-
-    def __post_init__(self) -> None:
-        if self.recompute < 0:
-            raise UsageError(f"recompute = {self.recompute}.", "recompute >= 0.")
+    full: bool = option(False, "--full", "Read every byte; finds any flipped bit.")
+    recompute: NonNegativeInt = option(0, "--recompute", "Run the encoders again on this many images.")
+    repair: bool = option(False, "--repair", "Uncommit what is damaged; extract redoes it.")
+    backbone: names.Backbone = names.backbone_option("tiny")
+    images: Path | None = names.images_option(None)
 
 
 @verb(CacheSettings)
@@ -56,12 +48,5 @@ def verify(settings: VerifySettings, *, as_json: bool) -> None:
     """Prove that a cache is whole. Exit code 4 when damage is found."""
     from pipeline.inspection import verify as run
 
-    run(
-        settings.cache,
-        full=settings.full,
-        recompute=settings.recompute,
-        repair=settings.repair,
-        backbone=settings.backbone,
-        images=settings.images,
-        as_json=as_json,
-    )
+    how = {name: value for name, value in vars(settings).items() if name != "cache"}
+    run(settings.cache, **how, as_json=as_json)

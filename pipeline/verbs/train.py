@@ -1,18 +1,89 @@
 """`rs-cache train`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator
+
+from pipeline.options import option, verb
 from pipeline.places import WORKPLACE, shipped
-from pipeline.settings import TrainSettings
-from pipeline.verbs.command import verb
+from regionspot_cache.backbones.presets import HeadInputs
+from regionspot_cache.backbones.vocabulary import check_prompts
+from regionspot_cache.training.config import TrainConfig
+from regionspot_cache.yaml_text import read_yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSettings:
+    """How class names become text embeddings."""
+
+    templates: str = "clip80+name"
+    """A named template set, the official one by default."""
+    cleaning: str = "raw"
+    """Rule by which names of a file become words; the rules are the names of `vocabulary.CLEANING`."""
+    average: Literal["raw-mean", "unit-mean"] = "raw-mean"
+    """`raw-mean` of the embeddings over the templates, or `unit-mean`: of each at unit length first."""
+
+    def __post_init__(self) -> None:
+        check_prompts(self.templates, self.cleaning)
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadArrays:
+    """Arrays of the caches, each as PART/ARRAY, instead of those that the backbone names."""
+
+    query: str | None = None
+    """One vector a box; `box/position` is made from the position of the box alone."""
+    memory: Annotated[tuple[str, ...], BeforeValidator(_as_list)] | None = None
+    """Maps of the image, put one after the other."""
+
+    def of(self, own: HeadInputs) -> HeadInputs:
+        """These, and `own` where none are given."""
+        return HeadInputs(query=self.query or own.query, memory=self.memory or own.memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Which caches, which prompts, and the run itself."""
+
+    caches: tuple[str, ...] = option(
+        (str(WORKPLACE / "caches" / "shapes-train-tiny"),),
+        "--cache",
+        "Cache folder or URL; repeat to mix caches.",
+        "DIR",
+    )
+    """Each is its own label space; batches are homogeneous and every cache is equally likely."""
+    out: Path = option(
+        WORKPLACE / "runs" / "shapes",
+        "--out",
+        "Folder of checkpoints, metrics and model; with a config or caches of your own "
+        "rs-cache-data/runs/NAME, the name of the config or of the caches.",
+        "DIR",
+    )
+    backbone: str = "tiny"
+    """The preset the caches were made with; its text tower embeds the class names."""
+    head: HeadArrays = field(default_factory=HeadArrays)
+    """What the head relates; as the backbone says where it is not given."""
+    datasets: dict[str, str] = field(default_factory=dict)
+    """Labels by cache folder: NAME, NAME:SPLIT or FILE.json; else those of the extraction, read again."""
+    data: Path = WORKPLACE / "datasets"
+    """Folder of the catalog's datasets, for `datasets` and where that of the extraction is gone."""
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+    hierarchies: dict[str, Path] = field(default_factory=dict)
+    """Class trees by name of the cache folder: more general and more special classes than a box's own say
+    nothing about it. OpenImages' bbox_labels_600_hierarchy.json, V3Det's category tree."""
+    device: str = "auto"
+    training: TrainConfig = field(default_factory=TrainConfig)
 
 
 def _defaults(said: Mapping[str, Any], config: Path | None) -> Mapping[str, Any]:
     """The demo's run where nothing is said; else a folder of its own, for the demo's is the demo's."""
-    from regionspot_cache.yaml_text import read_yaml
-
     values = {} if config else read_yaml(shipped("train/shapes.yaml"))
     caches = said.get("caches")
     if config:

@@ -17,22 +17,14 @@ Precision = Literal["fp32", "bf16", "auto"]
 Arithmetic = Literal["fp32", "bf16"]
 """What is done. Part of the identity of features and of training runs."""
 
-_PROBE = (64, 256, 256)  # rows, inner and columns of a product that takes milliseconds where it is slow
-
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """An arithmetic and why.
-
-    Attributes:
-        arithmetic: what is done.
-        reason: for people: "float32: this CPU has no bfloat16 matrix instructions".
-        slow: bfloat16 was forced where the hardware has to emulate it; see `slowdown`.
-    """
+    """An arithmetic and why."""
 
     arithmetic: Arithmetic
-    reason: str
-    slow: bool = False
+    reason: str  # for people: "float32: this CPU has no bfloat16 matrix instructions"
+    slow: bool = False  # bfloat16 was forced where the hardware has to emulate it; see `slowdown`
 
 
 def choose(precision: Precision, device: torch.device | str) -> Choice:
@@ -55,11 +47,9 @@ def slowdown(device: torch.device | str) -> float:
     """How many times longer a small bfloat16 product takes than a float32 one here, measured."""
     import torch
 
-    rows, inner, columns = _PROBE
-
     def seconds(dtype: torch.dtype) -> float:
-        left = torch.ones(rows, inner, dtype=dtype, device=device)
-        right = torch.ones(inner, columns, dtype=dtype, device=device)
+        left = torch.ones(64, 256, dtype=dtype, device=device)  # milliseconds where it is slow
+        right = torch.ones(256, 256, dtype=dtype, device=device)
         float((left @ right).sum())  # the first product also loads the kernel
         start = time.perf_counter()
         float((left @ right).sum())

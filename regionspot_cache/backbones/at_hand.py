@@ -26,14 +26,13 @@ _HUB_FILES = (
 def at_hand(spec: NetworkSpec) -> bool:
     """Whether `load_part` needs no network; one of the user's own is taken to need none."""
     if isinstance(spec, SamSpec):
-        return _sam_at_hand(spec)
-    return not isinstance(spec, ClipSpec) or _clip_at_hand(spec)
+        return spec.weights == "packaged" or random_seed(spec.weights) is not None or _sam_at_hand(spec)
+    if isinstance(spec, ClipSpec):
+        return spec.model == "packaged" or random_seed(spec.weights) is not None or _clip_at_hand(spec)
+    return True
 
 
 def _sam_at_hand(spec: SamSpec) -> bool:
-    """Whether `load_sam` needs no network."""
-    if random_seed(spec.weights) is not None or spec.weights == "packaged":
-        return True
     if is_transformers(spec.model):
         if spec.model.startswith(FOLDER):
             return True
@@ -45,9 +44,6 @@ def _sam_at_hand(spec: SamSpec) -> bool:
 
 
 def _clip_at_hand(spec: ClipSpec) -> bool:
-    """Whether `load_clip` needs no network."""
-    if random_seed(spec.weights) is not None or spec.model == "packaged":
-        return True
     if spec.model.startswith(BRINGS_WEIGHTS):
         repository = spec.model.removeprefix("hf-hub:")
         return spec.model.startswith("local-dir:") or _on_the_disk(repository, open_clip_folder())

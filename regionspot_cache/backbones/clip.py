@@ -1,36 +1,33 @@
 """The CLIP side: images to maps of patch tokens and to embeddings; all frozen."""
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor
 
 from regionspot_cache.backbones.arithmetic import autocast, choose
 from regionspot_cache.backbones.clip_build import ClipParts
 from regionspot_cache.backbones.clip_text import ClipText
-from regionspot_cache.backbones.clip_tower import block_index, tower_shape
 from regionspot_cache.backbones.clip_values import require_value_path, value_map
 from regionspot_cache.backbones.encoder import Array
 from regionspot_cache.backbones.presets import ClipSpec
 from regionspot_cache.backbones.weights import state_sha256
+from regionspot_cache.errors import UsageError
 
 VALUES = "values"  # the array of the value-path map
 PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 class ClipBackbone(ClipText):
-    """A frozen CLIP (Radford et al., 2021) of open_clip with a ViT image tower.
+    """A frozen CLIP (Radford et al., 2021) of open_clip with a ViT image tower, from `build_clip`.
 
     All results are inference tensors on `device`; clone one before training on it.
-
-    Args:
-        parts: model, tokenizer and preprocessing of `build_clip`.
-        spec: what it is called, its layers, resizing and precision.
-        device: where it runs.
 
     Raises:
         UsageError: the image tower gives no fixed grid of tokens, or has no such layer or no value path.
@@ -39,8 +36,8 @@ class ClipBackbone(ClipText):
     def __init__(self, parts: ClipParts, spec: ClipSpec, device: torch.device | str = "cpu") -> None:
         super().__init__(parts, spec.model, device)
         self.spec = spec
-        self._shape = tower_shape(parts.model.visual, spec.model)
-        self.blocks = tuple(block_index(layer, self._shape) for layer in spec.layers)
+        self._shape = _tower_shape(parts.model.visual, spec.model)
+        self.blocks = tuple(_block_index(layer, self._shape) for layer in spec.layers)
         if spec.values:
             require_value_path(parts.model.visual, spec.model)
         self.precision = choose(spec.precision, self.device).arithmetic
@@ -82,15 +79,12 @@ class ClipBackbone(ClipText):
 
     @property
     def logit_scale(self) -> float:
-        """Factor of cosine similarities, about 100 for trained models.
-
-        Models trained with a sigmoid (SigLIP) also have a bias. It adds the same to every class, so the
-        softmax over classes removes it.
-        """
+        """As of `TextEncoder`."""
+        # Models trained with a sigmoid (SigLIP) also have a bias, which the softmax over classes removes.
         return float(self.model.logit_scale.exp())
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides the values of the maps, json-able; the same on every machine."""
+        """As of `Encoder`."""
         return {
             "library": "open_clip",
             "model": self.name,
@@ -106,14 +100,7 @@ class ClipBackbone(ClipText):
         }
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """Squashes the whole image to a square and normalises it; no crop, so that no region is lost.
-
-        Args:
-            image: uint8 [H,W,3] RGB.
-
-        Returns:
-            float32 [3,R,R] on the CPU.
-        """
+        """The whole image, uint8 [H,W,3], squashed and normalised to float32 [3,R,R]; no region is lost."""
         return self.squash(image, self.resize)
 
     def squash(self, image: np.ndarray, resize: str) -> Tensor:
@@ -162,3 +149,44 @@ class ClipBackbone(ClipText):
         with autocast(self.precision, self.device):
             features = self.model.encode_image(batch.to(self.device, non_blocking=True))
         return features.float()
+
+
+class _TowerShape(NamedTuple):
+    """The tokens of an image tower."""
+
+    grid: tuple[int, int]  # rows, columns of patch tokens
+    prefix: int  # tokens before them: the class token, or none
+    width: int  # channels
+    blocks: int
+
+
+def _tower_shape(visual: Any, name: str) -> _TowerShape:
+    """The shape of `model.visual` of an open_clip model, which an error calls `name`.
+
+    Raises:
+        UsageError: convolutional towers (ResNet, ConvNeXt), towers of several resolutions (Swin), and NaFlex,
+            whose number of tokens varies with the image.
+    """
+    if isinstance(visual, VisionTransformer):
+        inner = visual.transformer
+        return _TowerShape(grid=visual.grid_size, prefix=1, width=inner.width, blocks=inner.layers)
+    trunk: Any = visual.trunk if isinstance(visual, TimmModel) else visual
+    grid = getattr(getattr(trunk, "patch_embed", None), "grid_size", None)
+    prefix = getattr(trunk, "num_prefix_tokens", None)
+    if grid is None or prefix is None or "NaFlex" in type(trunk).__name__:
+        raise UsageError(
+            f"The image tower of {name} ({type(trunk).__name__}) gives no fixed grid of patch tokens.",
+            "A plain ViT tower: not a ResNet, ConvNeXt, Swin or NaFlex one.",
+            "--set clip.model=ViT-B-16-quickgelu",
+        )
+    return _TowerShape(grid=tuple(grid), prefix=prefix, width=trunk.embed_dim, blocks=len(trunk.blocks))
+
+
+def _block_index(layer: int, shape: _TowerShape) -> int:
+    """The index from 0 of a block counted from the front, or from the back if negative. Raises UsageError."""
+    if not -shape.blocks <= layer < shape.blocks:
+        raise UsageError(
+            f"layers: {layer}, but the tower has {shape.blocks} blocks.",
+            f"{-shape.blocks} to {shape.blocks - 1}; -1 is the last.",
+        )
+    return layer % shape.blocks

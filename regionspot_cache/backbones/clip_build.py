@@ -26,32 +26,21 @@ Tokenizer = Callable[[list[str]], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipParts:
-    """A built open_clip model.
+    """A built open_clip model."""
 
-    Attributes:
-        model: open_clip's CLIP or CustomTextCLIP, float32.
-        tokenizer: the tokenizer that belongs to it.
-        tokenizer_id: names the tokenizer in fingerprints.
-        mean, std: of RGB in 0..1, three numbers each.
-        interpolation: "bicubic" or "bilinear".
-        quick_gelu: whether the model runs QuickGELU in place of GELU.
-    """
-
-    model: Any  # the attributes of open_clip's models are not typed
+    model: Any  # open_clip's CLIP or CustomTextCLIP, float32, whose attributes are not typed
     tokenizer: Tokenizer
-    tokenizer_id: str
-    mean: tuple[float, ...]
+    tokenizer_id: str  # for fingerprints
+    mean: tuple[float, ...]  # of RGB in 0..1
     std: tuple[float, ...]
-    interpolation: str
-    quick_gelu: bool
+    interpolation: str  # "bicubic" or "bilinear"
+    quick_gelu: bool  # whether the model runs QuickGELU in place of GELU
 
 
 def build_clip(spec: ClipSpec | RegionClipSpec, device: str = "cpu") -> ClipParts:
-    """The model of a spec, in training mode.
+    """The model of a spec, in training mode; on "meta" a network of random weights without values.
 
-    Args:
-        spec: which one; the packaged one of a `RegionClipSpec` is the small ResNet with the same text tower.
-        device: where its tensors are made: "cpu", or "meta" for a network of random weights without values.
+    The packaged one of a `RegionClipSpec` is the small ResNet with the text tower of the packaged CLIP.
 
     Raises:
         UsageError: unknown model or tag, a tag trained with the other GELU, or a file that may be of several

@@ -30,11 +30,8 @@ def preprocessing(spec: ClipSpec) -> dict[str, Any]:
 
     open_clip would take OpenAI's for any file, which is wrong for SigLIP and PE-Core, for example.
 
-    Returns:
-        values of open_clip's `PreprocessCfg`; empty where open_clip finds them by itself.
-
-    Raises:
-        UsageError: a file, and the tags of its model differ; `spec.tag` decides.
+    Values of open_clip's `PreprocessCfg`; empty where open_clip finds them by itself. Raises UsageError for a
+    file of a model whose tags differ; `spec.tag` decides.
     """
     if spec.model.startswith(BRINGS_WEIGHTS) or open_clip.get_pretrained_cfg(spec.model, spec.weights):
         return {}

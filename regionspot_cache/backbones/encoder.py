@@ -33,20 +33,16 @@ class Encoder(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the network runs."""
-        ...
 
     @property
     def arrays(self) -> Mapping[str, Array]:
         """What `encode` gives and the cache stores, by name."""
-        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """All that decides the values, json-able; the same on every machine."""
-        ...
 
     def preprocess(self, image: np.ndarray) -> Tensor:
         """A whole image, uint8 [H,W,3] RGB, to the network's input on the CPU; called by several threads."""
-        ...
 
     def encode(
         self, batch: Tensor, boxes: Sequence[np.ndarray], sizes: Sequence[Size]
@@ -61,7 +57,6 @@ class Encoder(Protocol):
         Returns:
             by array name, for every image float [n, *shape] (per box) or [*shape].
         """
-        ...
 
 
 @runtime_checkable
@@ -71,33 +66,26 @@ class TextEncoder(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the network runs."""
-        ...
 
     @property
     def mean(self) -> tuple[float, ...]:
         """RGB in 0..1 that `preprocess` makes zero; masked crops are filled with it."""
-        ...
 
     @property
     def logit_scale(self) -> float:
         """Factor of cosine similarities before a softmax, about 100 for trained models."""
-        ...
 
     def text_fingerprint(self) -> dict[str, Any]:
         """All that decides the values of `encode_text`, json-able."""
-        ...
 
     def preprocess(self, image: np.ndarray) -> Tensor:
         """As of `Encoder`."""
-        ...
 
     def encode_image(self, batch: Tensor) -> Tensor:
         """Stacked inputs to image embeddings, float32 [B,E], not normalised."""
-        ...
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts to embeddings, float32 [T,E], not normalised."""
-        ...
 
 
 @runtime_checkable
@@ -106,14 +94,11 @@ class MaskEncoder(Protocol):
 
     def embed(self, batch: Tensor) -> Any:
         """Embeddings of stacked inputs, for `tokens` and `masks`, which alone look into them."""
-        ...
 
     def tokens(
         self, embeddings: Any, boxes: Sequence[np.ndarray], sizes: Sequence[Size]
     ) -> Mapping[str, Sequence[Tensor]]:
         """The arrays by box of `Encoder.encode`."""
-        ...
 
     def masks(self, embedding: Any, boxes: np.ndarray, size: Size) -> tuple[Tensor, Tensor]:
         """Of one image: bool [n,height,width] at its original size, and predicted IoU float32 [n]."""
-        ...

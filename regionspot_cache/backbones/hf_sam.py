@@ -4,8 +4,7 @@ Their two-way transformers are SAM's, so tokens come from the same flat decoder.
 the tokens that stand before mask token 0, and the features that masks need beside the embedding.
 """
 
-from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +15,8 @@ from segment_anything.modeling import TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regionspot_cache.backbones.arithmetic import autocast
 from regionspot_cache.backbones.presets import SamSpec
-from regionspot_cache.backbones.sam_base import FrozenSam
+from regionspot_cache.backbones.sam_base import Embedding, FrozenSam, LayeredEmbedding, cells_of
 from regionspot_cache.backbones.sam_decode import TokenDecoder
 
 LEAVES = {  # names in segment_anything -> in transformers, the first that exists
@@ -30,31 +28,19 @@ LEAVES = {  # names in segment_anything -> in transformers, the first that exist
 }
 
 
-@dataclass(frozen=True)
-class LayeredEmbedding:
-    """Embeddings of B images.
-
-    Attributes:
-        cells: [B,D,h,w], what tokens attend to.
-        fine: what only masks need beside: nothing for SAM, the early features of HQ-SAM's ViT, [B,h,w,C], or
-            the two levels of high resolution of SAM 2 and 3, [B,D/8,4h,4w] and [B,D/4,2h,2w].
-    """
-
-    cells: Tensor
-    fine: tuple[Tensor, ...]
-
-
 class TransformersSam(FrozenSam):
     """A frozen SAM of the transformers library.
 
     Args:
-        network: with its weights.
         processor: its image processor, for the size of the network.
-        spec: what it is called, its precision and what it stores.
-        device: where it runs.
+
+    Attributes:
+        token, frame: for the fingerprint; `frame` says how an image is fitted into the square input.
+        output_names: the learned tokens that stand before those of the prompt.
     """
 
     token = ""
+    frame = ""
     output_names: tuple[str, ...] = ()
 
     def __init__(
@@ -77,34 +63,19 @@ class TransformersSam(FrozenSam):
             "network": type(self.network).__name__,
             "architecture": architecture(self.network.config),
             "weights_sha256": self.weights_sha256,
-            "preprocess": f"{self._frame}, {resampling} antialiased (torchvision), "
+            "preprocess": f"{self.frame.format(self.image_size)}, {resampling} antialiased (torchvision), "
             f"mean {list(processor.image_mean)}, std {list(processor.image_std)}",
             "token": f"{self.token} of a box prompt, single-mask output",
             "precision": self.precision,
         }
 
-    @property
-    @abstractmethod
-    def _frame(self) -> str:
-        """How an image is fitted into the square input, for the fingerprint."""
-
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """What the family's own image processor feeds the network.
-
-        Args:
-            image: uint8 [H,W,3] RGB.
-
-        Returns:
-            float32 [3,S,S] on the CPU.
-        """
+        """What the family's own image processor feeds the network."""
         found = self.processor(image, input_data_format="channels_last", return_tensors="pt")
         return found["pixel_values"][0]
 
-    def _cells(self, embedding: LayeredEmbedding) -> Tensor:
-        return embedding.cells
-
-    def _embedding_of(self, cells: Tensor) -> LayeredEmbedding:
-        return LayeredEmbedding(cells, ())
+    def _levels(self, batch: Tensor) -> Sequence[Tensor]:
+        return (self.network.get_image_embeddings(batch),)
 
     def _embed_boxes(self, framed: Tensor) -> Tensor:
         sparse, _ = self.network.prompt_encoder(None, None, framed[None], None)
@@ -121,18 +92,26 @@ class TransformersSam(FrozenSam):
     def _position(self) -> Tensor:
         return self.network.get_image_wide_positional_embeddings()
 
+    def _low_masks(self, embedding: Embedding, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [n,4h,4w] and predicted IoU [n] of prompts [n,P,D] of one image."""
+        fine = embedding.fine if isinstance(embedding, LayeredEmbedding) else ()
+        low, quality, *_ = self.network.mask_decoder(
+            image_embeddings=cells_of(embedding),
+            image_positional_embeddings=self._position,
+            sparse_prompt_embeddings=prompts[None],
+            dense_prompt_embeddings=self._dense_prompt,
+            multimask_output=False,
+            **({"high_resolution_features": list(fine)} if fine else {}),
+        )
+        return low[0, :, 0], quality[0, :, 0]
 
-class LongestSideSam(TransformersSam):
-    """What SAM and HQ-SAM share: images keep their shape, and masks are cut out of the padded frame."""
 
-    @property
-    def _frame(self) -> str:
-        return f"longest side {self.image_size}, zero pad"
+class PlainSam(TransformersSam):
+    """SAM itself (Kirillov et al., 2023), as transformers has it: images keep their shape."""
 
-    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        scale = self.image_size / max(size)
-        height, width = (max(1, int(side * scale + 0.5)) for side in size)
-        return height, width
+    token = "mask token 0 (index 1)"
+    frame = "longest side {}, zero pad"
+    output_names = ("iou_token", "mask_tokens")
 
     def preprocess(self, image: np.ndarray) -> Tensor:
         if max(image.shape[:2]) > 2 * self.image_size * min(image.shape[:2]):
@@ -142,7 +121,7 @@ class LongestSideSam(TransformersSam):
         return super().preprocess(image)
 
     def _decode_masks(
-        self, embedding: LayeredEmbedding, prompts: Tensor, size: tuple[int, int]
+        self, embedding: Embedding, prompts: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         low, quality = self._low_masks(embedding, prompts)
         side = (self.image_size, self.image_size)
@@ -151,36 +130,8 @@ class LongestSideSam(TransformersSam):
         logits = F.interpolate(whole, size, mode="bilinear", align_corners=False)
         return logits[:, 0] > 0, quality
 
-    @abstractmethod
-    def _low_masks(self, embedding: LayeredEmbedding, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [n,4h,4w] and predicted IoU [n] of prompts [n,P,D] of one image."""
 
-
-class PlainSam(LongestSideSam):
-    """SAM itself (Kirillov et al., 2023), as transformers has it."""
-
-    token = "mask token 0 (index 1)"
-    output_names = ("iou_token", "mask_tokens")
-
-    @torch.inference_mode()
-    def embed(self, batch: Tensor) -> LayeredEmbedding:
-        """Embeddings of inputs [B,3,S,S]."""
-        with autocast(self.precision, self.device):
-            cells = self.network.get_image_embeddings(batch.to(self.device, non_blocking=True))
-        return LayeredEmbedding(cells.float(), ())
-
-    def _low_masks(self, embedding: LayeredEmbedding, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        low, quality = self.network.mask_decoder(
-            image_embeddings=embedding.cells,
-            image_positional_embeddings=self._position,
-            sparse_prompt_embeddings=prompts[None],
-            dense_prompt_embeddings=self._dense_prompt,
-            multimask_output=False,
-        )
-        return low[0, :, 0], quality[0, :, 0]
-
-
-class HqSam(LongestSideSam):
+class HqSam(PlainSam):
     """HQ-SAM (Ke et al., 2023).
 
     The token is mask token 0, as for SAM: the HQ token, one further learned token, corrects the outline of a
@@ -192,14 +143,11 @@ class HqSam(LongestSideSam):
     token = "mask token 0 (index 1; not the HQ token, index 5)"
     output_names = ("iou_token", "mask_tokens", "hq_token")
 
-    @torch.inference_mode()
-    def embed(self, batch: Tensor) -> LayeredEmbedding:
-        """Embeddings of inputs [B,3,S,S], with the output of the first block of global attention."""
-        with autocast(self.precision, self.device):
-            cells, levels = self.network.get_image_embeddings(batch.to(self.device, non_blocking=True))
-        return LayeredEmbedding(cells.float(), (levels[0].float(),))
+    def _levels(self, batch: Tensor) -> Sequence[Tensor]:
+        cells, levels = self.network.get_image_embeddings(batch)
+        return cells, levels[0]  # [B,h,w,C], the output of the first block of global attention
 
-    def _low_masks(self, embedding: LayeredEmbedding, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    def _low_masks(self, embedding: Any, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """As the paper's code has it: masks read the image after the two-way transformer.
 
         transformers, at least up to 5.23, upscales the image from before it, with rows and columns exchanged.
@@ -217,18 +165,17 @@ class HqSam(LongestSideSam):
         act = decoder.activation
         plain = act(decoder.upscale_layer_norm(decoder.upscale_conv1(grid)))
         plain = act(decoder.upscale_conv2(plain))
-        fine = decoder.mask_conv2(act(decoder.mask_norm(decoder.mask_conv1(plain)))) + self._hq_features(
-            embedding
-        )
+        fine = decoder.mask_conv2(act(decoder.mask_norm(decoder.mask_conv1(plain))))
+        fine = fine + self._hq_features(*embedding)
         low = torch.einsum("nc,nchw->nhw", self._mask_weights(tokens[:, 1]), plain)
         low = low + torch.einsum("nc,nchw->nhw", decoder.hq_mask_mlp(tokens[:, 5]), fine)
         return low, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
 
-    def _hq_features(self, embedding: LayeredEmbedding) -> Tensor:
+    def _hq_features(self, cells: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
         """The embedding and the early features at four times their resolution, added: [1,D/8,4h,4w]."""
         decoder = self.network.mask_decoder
-        act, early = decoder.activation, embedding.fine[0].permute(0, 3, 1, 2)
-        last = decoder.encoder_conv2(act(decoder.encoder_norm(decoder.encoder_conv1(embedding.cells))))
+        act, early = decoder.activation, fine[0].permute(0, 3, 1, 2)
+        last = decoder.encoder_conv2(act(decoder.encoder_norm(decoder.encoder_conv1(cells))))
         first = decoder.compress_vit_conv2(act(decoder.compress_vit_norm(decoder.compress_vit_conv1(early))))
         return last + first
 
@@ -242,36 +189,22 @@ class Sam2(TransformersSam):
 
     masks_need_cells_alone = False
     token = "mask token 0 (index 2)"
+    frame = "squash to {0} x {0}"
     output_names = ("obj_score_token", "iou_token", "mask_tokens")
-
-    @property
-    def _frame(self) -> str:
-        return f"squash to {self.image_size} x {self.image_size}"
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         return self.image_size, self.image_size
 
-    @torch.inference_mode()
-    def embed(self, batch: Tensor) -> LayeredEmbedding:
-        """Embeddings of inputs [B,3,S,S], with the levels of high resolution."""
-        with autocast(self.precision, self.device):
-            levels = self.network.get_image_embeddings(batch.to(self.device, non_blocking=True))
-        *fine, cells = (level.float() for level in levels)
-        return LayeredEmbedding(cells, tuple(fine))
+    def _levels(self, batch: Tensor) -> Sequence[Tensor]:
+        *fine, cells = self.network.get_image_embeddings(batch)
+        return cells, *fine  # of high resolution, [B,D/8,4h,4w] and [B,D/4,2h,2w]
 
     def _decode_masks(
-        self, embedding: LayeredEmbedding, prompts: Tensor, size: tuple[int, int]
+        self, embedding: Embedding, prompts: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        low, quality, _, _ = self.network.mask_decoder(
-            image_embeddings=embedding.cells,
-            image_positional_embeddings=self._position,
-            sparse_prompt_embeddings=prompts[None],
-            dense_prompt_embeddings=self._dense_prompt,
-            multimask_output=False,
-            high_resolution_features=list(embedding.fine),
-        )
-        logits = F.interpolate(low[0], size, mode="bilinear", align_corners=False)
-        return logits[:, 0] > 0, quality[0, :, 0]
+        low, quality = self._low_masks(embedding, prompts)
+        logits = F.interpolate(low[:, None], size, mode="bilinear", align_corners=False)
+        return logits[:, 0] > 0, quality
 
 
 def shared_transformer(theirs: Any) -> TwoWayTransformer:

@@ -2,13 +2,14 @@
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from regionspot_cache.backbones.assets import published_sams
 from regionspot_cache.backbones.hf_sam import HqSam, PlainSam, Sam2, TransformersSam
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.weights import random_seed, read_state
@@ -19,118 +20,35 @@ HUB, FOLDER = "hf-hub:", "local-dir:"
 _LARGEST = 1 << 20  # number in a configuration: a network of more layers or channels is a mistake
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """Classes of one family, those of transformers by name.
+class Family(NamedTuple):
+    """`nameConfig` and `nameModel` in transformers, its image processor there, and its class here."""
 
-    Attributes:
-        build: the class of this package.
-        longest_side: whether images keep their shape; they are squashed to a square otherwise.
-    """
-
-    config: str
-    model: str
+    name: str
     processor: str
     build: type[TransformersSam]
-    longest_side: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A published network.
-
-    Attributes:
-        family: key of FAMILIES.
-        repository: where its weights are, on the Hugging Face hub.
-        settings: where its configuration differs from the family's default.
-    """
+class Published(NamedTuple):
+    """A key of FAMILIES, a repository of the hub, and where the configuration differs from the default."""
 
     family: str
     repository: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
-SAM = Family(
-    config="SamConfig", model="SamModel", processor="SamImageProcessor", build=PlainSam, longest_side=True
-)
-HQ = Family(
-    config="SamHQConfig", model="SamHQModel", processor="SamImageProcessor", build=HqSam, longest_side=True
-)
-SAM2 = Family(config="Sam2Config", model="Sam2Model", processor="Sam2ImageProcessor", build=Sam2)
-SAM3 = Family(
-    config="Sam3TrackerConfig", model="Sam3TrackerModel", processor="Sam3ImageProcessor", build=Sam2
-)
+_SAM2 = Family("Sam2", "Sam2ImageProcessor", Sam2)
+_SAM3 = Family("Sam3Tracker", "Sam3ImageProcessor", Sam2)
 # By the "model_type" of a config.json; the hub keeps SAM 2.1 and 3 as video models that hold those of images.
 FAMILIES = {
-    "sam": SAM,
-    "sam_hq": HQ,
-    "sam2": SAM2,
-    "sam2_video": SAM2,
-    "sam3_tracker": SAM3,
-    "sam3_tracker_video": SAM3,
-    "sam3_video": SAM3,
+    "sam": Family("Sam", "SamImageProcessor", PlainSam),
+    "sam_hq": Family("SamHQ", "SamImageProcessor", HqSam),
+    "sam2": _SAM2,
+    "sam2_video": _SAM2,
+    "sam3_tracker": _SAM3,
+    "sam3_tracker_video": _SAM3,
+    "sam3_video": _SAM3,
 }
-
-
-def _hq(width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> dict[str, Any]:
-    vision = {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": heads,
-        "global_attn_indexes": list(global_blocks),
-    }
-    return {"vision_config": vision, "mask_decoder_config": {"vit_dim": width}}
-
-
-def _hiera(
-    width: int, heads: int, blocks: tuple[int, ...], global_blocks: tuple[int, ...], **others: Any
-) -> Any:
-    widths = [width * 2**stage for stage in range(4)]
-    backbone = {
-        "model_type": "sam2_hiera_det_model",
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "embed_dim_per_stage": widths,
-        "num_attention_heads_per_stage": [heads * 2**stage for stage in range(4)],
-        "blocks_per_stage": list(blocks),
-        "global_attention_blocks": list(global_blocks),
-        **others,
-    }
-    return {"vision_config": {"backbone_config": backbone, "backbone_channel_list": widths[::-1]}}
-
-
-PUBLISHED = {
-    "sam-hq-vit-b": Published(family="sam_hq", repository="syscv-community/sam-hq-vit-base"),
-    "sam-hq-vit-l": Published(
-        family="sam_hq",
-        repository="syscv-community/sam-hq-vit-large",
-        settings=_hq(1024, 24, 16, (5, 11, 17, 23)),
-    ),
-    "sam-hq-vit-h": Published(
-        family="sam_hq",
-        repository="syscv-community/sam-hq-vit-huge",
-        settings=_hq(1280, 32, 16, (7, 15, 23, 31)),
-    ),
-    "sam2.1-hiera-tiny": Published(family="sam2", repository="facebook/sam2.1-hiera-tiny"),
-    "sam2.1-hiera-small": Published(
-        family="sam2",
-        repository="facebook/sam2.1-hiera-small",
-        settings=_hiera(96, 1, (1, 2, 11, 2), (7, 10, 13)),
-    ),
-    "sam2.1-hiera-base-plus": Published(
-        family="sam2",
-        repository="facebook/sam2.1-hiera-base-plus",
-        settings=_hiera(
-            112, 2, (2, 3, 16, 3), (12, 16, 20), window_positional_embedding_background_size=[14, 14]
-        ),
-    ),
-    "sam2.1-hiera-large": Published(
-        family="sam2",
-        repository="facebook/sam2.1-hiera-large",
-        settings=_hiera(144, 2, (2, 6, 36, 4), (23, 33, 43), window_size_per_stage=[8, 4, 16, 8]),
-    ),
-    "sam3": Published(family="sam3_tracker", repository="facebook/sam3"),
-}
+PUBLISHED = {name: Published(**found) for name, found in published_sams()["transformers"].items()}
 
 
 def is_transformers(model: str) -> bool:
@@ -139,36 +57,26 @@ def is_transformers(model: str) -> bool:
 
 
 def load_transformers_sam(spec: SamSpec, device: torch.device | str = "cpu") -> TransformersSam:
-    """A network of the transformers library.
-
-    Raises:
-        UsageError: transformers is not installed, or a spec that makes no sense.
-        MissingFileError: a folder or weights that are not here and cannot be fetched.
-        InputError: a family that is not known, or weights that do not fit.
-    """
-    library = _library(spec.model)
+    """A network of the transformers library; errors as of `load_part`."""
+    try:
+        import transformers
+    except ImportError:
+        raise UsageError(
+            f"sam.model = {spec.model} needs the transformers library.",
+            "transformers 5 or newer.",
+            "uv pip install transformers",
+        ) from None
+    library: Any = transformers
     source = _source(spec.model)
     with _quiet(library.utils.logging):
         with _refused(f"The config.json of {source}"):
             family, config = _family_and_config(library, spec.model, source)
         with _refused(f"The network of {source}"):
-            network, own = _network(getattr(library, family.model), config, spec, source)
+            network, own = _network(getattr(library, f"{family.name}Model"), config, spec, source)
             side = network.config.prompt_encoder_config.image_size
         with _refused(f"The image processor of {source}"):
             processor = _processor(getattr(library, family.processor), family, side, source if own else None)
     return family.build(network, processor, spec, device)
-
-
-def _library(model: str) -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise UsageError(
-            f"sam.model = {model} needs the transformers library.",
-            "transformers 5 or newer.",
-            "uv pip install transformers",
-        ) from None
-    return transformers
 
 
 def _source(model: str) -> str:
@@ -183,7 +91,7 @@ def _source(model: str) -> str:
 def _family_and_config(library: Any, model: str, source: str) -> tuple[Family, Any]:
     if model in PUBLISHED:
         family = FAMILIES[PUBLISHED[model].family]
-        return family, getattr(library, family.config)(**PUBLISHED[model].settings)
+        return family, getattr(library, f"{family.name}Config")(**PUBLISHED[model].settings)
     try:
         found, _ = library.PreTrainedConfig.get_config_dict(source)
     except (OSError, ValueError) as error:
@@ -194,7 +102,7 @@ def _family_and_config(library: Any, model: str, source: str) -> tuple[Family, A
     if (largest := max(_integers(found), default=0)) > _LARGEST:
         raise InputError(f"The config.json of {source} has a size of {largest}.", f"At most {_LARGEST}.")
     family = FAMILIES[kind]
-    return family, getattr(library, family.config).from_pretrained(source)
+    return family, getattr(library, f"{family.name}Config").from_pretrained(source)
 
 
 def _integers(value: Any) -> Iterator[int]:
@@ -246,10 +154,10 @@ def _loaded(model_class: Any, source: str | None, text: str, **options: Any) -> 
 
 def _processor(kind: Any, family: Family, side: int, source: str | None) -> Any:
     """The image processor that comes with the weights, or the family's default."""
-    size = {"longest_edge": side} if family.longest_side else {"height": side, "width": side}
-    options: dict[str, Any] = {"size": size}
-    if family.longest_side:
-        options["pad_size"] = {"height": side, "width": side}
+    square = {"height": side, "width": side}
+    options: dict[str, Any] = {"size": square}
+    if issubclass(family.build, PlainSam):
+        options = {"size": {"longest_edge": side}, "pad_size": square}
     try:
         processor = kind(**options) if source is None else kind.from_pretrained(source, **options)
     except OSError:  # a folder without one

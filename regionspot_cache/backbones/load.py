@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn_v2
 
-from regionspot_cache.backbones.assets import packaged_config, packaged_state
+from regionspot_cache.backbones.assets import packaged_config, packaged_state, published_sams
 from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.clip_build import build_clip
 from regionspot_cache.backbones.detectron_rpn import DetectronRpn, load_detectron_rpn
@@ -47,23 +47,7 @@ from regionspot_cache.backbones.weights import (
 )
 from regionspot_cache.errors import UsageError
 
-SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
-# The names carry the first digits of an MD5; these are the SHA-256 of the same files.
-SAM_FILES = {
-    "vit_b": RemoteFile(
-        SAM_URL + "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
-    ),
-    "vit_l": RemoteFile(
-        SAM_URL + "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
-    ),
-    "vit_h": RemoteFile(
-        SAM_URL + "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
-    ),
-    "mobile_sam": RemoteFile(
-        "https://github.com/ChaoningZhang/MobileSAM/raw/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
-        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
-    ),
-}
+SAM_FILES = {name: RemoteFile(**file) for name, file in published_sams()["files"].items()}
 DETECTOR_FILE = RemoteFile(
     "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
     "dd69338a24b8d7381807e247652bdc356325bcbaf1cd3e092e00e0a1a58706bf",
@@ -99,11 +83,15 @@ class Backbone:
         for encoder in self.parts.values():
             if isinstance(encoder, kind):
                 return encoder
-        raise UsageError(
-            f"No network of backbone {self.spec.name} {what}; its parts are {', '.join(self.spec.parts)}.",
-            f"A part whose network {what}.",
-            "Add one to the backbone file, or choose another --backbone.",
-        )
+        raise _without(self.spec, what)
+
+
+def _without(spec: BackboneSpec, what: str) -> UsageError:
+    return UsageError(
+        f"No network of backbone {spec.name} {what}; its parts are {', '.join(spec.parts)}.",
+        f"A part whose network {what}.",
+        "Add one to the backbone file, or choose another --backbone.",
+    )
 
 
 def load_backbone(
@@ -118,20 +106,14 @@ def load_backbone(
 
 
 def load_text_part(spec: BackboneSpec, device: Device = "cpu", progress: Progress | None = None) -> Backbone:
-    """The part that embeds texts alone; no SAM is loaded.
-
-    Raises:
-        UsageError: there is none; or as of `load_part`.
-    """
+    """The part that embeds texts alone; no SAM is loaded. UsageError without one, or as of `load_part`."""
     for name, part in spec.parts.items():
         if isinstance(part, SamSpec):
             continue
         encoder = load_part(part, device, progress)
         if isinstance(encoder, TextEncoder):
             return Backbone({name: encoder}, spec)
-    found = Backbone({}, spec)
-    assert found.text  # raises
-    return found
+    raise _without(spec, "embeds texts")
 
 
 def load_part(spec: NetworkSpec, device: Device = "cpu", progress: Progress | None = None) -> Encoder:
@@ -154,7 +136,10 @@ def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = 
     """A SAM, of this package or of transformers; errors as of `load_part`."""
     if is_transformers(spec.model):
         return load_transformers_sam(spec, device)
-    config = _sam_config(spec.model)
+    config = packaged_config("sam") if spec.model == "packaged" else PUBLISHED.get(spec.model)
+    if config is None:
+        known = ", ".join(["packaged", *PUBLISHED, *TRANSFORMERS_SAMS, f"{HUB}ORG/NAME", f"{FOLDER}DIR"])
+        raise UsageError(f"There is no SAM {spec.model!r}.", f"{known}.")
     seed = random_seed(spec.weights)
     if seed is not None:
         return SamBackbone(random_sam(config, seed), config, spec, device)
@@ -164,21 +149,10 @@ def load_sam(spec: SamSpec, device: Device = "cpu", progress: Progress | None = 
     return SamBackbone(network, config, spec, device)
 
 
-def _sam_config(model: str) -> Mapping[str, Any]:
-    if model == "packaged":
-        return packaged_config("sam")
-    if model not in PUBLISHED:
-        known = ", ".join(["packaged", *PUBLISHED, *TRANSFORMERS_SAMS, f"{HUB}ORG/NAME", f"{FOLDER}DIR"])
-        raise UsageError(f"There is no SAM {model!r}.", f"{known}.")
-    return PUBLISHED[model]
-
-
 def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipBackbone:
-    """A CLIP: the packaged one, one of open_clip or FG-CLIP. On "meta" it has shapes but no values.
+    """A CLIP: the packaged one, one of open_clip or FG-CLIP; errors as of `load_part`.
 
-    Raises:
-        UsageError: as of `build_clip`, or an image tower without a fixed grid.
-        MissingFileError, InputError: as of `build_clip`.
+    On the device "meta" it has shapes but no values.
     """
     made_on = "meta" if torch.device(device).type == "meta" else "cpu"
     build = build_fg_clip if spec.model in FG_CLIP else build_clip
@@ -186,15 +160,9 @@ def load_clip(spec: ClipSpec, device: Device = "cpu") -> ClipBackbone:
 
 
 def load_proposer(backbone: Backbone, progress: Progress | None = None) -> RegionProposer:
-    """The source of proposals of a backbone, on the device of its networks.
+    """The source of proposals of a backbone, on the device of its networks; errors as of `load_part`.
 
-    Args:
-        backbone: its spec says which; the packaged RPN reads the embeddings of the packaged SAM.
-        progress: called while weights are fetched.
-
-    Raises:
-        UsageError: a packaged RPN with a SAM that it was not trained on.
-        MissingFileError, DamageError, InputError: as of `load_part`.
+    The packaged RPN reads the embeddings of the packaged SAM; a UsageError where that is not among the parts.
     """
     spec = backbone.spec.proposer
     sams = [part for part in backbone.parts.values() if isinstance(part, SamBackbone)]

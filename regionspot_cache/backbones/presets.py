@@ -120,12 +120,10 @@ class RegionClipSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnSpec:
-    """A network of the user's own, see docs/own-backbone.md.
+    """A network of the user's own, see docs/own-backbone.md; what its fields mean is its own affair.
 
     Attributes:
         network: the name of an entry point, or "package.module:callable"; called with this spec and a device.
-        model, weights, options: whatever the network makes of them.
-        precision: arithmetic that the network should choose.
     """
 
     network: str
@@ -185,40 +183,24 @@ class HeadInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class ProposerSpec:
-    """Class-agnostic proposals.
-
-    Attributes:
-        model: "packaged" for the small RPN on SAM embeddings, "fasterrcnn_resnet50_fpn_v2" (torchvision), or
-            "rpn_r50_fpn", the RPN of Detectron2 that RegionCLIP's published files hold.
-        weights: "packaged", "official" (fetched), "random:SEED", or the path of a state dict; for
-            "rpn_r50_fpn" a pretrained RegionCLIP file or one of an RPN alone.
-        top_n: proposals kept per image.
-        nms: IoU above which the lower-scored of two proposals is dropped.
-    """
+    """Class-agnostic proposals: of the small RPN on SAM embeddings ("packaged"), torchvision's detector, or
+    the RPN of Detectron2 that RegionCLIP's published files hold ("rpn_r50_fpn")."""
 
     model: Literal["packaged", "fasterrcnn_resnet50_fpn_v2", "rpn_r50_fpn"] = "fasterrcnn_resnet50_fpn_v2"
+    # "official" is fetched; else "packaged", "random:SEED", or the path of a state dict; for "rpn_r50_fpn" of
+    # a pretrained RegionCLIP file or of an RPN alone
     weights: str = "official"
-    top_n: int = 1000
-    nms: float = 0.7
-
-
-def _default_parts() -> dict[str, NetworkSpec]:
-    return {"sam": SamSpec(), "clip": ClipSpec()}
+    top_n: int = 1000  # proposals kept per image
+    nms: float = 0.7  # IoU above which the lower-scored of two proposals is dropped
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """The frozen networks of one cache.
-
-    Attributes:
-        parts: by name, what each network stores.
-        head: what a head trained on them relates.
-        proposer: of class-agnostic boxes.
-    """
+    """The frozen networks of one cache by part, what a head on them relates, and the source of proposals."""
 
     name: str = "custom"
     parts: Mapping[str, Annotated[NetworkSpec, BeforeValidator(_network_spec)]] = field(
-        default_factory=_default_parts
+        default_factory=lambda: {"sam": SamSpec(), "clip": ClipSpec()}
     )
     head: HeadInputs = field(default_factory=HeadInputs)
     proposer: ProposerSpec = field(default_factory=ProposerSpec)

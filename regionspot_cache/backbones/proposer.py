@@ -12,6 +12,7 @@ from regionspot_cache.backbones.detectron_rpn import DetectronRpn
 from regionspot_cache.backbones.presets import ProposerSpec
 from regionspot_cache.backbones.rpn import SamRpn, filtered_proposals
 from regionspot_cache.backbones.sam import SamBackbone
+from regionspot_cache.backbones.sam_base import cells_of
 from regionspot_cache.backbones.weights import state_sha256
 
 Proposals = tuple[np.ndarray, np.ndarray]
@@ -23,19 +24,15 @@ class RegionProposer(Protocol):
 
     def propose(self, image: np.ndarray, embedding: Tensor | None = None) -> Proposals:
         """Proposals of `image`, uint8 [H,W,3] RGB; `embedding` is its SAM embedding [1,D,h,w] where known."""
-        ...
 
     def identity(self) -> dict[str, Any]:
         """What the proposals come from, json-able; printed beside every number made with them."""
-        ...
 
 
 class SamRpnProposer:
     """Proposals of the small RPN that reads SAM embeddings.
 
     Args:
-        rpn: the network with its weights.
-        spec: names it.
         sam: the SAM whose embeddings it was trained on; embeds images that come without an embedding.
     """
 
@@ -47,7 +44,7 @@ class SamRpnProposer:
     @torch.inference_mode()
     def propose(self, image: np.ndarray, embedding: Tensor | None = None) -> Proposals:
         if embedding is None:
-            embedding = self.sam.embed(self.sam.preprocess(image)[None])
+            embedding = cells_of(self.sam.embed(self.sam.preprocess(image)[None]))
         size = image.shape[0], image.shape[1]
         framed = self.sam.resized_size(size)
         [(boxes, scores)] = self.rpn(embedding, [framed])
@@ -61,13 +58,7 @@ class SamRpnProposer:
 
 
 class DetectorProposer:
-    """Proposals of the RPN inside a torchvision detector (image resized to 800/1333 by its own transform).
-
-    Args:
-        detector: a Faster R-CNN with its weights.
-        spec: names it.
-        device: where it runs.
-    """
+    """Proposals of the RPN inside a torchvision detector (image resized to 800/1333 by its own transform)."""
 
     def __init__(self, detector: FasterRCNN, spec: ProposerSpec, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)

@@ -27,7 +27,7 @@ def registered() -> dict[str, EntryPoint]:
 
 
 def own_network(spec: OwnSpec, device: torch.device | str) -> Encoder:
-    """A network of the user's own: an entry point or an import path, called with the spec and the device.
+    """What an entry point or an import path makes of the spec and the device.
 
     Raises:
         UsageError: no such entry point, module or attribute, or what it gives is no encoder.
@@ -58,19 +58,15 @@ def _load(point: EntryPoint) -> Callable[..., Any]:
     for name in point.attr.split("."):
         found = getattr(found, name, None)
     if not callable(found):
-        offered = ", ".join(_callables(importlib.import_module(point.module))) or "nothing that can be called"
+        own = vars(importlib.import_module(point.module)).items()
+        names = [name for name, value in own if getattr(value, "__module__", "") == point.module]
+        public = sorted(name for name in names if not name.startswith("_") and callable(dict(own)[name]))
+        offered = ", ".join(public) or "nothing that can be called"
         raise UsageError(
             f"network: {point.name}: {point.module} has no callable {point.attr}.",
             f"{expected} {point.module} offers {offered}.",
         )
     return found
-
-
-def _callables(module: Any) -> list[str]:
-    own = (
-        name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
-    )
-    return sorted(name for name in own if not name.startswith("_") and callable(getattr(module, name)))
 
 
 def _checked(name: str, made: Any) -> Encoder:

@@ -16,18 +16,11 @@ class SamRpn(nn.Module):
     """Class-agnostic proposals from SAM embeddings.
 
     Args:
-        embed_dim: channels of the SAM embedding.
-        image_size: side of the SAM input in pixels.
-        anchor_sizes: anchor sides in pixels of the SAM frame.
-        aspect_ratios: height / width of the anchors.
+        embed_dim: channels of the SAM embedding; `image_size` is the side of the SAM input in pixels.
+        anchor_sizes: anchor sides in pixels of the SAM frame; `aspect_ratios` are their height / width.
         width: channels of the neck and the head.
         upsample: doubles the grid with a transposed convolution before the head, for small objects.
-        nms: IoU above which the lower-scored of two proposals is dropped.
-        pre_nms: proposals kept before suppression.
-        top_n: proposals kept after it.
-        samples: anchors per image that enter the loss, part of them positive at most.
-        fg_iou: IoU with ground truth from which an anchor is positive.
-        bg_iou: IoU with ground truth below which an anchor is negative.
+        nms, pre_nms, top_n, samples, fg_iou, bg_iou: as torchvision's `RegionProposalNetwork` has them.
     """
 
     def __init__(
@@ -73,19 +66,12 @@ class SamRpn(nn.Module):
         Returns:
             per image boxes [n,4] xyxy in SAM-frame pixels and scores [n], sigmoid objectness.
         """
-        images = self._images(embeddings, sizes)
-        features = [self.neck(embeddings)]
-        return filtered_proposals(self.rpn, images, features)
+        return filtered_proposals(self.rpn, self._images(embeddings, sizes), [self.neck(embeddings)])
 
     def losses(self, embeddings: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Training losses of torchvision's RPN, without its proposals and their suppression.
+        """Losses of torchvision's RPN for embeddings [B,E,h,w] and true boxes [n,4] xyxy in the SAM frame.
 
-        Args:
-            embeddings: [B,E,h,w] SAM image embeddings.
-            targets: per image the true boxes [n,4] xyxy in SAM-frame pixels; n may be 0.
-
-        Returns:
-            "loss_objectness" and "loss_rpn_box_reg", scalars.
+        "loss_objectness" and "loss_rpn_box_reg", scalars; proposals and their suppression are left out.
         """
         rpn = self.rpn
         features = [self.neck(embeddings)]

@@ -8,25 +8,18 @@ import numpy as np
 import torch
 from PIL import Image
 from segment_anything.modeling import Sam, TwoWayTransformer
-from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-from regionspot_cache.backbones.arithmetic import autocast
 from regionspot_cache.backbones.presets import SamSpec
-from regionspot_cache.backbones.sam_base import FrozenSam
+from regionspot_cache.backbones.sam_base import Embedding, FrozenSam, cells_of
 from regionspot_cache.backbones.sam_decode import TokenDecoder
 
 
 class SamBackbone(FrozenSam):
     """A frozen SAM (Kirillov et al., 2023), or one with another image encoder (MobileSAM).
 
-    All results are inference tensors on `device`; clone one before training on it.
-
     Args:
-        network: SAM with its weights.
         config: what it was built from, see `sam_build`.
-        spec: what it is called, its precision and what it stores.
-        device: where it runs.
     """
 
     def __init__(
@@ -51,14 +44,7 @@ class SamBackbone(FrozenSam):
         }
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """What SamPredictor feeds the network: longest side resized with PIL, normalised, zero-padded.
-
-        Args:
-            image: uint8 [H,W,3] RGB.
-
-        Returns:
-            float32 [3,S,S] on the CPU.
-        """
+        """What SamPredictor feeds the network: longest side resized with PIL, normalised, zero-padded."""
         height, width = self.resized_size(image.shape[:2])
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
@@ -71,29 +57,18 @@ class SamBackbone(FrozenSam):
     def _pixel_statistics(self) -> tuple[Tensor, Tensor]:
         return self.network.pixel_mean.cpu(), self.network.pixel_std.cpu()  # [3,1,1] each
 
-    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) in the SAM frame of an image of `size` (height, width); at least one pixel each."""
-        height, width = ResizeLongestSide.get_preprocess_shape(*size, self.image_size)
-        return max(height, 1), max(width, 1)
-
-    @torch.inference_mode()
-    def embed(self, batch: Tensor) -> Tensor:
-        """Image embeddings, float32 [B,D,h,w], of inputs [B,3,S,S]."""
-        with autocast(self.precision, self.device):
-            return self.network.image_encoder(batch.to(self.device, non_blocking=True)).float()
-
-    def _cells(self, embedding: Tensor) -> Tensor:
-        return embedding
+    def _levels(self, batch: Tensor) -> tuple[Tensor]:
+        return (self.network.image_encoder(batch),)
 
     def _embed_boxes(self, framed: Tensor) -> Tensor:
         sparse, _ = self.network.prompt_encoder(points=None, boxes=framed, masks=None)
         return sparse
 
     def _decode_masks(
-        self, embedding: Tensor, prompts: Tensor, size: tuple[int, int]
+        self, embedding: Embedding, prompts: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         low, quality = self.network.mask_decoder(
-            image_embeddings=embedding,
+            image_embeddings=cells_of(embedding),
             image_pe=self._position,
             sparse_prompt_embeddings=prompts,
             dense_prompt_embeddings=self._dense_prompt.expand(len(prompts), -1, -1, -1),

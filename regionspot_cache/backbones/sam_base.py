@@ -3,34 +3,43 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
-from regionspot_cache.backbones.arithmetic import choose
+from regionspot_cache.backbones.arithmetic import autocast, choose
 from regionspot_cache.backbones.encoder import Array
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.sam_decode import TokenDecoder
 from regionspot_cache.backbones.weights import state_sha256
 
-Embedding = Any
-"""What `embed` gives and `tokens` and `masks` take back unseen: a tensor, or features of several layers."""
+
+class LayeredEmbedding(NamedTuple):
+    """Embeddings of B images by a network whose masks need more than what tokens attend to."""
+
+    cells: Tensor  # [B,D,h,w], what tokens attend to
+    fine: tuple[Tensor, ...]  # what only masks need beside it
+
+
+Embedding = Tensor | LayeredEmbedding
+"""What `embed` gives and `tokens` and `masks` take back."""
 
 # Cells of the boxes of one decoder call, float32: what stays in a core's cache, or fills a GPU.
 CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 30}
+
+
+def cells_of(embedding: Embedding) -> Tensor:
+    """What tokens attend to, [B,D,h,w]."""
+    return embedding.cells if isinstance(embedding, LayeredEmbedding) else embedding
 
 
 class FrozenSam(ABC):
     """A frozen network of a SAM family; see `Encoder` and `MaskEncoder` for what its methods take and give.
 
     All results are inference tensors on `device`; clone one before training on it.
-
-    Args:
-        network: with its weights.
-        spec: what it is called, its precision and what it stores.
-        device: where it runs.
     """
 
     masks_need_cells_alone = True
@@ -48,19 +57,15 @@ class FrozenSam(ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides the values of the tokens, json-able; the same on every machine."""
+        """As of `Encoder`."""
 
     @abstractmethod
     def preprocess(self, image: np.ndarray) -> Tensor:
         """uint8 [H,W,3] RGB as the network's input, float32 [3,S,S] on the CPU; thread-safe."""
 
     @abstractmethod
-    def embed(self, batch: Tensor) -> Embedding:
-        """Embeddings of inputs [B,3,S,S]."""
-
-    @abstractmethod
-    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) in the network's frame of an image of `size` (height, width)."""
+    def _levels(self, batch: Tensor) -> Sequence[Tensor]:
+        """Cells [B,D,h,w] of inputs, then what only masks need."""
 
     @cached_property
     @abstractmethod
@@ -73,10 +78,6 @@ class FrozenSam(ABC):
         """Dense positional encoding, [1,D,h,w]."""
 
     @abstractmethod
-    def _cells(self, embedding: Embedding) -> Tensor:
-        """The part of an embedding that tokens attend to, [B,D,h,w]."""
-
-    @abstractmethod
     def _embed_boxes(self, framed: Tensor) -> Tensor:
         """Prompt embeddings [N,P,D] of boxes [N,4] in the network's frame; the two corners come first."""
 
@@ -85,6 +86,19 @@ class FrozenSam(ABC):
         self, embedding: Embedding, prompts: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """Masks bool [n,height,width] and predicted IoU [n] of prompts [n,P,D] of one image."""
+
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in the network's frame of an image of `size` (height, width); at least 1 each."""
+        height, width = ResizeLongestSide.get_preprocess_shape(*size, self.image_size)
+        return max(height, 1), max(width, 1)
+
+    @torch.inference_mode()
+    def embed(self, batch: Tensor) -> Embedding:
+        """Embeddings, float32, of inputs [B,3,S,S]."""
+        with autocast(self.precision, self.device):
+            found = self._levels(batch.to(self.device, non_blocking=True))
+        cells, *fine = (level.float() for level in found)
+        return LayeredEmbedding(cells, tuple(fine)) if fine else cells
 
     @cached_property
     def _dense_prompt(self) -> Tensor:
@@ -121,22 +135,17 @@ class FrozenSam(ABC):
 
     def stored(self, embeddings: Embedding) -> Tensor:
         """The array "embedding" of B images, float32 [B,h*w,D]."""
-        return self._cells(embeddings).flatten(2).transpose(1, 2)
+        return cells_of(embeddings).flatten(2).transpose(1, 2)
 
     def restored(self, stored: np.ndarray) -> Embedding:
-        """The embedding of one image from its stored array float32 [h*w,D]; for `tokens`, and for `masks` of
-        networks whose masks need no other features."""
+        """The embedding of one image from its stored array float32 [h*w,D]; for `masks` only where
+        `masks_need_cells_alone`."""
         rows, columns = self._position.shape[2:]
-        cells = torch.from_numpy(stored).to(self.device).transpose(0, 1).unflatten(1, (rows, columns))
-        return self._embedding_of(cells[None])
-
-    def _embedding_of(self, cells: Tensor) -> Embedding:
-        """An embedding of cells [1,D,h,w] alone."""
-        return cells
+        return torch.from_numpy(stored).to(self.device).transpose(0, 1).unflatten(1, (rows, columns))[None]
 
     @cached_property
     def weights_sha256(self) -> str:
-        """SHA-256 over names, shapes and float32 values of the weights."""
+        """`state_sha256` of the weights."""
         return state_sha256(self.network.state_dict())
 
     def frame_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -147,10 +156,7 @@ class FrozenSam(ABC):
 
     @torch.inference_mode()
     def tokens(
-        self,
-        embeddings: Embedding,
-        boxes: Sequence[np.ndarray],
-        sizes: Sequence[tuple[int, int]],
+        self, embeddings: Embedding, boxes: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
     ) -> dict[str, list[Tensor]]:
         """As of `MaskEncoder`; boxes of many images are one flat list, decoded in chunks of a fixed size."""
         wanted = tuple(name for name, array in self.arrays.items() if array.per_box)
@@ -158,7 +164,7 @@ class FrozenSam(ABC):
         prompts = self._prompts(boxes, sizes)
         found: dict[str, Tensor] = {"prompt": prompts[:, :2].flatten(1)}
         if set(wanted) & {"transformer", "mlp"}:
-            cells, dense, position = self._cells(embeddings), self._dense_prompt, self._position
+            cells, dense, position = cells_of(embeddings), self._dense_prompt, self._position
             found["transformer"] = self._decoder(cells, dense, position, counts, prompts, self._chunk_bytes)
         if "mlp" in wanted:
             found["mlp"] = self._mask_weights(found["transformer"])

@@ -18,17 +18,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenDecoder:
-    """The part of a mask decoder that makes tokens.
-
-    Attributes:
-        transformer: the two-way transformer.
-        output: [T,D] learned tokens that stand before those of the prompt.
-        mask_token: which of them is mask token 0.
-    """
+    """The part of a mask decoder that makes tokens."""
 
     transformer: TwoWayTransformer
-    output: Tensor
-    mask_token: int
+    output: Tensor  # [T,D] learned tokens that stand before those of the prompt
+    mask_token: int  # which of them is mask token 0
 
     def __call__(
         self,
@@ -42,9 +36,7 @@ class TokenDecoder:
         """Mask token 0 of all boxes of B images, decoded in chunks of a fixed size.
 
         Args:
-            embeddings: [B,D,h,w] image embeddings.
-            dense: [1,D,h,w] dense prompt embedding without a mask prompt.
-            position: [1,D,h,w] dense positional encoding.
+            embeddings, dense, position: as of `prepare_images`.
             counts: boxes of each image.
             prompts: [N,P,D] embeddings of the boxes of all images in turn.
             chunk_bytes: room for the cells of the boxes of one chunk.
@@ -64,20 +56,13 @@ class TokenDecoder:
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """What the decoder needs of B images, computed once and shared by all their boxes.
+    """What the decoder needs of B images, computed once and shared by all their boxes."""
 
-    Attributes:
-        cells: [B,M,D] image embedding plus the dense prompt of "no mask".
-        position: [M,D] positional encoding of the grid.
-        keys, values: [B,H,M,c] of the first layer's attention from tokens to cells.
-        queries: [B,H,M,c] of its attention from cells to tokens.
-    """
-
-    cells: Tensor
-    position: Tensor
-    keys: Tensor
+    cells: Tensor  # [B,M,D] image embedding plus the dense prompt of "no mask"
+    position: Tensor  # [M,D] positional encoding of the grid
+    keys: Tensor  # [B,H,M,c] of the first layer's attention from tokens to cells, and its values
     values: Tensor
-    queries: Tensor
+    queries: Tensor  # [B,H,M,c] of its attention from cells to tokens
 
 
 def prepare_images(
@@ -86,12 +71,11 @@ def prepare_images(
     """Projects the image side of the first layer.
 
     Args:
-        decoder: of any SAM.
         embeddings: [B,D,h,w] image embeddings.
         dense: [1,D,h,w] dense prompt embedding without a mask prompt.
         position: [1,D,h,w] dense positional encoding.
     """
-    layer = _transformer(decoder).layers[0]
+    layer: Any = decoder.transformer.layers[0]  # the attributes of torch modules are not typed
     # Contiguous here, once per image, or every matrix product would copy its share again.
     cells = (embeddings + dense).flatten(2).transpose(1, 2).contiguous()
     grid = position.flatten(2).transpose(1, 2)
@@ -106,19 +90,12 @@ def prepare_images(
 
 
 def mask_tokens(decoder: TokenDecoder, images: DecodedImages, index: Tensor, prompts: Tensor) -> Tensor:
-    """Mask token 0 after the two-way transformer.
+    """Mask token 0 [N,D] of prompts [N,P,D], each of the image at its `index` [N].
 
-    Args:
-        decoder: of any SAM.
-        images: of `prepare_images`.
-        index: [N] which image each box belongs to.
-        prompts: [N,P,D] embeddings of the boxes.
-
-    Returns:
-        [N,D]; equals `hs[:, 1]` inside segment_anything's `MaskDecoder.predict_masks`.
+    Equals `hs[:, 1]` inside segment_anything's `MaskDecoder.predict_masks`.
     """
     points = torch.cat([decoder.output.expand(len(prompts), -1, -1), prompts], dim=1)  # [N,T,D]
-    transformer = _transformer(decoder)
+    transformer: Any = decoder.transformer
     first, *others = transformer.layers
     tokens, cells = _first_layer(first, images, index, points)
     for layer in others:
@@ -193,10 +170,6 @@ def _mix_tokens(attention: Attention, scores: Tensor, tokens: Tensor) -> Tensor:
     out_weight = attention.out_proj.weight.unflatten(1, (attention.num_heads, -1))  # [D,H,c]
     value = torch.einsum("nhtc,dhc->nhtd", value, out_weight).flatten(1, 2)
     return weights.transpose(1, 2) @ value + attention.out_proj.bias
-
-
-def _transformer(decoder: TokenDecoder) -> Any:
-    return decoder.transformer  # the attributes of torch modules are not typed
 
 
 def _heads(attention: Attention, x: Tensor) -> Tensor:

@@ -4,41 +4,43 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from regionspot_cache.backbones.templates import clip7, clip80, vild63
 from regionspot_cache.errors import InputError, UsageError, one_of
 from regionspot_cache.files import open_file, read_text, replacing
 
+if TYPE_CHECKING:  # it imports torch
+    from regionspot_cache.backbones.encoder import TextEncoder
+
+T = TypeVar("T")
+
 PROMPTS_AT_ONCE = 4096
+_VILD = Path(__file__).parents[1] / "assets" / "vild63.txt"
 
 
-class TextEncoder(Protocol):
-    """The part of `ClipEncoder` that texts need."""
+def _of_open_clip(name: str) -> tuple[str, ...]:
+    import open_clip  # imports torch, which checking a name does not need
 
-    def encode_text(self, texts: Sequence[str]) -> Any:
-        """Embeddings [T,E], float32, not normalised."""
-        ...
-
-    def text_fingerprint(self) -> dict[str, Any]:
-        """All that decides their values, json-able."""
-        ...
+    return tuple(template("{}") for template in getattr(open_clip, name))
 
 
+# Sets of prompt templates with {} for the name and {article} for "a" or "an".
 TEMPLATES: dict[str, Callable[[], tuple[str, ...]]] = {
     # The official RegionSpot code: CLIP's 80 ImageNet templates and the bare name with a full stop.
-    "clip80+name": lambda: (*clip80(), "{}."),
-    "clip80": clip80,
-    "clip7": clip7,
+    "clip80+name": lambda: (*TEMPLATES["clip80"](), "{}."),
+    "clip80": lambda: _of_open_clip("OPENAI_IMAGENET_TEMPLATES"),
+    # The seven that CLIP's authors found best for ImageNet, by forward selection.
+    "clip7": lambda: _of_open_clip("SIMPLE_IMAGENET_TEMPLATES"),
     # The RegionSpot paper, section 3.
     "scene": lambda: ("a photo of {} in the scene",),
     "single": lambda: ("a photo of a {}.",),
-    # ViLD's, made for its own cleaning of names ("vild") and mean of normalised embeddings ("unit-mean").
-    "vild63": vild63,
+    # Of ViLD's demo (tensorflow/tpu, ViLD_demo.ipynb), made for its own cleaning of names ("vild") and mean
+    # of normalised embeddings ("unit-mean").
+    "vild63": lambda: tuple(read_text(_VILD, "A complete installation.", "make setup").splitlines()),
     "name": lambda: ("{}.",),
 }
 
@@ -65,9 +67,7 @@ CLEANING: dict[str, Callable[[str], str]] = {"raw": raw, "clean": clean, "vild":
 def read_class_names(path: Path) -> list[str]:
     """Class names from a text file with one a line; empty lines and white space around names do not count.
 
-    Raises:
-        MissingFileError: no such file.
-        InputError: it is no text, or names nothing.
+    Raises as `read_text`; InputError also for a file that names nothing.
     """
     lines = read_text(path, "Class names, one a line.").splitlines()
     names = [line.strip() for line in lines if line.strip()]
@@ -77,11 +77,7 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def unique_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Merges equal names, as V3Det has them; two classes of one name would contradict each other.
-
-    Returns:
-        the names in order of first appearance, and int64 [len(names)]: which of them each class became.
-    """
+    """Equal names merged, as V3Det has them: by first appearance, and which each became, int64 [N]."""
     position: dict[str, int] = {}
     index = [position.setdefault(name, len(position)) for name in names]
     return list(position), np.array(index, dtype=np.int64)
@@ -97,29 +93,15 @@ def prompts(name: str, templates: str | Sequence[str] = "clip80+name", cleaning:
 
 
 def check_prompts(templates: str, cleaning: str) -> None:
-    """Whether there are such templates and such a rule; needs no network.
-
-    Raises:
-        UsageError: there are not.
-    """
+    """Raises UsageError where there are no such templates or no such rule; needs no network."""
     _rule(cleaning)
-    _named_set(templates)
-
-
-def _named_set(name: str) -> Callable[[], tuple[str, ...]]:
-    if name not in TEMPLATES:
-        raise UsageError(f"No prompt templates {name!r}.", one_of(name, TEMPLATES))
-    return TEMPLATES[name]
+    _chosen(TEMPLATES, templates, "prompt templates")
 
 
 def template_set(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """A named set, or own templates checked.
-
-    Raises:
-        UsageError: unknown name, no template, or one without exactly one `{}`.
-    """
+    """A named set, or own templates. Raises UsageError: unknown, none, or one without exactly one `{}`."""
     if isinstance(templates, str):
-        return _named_set(templates)()
+        return _chosen(TEMPLATES, templates, "prompt templates")()
     chosen = tuple(templates)
     for template in chosen:
         if template.count("{}") != 1:
@@ -130,7 +112,7 @@ def template_set(templates: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def text_embeddings(
-    clip: TextEncoder,
+    clip: "TextEncoder",
     class_names: Sequence[str],
     templates: str | Sequence[str] = "clip80+name",
     cleaning: str = "raw",
@@ -164,8 +146,8 @@ def text_embeddings(
     texts = template_set(templates)
     if cache_dir is None:
         return _embed(clip, names, texts, cleaning, average, progress)[index]
-    key = _digest([clip.text_fingerprint(), list(texts), cleaning, average, names])
-    path = Path(cache_dir) / f"text-{key[:32]}.npy"
+    identity = json.dumps([clip.text_fingerprint(), list(texts), cleaning, average, names], sort_keys=True)
+    path = Path(cache_dir) / f"text-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
     cached = _read(path, len(names))
     if cached is None:
         cached = _embed(clip, names, texts, cleaning, average, progress)
@@ -174,7 +156,7 @@ def text_embeddings(
 
 
 def _embed(
-    clip: TextEncoder,
+    clip: "TextEncoder",
     names: Sequence[str],
     texts: Sequence[str],
     cleaning: str,
@@ -199,9 +181,13 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _rule(cleaning: str) -> Callable[[str], str]:
-    if cleaning not in CLEANING:
-        raise UsageError(f"No cleaning rule {cleaning!r}.", one_of(cleaning, CLEANING))
-    return CLEANING[cleaning]
+    return _chosen(CLEANING, cleaning, "cleaning rule")
+
+
+def _chosen(known: Mapping[str, T], name: str, what: str) -> T:
+    if name not in known:
+        raise UsageError(f"No {what} {name!r}.", one_of(name, known))
+    return known[name]
 
 
 def _check_names(names: Sequence[str], cleaning: str) -> None:
@@ -211,11 +197,6 @@ def _check_names(names: Sequence[str], cleaning: str) -> None:
     for position, name in enumerate(names):
         if not rule(name).strip():
             raise InputError(f"Class {position} has no name ({name!r}).", "A text for every class.")
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(path: Path, rows: int) -> np.ndarray | None:

@@ -5,10 +5,11 @@ import hashlib
 import http.client
 import os
 import urllib.request
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -44,16 +45,13 @@ def weights_home() -> Path:
 def fetch(remote: RemoteFile, *, progress: Progress | None = None) -> Path:
     """The local copy of a published file, fetched on first use and checked at every use.
 
-    Processes that ask for one file at once wait for a single download. A download appears under its name only
-    when it is complete and its checksum is right.
-
-    Raises:
-        MissingFileError: it cannot be fetched; says where to put a copy.
-        DamageError: the bytes do not have the published SHA-256.
+    Processes that ask for one file at once wait for a single download, which appears only when it is right.
+    MissingFileError says where to put a copy; DamageError that the bytes do not have the published SHA-256.
     """
     path = weights_home() / "weights" / remote.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(path.with_name(path.name + ".lock")):
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the process dies
         if path.is_file():
             _check(path, remote, remedy=f"rm {path}   and run the same command again")
             return path
@@ -77,24 +75,29 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` file or of a PyTorch checkpoint; nothing else in it is ever unpickled.
+def read_tensors(path: Path, expected: str, remedy: str = "", *, mapped: bool = False) -> Any:
+    """What a `.safetensors` file or a PyTorch checkpoint holds: tensors in plain containers.
+
+    Nothing else in it is ever unpickled. `mapped` reads tensors when they are used; the file must stay.
 
     Raises:
         MissingFileError: no such file.
-        InputError: it is not a mapping of names to tensors.
+        InputError: it cannot be read; `expected` and `remedy` say what would be right.
     """
-    open_file(path, "A .safetensors or .pth state dict.", f"ls {path.parent}").close()
+    open_file(path, expected, f"ls {path.parent}").close()
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = mapped and zipfile.is_zipfile(path)  # the format before PyTorch 1.6 cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a broken file can make anything of the restricted unpickler
         detail = f"{type(error).__name__} {' '.join(str(error).split())}"[:160]
-        raise InputError(
-            f"{path} cannot be read as weights: {detail}",
-            "A .safetensors or .pth file that holds tensors only.",
-        ) from None
+        raise InputError(f"{path} cannot be read as weights: {detail}", expected, remedy) from None
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a file. Raises as `read_tensors`, InputError also for anything else in it."""
+    state = read_tensors(path, "A .safetensors or .pth file that holds tensors only.")
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]  # a checkpoint of a training: the rest is its optimiser and its step
     if not isinstance(state, dict) or not all(
@@ -105,12 +108,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Loads every tensor or none; a network of other sizes is an error that names the first difference.
+    """Loads every tensor or none; InputError names the first name or shape that differs.
 
     The counters of BatchNorm, which only training reads, may be missing.
-
-    Raises:
-        InputError: names or shapes differ.
     """
     own = module.state_dict()
     state = {key: own[key] for key in own if key.endswith("num_batches_tracked")} | dict(state)
@@ -125,28 +125,14 @@ def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], source: str
     module.load_state_dict(state)
 
 
-_SEED_DIGITS = 19  # as many as torch takes
-
-
 def random_seed(weights: str) -> int | None:
-    """The seed of "random:SEED"; None for any other text.
-
-    Raises:
-        UsageError: "random:" without a whole number.
-    """
+    """The seed of "random:SEED"; None for any other text. Raises UsageError without a whole number."""
     kind, _, seed = weights.partition(":")
     if kind != "random":
         return None
-    if not (seed.isdecimal() and len(seed) < _SEED_DIGITS):
+    if not (seed.isdecimal() and len(seed) < 19):  # as many digits as torch takes
         raise UsageError(f"weights: {weights!r} has no seed.", "random:SEED, for example random:0.")
     return int(seed)
-
-
-@contextmanager
-def _exclusive(lock: Path) -> Generator[None]:
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it when the process dies
-        yield
 
 
 def _check(path: Path, remote: RemoteFile, remedy: str) -> None:

@@ -25,21 +25,14 @@ _SCALE, _LEFT, _TOP, _BOX = range(4)
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Which views of an image there are beside the picture itself, view 0. Part of a cache's identity.
+    """Which views of an image there are beside the picture itself, view 0. Part of a cache's identity."""
 
-    Attributes:
-        flip: the mirror image, view 1.
-        crops: number of seeded crops, the views after it. Both sides of a crop have the same share.
-        min_scale: least share of each side that a crop keeps; shares are uniform up to 1.
-        jitter: corners of boxes in extra views move by up to this share of the box's sides; view 0 is exact.
-        seed: of crops and jitter.
-    """
-
-    flip: bool = False
-    crops: int = 0
-    min_scale: float = 0.5
+    flip: bool = False  # the mirror image, view 1
+    crops: int = 0  # number of seeded crops, the views after it. Both sides of a crop have the same share.
+    min_scale: float = 0.5  # least share of each side that a crop keeps; shares are uniform up to 1
+    # corners of boxes in extra views move by up to this share of the box's sides; view 0 is exact
     jitter: float = 0.0
-    seed: int = 0
+    seed: int = 0  # of crops and jitter
 
     def __post_init__(self) -> None:
         # Ranks among views are uint8; from half a side on, the corners of a jittered box could change places.
@@ -73,16 +66,7 @@ class Augmentation:
         return asdict(self)
 
     def frames(self, view: int, sizes: NDArray[np.int32], keys: NDArray[np.uint64]) -> Frames:
-        """Frames of one view of many images.
-
-        Args:
-            view: 0 to V - 1.
-            sizes: int [M, 2], width and height of the files.
-            keys: uint64 [M] from `image_keys`.
-
-        Returns:
-            int32 [M, 6].
-        """
+        """Frames int32 [M, 6] of one view of files of these sizes [M, 2]; uint64 [M] of `image_keys`."""
         frames = np.zeros((len(sizes), 6), np.int32)
         frames[:, :2] = frames[:, 4:] = sizes
         name = self.names[view]
@@ -108,10 +92,8 @@ class Augmentation:
         """Boxes of one view with every corner moved, within the view; a box that became too small stays.
 
         Args:
-            boxes: float32 [N, 4] xyxy within their views.
-            sizes: int [N, 2], width and height of the view of each box.
-            keys: uint64 [N], `image_keys` of its image.
-            view: the view.
+            boxes: float32 [N, 4] xyxy within their views, of `sizes` int [N, 2], width and height.
+            keys: uint64 [N], `image_keys` of the image of each box.
             numbers: int64 [N], place of the box among those of its image.
             min_size: least width and height in pixels.
         """
@@ -126,17 +108,11 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewTable(Table):
-    """The views of M records; the views of one image share its number.
+    """The views of M records; the views of one image share its number."""
 
-    Attributes:
-        numbers: int32 [M], the view.
-        origins: int32 [M], number of the image.
-        frames: int32 [M, 6].
-    """
-
-    numbers: NDArray[np.int32]
-    origins: NDArray[np.int32]
-    frames: Frames
+    numbers: NDArray[np.int32]  # int32 [M], the view
+    origins: NDArray[np.int32]  # int32 [M], number of the image
+    frames: Frames  # int32 [M, 6]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -162,12 +138,7 @@ def view_of(image: NDArray[np.uint8], frame: NDArray[np.int32]) -> NDArray[np.ui
 
 
 def to_view(boxes: Boxes, frames: Frames) -> Boxes:
-    """Boxes of the file in the pixels of a view, not clipped: float32 [N, 4] xyxy.
-
-    Args:
-        boxes: float32 [N, 4] xyxy, pixels of the file.
-        frames: [N, 6], one a box.
-    """
+    """Boxes of the file, float32 [N, 4] xyxy, in the pixels of views with `frames` [N, 6]; not clipped."""
     moved = boxes - np.tile(frames[:, 2:4], 2)
     mirrored = frames[:, 2] > frames[:, 4]
     moved[mirrored, 0::2] = -moved[mirrored, 2::-2]

@@ -1,20 +1,18 @@
-"""Datasets by name, or any COCO-style JSON file.
-
-The names: `shapes` and its label spaces `shapes-s`, `shapes-m`, `shapes-l`; `o365`,
-`openimages`, `v3det`, `lvis`, `coco`.
-"""
+"""Datasets by name (`DATASET_NAMES`), or any COCO-style JSON file."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from regionspot_cache.datasets import minival, shapes
-from regionspot_cache.datasets.coco_style import read_coco_style
+from regionspot_cache.datasets.coco_style import guess_split, read_coco_style
 from regionspot_cache.datasets.columns import EntryReader
 from regionspot_cache.datasets.openimages import read_openimages
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.datasets.regions import BoxPolicy
-from regionspot_cache.datasets.shapes_spaces import SPACES
+from regionspot_cache.datasets.shapes_annotations import SPACES
 from regionspot_cache.datasets.source import DatasetSource
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES, Source
 from regionspot_cache.errors import InputError, MissingFileError, UsageError, near
@@ -38,12 +36,7 @@ def evaluation_split(name: str) -> str:
 
 
 def check_name(name_or_file: str) -> None:
-    """NAME, NAME:SPLIT or a file, as of `load_dataset`, without reading anything.
-
-    Raises:
-        UsageError: unknown name or split.
-        MissingFileError: no such file.
-    """
+    """Refuses what is neither NAME, NAME:SPLIT nor a file, as `load_dataset` would; reads nothing."""
     name, _, split = name_or_file.partition(":")
     if name in DATASET_NAMES:
         _check_split(name, split or splits_of(name)[0])
@@ -84,7 +77,6 @@ def load_dataset(
         data_root: folder that holds the datasets of the catalog; `shapes` is drawn there on first use.
         images: image folder, instead of the usual places.
         limit: a sample of this many images, drawn by `seed`; None for all.
-        seed: of the sample.
         progress: called while `shapes` is drawn.
         policy, correct_spelling, require_images, known_names, also: as of `read_coco_style`.
 
@@ -93,29 +85,41 @@ def load_dataset(
         MissingFileError: says which files go where, and who offers them.
         InputError: what the readers raise.
     """
-    request = _Request(
-        data_root=data_root,
-        images=images,
-        policy=policy,
-        correct_spelling=correct_spelling,
-        require_images=require_images,
-        known_names=known_names,
-        also=also,
-    )
+    options: dict[str, Any] = {"policy": policy, "require_images": require_images, "known_names": known_names}
+    read = partial(read_coco_style, correct_spelling=correct_spelling, also=also, **options)
+
+    def roots(*places: str) -> tuple[Path, ...]:
+        return (images,) if images else tuple(data_root / place for place in places)
+
     name, _, named_split = name_or_file.partition(":")
     if name not in DATASET_NAMES:
         check_name(name_or_file)
         if images and not images.is_dir():
             found = f"There is no image folder {images}."
             raise MissingFileError(found, "The folder that the file names start from.", "--images DIR")
-        dataset = request.read(Path(name_or_file), split=split)
+        dataset = read(Path(name_or_file), split=split, roots=roots())
     elif split and named_split and split != named_split:
         raise UsageError(f"{name_or_file} with split {split}.", "One split.", f"--dataset {name}:{split}")
     elif name in SHAPES:
-        dataset = _shapes(name, split or named_split or "train", request, progress)
+        chosen = split or named_split or "train"
+        file = _shapes(name, chosen, data_root / "shapes", progress)
+        dataset = read(file, name=name, split=chosen, roots=roots("shapes/images"))
+    elif name == "openimages":
+        source, chosen, boxes = _named(name, split or named_split, data_root)
+        classes = _find(OPENIMAGES_CLASSES, chosen, data_root)
+        if classes is None:
+            raise _absent(name, chosen, [source], data_root)
+        sizes = _find(OPENIMAGES_SIZES, chosen, data_root)
+        places = roots(*source.roots)
+        dataset = read_openimages(boxes, classes, split=chosen, roots=places, sizes_csv=sizes, **options)
     else:
-        dataset = _named(name, split or named_split, request)
-    source = DatasetSource(
+        source, chosen, file = _named(name, split or named_split, data_root)
+        o365 = name if name.startswith(O365) else None
+        from_val = chosen == minival.MINIVAL and guess_split(file) == minival.WHOLE
+        folder = minival.FOLDER if from_val else None
+        places = roots(*source.roots)
+        dataset = read(file, name=name, split=chosen, roots=places, o365=o365, folder=folder)
+    where = DatasetSource(
         dataset=_where(name_or_file, split),
         data_root=str(data_root.absolute()),
         images=None if images is None else str(images.absolute()),
@@ -123,7 +127,7 @@ def load_dataset(
         seed=seed,
         policy=policy or BoxPolicy(),
     )
-    return replace(dataset.sample(limit, seed), source=source)
+    return replace(dataset.sample(limit, seed), source=where)
 
 
 def _where(name_or_file: str, split: str | None) -> str:
@@ -155,63 +159,33 @@ def load_source(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """What is asked of every reader alike."""
-
-    data_root: Path
-    images: Path | None
-    policy: BoxPolicy | None
-    correct_spelling: bool
-    require_images: bool
-    known_names: Collection[str] | None
-    also: EntryReader | None
-
-    def read(self, file: Path, places: Sequence[str] = (), **options: str | None) -> DetectionDataset:
-        """A COCO-style file; `options` are others of `read_coco_style`."""
-        return read_coco_style(
-            file,
-            roots=self.roots(places),
-            policy=self.policy,
-            correct_spelling=self.correct_spelling,
-            require_images=self.require_images,
-            known_names=self.known_names,
-            also=self.also,
-            **options,
-        )
-
-    def roots(self, places: Sequence[str]) -> tuple[Path, ...]:
-        return (self.images,) if self.images else tuple(self.data_root / place for place in places)
-
-    def find(self, places: Sequence[str], split: str) -> Path | None:
-        paths = (self.data_root / place.format(split=split) for place in places)
-        return next((path for path in paths if path.is_file()), None)
+def _find(places: Sequence[str], split: str, data_root: Path) -> Path | None:
+    paths = (data_root / place.format(split=split) for place in places)
+    return next((path for path in paths if path.is_file()), None)
 
 
-def _shapes(name: str, split: str, request: _Request, progress: shapes.Progress | None) -> DetectionDataset:
+def _shapes(name: str, split: str, root: Path, progress: shapes.Progress | None) -> Path:
     space = SHAPES[name]
     if space and split != "train":
         found = f"{name} has no split {split!r}: it is a part of the training images."
         raise UsageError(found, "train, or the validation images of all classes.", "--dataset shapes:val")
     _check_split(name, split)
-    root = request.data_root / "shapes"
     if not (root / "COMPLETE").is_file():  # a world of other parameters is used as it is
         shapes.materialise(root, progress=progress)
-    file = shapes.materialise_space(root, space) if space else root / f"{split}.json"
-    return request.read(file, ("shapes/images",), name=name, split=split)
+    return shapes.materialise_space(root, space) if space else root / f"{split}.json"
 
 
-def _named(name: str, split: str, request: _Request) -> DetectionDataset:
+def _named(name: str, split: str | None, data_root: Path) -> tuple[Source, str, Path]:
+    """What the name means, the split, and the annotation file."""
     options = [SOURCES[key] for key in (("o365v1", "o365v2") if name == O365 else (name,))]
     split = split or options[0].default_split
     _check_split(name, split)
-    found = [(source, file) for source in options if (file := request.find(source.annotations, split))]
-    folder = None
+    found = [(source, file) for source in options if (file := _find(source.annotations, split, data_root))]
     if not found and split == minival.MINIVAL:
-        folder, whole = minival.FOLDER, request.find(options[0].annotations, minival.WHOLE)
+        whole = _find(options[0].annotations, minival.WHOLE, data_root)
         found = [(options[0], whole)] if whole else []
     if not found:
-        raise _absent(name, split, options, request.data_root)
+        raise _absent(name, split, options, data_root)
     if len(found) > 1:
         files = " and ".join(str(file) for _, file in found)
         expected = "One release; their class ids name different things."
@@ -219,22 +193,7 @@ def _named(name: str, split: str, request: _Request) -> DetectionDataset:
             f"Both releases of Objects365 are there: {files}.", expected, f"--dataset o365v2:{split}"
         )
     source, file = found[0]
-    if name != "openimages":
-        o365 = name if name.startswith(O365) else None
-        return request.read(file, source.roots, name=name, split=split, o365=o365, folder=folder)
-    classes = request.find(OPENIMAGES_CLASSES, split)
-    if classes is None:
-        raise _absent(name, split, options, request.data_root)
-    return read_openimages(
-        file,
-        classes,
-        split=split,
-        roots=request.roots(source.roots),
-        sizes_csv=request.find(OPENIMAGES_SIZES, split),
-        policy=request.policy,
-        require_images=request.require_images,
-        known_names=request.known_names,
-    )
+    return source, split, file
 
 
 def _check_split(name: str, split: str) -> None:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from regionspot_cache.datasets.assemble import assemble
+from regionspot_cache.datasets.assemble import assemble, require_pixels
 from regionspot_cache.datasets.columns import EntryReader, read_columns
-from regionspot_cache.datasets.formats import correct_o365_spelling, require_o365
 from regionspot_cache.datasets.layouts import choose_layout, coco_patterns
 from regionspot_cache.datasets.minival import MINIVAL, WHOLE, images_in_folder
+from regionspot_cache.datasets.objects365 import correct_o365_spelling, require_o365
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.datasets.regions import BoxPolicy
-from regionspot_cache.datasets.units import require_pixels
 
 
 def read_coco_style(
@@ -37,10 +36,8 @@ def read_coco_style(
 
     Args:
         file: JSON with `images`, `annotations`, `categories`, in any order.
-        name: of the dataset; by default the stem of the file.
-        split: by default guessed from the file's name.
+        name: of the dataset; by default the stem of the file. The split is guessed from it too.
         roots: folders in which images are looked for; by default that of the file and the one above.
-        policy: how boxes are cleaned, `BoxPolicy()` by default.
         o365: "o365", "o365v1" or "o365v2" when the file must be of (that release of) Objects365.
         correct_spelling: mend the misspelt class names of Objects365 v2.
         require_images: raise when not one image is found.

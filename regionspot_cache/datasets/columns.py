@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.datasets.assemble import FileBoxes
-from regionspot_cache.datasets.formats import O365_V2_ABSENT, o365_version
-from regionspot_cache.datasets.images import is_utf8, safe_file_name
+from regionspot_cache.datasets.images import safe_file_name
+from regionspot_cache.datasets.objects365 import V2_ABSENT, o365_version
 from regionspot_cache.datasets.records import ImageId
 from regionspot_cache.datasets.values import (
     ENTRY_ERRORS,
@@ -19,6 +19,7 @@ from regionspot_cache.datasets.values import (
     check_image_id,
     places,
     side,
+    text,
     unusable_entry,
 )
 from regionspot_cache.errors import InputError
@@ -87,7 +88,7 @@ class Columns:
         frequency = entry.get("frequency")
         category = Category(
             category_id(entry["id"]),
-            _text(entry["name"], "name").strip(),
+            text(entry["name"], "name").strip(),
             frequency if frequency in ("r", "c", "f") else "",  # other data sets write counts
             entry.get("novel") is True,
         )
@@ -113,7 +114,7 @@ class Columns:
 
     def drop_absent_images(self) -> None:
         """Drops the three images that Objects365 v2 annotates but does not ship."""
-        gone = [i for i, file_name in enumerate(self.file_names) if file_name.endswith(O365_V2_ABSENT)]
+        gone = [i for i, file_name in enumerate(self.file_names) if file_name.endswith(V2_ABSENT)]
         for i in reversed(gone):
             for column in (self.image_codes, self.image_ids, self.file_names, self.widths, self.heights):
                 del column[i]
@@ -121,11 +122,7 @@ class Columns:
             self.dropped[KNOWN_ABSENT] += len(gone)
 
     def boxes(self, category_ids: NDArray[np.int64], file: Path) -> FileBoxes:
-        """The annotations with indices for ids; `category_ids` [C] are those of the file, rising.
-
-        Raises:
-            InputError: no annotation is of a usable image, or one is of a class that the file lacks.
-        """
+        """The annotations with indices for ids; `category_ids` [C] are those of the file, rising."""
         index_of_code = np.full(len(self.codes), -1, np.int64)
         index_of_code[np.asarray(self.image_codes)] = np.arange(len(self.image_ids))
         images = index_of_code[np.asarray(self.box_codes)]
@@ -152,13 +149,7 @@ class Columns:
 
 
 def read_columns(path: Path, also: EntryReader | None = None) -> Columns:
-    """Reads a file in one pass, which `also` may share.
-
-    Raises:
-        MissingFileError: no such file.
-        InputError: broken JSON, an entry without what it must have, a missing section, no usable image, or an
-            id that is listed twice.
-    """
+    """Reads a file in one pass, which `also` may share; errors as of `read_coco_style`."""
     columns, file = Columns(), JsonFile(path)
     add = {
         "images": columns.add_image,
@@ -189,12 +180,13 @@ def _check(columns: Columns, file: JsonFile) -> None:
         raise InputError(f"{file.path} lists no usable image{counts}.", expected, "Check the file.")
     if any(type(image_id) is str for image_id in columns.codes):
         places(columns.codes, str(file.path))  # plans keep ids as text, where 1 and "1" would be one image
-    _require_unique(file.path, "image", columns.image_ids)
-    _require_unique(file.path, "class", [category.id for category in columns.categories])
-    _require_unique(file.path, "annotation", np.asarray(columns.box_ids))
+    require_unique(file.path, "image", columns.image_ids)
+    require_unique(file.path, "class", [category.id for category in columns.categories])
+    require_unique(file.path, "annotation", np.asarray(columns.box_ids))
 
 
-def _require_unique(file: Path, kind: str, ids: Sequence[ImageId] | NDArray[np.int64]) -> None:
+def require_unique(file: Path, kind: str, ids: Sequence[ImageId] | NDArray[np.int64]) -> None:
+    """Refuses ids that a file lists twice."""
     number = len(np.unique(ids)) if isinstance(ids, np.ndarray) else len(set(ids))
     if number < len(ids):
         twice = next(value for value, count in Counter(ids).items() if count > 1)
@@ -202,15 +194,9 @@ def _require_unique(file: Path, kind: str, ids: Sequence[ImageId] | NDArray[np.i
         raise InputError(found, f"Unique {kind} ids.", "Renumber them, or fetch the file again.")
 
 
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not is_utf8(value):
-        raise TypeError(f"{name} {value!r} is no text")
-    return value
-
-
 def _file_name(entry: dict[str, Any]) -> str:
     """LVIS v1 has only `coco_url`; v0.5 has another year's name beside it. The end of the URL is right."""
     file_name, url = entry.get("file_name"), entry.get("coco_url")
-    if url and (file_name is None or _text(file_name, "file_name").startswith("COCO_")):
-        return "/".join(_text(url, "coco_url").split("/")[-2:])
-    return _text(entry["file_name"], "file_name")
+    if url and (file_name is None or text(file_name, "file_name").startswith("COCO_")):
+        return "/".join(text(url, "coco_url").split("/")[-2:])
+    return text(entry["file_name"], "file_name")

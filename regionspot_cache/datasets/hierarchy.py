@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from regionspot_cache.datasets.openimages import read_classes
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES
+from regionspot_cache.datasets.values import text
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import read_json
 
@@ -35,8 +36,7 @@ def hierarchy_ignore(file: Path, class_names: Sequence[str]) -> NDArray[np.bool_
     (`MID,Name`) in the same folder; without such a file the nodes' own names count.
 
     Args:
-        file: OpenImages' or V3Det's tree; usually DATA/openimages/bbox_labels_600_hierarchy.json, from
-            https://storage.googleapis.com/openimages/2018_04/bbox_labels_600_hierarchy.json.
+        file: OpenImages' or V3Det's tree, see `OFFICIAL`.
         class_names: K different names of the label space.
 
     Returns:
@@ -68,16 +68,15 @@ def hierarchy_ignore(file: Path, class_names: Sequence[str]) -> NDArray[np.bool_
 
 
 def read_hierarchy(file: Path) -> tuple[Edges, dict[str, str]]:
-    """Direct kinds of every node, and the name of every node that has one.
-
-    Raises:
-        MissingFileError, InputError: as `hierarchy_ignore`.
-    """
+    """Direct kinds of every node, and the name of every node that has one; errors as `hierarchy_ignore`."""
     tree = read_json(file, OFFICIAL, "Fetch it, again if it is here.")
     try:
         if "father2child" in tree:
-            v3det = {node: _children(node, kinds) for node, kinds in tree["father2child"].items()}
-            return v3det, {node: _text(name, node).strip() for node, name in tree["id2name"].items()}
+            for node, kinds in tree["father2child"].items():
+                if not isinstance(kinds, list) or not all(isinstance(kind, str | int) for kind in kinds):
+                    raise TypeError(f"the kinds of {node!r} are no list of ids")
+            v3det = {node: set(map(str, kinds)) for node, kinds in tree["father2child"].items()}
+            return v3det, {node: text(name, node).strip() for node, name in tree["id2name"].items()}
         edges: Edges = defaultdict(set)
         labels = dict.fromkeys(_walk(tree, edges))
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -88,25 +87,12 @@ def read_hierarchy(file: Path) -> tuple[Edges, dict[str, str]]:
     return edges, {label: described.get(label, label) for label in labels}
 
 
-def _children(node: str, kinds: Any) -> set[str]:
-    """Ids, which V3Det writes as text."""
-    if not isinstance(kinds, list) or not all(isinstance(kind, str | int) for kind in kinds):
-        raise TypeError(f"the kinds of {node!r} are no list of ids")
-    return set(map(str, kinds))
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{where} is {value!r}, no text")
-    return value
-
-
 def _walk(node: Mapping[str, Any], edges: Edges) -> Iterator[str]:
     """Labels of a node and all below it; notes the direct kinds of each."""
-    label = _text(node["LabelName"], "LabelName")
+    label = text(node["LabelName"], "LabelName")
     yield label
     for kind in node.get("Subcategory", ()):
-        edges[label].add(_text(kind["LabelName"], "LabelName"))
+        edges[label].add(text(kind["LabelName"], "LabelName"))
         yield from _walk(kind, edges)
     for part in node.get("Part", ()):
         yield from _walk(part, edges)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from regionspot_cache.datasets.values import is_utf8
 from regionspot_cache.errors import InputError, printable
 
 ExifRule = Literal["ignore", "apply"]
@@ -48,12 +49,7 @@ _warnings_lock = threading.Lock()
 
 
 class ImageFailure(Exception):  # noqa: N818 - a counted outcome of reading, not an error of the program
-    """One image cannot be used.
-
-    Attributes:
-        reason: "missing", "undecodable", "size mismatch", "outside root" or "too large".
-        detail: the file and what is wrong with it.
-    """
+    """One image cannot be used: `reason` is one of those above, `detail` names the file and the fault."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, (detail := printable(detail))
@@ -78,11 +74,9 @@ def safe_file_name(file_name: str) -> str | None:
 def resolve_image(root: Path, file_name: str) -> Path:
     """The path of an image below `root`; the file itself need not exist.
 
-    `root` may be a link, but nothing below it may lead outside. Names that differ from the file's only in
-    Unicode normalisation (NFC, NFD) are found.
-
-    Raises:
-        InputError: the name is absolute, contains `..` or NUL, or a symbolic link leads out of `root`.
+    `root` may be a link, but nothing below it may lead outside; then, and for names that are absolute or
+    contain `..` or NUL, it raises InputError. Names that differ from the file's only in Unicode normalisation
+    (NFC, NFD) are found.
     """
     name = safe_file_name(file_name)
     if name is None:
@@ -98,11 +92,7 @@ def resolve_image(root: Path, file_name: str) -> Path:
 
 
 def find_image(root: Path, file_name: str) -> Path:
-    """`resolve_image` for work that counts failures instead of stopping.
-
-    Raises:
-        ImageFailure: "outside root".
-    """
+    """`resolve_image` for work that counts failures instead of stopping: raises ImageFailure."""
     try:
         return resolve_image(root, file_name)
     except InputError as error:
@@ -127,16 +117,11 @@ FileStamp = tuple[int, int, int]
 
 
 def content_hash(data: bytes) -> int:
-    """63 bits of BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
 
 
 def read_file(path: Path) -> tuple[bytes, FileStamp]:
-    """The bytes of an image file and its stamp.
-
-    Raises:
-        ImageFailure: the file is missing, cannot be read, or is too large for an image.
-    """
+    """The bytes of an image file and its stamp; ImageFailure when it cannot be read or is too large."""
     with _failures_of(path), _open_file(path) as file:
         status = os.fstat(file.fileno())
         if status.st_size > _MAX_BYTES:
@@ -159,7 +144,6 @@ def decode_image(
     of 16-bit grey levels the high byte is taken; of animations, the first frame.
 
     Args:
-        data: the bytes.
         path: where they come from, for messages.
         expected_size: annotated (width, height); a disagreement means that boxes would be misplaced.
         exif: "ignore" keeps the stored pixel order, "apply" turns the image by its EXIF orientation.
@@ -181,22 +165,9 @@ def decode_image(
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the file's header, without decoding the pixels; EXIF orientation is ignored.
-
-    Raises:
-        ImageFailure: the file is missing or its header cannot be read.
-    """
+    """(width, height) by the header alone, EXIF orientation ignored; ImageFailure when that cannot be."""
     with _failures_of(path), _open_file(path) as file:
         return _open(file, max_pixels=None).size
-
-
-def is_utf8(text: str) -> bool:
-    """Whether text can be written to a file: it has no lone surrogates."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True
 
 
 def _outside(root: Path, file_name: str) -> InputError:

@@ -43,11 +43,10 @@ def choose_layout(
     required: bool,
     known_names: Collection[str] | None = None,
 ) -> tuple[Path, Pattern]:
-    """The root and pattern under which most of up to 200 evenly spread images are found.
+    """The root and pattern under which most of up to 200 evenly spread images are found, else the first ones.
 
     Args:
         names: in the annotations.
-        roots, patterns: to choose from, the first ones where nothing is found.
         required: whether something must be found.
         known_names: names of images elsewhere, as in a cache; a pattern that gives some of them is chosen
             whatever lies on the disk.
@@ -73,7 +72,12 @@ def choose_layout(
         if hits == len(probes):
             break
     if probes and not best_hits and required:
-        raise escape or _nothing_found(probes[0], candidates)
+        root, pattern = best
+        raise escape or MissingFileError(
+            f"None of the images is there, for example {root / pattern(probes[0])}.",
+            f"{probes[0]} somewhere below {' or '.join(map(str, roots))}.",
+            "Give the folder with --images DIR.",
+        )
     return best
 
 
@@ -81,28 +85,14 @@ def _known_pattern(
     names: Sequence[str], patterns: Sequence[Pattern], known_names: Collection[str]
 ) -> Pattern | None:
     known = set(known_names)
-    last = {_last(name) for name in known}
-    probes = _spread([name for name in names if _last(name) in last])
+    last = {name.rpartition("/")[2] for name in known}
+    probes = _spread([name for name in names if name.rpartition("/")[2] in last])
     hits = [sum(pattern(name) in known for name in probes) for pattern in patterns]
     return patterns[hits.index(max(hits))] if any(hits) else None
 
 
 def _spread(names: Sequence[str]) -> Sequence[str]:
     return names[:: -(-len(names) // _PROBES)] if names else []
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _nothing_found(name: str, candidates: Sequence[tuple[Path, Pattern]]) -> MissingFileError:
-    root, pattern = candidates[0]
-    roots = dict.fromkeys(str(root) for root, _ in candidates)
-    return MissingFileError(
-        f"None of the images is there, for example {root / pattern(name)}.",
-        f"{name} somewhere below {' or '.join(roots)}.",
-        "Give the folder with --images DIR.",
-    )
 
 
 def _below(folder: str, parts: int) -> Pattern:

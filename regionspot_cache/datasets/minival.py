@@ -14,11 +14,7 @@ FOLDER = "val2017"
 
 
 def images_in_folder(file: Path, names: Sequence[str], folder: str) -> list[int]:
-    """Places of the file names that lie in `folder`.
-
-    Raises:
-        InputError: none does.
-    """
+    """Places of the file names that lie in `folder`; InputError when none does."""
     chosen = [i for i, name in enumerate(names) if folder in name.split("/")[:-1]]
     if not chosen:
         raise InputError(

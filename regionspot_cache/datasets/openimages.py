@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.datasets.assemble import FileBoxes, assemble
-from regionspot_cache.datasets.columns import NO_SIZE, UNSAFE_NAME
+from regionspot_cache.datasets.columns import NO_SIZE, UNSAFE_NAME, require_unique
 from regionspot_cache.datasets.images import ImageFailure, find_image, image_size, safe_file_name
 from regionspot_cache.datasets.layouts import choose_layout, openimages_patterns
 from regionspot_cache.datasets.records import DetectionDataset
@@ -55,8 +55,6 @@ def read_openimages(
         split: "train", "validation" or "test".
         roots: folders in which images are looked for.
         sizes_csv: columns ImageID, Width, Height; without it each image's header is read.
-        name: of the dataset.
-        policy: how boxes are cleaned, `BoxPolicy()` by default.
         require_images: raise when not one image is found; without `sizes_csv` that is always so.
         known_names: as of `choose_layout`; without `sizes_csv` the files decide.
 
@@ -112,11 +110,7 @@ def read_classes(file: Path) -> tuple[list[str], list[str]]:
             found, "Rows `MID,Name`, as in class-descriptions-boxable.csv.", "Fetch the file again."
         )
     mids = [row[0] for row in rows]
-    if len(set(mids)) < len(mids):
-        twice = next(mid for mid, count in Counter(mids).items() if count > 1)
-        raise InputError(
-            f"{file} lists class {twice} more than once.", "Each class once.", "Fetch the file again."
-        )
+    require_unique(file, "class", mids)
     return mids, [row[1].strip() for row in rows]
 
 

@@ -20,91 +20,51 @@ ImageId = int | str
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageRecord:
-    """One annotated image.
+    """One annotated image."""
 
-    Attributes:
-        image_id: as in the annotation file; text in OpenImages.
-        file_name: relative to the dataset's image root, forward slashes.
-        width: annotated width in pixels.
-        height: annotated height in pixels.
-        boxes: float32 [N, 4] xyxy, pixels; cleaned by the dataset's policy.
-        labels: int32 [N], indices into the dataset's `class_names`.
-        annotation_ids: int64 [N]; in OpenImages the row of the CSV file, counted from 1.
-    """
-
-    image_id: ImageId
-    file_name: str
-    width: int
-    height: int
-    boxes: Boxes
-    labels: NDArray[np.int32]
-    annotation_ids: NDArray[np.int64]
+    image_id: ImageId  # as in the annotation file; text in OpenImages
+    file_name: str  # relative to the dataset's image root, forward slashes
+    width: int  # annotated width in pixels
+    height: int  # annotated height in pixels
+    boxes: Boxes  # float32 [N, 4] xyxy, pixels; cleaned by the dataset's policy
+    labels: NDArray[np.int32]  # int32 [N], indices into the dataset's `class_names`
+    annotation_ids: NDArray[np.int64]  # int64 [N]; in OpenImages the row of the CSV file, counted from 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DetectionDataset:
-    """Annotated images in compact arrays: 25 million boxes take 0.8 GB.
+    """Annotated images in compact arrays: 25 million boxes take 0.8 GB."""
 
-    The boxes of image i are rows offsets[i] to offsets[i + 1].
-
-    Attributes:
-        name: catalog name, or the stem of the annotation file.
-        split: for example "train"; "" when unknown.
-        format: "coco", "lvis", "o365v1", "o365v2", "v3det" or "openimages".
-        image_root: folder that `file_names` are relative to.
-        annotation_files: the files read, for evaluators that need the original ground truth.
-        annotation_sha256: hex digest of `annotation_files`, one after the other.
-        class_names: stripped names, in the order of `category_ids`; may repeat (V3Det).
-        category_ids: int64 [C], ids in the file, rising.
-        class_frequency: "r", "c", "f" (LVIS) or "" for each class.
-        class_novel: classes marked as held out of training (V3Det, shapes).
-        image_ids: M ids as in the file.
-        file_names: M names relative to `image_root`, forward slashes.
-        widths: int32 [M] pixels.
-        heights: int32 [M] pixels.
-        offsets: int64 [M + 1].
-        boxes: float32 [T, 4] xyxy, pixels.
-        labels: int32 [T], indices into `class_names`.
-        annotation_ids: int64 [T].
-        crowd: bool [T]; True only when the policy keeps groups.
-        dropped: reason -> number of boxes; reasons that begin with "image: " count images.
-        policy: how boxes were cleaned.
-        exif: how images must be turned for the boxes to fit.
-        limit: number of images asked of `sample`, None for the whole dataset.
-        seed: seed of `sample`.
-        views: of the records, when there are extra views of images (`with_views`); then widths, heights and
-            boxes are those of the view, and image ids repeat.
-        augmentation: what made them.
-        source: how to read it again.
-    """
-
-    name: str
-    split: str
-    format: str
-    image_root: Path
-    annotation_files: tuple[Path, ...]
-    annotation_sha256: str
-    class_names: tuple[str, ...]
-    category_ids: NDArray[np.int64]
-    class_frequency: tuple[str, ...]
-    class_novel: tuple[bool, ...]
-    image_ids: list[ImageId]
-    file_names: list[str]
-    widths: NDArray[np.int32]
-    heights: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    boxes: Boxes
-    labels: NDArray[np.int32]
-    annotation_ids: NDArray[np.int64]
-    crowd: NDArray[np.bool_]
+    name: str  # catalog name, or the stem of the annotation file
+    split: str  # for example "train"; "" when unknown
+    format: str  # "coco", "lvis", "o365v1", "o365v2", "v3det" or "openimages"
+    image_root: Path  # folder that `file_names` are relative to
+    annotation_files: tuple[Path, ...]  # the files read, for evaluators that need the original ground truth
+    annotation_sha256: str  # hex digest of `annotation_files`, one after the other
+    class_names: tuple[str, ...]  # stripped names, in the order of `category_ids`; may repeat (V3Det)
+    category_ids: NDArray[np.int64]  # int64 [C], ids in the file, rising
+    class_frequency: tuple[str, ...]  # "r", "c", "f" (LVIS) or "" for each class
+    class_novel: tuple[bool, ...]  # classes marked as held out of training (V3Det, shapes)
+    image_ids: list[ImageId]  # M ids as in the file
+    file_names: list[str]  # M names relative to `image_root`, forward slashes
+    widths: NDArray[np.int32]  # int32 [M] pixels
+    heights: NDArray[np.int32]  # int32 [M] pixels
+    offsets: NDArray[np.int64]  # [M + 1]; the boxes of image i are rows offsets[i] to offsets[i + 1]
+    boxes: Boxes  # float32 [T, 4] xyxy, pixels
+    labels: NDArray[np.int32]  # int32 [T], indices into `class_names`
+    annotation_ids: NDArray[np.int64]  # int64 [T]
+    crowd: NDArray[np.bool_]  # bool [T]; True only when the policy keeps groups
+    # reason -> number of boxes; reasons that begin with "image: " count images
     dropped: Counter[str] = field(default_factory=Counter)
-    policy: BoxPolicy = field(default_factory=BoxPolicy)
-    exif: ExifRule = "ignore"
-    limit: int | None = None
-    seed: int = 0
+    policy: BoxPolicy = field(default_factory=BoxPolicy)  # how boxes were cleaned
+    exif: ExifRule = "ignore"  # how images must be turned for the boxes to fit
+    limit: int | None = None  # number of images asked of `sample`, None for the whole dataset
+    seed: int = 0  # seed of `sample`
+    # of the records, when there are extra views of images (`with_views`); then widths, heights and boxes are
+    # those of the view, and image ids repeat
     views: ViewTable | None = None
-    augmentation: Augmentation | None = None
-    source: DatasetSource | None = None
+    augmentation: Augmentation | None = None  # what made them
+    source: DatasetSource | None = None  # how to read it again
 
     def __len__(self) -> int:
         return len(self.image_ids)

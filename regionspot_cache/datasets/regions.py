@@ -1,8 +1,8 @@
 """Boxes: conversions, overlap, and the one rule by which bad boxes are dropped."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,21 +26,12 @@ class BoxPolicy:
 
     The defaults are the field's practice (detectron2, mmdetection): clip to the image, then drop boxes less
     than a pixel wide or high, groups (`iscrowd`, `ignore`, `IsGroupOf`) and exact repetitions.
-
-    Attributes:
-        min_size: smallest width and height in pixels, after clipping; empty boxes go in any case.
-        clip: cut boxes at the image border. Boxes wholly outside are dropped either way.
-        drop_crowd: drop boxes that stand for a group of objects.
-        deduplicate: drop repetitions of the same label and box within one image, keeping the first.
     """
 
-    min_size: float = 1.0
-    clip: bool = True
-    drop_crowd: bool = True
-    deduplicate: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    min_size: float = 1.0  # smallest width and height in pixels, after clipping; empty boxes go in any case
+    clip: bool = True  # cut boxes at the image border. Boxes wholly outside are dropped either way.
+    drop_crowd: bool = True  # drop boxes that stand for a group of objects
+    deduplicate: bool = True  # drop repetitions of the same label and box within one image, keeping the first
 
 
 class CleanBoxes(NamedTuple):
@@ -64,13 +55,10 @@ def clean_boxes(
     """Applies `policy`; each dropped box is counted once, under the first reason that holds.
 
     Args:
-        boxes: [N, 4] xyxy pixels.
-        labels: [N] integers.
-        width: image width in pixels; a scalar, or [N] when the boxes belong to several images.
-        height: image height in pixels, likewise.
+        boxes: [N, 4] xyxy pixels, with `labels` [N].
+        width, height: of the image in pixels; [N] when the boxes belong to several images.
         crowd: bool [N], boxes that stand for a group.
         images: int [N], the image of each box; needed only when the boxes belong to several.
-        policy: defaults to `BoxPolicy()`.
     """
     policy = policy or BoxPolicy()
     boxes = _as_float32(boxes).reshape(-1, 4)
@@ -97,7 +85,13 @@ def clean_boxes(
             np.asarray(labels).reshape(-1),
             np.zeros(len(boxes)) if images is None else np.asarray(images),
         ]
-        repeated = _repeated([*clipped[kept].T, *(column[kept] for column in columns)])
+        keys = [*clipped[kept].T, *(column[kept] for column in columns)]
+        order = np.lexsort(keys)  # stable, so the first of equal rows stays first; the last key sorts first
+        same = np.ones(max(len(order) - 1, 0), bool)
+        for key in keys:
+            same &= key[order][1:] == key[order][:-1]
+        repeated = np.zeros(len(order), bool)
+        repeated[order[1:][same]] = True
         dropped[DUPLICATE] = int(np.count_nonzero(repeated))
         kept = kept[~repeated]
     return CleanBoxes(kept, clipped[kept], +dropped)
@@ -128,12 +122,7 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
 
 
 def position_vectors(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Sines and cosines of the four sides of boxes as shares of their image, float32 [N, 256].
-
-    Args:
-        boxes: float32 [N, 4] xyxy, pixels.
-        size: (width, height) of the image.
-    """
+    """float32 [N, 256]: sines and cosines of the sides of boxes, as shares of the `size` (width, height)."""
     shares = np.asarray(boxes, np.float32).reshape(-1, 4) / np.array([*size, *size], np.float32)
     rates = np.pi * np.geomspace(1, 128, _FREQUENCIES, dtype=np.float32)
     angles = shares[:, :, None] * rates  # [N, 4, F]
@@ -143,14 +132,3 @@ def position_vectors(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.float32]
 def _as_float32(values: ArrayLike) -> Boxes:
     with np.errstate(over="ignore"):  # 1e300 becomes inf, which the policy drops by name
         return np.asarray(values).astype(np.float32)
-
-
-def _repeated(keys: list[NDArray]) -> NDArray[np.bool_]:
-    """bool [N]: the same keys, each [N], occur earlier."""
-    order = np.lexsort(keys)  # stable, so the first of equal rows stays first; the last key sorts first
-    same = np.ones(max(len(order) - 1, 0), bool)
-    for key in keys:
-        same &= key[order][1:] == key[order][:-1]
-    repeated = np.zeros(len(order), bool)
-    repeated[order[1:][same]] = True
-    return repeated

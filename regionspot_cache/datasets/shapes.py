@@ -14,10 +14,15 @@ from typing import Any
 
 from PIL import Image
 
-from regionspot_cache.datasets.shapes_annotations import dataset_json, image_annotations
+from regionspot_cache.datasets.shapes_annotations import (
+    SPACES,
+    dataset_json,
+    image_annotations,
+    restrict,
+    space_file,
+)
 from regionspot_cache.datasets.shapes_classes import class_probabilities
 from regionspot_cache.datasets.shapes_scene import Scene, draw_scene, image_rng
-from regionspot_cache.datasets.shapes_spaces import SPACES, restrict, space_file
 from regionspot_cache.errors import DamageError, InputError, MissingFileError
 from regionspot_cache.files import file_sha256, read_json, replacing
 
@@ -100,10 +105,9 @@ def materialise(
 
 
 def materialise_space(root: Path, space: str) -> Path:
-    """Write root/train-s.json, -m or -l from the train.json of a complete world; leave a written one alone.
+    """Write root/train-s.json, -m or -l (see `restrict`) from the train.json of a complete world, if absent.
 
-    Its images are those of the world: nothing is drawn. See `restrict` for what is in it. Calls at the same
-    time wait for each other.
+    Nothing is drawn: its images are those of the world. Calls at the same time wait for each other.
     """
     path = root / space_file(space)
     if not path.is_file():
@@ -128,11 +132,7 @@ def _train_annotations(root: Path) -> Any:
 
 
 def is_complete(root: Path, world: World) -> bool:
-    """Whether root holds this world, by its marker; a torn marker counts as none.
-
-    Raises:
-        InputError: the marker is of other parameters.
-    """
+    """Whether root holds this world by its marker; a torn one counts as none, another is an InputError."""
     found = _read_dict(root / "COMPLETE").get("world")
     if not isinstance(found, dict):
         return False

@@ -1,4 +1,7 @@
-"""Annotations of the built-in world in LVIS format: one image at a time, and the file as a whole."""
+"""Annotations of the built-in world in LVIS format: of an image, of the file as a whole, and in label spaces.
+
+A label space is a third of the training images with some of the classes, for data mixes.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -7,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from regionspot_cache.datasets.shapes_classes import CLASSES, ShapeClass, caption
+from regionspot_cache.datasets.shapes_classes import CLASSES, ShapeClass, caption, class_probabilities
 from regionspot_cache.datasets.shapes_scene import Scene
 
 NEGATIVES = 30  # classes known to be absent, per image
@@ -111,3 +114,51 @@ def _category(kind: ShapeClass, in_train: dict[str, int], counts: dict[str, int]
         **counts,
         "novel": kind.novel,
     }
+
+
+# Size of each label space; the images of one are every third of the training split, so no two share any.
+SPACES = {"s": 64, "m": 128, "l": 256}
+
+
+def space_file(space: str) -> str:
+    """Name of the annotation file of a label space, beside train.json."""
+    return f"train-{space}.json"
+
+
+def space_category_ids(space: str) -> frozenset[int]:
+    """Ids of the 64, 128 or 256 classes that training boxes show most often; the small ones lie in the large.
+
+    The rank is that of `class_probabilities`, so it is the same for a world of any size and seed.
+    """
+    expected = class_probabilities("train") * [not kind.novel for kind in CLASSES]
+    most = np.argsort(-expected, kind="stable")[: SPACES[space]]
+    return frozenset((most + 1).tolist())
+
+
+def restrict(train: dict[str, Any], space: str) -> dict[str, Any]:
+    """The third of the training images that belongs to a label space, with boxes of its classes only.
+
+    Image, annotation and category ids are those of `train`, the content of train.json, and so are names,
+    captions and frequencies (r, c, f by all training images). `image_count` and `instance_count` are those of
+    the result. Categories outside the label space are gone from `neg_category_ids` and
+    `not_exhaustive_category_ids` too. Images stay when they lose all their boxes.
+    """
+    kept = space_category_ids(space)
+    images = [_image(entry, kept) for entry in train["images"][list(SPACES).index(space) :: len(SPACES)]]
+    image_ids = {image["id"] for image in images}
+    annotations = [a for a in train["annotations"] if a["image_id"] in image_ids and a["category_id"] in kept]
+    counted = count(annotations)
+    categories = [{**c, **counted[c["id"]]} for c in train["categories"] if c["id"] in kept]
+    description = f"{train['info']['description']}, label space of {len(categories)} classes"
+    return {
+        **train,
+        "info": {"description": description},
+        "categories": categories,
+        "images": images,
+        "annotations": annotations,
+    }
+
+
+def _image(entry: dict[str, Any], kept: frozenset[int]) -> dict[str, Any]:
+    lists = ("neg_category_ids", "not_exhaustive_category_ids")
+    return {**entry, **{key: [number for number in entry[key] if number in kept] for key in lists}}

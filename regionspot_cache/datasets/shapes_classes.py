@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,21 +43,13 @@ class ShapeClass:
         return f"{self.texture} {self.colour} {self.shape}"
 
 
-def _make_classes() -> tuple[ShapeClass, ...]:
-    """Every combination once; a fifth is novel, and so is a fifth of the classes of every attribute value."""
-    rows = [
-        (texture, colour, shape, (s + 2 * c + t) % 5 == 0)
-        for s, shape in enumerate(SHAPES)
-        for c, colour in enumerate(COLOURS)
-        for t, texture in enumerate(TEXTURES)
-    ]
-    return tuple(
-        ShapeClass(index=i, texture=t, colour=c, shape=s, novel=novel)
-        for i, (t, c, s, novel) in enumerate(rows)
+# Every combination once; a fifth is novel, and so is a fifth of the classes of every attribute value.
+CLASSES = tuple(
+    ShapeClass(index=i, texture=texture, colour=colour, shape=shape, novel=(s + 2 * c + t) % 5 == 0)
+    for i, ((s, shape), (c, colour), (t, texture)) in enumerate(
+        product(enumerate(SHAPES), enumerate(COLOURS), enumerate(TEXTURES))
     )
-
-
-CLASSES = _make_classes()
+)
 CLASS_NAMES = tuple(c.name for c in CLASSES)
 
 

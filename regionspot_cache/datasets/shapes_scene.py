@@ -19,21 +19,13 @@ Array = NDArray[np.floating]
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A drawn image and its annotated objects, largest first.
+    """A drawn image and its annotated objects, largest first."""
 
-    Attributes:
-        image: uint8 [S,S,3], RGB.
-        labels: int64 [N], class indices.
-        masks: bool [N,S,S], visible pixels.
-        boxes: float32 [N,4] xyxy, the smallest ones around the masks.
-        hidden: labels of objects that were drawn but are too much occluded to be annotated.
-    """
-
-    image: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    masks: NDArray[np.bool_]
-    boxes: Array
-    hidden: tuple[int, ...]
+    image: NDArray[np.uint8]  # uint8 [S,S,3], RGB
+    labels: NDArray[np.int64]  # int64 [N], class indices
+    masks: NDArray[np.bool_]  # bool [N,S,S], visible pixels
+    boxes: Array  # float32 [N,4] xyxy, the smallest ones around the masks
+    hidden: tuple[int, ...]  # labels of objects that were drawn but are too much occluded to be annotated
 
 
 def image_rng(*key: int) -> np.random.Generator:

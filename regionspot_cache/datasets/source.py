@@ -7,22 +7,14 @@ from regionspot_cache.datasets.regions import BoxPolicy
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSource:
-    """The arguments of `load_dataset`; paths are absolute.
+    """The arguments of `load_dataset`; paths are absolute."""
 
-    Attributes:
-        dataset: NAME, NAME:SPLIT or a file.
-        data_root: folder of the catalog's datasets.
-        images: image folder, where one was given.
-        limit, seed: of the sample.
-        policy: how boxes were cleaned.
-    """
-
-    dataset: str
-    data_root: str
-    images: str | None = None
-    limit: int | None = None
+    dataset: str  # NAME, NAME:SPLIT or a file
+    data_root: str  # folder of the catalog's datasets
+    images: str | None = None  # image folder, where one was given
+    limit: int | None = None  # limit and seed: of the sample
     seed: int = 0
-    policy: BoxPolicy = field(default_factory=BoxPolicy)
+    policy: BoxPolicy = field(default_factory=BoxPolicy)  # how boxes were cleaned
 
     def __post_init__(self) -> None:
         # Written as it is read back: 2 and 2.0 are one size.

@@ -36,6 +36,22 @@ def unusable_entry(source: object, section: str, entry: Any, error: Exception) -
     )
 
 
+def is_utf8(text: str) -> bool:
+    """Whether text can be written to a file: it has no lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def text(value: Any, name: str) -> str:
+    """A text that can be written. Raises TypeError for others, of which `name` says what they are."""
+    if not isinstance(value, str) or not is_utf8(value):
+        raise TypeError(f"{name} {value!r} is no text")
+    return value
+
+
 def is_int64(value: Any) -> bool:
     """Whether a value is an integer (and no bool) of 64 bits."""
     return type(value) is int and _LOWEST <= value < _BEYOND
@@ -74,11 +90,7 @@ class TextIds:
         self._seen: dict[str, int | str] = {}
 
     def text(self, image_id: int | str) -> str:
-        """The id as text.
-
-        Raises:
-            InputError: the source has both 7 and "7".
-        """
+        """The id as text. Raises InputError when the source has both 7 and "7"."""
         text = str(image_id)
         first = self._seen.setdefault(text, image_id)
         if isinstance(first, str) is not isinstance(image_id, str):

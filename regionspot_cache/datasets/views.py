@@ -30,14 +30,8 @@ def with_views(dataset: DetectionDataset, augmentation: Augmentation) -> Detecti
 
     Views keep the original's boxes as far as they can be seen: a crop drops those that lose more than 60 % of
     their area, and what its policy would not accept. Extra views without boxes are left out. `dropped` counts
-    both, as "REASON in VIEW" and `WITHOUT_BOXES`.
-
-    Args:
-        dataset: without extra views; returned as it is when the augmentation asks for none.
-        augmentation: which views.
-
-    Raises:
-        InputError: the dataset has extra views already.
+    both, as "REASON in VIEW" and `WITHOUT_BOXES`. A dataset comes back as it is when no views are asked for;
+    InputError when it has extra views already.
     """
     if augmentation.num_views == 1:
         return dataset

@@ -3,18 +3,35 @@
 Follows lvis-api and cocoapi in every rule, down to the order of equal scores; tests compare them.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from regionspot_cache.datasets.tables import Table, ranks
 from regionspot_cache.datasets.values import places
 from regionspot_cache.errors import InputError
-from regionspot_cache.evaluation.detections import Detections
-from regionspot_cache.evaluation.ground_truth import GroundTruth
-from regionspot_cache.evaluation.matching import MATCHED, UNMATCHED, Matches, match
-from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, Curves
-from regionspot_cache.evaluation.overlap import box_edges, mask_edges, shared_pairs
+from regionspot_cache.evaluation.detections import MAX_DETECTIONS, Detections
+from regionspot_cache.evaluation.ground_truth import GroundTruth, ground_truth
+from regionspot_cache.evaluation.matching import (
+    MATCHED,
+    UNMATCHED,
+    Matches,
+    box_edges,
+    mask_edges,
+    match,
+    shared_pairs,
+)
+from regionspot_cache.evaluation.metrics import (
+    AREA_RANGES,
+    IOU_THRESHOLDS,
+    AveragePrecision,
+    Curves,
+    summarize,
+)
+from regionspot_cache.evaluation.reference import coco_curves, lvis_curves
 from regionspot_cache.evaluation.results_file import IouType
 
 COCO_PER_PAIR = 100  # detections per image and category in COCO's AP
@@ -36,12 +53,8 @@ def precision_curves(
 ) -> Curves:
     """Precision at 101 recalls for every threshold, category and size.
 
-    Args:
-        detections: those that count (`Detections.capped` or `best_of_categories`).
-        per_pair: how many of them count for an image and category; None: all.
-
-    Raises:
-        InputError: a detection of an image that the ground truth lacks, or no masks for "segm".
+    Counts the `detections` given (see `Detections.capped` and `best_of_categories`), `per_pair` of them for
+    an image and category (None: all). Raises InputError as `image_index`, and for "segm" without masks.
     """
     if iou_type == "segm" and detections.masks is None and len(detections):
         raise InputError("the detections have no masks", "a mask for every box", "evaluate boxes only")
@@ -76,11 +89,7 @@ def _candidates(
 
 
 def image_index(truth: GroundTruth, detections: Detections) -> np.ndarray:
-    """i64 [M], the place of each image of the detections in the ground truth. Ids match as 7 or "7".
-
-    Raises:
-        InputError: an image that the ground truth lacks.
-    """
+    """i64 [M], places of the images of detections in the ground truth, which must have them; 7 is "7"."""
     index = places(truth.image_ids, "the ground truth")
     unknown = [image_id for image_id in detections.image_ids if str(image_id) not in index]
     if unknown:
@@ -151,3 +160,49 @@ def _accumulate(truth: GroundTruth, found: _Candidates, matches: Matches, ignore
             before = total[bounds[c]] - spared[rows.start]
             curves.set(a, int(c), outcome[rows] == MATCHED, false[rows] - before, int(wanted[c]))
     return curves
+
+
+ApType = Literal["standard", "fixed"]
+
+
+def evaluate(
+    detections: Detections,
+    annotations: Path | str | Mapping[str, Any] | GroundTruth,
+    *,
+    iou_types: Sequence[IouType] = ("bbox", "segm"),
+    subsets: Mapping[str, Sequence[int]] | None = None,
+    image_ids: Iterable[int | str] | None = None,
+    ap: ApType = "standard",
+    cap: int = MAX_DETECTIONS,
+    fast: bool = True,
+) -> dict[IouType, AveragePrecision]:
+    """AP by the rules of LVIS where images name the categories searched for, else by those of COCO.
+
+    Args:
+        annotations: file or content, which is read only, or what `ground_truth` made of them.
+        iou_types: overlap of boxes, of masks, or both.
+        subsets: names and category ids of further means, for example {"novel": [...]}.
+        image_ids: judge only these images; None: all of the annotation file, with detections or
+            not. A `GroundTruth` has its images already.
+        ap: "standard" counts the best detections of each image; "fixed" the 10,000 best of each category over
+            the dataset, however many of an image (Dave et al. 2021), which does not make categories compete.
+        cap: standard AP: how many of an image count, over all classes, before any filter.
+        fast: our own evaluator; False: the lvis package or pycocotools (slow; the same numbers).
+
+    Raises MissingFileError and InputError: annotations that cannot be used, detections of other images, or no
+    masks for "segm".
+    """
+    truth = ground_truth(annotations, image_ids)
+    image_index(truth, detections)  # refuses detections of other images before any work
+    counted = detections.capped(cap) if ap == "standard" else detections.best_of_categories()
+    per_pair = COCO_PER_PAIR if ap == "standard" and not truth.federated else None
+
+    def curves(kind: IouType) -> Curves:
+        if fast:
+            return precision_curves(truth, counted, kind, per_pair)
+        if truth.federated:
+            return lvis_curves(truth, counted, kind)
+        return coco_curves(truth, counted, kind, per_pair)
+
+    categories, frequency = truth.category_ids, truth.frequency
+    return {kind: summarize(curves(kind), categories, frequency, subsets or {}) for kind in iou_types}

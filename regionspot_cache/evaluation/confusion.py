@@ -1,6 +1,7 @@
-"""What classes of given boxes are taken for: sparse counts, and the confusion between near classes."""
+"""How often the class of given boxes is right, and what it is taken for: sparse counts, near classes."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -9,6 +10,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation.metrics import NOT_MEASURED
+
+TOP = (1, 5)
+
+
+class AccuracyMeter:
+    """Counts right answers box by box; memory follows the number of classes."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._boxes = np.zeros(num_classes, np.int64)
+        self._right = np.zeros((len(TOP), num_classes), np.int64)
+
+    def update(self, scores: np.ndarray, labels: np.ndarray) -> None:
+        """Adds boxes by scores [N,C] and labels i32 [N]; of equal scores the lower class index is first."""
+        if scores.shape != (len(labels), len(self._boxes)) or not np.isfinite(scores).all():
+            raise InputError(
+                f"scores of shape {scores.shape} for {len(labels)} boxes, or not all finite",
+                f"finite scores [{len(labels)}, {len(self._boxes)}]",
+                "score every box with every class",
+            )
+        own = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)  # [N,1]
+        before = (scores == own) & (np.arange(len(self._boxes)) < labels[:, None])
+        rank = ((scores > own) | before).sum(axis=1)
+        np.add.at(self._boxes, labels, 1)
+        for row, top in zip(self._right, TOP, strict=True):
+            np.add.at(row, labels[rank < top], 1)
+
+    def summary(
+        self, frequency: Sequence[str] = (), subsets: Mapping[str, Sequence[int]] | None = None
+    ) -> dict[str, float]:
+        """Accuracies as fractions; -1 for groups without boxes.
+
+        Args:
+            frequency: [C] of "r", "c", "f", or empty.
+            subsets: names and class indices of further groups, for example {"novel": [...]}.
+
+        Returns:
+            "boxes", "top1", "top5", "top1 mean over classes"; "top1 r", "top5 r", ... where frequencies are
+            known; "top1 novel", "top5 novel" for every subset.
+        """
+        everything = np.arange(len(self._boxes))
+        groups: dict[str, np.ndarray] = {"": everything}
+        letters = np.array(list(frequency))
+        groups |= {f" {letter}": everything[letters == letter] for letter in "rcf" if letter in frequency}
+        groups |= {f" {name}": np.asarray(members, np.int64) for name, members in (subsets or {}).items()}
+        summary = {"boxes": float(self._boxes.sum())}
+        for name, members in groups.items():
+            boxes = self._boxes[members].sum()
+            for top, right in zip(TOP, self._right, strict=True):
+                summary[f"top{top}{name}"] = float(right[members].sum() / boxes) if boxes else NOT_MEASURED
+        seen = np.flatnonzero(self._boxes)
+        means = self._right[0, seen] / self._boxes[seen]
+        summary["top1 mean over classes"] = float(means.mean()) if seen.size else NOT_MEASURED
+        return summary
+
 
 NEIGHBOURS = 10  # classes that count as near, of each class
 ROWS = 256  # of the cosine matrix at a time: 13,204 classes make 14 MB of float32
@@ -26,18 +82,12 @@ class ConfusedPair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """Counts of (true, most probable) classes: P pairs that occur, of K classes.
+    """Counts of (true, most probable) classes: P pairs that occur, of K classes."""
 
-    Attributes:
-        true, predicted: i64 [P], class indices, in rising order.
-        count: i64 [P], boxes.
-        num_classes: K.
-    """
-
-    true: NDArray[np.int64]
+    true: NDArray[np.int64]  # true and predicted: i64 [P], class indices, in rising order
     predicted: NDArray[np.int64]
-    count: NDArray[np.int64]
-    num_classes: int
+    count: NDArray[np.int64]  # i64 [P], boxes
+    num_classes: int  # K
 
     @cached_property
     def boxes(self) -> NDArray[np.int64]:
@@ -56,10 +106,7 @@ class Confusion:
         return np.divide(errors, self.boxes, out=np.full(self.num_classes, np.nan), where=self.boxes > 0)
 
     def most_often(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """What each class is most often taken for: i64 [K] class (-1: never for another), i64 [K] boxes.
-
-        Of equal counts the lower class index counts.
-        """
+        """What each class is mostly taken for, i64 [K] (-1: none; the lower of equals), and i64 [K] boxes."""
         wrong = self.wrong
         order = np.lexsort((-wrong.predicted, wrong.count))  # the last one written to a class stays
         taken_for = np.full(self.num_classes, -1, np.int64)
@@ -71,16 +118,12 @@ class Confusion:
     def near_pairs(self, text: NDArray[np.float32], *, neighbours: int = NEIGHBOURS) -> list[ConfusedPair]:
         """Confused pairs of near classes: each is among the other's nearest by cosine. Most boxes first.
 
-        Args:
-            text: f32 [K,E], text embeddings of the classes.
-            neighbours: how many nearest classes count as near.
-
-        Raises:
-            InputError: another number of classes.
+        `text` f32 [K,E] are the embeddings of the classes, of which as many `neighbours` count as near.
         """
         if text.ndim != 2 or len(text) != self.num_classes:
             raise InputError(f"text embeddings {list(text.shape)}", f"[{self.num_classes}, E]")
-        wrong, unit = self.wrong, _unit_rows(text)
+        norms = np.linalg.norm(text, axis=1, keepdims=True)
+        wrong, unit = self.wrong, (text / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
         forth, similarity = _ranks(unit, wrong.true, wrong.predicted)
         back, _ = _ranks(unit, wrong.predicted, wrong.true)
         near = np.flatnonzero((forth < neighbours) & (back < neighbours))
@@ -99,15 +142,7 @@ class ConfusionMeter:
         self._pairs: Counter[int] = Counter()  # true * K + predicted -> boxes
 
     def update(self, probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
-        """Adds boxes.
-
-        Args:
-            probabilities: [N,K]; of equal ones the class with the lower index counts.
-            labels: i32 [N], class indices.
-
-        Raises:
-            InputError: shapes that do not fit.
-        """
+        """Adds boxes by probabilities [N,K] and labels i32 [N]; the lower of equal class indices counts."""
         if probabilities.shape != (len(labels), self._num_classes):
             raise InputError(
                 f"probabilities {list(probabilities.shape)} for {len(labels)} boxes",
@@ -127,11 +162,6 @@ class ConfusionMeter:
             count=count,
             num_classes=self._num_classes,
         )
-
-
-def _unit_rows(text: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.linalg.norm(text, axis=1, keepdims=True)
-    return (text / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
 
 
 def _ranks(

@@ -19,17 +19,11 @@ PER_CATEGORY = 10_000  # over the dataset: fixed AP (Dave et al. 2021, arXiv 210
 
 @dataclass(frozen=True, kw_only=True)
 class MaskTable:
-    """Compressed run lengths of many masks in one buffer.
+    """Compressed run lengths of many masks in one buffer."""
 
-    Attributes:
-        data: the counts of all masks, one after the other.
-        offsets: i64 [B+1].
-        sizes: i32 [B,2], height and width of each mask.
-    """
-
-    data: bytes | bytearray
-    offsets: np.ndarray
-    sizes: np.ndarray
+    data: bytes | bytearray  # the counts of all masks, one after the other
+    offsets: np.ndarray  # i64 [B+1]
+    sizes: np.ndarray  # i32 [B,2], height and width of each mask
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -82,25 +76,15 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Detections:
-    """Scored classes of boxes, for all images of an evaluation.
+    """Scored classes of boxes, for all images of an evaluation."""
 
-    Attributes:
-        image_ids: the images [M], with or without detections.
-        offsets: i64 [M+1], the detection rows of each image.
-        category_ids: i64 [D], ids of the annotation file.
-        scores: f32 or f64 [D].
-        box_index: i32 [D], the row of `boxes` (and `masks`) of each detection.
-        boxes: f32 or f64 [B,4] xyxy, pixels of the original image.
-        masks: one mask per box, or None.
-    """
-
-    image_ids: tuple[int | str, ...]
-    offsets: np.ndarray
-    category_ids: np.ndarray
-    scores: np.ndarray
-    box_index: np.ndarray
-    boxes: np.ndarray
-    masks: MaskTable | None
+    image_ids: tuple[int | str, ...]  # the images [M], with or without detections
+    offsets: np.ndarray  # i64 [M+1], the detection rows of each image
+    category_ids: np.ndarray  # i64 [D], ids of the annotation file
+    scores: np.ndarray  # f32 or f64 [D]
+    box_index: np.ndarray  # i32 [D], the row of `boxes` (and `masks`) of each detection
+    boxes: np.ndarray  # f32 or f64 [B,4] xyxy, pixels of the original image
+    masks: MaskTable | None  # one mask per box, or None
 
     @classmethod
     def of(
@@ -127,11 +111,7 @@ class Detections:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Detections"]) -> Self:
-        """Those of different images, in the order of the parts.
-
-        Raises:
-            InputError: an image in two parts, or masks for only some boxes.
-        """
+        """Those of different images, in the order of the parts; masks for all boxes or none."""
         parts = parts or [_NOTHING]
         ids = tuple(image_id for part in parts for image_id in part.image_ids)
         if len(set(ids)) != len(ids):
@@ -193,10 +173,7 @@ class Detections:
         return self.take(np.sort(best_of_groups(self.image_of_row, self.scores, per_image)))
 
     def best_of_categories(self, per_category: int = PER_CATEGORY) -> Self:
-        """The best detections of each category over all images, however many of them are of one image.
-
-        Of equal scores the earlier rows stay. This is what fixed AP counts, in place of `capped`.
-        """
+        """What fixed AP counts: the best of each category over all images; ties go to the earlier rows."""
         best = best_of_groups(self.category_ids, self.scores, per_category)
         return self if len(best) == len(self) else self.take(np.sort(best))
 

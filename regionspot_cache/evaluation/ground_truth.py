@@ -29,41 +29,24 @@ _NOT_LISTED = -1
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruth:
-    """Boxes to find, by image and category, then in the order of the file; and what was looked for where.
+    """Boxes to find, by image and category, then in the order of the file; and what was looked for where."""
 
-    Attributes:
-        image_ids: [M], sorted: among equal scores the order of images decides, as in lvis and pycocotools.
-        sizes: i32 [M,2], height and width.
-        category_ids: i64 [C], sorted.
-        frequency: [C] of "r", "c", "f", or None where the file does not say.
-        images: i64 [G], image index of each annotation.
-        categories: i64 [G], category index.
-        boxes: f64 [G,4] xywh, as in the file.
-        areas: f64 [G], as annotated, else of the box.
-        ignore: bool [G], annotations that count neither for nor against (crowds, in COCO).
-        crowd: bool [G], annotations that may match many detections.
-        segmentations: [G], as in the file.
-        has_masks: whether every annotation of the file has a segmentation.
-        federated: whether images name the categories that they were searched for (LVIS).
-        negative: i64, sorted pair keys (see `pair_key`) of categories known to be absent.
-        not_exhaustive: i64, sorted pair keys of categories of which not all objects are annotated.
-    """
-
+    # [M], sorted: among equal scores the order of images decides, as in lvis and pycocotools
     image_ids: tuple[int | str, ...]
-    sizes: np.ndarray
-    category_ids: np.ndarray
-    frequency: tuple[str, ...] | None
-    images: np.ndarray
-    categories: np.ndarray
-    boxes: np.ndarray
-    areas: np.ndarray
-    ignore: np.ndarray
-    crowd: np.ndarray
-    segmentations: list[Any]
-    has_masks: bool
-    federated: bool
-    negative: np.ndarray
-    not_exhaustive: np.ndarray
+    sizes: np.ndarray  # i32 [M,2], height and width
+    category_ids: np.ndarray  # i64 [C], sorted
+    frequency: tuple[str, ...] | None  # [C] of "r", "c", "f", or None where the file does not say
+    images: np.ndarray  # i64 [G], image index of each annotation
+    categories: np.ndarray  # i64 [G], category index
+    boxes: np.ndarray  # f64 [G,4] xywh, as in the file
+    areas: np.ndarray  # f64 [G], as annotated, else of the box
+    ignore: np.ndarray  # bool [G], annotations that count neither for nor against (crowds, in COCO)
+    crowd: np.ndarray  # bool [G], annotations that may match many detections
+    segmentations: list[Any]  # [G], as in the file
+    has_masks: bool  # whether every annotation of the file has a segmentation
+    federated: bool  # whether images name the categories that they were searched for (LVIS)
+    negative: np.ndarray  # i64, sorted pair keys (see `pair_key`) of categories known to be absent
+    not_exhaustive: np.ndarray  # i64, sorted pair keys of categories of which not all objects are annotated
 
     def pair_key(self, images: np.ndarray, categories: np.ndarray) -> np.ndarray:
         """One i64 for each (image index, category index), ordered by image."""
@@ -85,11 +68,7 @@ class GroundTruth:
         return frozenset(self.pairs_of(np.union1d(self.pairs, self.negative))) if self.federated else None
 
     def rle(self, row: int) -> Rle:
-        """Compressed run lengths of annotation `row`.
-
-        Raises:
-            InputError: the annotation has no usable mask.
-        """
+        """Compressed run lengths of annotation `row`; InputError when it has no usable mask."""
         height, width = (int(n) for n in self.sizes[self.images[row]])
         return annotation_rle(self.segmentations[row], height, width)
 
@@ -97,15 +76,9 @@ class GroundTruth:
 def ground_truth(
     source: Path | str | Mapping[str, Any] | GroundTruth, image_ids: Iterable[int | str] | None = None
 ) -> GroundTruth:
-    """The annotations of a file, or of a dictionary, which stays as it is.
+    """The annotations of a file, or of a dictionary, which stays as it is; a ground truth is given back.
 
-    Args:
-        source: a ground truth is given back; it has its images already.
-        image_ids: only these images; None: all.
-
-    Raises:
-        MissingFileError, InputError: no such file, broken JSON, or not a COCO-style dictionary; and as
-            `TruthReader`.
+    Of `image_ids` only, unless None. Raises MissingFileError, and InputError as `JsonFile` and `TruthReader`.
     """
     if isinstance(source, GroundTruth):
         return source
@@ -131,8 +104,7 @@ def ground_truth(
 class TruthReader:
     """Takes the entries of a file one after the other, and checks them: later code trusts them.
 
-    Attributes:
-        images: what counts of the entries of `images`, by id.
+    `images` holds what counts of the entries of that section, by id.
     """
 
     def __init__(self, source: str) -> None:
@@ -149,11 +121,7 @@ class TruthReader:
         self._add = {"images": self._image, "annotations": self._annotation, "categories": self._category}
 
     def add(self, section: str, entry: Any) -> None:
-        """One entry, which stays as it is; those of other sections are passed over.
-
-        Raises:
-            InputError: an entry without what evaluation needs, of a wrong type, or with an id a second time.
-        """
+        """Takes one entry, which stays as it is; those of other sections are passed over."""
         if section in self._add:
             try:
                 self._add[section](entry)
@@ -164,10 +132,8 @@ class TruthReader:
         """Everything that was added, or only what is of these images.
 
         Annotations of categories that the file lacks are left out. LVIS annotations without area are too, as
-        lvis does; COCO ones stay, as pycocotools does.
-
-        Raises:
-            InputError: an annotation of an unknown image, or an image that the file lacks.
+        lvis does; COCO ones stay, as pycocotools does. Raises InputError for an annotation of an unknown
+        image, or an image that the file lacks.
         """
         order = self._order(image_ids)
         image_index = {image_id: i for i, image_id in enumerate(order)}

@@ -1,16 +1,114 @@
-"""The greedy matching of COCO and LVIS for all images, categories, thresholds and sizes at once.
+"""Which detections overlap which annotations, and the greedy matching of COCO and LVIS.
 
-Within a pair (image, category) detections choose in the order of their scores, so round r lets the r-th
-detection of every pair choose, all pairs and all settings side by side.
+All images, categories, thresholds and sizes are matched at once: within a pair (image, category) detections
+choose in the order of their scores, so round r lets the r-th detection of every pair choose.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 
 from regionspot_cache.datasets.tables import Table, ranks
-from regionspot_cache.evaluation.overlap import Edges
+from regionspot_cache.evaluation.detections import MaskTable
+from regionspot_cache.evaluation.ground_truth import GroundTruth
+from regionspot_cache.evaluation.rle import mask_iou
+
+MIN_IOU = 0.5  # the lowest threshold: pairs below can never match
+_EDGES_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edges(Table):
+    """Overlaps of at least MIN_IOU, ordered by detection, then annotation."""
+
+    detection: np.ndarray  # i64 [E]
+    annotation: np.ndarray  # i64 [E]
+    iou: np.ndarray  # f64 [E]
+
+    @classmethod
+    def none(cls) -> Self:
+        return cls(detection=np.zeros(0, np.int64), annotation=np.zeros(0, np.int64), iou=np.zeros(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Table):
+    """(image, category) pairs with both detections and annotations, as runs of two sorted lists."""
+
+    detection_start: np.ndarray  # i64 [P]
+    detection_count: np.ndarray
+    annotation_start: np.ndarray
+    annotation_count: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.detection_start)
+
+    def chunks(self) -> Iterator["Pairs"]:
+        """Runs of pairs of about a million combinations each."""
+        ends = np.cumsum(self.detection_count * self.annotation_count)
+        at = 0
+        while at < len(self):
+            done = ends[at - 1] if at else 0
+            end = max(at + 1, int(np.searchsorted(ends, done + _EDGES_AT_ONCE, side="right")))
+            yield self.take(slice(at, end))
+            at = end
+
+
+def shared_pairs(detection_keys: np.ndarray, annotation_keys: np.ndarray) -> Pairs:
+    """From the sorted pair keys (i64) of detections and annotations."""
+    d_key, d_start, d_count = np.unique(detection_keys, return_index=True, return_counts=True)
+    a_key, a_start, a_count = np.unique(annotation_keys, return_index=True, return_counts=True)
+    _, d, a = np.intersect1d(d_key, a_key, assume_unique=True, return_indices=True)
+    return Pairs(
+        detection_start=d_start[d],
+        detection_count=d_count[d],
+        annotation_start=a_start[a],
+        annotation_count=a_count[a],
+    )
+
+
+def box_edges(pairs: Pairs, boxes: np.ndarray, truth: GroundTruth) -> Edges:
+    """By the IoU of detected boxes [D,4] xyxy; a crowd is met by the share of the detection inside it."""
+    d, a = _combinations(pairs)
+    found = boxes[d].astype(np.float64)
+    found[:, 2:] -= found[:, :2]
+    iou = _box_iou(found, truth.boxes[a], truth.crowd[a])
+    kept = np.flatnonzero(iou >= MIN_IOU)
+    return Edges(detection=d[kept], annotation=a[kept], iou=iou[kept])
+
+
+def _combinations(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Every (detection, annotation) of each pair, i64 [E] each."""
+    counts = pairs.detection_count * pairs.annotation_count
+    pair = np.repeat(np.arange(len(pairs)), counts)
+    within = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
+    d, a = np.divmod(within, pairs.annotation_count[pair])
+    return pairs.detection_start[pair] + d, pairs.annotation_start[pair] + a
+
+
+def _box_iou(d: np.ndarray, a: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    # The order of operations is that of pycocotools' bbIou, so that the last bit agrees too.
+    w = np.minimum(d[:, 2] + d[:, 0], a[:, 2] + a[:, 0]) - np.maximum(d[:, 0], a[:, 0])
+    h = np.minimum(d[:, 3] + d[:, 1], a[:, 3] + a[:, 1]) - np.maximum(d[:, 1], a[:, 1])
+    both = np.maximum(w, 0) * np.maximum(h, 0)
+    d_area, a_area = d[:, 2] * d[:, 3], a[:, 2] * a[:, 3]
+    union = np.where(crowd, d_area, d_area + a_area - both)
+    return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
+
+
+def mask_edges(pairs: Pairs, masks: MaskTable, mask_rows: np.ndarray, truth: GroundTruth) -> Edges:
+    """By the IoU of masks; `mask_rows` i32 [D] are those of the detections."""
+    parts = []
+    for d, dn, a, an in zip(*vars(pairs).values(), strict=True):
+        found = masks.rles(mask_rows[d : d + dn])
+        wanted = [truth.rle(row) for row in range(a, a + an)]
+        iou = mask_iou(found, wanted, truth.crowd[a : a + an])  # [dn,an]
+        rows, columns = np.nonzero(iou >= MIN_IOU)
+        parts.append(Edges(detection=rows + d, annotation=columns + a, iou=iou[rows, columns]))
+    return Edges.concatenate(parts)
+
 
 # Axes: E edges, n detections of a round, A area ranges, T IoU thresholds.
 UNMATCHED, MATCHED, IGNORED = 0, 1, 2
@@ -45,36 +143,24 @@ def match(
     rank = np.empty(len(by_iou), np.int32)
     rank[by_iou] = ranks(of_edge[by_iou]) + 1
     limits = np.minimum(thresholds, 1 - 1e-10)
-    state = _State(ignore=ignore, crowd=crowd, taken=np.zeros((*ignore.shape, len(limits)), bool))
+    taken = np.zeros((*ignore.shape, len(limits)), bool)  # [G,A,T]
     outcome = np.zeros((len(detection), ignore.shape[1], len(limits)), np.uint8)
     edge_order = np.argsort(turns[of_edge], kind="stable")
     edge_ends = np.searchsorted(turns[of_edge][edge_order], np.arange(turns.max(initial=-1) + 2))
     for start, end in pairwise(edge_ends):
+        # All choosers of a turn are of different pairs, so no annotation occurs twice.
         turn = edge_order[start:end]
-        above = edges.iou[turn, None] >= limits  # [E,T]
-        chooser = of_edge[turn]
-        outcome[np.unique(chooser)] = state.choose(edges.annotation[turn], rank[turn], above, chooser)
-    return Matches(detection=detection, outcome=outcome)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _State:
-    ignore: np.ndarray  # bool [G,A]
-    crowd: np.ndarray  # bool [G]
-    taken: np.ndarray  # bool [G,A,T]
-
-    def choose(
-        self, annotation: np.ndarray, rank: np.ndarray, above: np.ndarray, chooser: np.ndarray
-    ) -> np.ndarray:
-        """One turn; all choosers are of different pairs, so no annotation occurs twice. u8 [n,A,T]."""
-        free = ~self.taken[annotation] & above[:, None, :]  # [E,A,T]
+        annotation, chooser = edges.annotation[turn], of_edge[turn]
+        free = ~taken[annotation] & (edges.iou[turn, None] >= limits)[:, None, :]  # [E,A,T]
         # Ranks are 1.. within a detection; annotations that count come before all that are ignored.
-        counts = (~self.ignore[annotation]).astype(np.int32)  # [E,A]
-        first_ignored = rank.max() + 1
-        preference = free * (rank[:, None] + counts * first_ignored)[:, :, None]  # [E,A,T]
+        counts = (~ignore[annotation]).astype(np.int32)  # [E,A]
+        first_ignored = rank[turn].max() + 1
+        preference = free * (rank[turn, None] + counts * first_ignored)[:, :, None]  # [E,A,T]
         starts = np.flatnonzero(np.diff(chooser, prepend=-1))
         best = np.maximum.reduceat(preference, starts, axis=0)  # [n,A,T]
         lengths = np.diff(starts, append=len(chooser))
         chosen = free & (preference == np.repeat(best, lengths, axis=0))
-        self.taken[annotation] |= chosen & ~self.crowd[annotation, None, None]
-        return np.where(best == 0, UNMATCHED, np.where(best > first_ignored, MATCHED, IGNORED))
+        taken[annotation] |= chosen & ~crowd[annotation, None, None]
+        matched = np.where(best > first_ignored, MATCHED, IGNORED)
+        outcome[chooser[starts]] = np.where(best == 0, UNMATCHED, matched)
+    return Matches(detection=detection, outcome=outcome)

@@ -16,15 +16,10 @@ NOT_MEASURED = -1.0  # no annotation to find
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Axes: T IoU thresholds, R recalls, C categories, A area ranges. -1 where there is nothing to find.
+    """Axes: T IoU thresholds, R recalls, C categories, A area ranges. -1 where there is nothing to find."""
 
-    Attributes:
-        precision: f64 [T,R,C,A], the best precision at this recall or more.
-        recall: f64 [T,C,A], with all detections.
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
+    precision: np.ndarray  # f64 [T,R,C,A], the best precision at this recall or more
+    recall: np.ndarray  # f64 [T,C,A], with all detections
 
     @classmethod
     def empty(cls, num_categories: int) -> Self:
@@ -35,13 +30,10 @@ class Curves:
         )
 
     def set(self, area: int, category: int, hits: np.ndarray, false: np.ndarray, wanted: int) -> None:
-        """Fills in one category.
+        """Fills in one category with `wanted` annotations, at least 1.
 
-        Args:
-            hits: bool [K,T], whether a detection is a true positive, by falling score. Other detections may
-                be left out, for precision is highest at true positives.
-            false: i64 [K,T], false positives up to here.
-            wanted: the number of annotations, at least 1.
+        `hits` bool [K,T] say whether a detection is a true positive, by falling score; others may be left
+        out, for precision is highest at true positives. `false` i64 [K,T] are the false positives up to here.
         """
         self.recall[:, category, area] = hits.sum(axis=0) / wanted
         for t in range(len(IOU_THRESHOLDS)):
@@ -57,18 +49,13 @@ class Curves:
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePrecision:
-    """AP as fractions; -1 where there is nothing to find.
+    """AP as fractions; -1 where there is nothing to find."""
 
-    Attributes:
-        metrics: AP, AP50, AP75, APs, APm, APl, AR (recall with all capped detections, mean over thresholds);
-            APr, APc, APf where categories have frequencies; "AP <name>" for every subset asked for.
-        category_ids: i64 [C].
-        per_category: f64 [C], AP of each category.
-    """
-
+    # AP, AP50, AP75, APs, APm, APl, AR (recall with all capped detections, mean over thresholds); APr, APc,
+    # APf where categories have frequencies; "AP <name>" for every subset asked for
     metrics: dict[str, float]
-    category_ids: np.ndarray
-    per_category: np.ndarray
+    category_ids: np.ndarray  # i64 [C]
+    per_category: np.ndarray  # f64 [C], AP of each category
 
     def to_json(self) -> dict[str, Any]:
         per_category = {

@@ -8,8 +8,8 @@ import numpy as np
 
 from regionspot_cache.datasets.tables import ranks
 from regionspot_cache.evaluation.ground_truth import GroundTruth, ground_truth
+from regionspot_cache.evaluation.matching import Edges, box_edges, shared_pairs
 from regionspot_cache.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, NOT_MEASURED
-from regionspot_cache.evaluation.overlap import Edges, box_edges, shared_pairs
 
 LIMITS = (100, 300, 1000)  # proposals per image
 RECALL_RULE = "objects of images without proposals count as missed"  # Detectron2 leaves those images out

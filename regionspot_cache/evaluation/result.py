@@ -12,35 +12,23 @@ AP_TYPES = {"standard": "standard", "fixed": f"fixed ({PER_CATEGORY:,} a class)"
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What decides whether two numbers may be compared.
+    """What decides whether two numbers may be compared."""
 
-    Attributes:
-        dataset, split: with the sample where it is one, for example "val, 500 of 19,809 images, seed 0".
-        metric: "LVIS" or "COCO".
-        method: what recognises the regions, with its backbone and checkpoint.
-        proposals: identity of the boxes.
-        templates: name of the prompt templates.
-        class_names: rule by which names of the file become words.
-        score_rule: "probability" for ground-truth boxes, else a rule of `selection`; "as given" in a file.
-        detections: the `DetectionProtocol` as text; "as given" in a file.
-        ap_type: "standard": the best detections of each image over all classes count; or "fixed (10,000 a
-            class)": those of each class over the dataset. Numbers of one type never stand beside the other.
-        cap: how many of an image; None for fixed AP, which does not limit them.
-        recall: how the recall of proposals counts; "" where it is not measured.
-    """
-
+    # dataset and split: with the sample where it is one, for example "val, 500 of 19,809 images, seed 0"
     dataset: str
     split: str
-    metric: str
-    method: str
-    proposals: str
-    templates: str
-    class_names: str
-    score_rule: str
-    detections: str
+    metric: str  # "LVIS" or "COCO"
+    method: str  # what recognises the regions, with its backbone and checkpoint
+    proposals: str  # identity of the boxes
+    templates: str  # name of the prompt templates
+    class_names: str  # rule by which names of the file become words
+    score_rule: str  # "probability" for ground-truth boxes, else a rule of `selection`; "as given" in a file
+    detections: str  # the `DetectionProtocol` as text; "as given" in a file
+    # "standard": the best detections of each image over all classes count; or "fixed (10,000 a class)": those
+    # of each class over the dataset. Numbers of one type never stand beside the other.
     ap_type: str = "standard"
-    cap: int | None = MAX_DETECTIONS
-    recall: str = ""
+    cap: int | None = MAX_DETECTIONS  # how many of an image; None for fixed AP, which does not limit them
+    recall: str = ""  # how the recall of proposals counts; "" where it is not measured
 
     def __str__(self) -> str:
         cap = "no cap" if self.cap is None else f"{self.cap} detections"
@@ -63,20 +51,15 @@ class EvaluationResult:
 
     def __str__(self) -> str:
         """The protocol, then a line of percentages per group."""
-        lines = (_line(group, values) for group, values in self.metrics.items())
-        return "\n".join((str(self.protocol), *lines))
+        lines = [str(self.protocol)]
+        for group, values in self.metrics.items():
+            shown = {name: f"{100 * value:.1f}" for name, value in values.items() if name != "boxes"}
+            shown |= {name: "-" for name in shown if values[name] == NOT_MEASURED}
+            lines.append(f"  {group + ':':<9} {'  '.join(map(' '.join, shown.items()))}")
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "protocol": asdict(self.protocol),
             "metrics": {group: dict(values) for group, values in self.metrics.items()},
         }
-
-
-def _line(group: str, values: Mapping[str, float]) -> str:
-    numbers = "  ".join(f"{name} {_percent(value)}" for name, value in values.items() if name != "boxes")
-    return f"  {group + ':':<9} {numbers}"
-
-
-def _percent(value: float) -> str:
-    return "-" if value == NOT_MEASURED else f"{100 * value:.1f}"

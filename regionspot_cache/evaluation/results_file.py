@@ -17,9 +17,7 @@ def write_results(path: Path, detections: Detections, iou_type: IouType = "bbox"
     """Writes a COCO results list, whole or not at all; numbers keep every bit.
 
     "segm" entries have no bbox: lvis takes the area of the box instead of the mask's where both are there.
-
-    Raises:
-        InputError: "segm" for detections without masks.
+    InputError for detections without masks.
     """
     with replacing(path) as staging:
         images = range(len(detections.image_ids))

@@ -28,11 +28,7 @@ def encode_mask(mask: np.ndarray) -> Rle:
 
 
 def annotation_rle(segmentation: Any, height: int, width: int) -> Rle:
-    """Run lengths of an annotated mask, given as polygons, plain counts, or run lengths.
-
-    Raises:
-        InputError: it is none of these.
-    """
+    """Run lengths of a mask given as polygons, plain counts, or run lengths; InputError for others."""
     try:
         _check_size(height, width)
         if isinstance(segmentation, list):
@@ -68,10 +64,8 @@ def check_fills(rle: Rle) -> None:
 def fills(data: bytes | bytearray, offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Whether the run lengths of each mask are whole and fill its image exactly, bool [B].
 
-    Args:
-        data: compressed counts of all masks, one after the other; see cocoapi's maskApi.c, rleToString.
-        offsets: i64 [B+1].
-        sizes: int [B,2], height and width.
+    `data` holds the compressed counts of all masks (cocoapi's maskApi.c, rleToString), cut by `offsets`
+    i64 [B+1]; `sizes` int [B,2] are height and width.
     """
     inside = (sizes >= 0).all(axis=1) & (sizes.astype(np.float64).prod(axis=1) <= MAX_PIXELS)
     good = (np.diff(offsets) > 0) & inside

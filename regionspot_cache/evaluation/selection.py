@@ -1,4 +1,4 @@
-"""From class probabilities of boxes to the detections of an image."""
+"""From class probabilities of boxes to the detections of an image, and of a dataset image by image."""
 
 from typing import Literal, NamedTuple
 
@@ -47,8 +47,11 @@ def select_top_k(
     scores = pair_scores(probabilities, box_scores, rule).ravel()  # [N*C]
     if rule == "official" and box_scores is not None:
         candidates = np.sort(_best(probabilities.ravel(), preselect))
-        return _selection(candidates[_best(scores[candidates], k)], scores, probabilities.shape)
-    return _selection(_best(scores, k), scores, probabilities.shape)
+        flat = candidates[_best(scores[candidates], k)]
+    else:
+        flat = _best(scores, k)
+    box, label = np.divmod(flat, max(probabilities.shape[1], 1))
+    return Selection(box.astype(np.int32), label.astype(np.int32), scores[flat])
 
 
 def pair_scores(
@@ -66,24 +69,19 @@ def pair_scores(
         raise InputError("a class probability is not finite", "finite numbers", "check the head's weights")
     if box_scores is None:
         return probabilities
-    objectness = _checked(box_scores, len(probabilities))
+    objectness = np.asarray(box_scores, np.float32)
+    inside = (objectness >= 0) & (objectness <= 1)  # false for NaN
+    if objectness.shape != (len(probabilities),) or not inside.all():
+        raise InputError(
+            f"objectness of shape {objectness.shape} with {np.count_nonzero(~inside)} values outside [0, 1]",
+            f"[{len(probabilities)}] values between 0 and 1",
+            "apply a sigmoid if these are logits",
+        )
     if rule == "rc-compat":
         logits = _logits(objectness)[:, None]
         return np.where(logits >= 0, np.sqrt(probabilities * np.maximum(logits, 0)), np.float32(-np.inf))
     product = probabilities * objectness[:, None]
     return np.sqrt(product) if rule == "geometric" else product
-
-
-def _checked(box_scores: np.ndarray, num_boxes: int) -> np.ndarray:
-    scores = np.asarray(box_scores, np.float32)
-    inside = (scores >= 0) & (scores <= 1)  # false for NaN
-    if scores.shape != (num_boxes,) or not inside.all():
-        raise InputError(
-            f"objectness of shape {scores.shape} with {np.count_nonzero(~inside)} values outside [0, 1]",
-            f"[{num_boxes}] values between 0 and 1",
-            "apply a sigmoid if these are logits",
-        )
-    return scores
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:
@@ -104,8 +102,3 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
         chosen = np.arange(len(scores))
     chosen = chosen[scores[chosen] > -np.inf]
     return chosen[np.argsort(-scores[chosen], kind="stable")]
-
-
-def _selection(flat: np.ndarray, scores: np.ndarray, shape: tuple[int, ...]) -> Selection:
-    box, label = np.divmod(flat, max(shape[1], 1))
-    return Selection(box.astype(np.int32), label.astype(np.int32), scores[flat])

@@ -42,14 +42,9 @@ def locks_folder() -> Path:
 
 
 def claim(names: Sequence[str], folder: Path) -> int:
-    """Takes the least used of some devices until this process ends; of equal ones, the first.
+    """Index of the least used of some devices, taken until this process ends; of equal ones, the first.
 
-    Args:
-        names: of the devices, the same in every process of the machine.
-        folder: of the locks; made when it is not there.
-
-    Returns:
-        index into `names`.
+    `names` are the same in every process of the machine; `folder` of the locks is made when it is not there.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for turn in count():  # the n-th process of a device holds its n-th lock

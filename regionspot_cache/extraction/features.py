@@ -1,4 +1,4 @@
-"""Features of the images of one partition: encoded in batches, quantised, kept in plan order."""
+"""Features of the images of one partition: encoded in batches and for storage, kept in plan order."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,22 +16,19 @@ from regionspot_cache.store import (
     ArraySpec,
     PartitionPlan,
     PartSpec,
-    Quantised,
-    quantise,
-    to_half_precision,
+    StorageName,
+    Stored,
 )
 
 NON_FINITE = "non-finite features"
 
-Rows = NDArray[np.float16] | Quantised
 
-
-def part_spec(name: str, encoder: Encoder, dtype: str, *, with_fingerprint: bool = True) -> PartSpec:
+def part_spec(name: str, encoder: Encoder, dtype: StorageName, *, with_fingerprint: bool = True) -> PartSpec:
     """What a cache stores of an encoder, as it declares it; the fingerprint needs weights."""
     arrays = tuple(
         ArraySpec(
             name=array_name,
-            dtype="float16" if dtype == "float16" else "int8",
+            dtype=dtype,
             item_shape=tuple(array.shape),
             ragged=array.per_box,
             grid=array.grid,
@@ -44,13 +41,8 @@ def part_spec(name: str, encoder: Encoder, dtype: str, *, with_fingerprint: bool
 class PartitionFeatures:
     """Features of some images of one partition, in the layout of the plan.
 
-    Values are quantised batch by batch, so a partition never lies in memory as float32.
-
-    Args:
-        planned: the partition.
-        specs: what is stored, by part.
-        encoders: the networks of these parts.
-        clock: takes the seconds of every part.
+    They are encoded for storage image by image, so a partition never lies in memory as float32. `clock` takes
+    the seconds of every part.
 
     Attributes:
         arrays: part -> array name -> rows, one a box or an image of the partition.
@@ -112,20 +104,13 @@ class PartitionFeatures:
                 self._fail(item.slot, NON_FINITE, f"{name}: {error.found}", (name,))
 
     def _put(self, name: str, array: ArraySpec, item: Loaded, values: NDArray[np.float32]) -> None:
-        rows, where = self.arrays[name][array.name], self.rows_of(array, item.slot)
-        values = values if array.ragged else values[None]
-        if isinstance(rows, Quantised):
-            rows.values[where], rows.scale[where] = quantise(values)
-        else:
-            rows[where] = to_half_precision(values)
+        stored = array.storage.encode(values if array.ragged else values[None])
+        self.arrays[name][array.name].put(self.rows_of(array, item.slot), stored)
 
-    def _empty(self, array: ArraySpec) -> Rows:
+    def _empty(self, array: ArraySpec) -> Stored:
         """Room for all rows; what is never filled belongs to failed images and is not stored."""
         count = self.planned.num_boxes if array.ragged else self.planned.num_images
-        shape = (count, *array.item_shape)
-        if array.dtype == "float16":
-            return np.zeros(shape, np.float16)
-        return Quantised(np.zeros(shape, np.int8), np.ones(shape[:-1], np.float16))
+        return array.storage.empty((count, *array.item_shape))
 
     def _fail(self, slot: int, reason: str, detail: str, parts: tuple[str, ...]) -> None:
         self.failures[slot] = (reason, detail)

@@ -36,10 +36,7 @@ class Clock:
         self._lock = Lock()
 
     def of(self, part: str, parts: Sequence[str]) -> dict[str, float]:
-        """Seconds of one part of a pass: its own network, and its equal share of the steps that serve all.
-
-        Added up over `parts`, these are the seconds of the pass without "write", which each part adds.
-        """
+        """Seconds of one part of a pass: its own network, and its equal share of the steps that serve all."""
         own = {part: self.seconds[part]} if part in self.seconds else {}
         shared = {step: self.seconds[step] / len(parts) for step in SHARED_STEPS if step in self.seconds}
         return {**shared, **own}
@@ -57,12 +54,9 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """One image: what the networks take, or why there is nothing to take.
+    """One image: what the networks take, by part, or why there is nothing to take.
 
-    Attributes:
-        boxes: float32 [n, 4] xyxy.
-        size: (height, width).
-        inputs: by part; none for a part that stores nothing of an image without boxes.
+    `boxes` are float32 [n, 4] xyxy, `size` (height, width); a part that stores nothing of it has no input.
     """
 
     slot: int

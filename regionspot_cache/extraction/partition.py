@@ -7,10 +7,9 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -24,17 +23,15 @@ from regionspot_cache.extraction.loader import Clock, ImageLoader
 from regionspot_cache.identity import require_same
 from regionspot_cache.store import (
     STATUS_OK,
-    STATUS_REASONS,
     CacheWriter,
     PartitionPlan,
     PartSpec,
-    Quantised,
+    StorageName,
     open_writer,
 )
 from regionspot_cache.store.manifest import Marker
 
 OnImages = Callable[[int, int], None]
-Dtype = Literal["int8", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ class ExtractJob:
     exif: ExifRule
     spec: BackboneSpec
     parts: tuple[str, ...]
-    dtype: Dtype = "int8"
+    dtype: StorageName = "int8"
     batch_size: int = 8
     decode_threads: int = 4
     device: str = "auto"
@@ -75,12 +72,7 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
     """Fills what partition `p` lacks in the parts of the job: all of it, or only images that failed before.
 
     Processes that know nothing of each other share the work: each claims what it is going to do, through the
-    cache, and leaves alone what another has claimed.
-
-    Args:
-        job: shared by all partitions.
-        p: index of the partition.
-        on_images: told (images, boxes) after every batch.
+    cache, and leaves alone what another has claimed. `on_images` is told (images, boxes) after every batch.
 
     Raises:
         IdentityError: the networks of this process are not those of the cache; nothing is computed.
@@ -129,8 +121,7 @@ def _fill(
             on_images(len(batch), boxes)
     for part, todo in wanted.items():
         with clock("write"):
-            commit = _commit if writer.marker(part, planned.index) is None else _recommit
-            commit(writer, part, features, todo, clock.of(part, list(wanted)))
+            _commit(writer, part, features, todo, clock.of(part, list(wanted)))
     report.failures = Counter(reason for reason, _ in features.failures.values())
     report.seconds = dict(clock.seconds)
 
@@ -143,25 +134,14 @@ def missing_slots(marker: Marker | None, planned: PartitionPlan) -> list[int]:
 def _commit(
     writer: CacheWriter, part: str, features: PartitionFeatures, slots: list[int], timings: dict[str, float]
 ) -> None:
-    """The whole partition; nothing happens when another extractor was faster."""
-    failures = _failures(features, part, [s for s in slots if features.status[part][s] != STATUS_OK])
-    writer.commit(
-        part,
-        features.planned.index,
-        features.arrays[part],
-        features.status[part],
-        files=features.files,
-        failures=failures,
-        timings=timings,
-    )
-
-
-def _recommit(
-    writer: CacheWriter, part: str, features: PartitionFeatures, slots: list[int], timings: dict[str, float]
-) -> None:
-    """Only images that had failed, as far as no other extractor has mended them meanwhile."""
+    """The whole partition, or of one that was committed the images that had failed and still lack."""
+    index, details = features.planned.index, {slot: text for slot, (_, text) in features.failures.items()}
+    if writer.marker(part, index) is None:
+        arrays, status = features.arrays[part], features.status[part]
+        writer.commit(part, index, arrays, status, files=features.files, details=details, timings=timings)
+        return
     planned, status, arrays = features.planned, features.status[part], features.arrays[part]
-    still_missing = set(missing_slots(writer.marker(part, planned.index), planned))
+    still_missing = set(missing_slots(writer.marker(part, index), planned))
     slots = [slot for slot in slots if slot in still_missing]
     if not (status[slots] == STATUS_OK).any():
         return  # every retry failed again: nothing new to store
@@ -169,37 +149,9 @@ def _recommit(
     for array in features.specs[part].arrays:
         places = [features.rows_of(array, slot) for slot in slots]
         rows = [row for place in places for row in range(place.start, place.stop)]
-        chosen[array.name] = _take(arrays[array.name], np.array(rows, np.int64))
-    still = _failures(features, part, [slot for slot in slots if status[slot] != STATUS_OK])
-    writer.recommit(
-        part,
-        planned.index,
-        slots,
-        chosen,
-        status[slots],
-        files=features.files[slots],
-        failures=still,
-        timings=timings,
-    )
-
-
-def _take(values: Any, rows: Any) -> Any:
-    return (
-        Quantised(values.values[rows], values.scale[rows]) if isinstance(values, Quantised) else values[rows]
-    )
-
-
-def _failures(features: PartitionFeatures, part: str, slots: Any) -> list[dict[str, Any]]:
-    planned, status = features.planned, features.status[part]
-    return [
-        {
-            "image_id": planned.image_ids[slot],
-            "file_name": planned.file_names[slot],
-            "reason": STATUS_REASONS[int(status[slot])],
-            "detail": features.failures[int(slot)][1],
-        }
-        for slot in slots
-    ]
+        chosen[array.name] = arrays[array.name].take(np.array(rows, np.int64))
+    files = features.files[slots]
+    writer.recommit(part, index, slots, chosen, status[slots], files=files, details=details, timings=timings)
 
 
 _on_fetch: list[Progress] = []  # told while weights are fetched
@@ -217,27 +169,22 @@ def backbone_of(spec: BackboneSpec, parts: tuple[str, ...], device: str) -> Back
 
 
 @lru_cache(maxsize=4)
-def specs_of(spec: BackboneSpec, parts: tuple[str, ...], device: str, dtype: Dtype) -> tuple[PartSpec, ...]:
+def specs_of(
+    spec: BackboneSpec, parts: tuple[str, ...], device: str, dtype: StorageName
+) -> tuple[PartSpec, ...]:
     """Arrays and identity of what the networks of this process would store."""
     networks = backbone_of(spec, parts, device).parts
     return tuple(part_spec(name, networks[name], dtype) for name in parts)
 
 
 def require_same_networks(found: PartSpec, wanted: PartSpec, *, whose: str, by: str) -> None:
-    """Refuses networks that would store something else than a part holds, wherever they run.
+    """Refuses networks that would store something else than a part holds. Raises IdentityError.
 
-    Args:
-        found: the part.
-        wanted: what the networks would store.
-        whose: the part's place, "DIR".
-        by: where the networks are, "HOST".
-
-    Raises:
-        IdentityError: names place, key and both values.
+    `whose` is the part's place, "DIR", and `by` where the networks are, "HOST".
     """
     require_same(
-        found.to_dict(),
-        wanted.to_dict(),
+        asdict(found),
+        asdict(wanted),
         what=f"part {found.name} of {whose}",
         wanted_by=f"the networks on {by}",
         remedy=f"give {by} the same weights and all one arithmetic (--set precision=fp32), or take it "

@@ -1,24 +1,26 @@
 """Phase 1 as a whole: what a cache lacks of a dataset, partition by partition, and the seal."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 from regionspot_cache.backbones.presets import BackboneSpec, load_preset
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError
 from regionspot_cache.extraction.devices import resolve_device
-from regionspot_cache.extraction.partition import Dtype, ExtractJob, OnImages, extract_partition, specs_of
+from regionspot_cache.extraction.partition import ExtractJob, OnImages, extract_partition, specs_of
 from regionspot_cache.identity import require_same
-from regionspot_cache.store import CacheWriter, PartSpec, create_cache, open_writer
+from regionspot_cache.store import CacheWriter, PartSpec, StorageName, create_cache, open_writer
 from regionspot_cache.store.create import add_parts
 from regionspot_cache.store.identity import CACHE_KEY
 from regionspot_cache.store.labelled import match
-from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.objects import open_objects
 from regionspot_cache.store.reader import open_as_it_is
 from regionspot_cache.store.segments import UpdateRecord, segment_places
-from regionspot_cache.store.update import Update, abandon_update, begin_update, finish_update, plan_update
+from regionspot_cache.store.update import abandon_update, begin_update, finish_update, plan_update
 
 POLL_SECONDS = 0.5  # while another process works on the last partitions
 
@@ -30,47 +32,15 @@ def has_cache(path: str | Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a cache is laid out, where there is none yet.
-
-    Attributes:
-        partition_size: images a partition.
-        seed: of the order.
-        rebuild: replace parts that other networks made.
-    """
+    """How a cache is laid out where there is none yet; `rebuild` replaces parts that other networks made."""
 
     partition_size: int = 512
     seed: int = 0
     rebuild: bool = False
 
 
-def prepare(path: str, dataset: DetectionDataset, specs: Sequence[PartSpec], plan: Plan) -> list[str]:
-    """Plans a cache, or sees that the one that is there holds every image and box of the dataset.
-
-    Args:
-        path: folder or URL.
-        dataset: images and boxes.
-        specs: parts, added where they are missing.
-        plan: of a new cache.
-
-    Returns:
-        the places of the segments to fill.
-
-    Raises:
-        IdentityError: the cache lacks images or boxes, or has parts of other networks.
-        IncompleteError: an update was begun and not finished.
-    """
-    if not has_cache(path):
-        create_cache(path, dataset, parts=specs, partition_size=plan.partition_size, seed=plan.seed)
-        return [path]
-    require_fitting(path, dataset, plan)
-    places = segment_places(path)
-    for place in places:
-        add_parts(place, specs, rebuild=plan.rebuild)
-    return places
-
-
 def require_fitting(path: str, dataset: DetectionDataset, plan: Plan) -> None:
-    """Refuses a cache that is not of this dataset; errors as of `prepare`."""
+    """Refuses a cache that lacks images or boxes of a dataset; errors as of `segments_to_fill`."""
     require_same_settings(path, dataset, plan)
     if UpdateRecord.read(open_objects(path)) is not None:
         raise IncompleteError(
@@ -93,16 +63,14 @@ def require_fitting(path: str, dataset: DetectionDataset, plan: Plan) -> None:
 def require_same_settings(path: str, dataset: DetectionDataset, plan: Plan) -> None:
     """Refuses another order, other views, or images turned otherwise. Raises IdentityError."""
     found = open_writer(path).record.identity
-    views = dataset.augmentation.to_dict() if dataset.augmentation else "none"
     wanted = {
-        "augmentation": views,
+        "augmentation": dataset.augmentation.to_dict() if dataset.augmentation else "none",
         "exif": dataset.exif,
         "partition_size": plan.partition_size,
         "seed": plan.seed,
     }
-    theirs = {key: found[key] for key in wanted} | {"augmentation": found["augmentation"] or "none"}
     require_same(
-        theirs,
+        {key: found[key] for key in wanted} | {"augmentation": found["augmentation"] or "none"},
         wanted,
         what=f"the cache at {path}",
         wanted_by="this dataset and these settings",
@@ -110,73 +78,86 @@ def require_same_settings(path: str, dataset: DetectionDataset, plan: Plan) -> N
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PendingUpdate:
-    """An update whose new segment is to be filled: `place`, None when nothing is to be computed."""
-
-    path: str
-    update: Update
-    name: str | None
-    place: str | None
-
-    def finish(self) -> None:
-        """Once the segment is sealed."""
-        if self.update.is_empty and self.update.cache.source == self.update.dataset.source:
-            abandon_update(self.path)
-        else:  # also for other labels alone: they are read from the latest annotations
-            finish_update(self.path, self.update, self.name)
+def extract_job(
+    dataset: DetectionDataset, path: str | Path, spec: BackboneSpec, parts: Sequence[str], **how: Any
+) -> ExtractJob:
+    """The job of a whole cache, wherever workers run; `how` are the other fields of `ExtractJob`."""
+    return ExtractJob(
+        cache=_absolute(path),
+        image_root=str(Path(dataset.image_root).absolute()),
+        exif=dataset.exif,
+        spec=spec,
+        parts=tuple(parts),
+        **how,
+    )
 
 
-def prepare_update(
-    path: str, dataset: DetectionDataset, specs: Sequence[PartSpec], plan: Plan
-) -> PendingUpdate:
-    """Plans what a complete cache lacks of a dataset as a new segment; errors as of `prepare`.
-
-    Raises:
-        InputError: the cache has parts that are not among `specs`.
-    """
-    require_same_settings(path, dataset, plan)
-    update = plan_update(path, dataset)
-    ours = {spec.name for spec in specs}
-    if others := [name for name in update.cache.parts if name not in ours]:
-        raise InputError(
-            f"{path} has part {', '.join(others)}, which would stay behind",
-            f"an update of all its parts; asked for {', '.join(sorted(ours))}",
-            "a --backbone that lists every part of the cache, and no --part",
-        )
-    if update.added is None:
-        return PendingUpdate(path=path, update=update, name=None, place=None)
-    name = update.name(plan.seed)
-    place = begin_update(path, name)
-    create_cache(place, update.added, parts=specs, partition_size=plan.partition_size, seed=plan.seed)
-    return PendingUpdate(path=path, update=update, name=name, place=place)
+def _absolute(path: str | Path) -> str:
+    return str(path) if "://" in str(path) else str(Path(path).absolute())
 
 
 def segments_to_fill(
-    path: str, dataset: DetectionDataset, specs: Sequence[PartSpec], plan: Plan, *, update: bool
-) -> Iterator[str]:
-    """Places of the segments to fill; fill and seal each before the next is asked for.
+    path: str | Path,
+    job: ExtractJob,
+    dataset: DetectionDataset,
+    specs: Sequence[PartSpec],
+    plan: Plan,
+    *,
+    update: bool,
+) -> Iterator[tuple[str, ExtractJob]]:
+    """Place and job of each segment to fill; fill and seal each before the next is asked for.
 
     Args:
         path: folder or URL of the cache, planned here where there is none.
+        job: of the whole cache.
         dataset: what it shall hold.
         specs: parts, added where they are missing.
         plan: of a new cache.
         update: bring a cache up to date with the dataset, instead of refusing one that lacks some of it.
 
     Raises:
-        IdentityError, IncompleteError, InputError: as of `prepare` and `prepare_update`.
+        IdentityError: the cache lacks images or boxes, or has parts of other networks.
+        IncompleteError: an update was begun and not finished.
+        InputError: an update, and the cache has parts that are not among `specs`.
     """
-    if not update or not has_cache(path):
-        yield from prepare(path, dataset, specs, plan)
+    for place in _places(str(path), dataset, specs, plan, update=update):
+        yield place, replace(job, cache=_absolute(place))
+
+
+def _places(
+    path: str, dataset: DetectionDataset, specs: Sequence[PartSpec], plan: Plan, *, update: bool
+) -> Iterator[str]:
+    planned = partial(create_cache, parts=specs, partition_size=plan.partition_size, seed=plan.seed)
+    if not has_cache(path):
+        planned(path, dataset)
+        yield path
         return
-    for place in segment_places(path):
+    if not update:
+        require_fitting(path, dataset, plan)
+    places = segment_places(path)
+    for place in places:
         add_parts(place, specs, rebuild=plan.rebuild)
+    yield from places
+    if not update:
+        return
+    require_same_settings(path, dataset, plan)
+    changes, name = plan_update(path, dataset), None
+    ours = {spec.name for spec in specs}
+    if others := [name for name in changes.cache.parts if name not in ours]:
+        raise InputError(
+            f"{path} has part {', '.join(others)}, which would stay behind",
+            f"an update of all its parts; asked for {', '.join(sorted(ours))}",
+            "a --backbone that lists every part of the cache, and no --part",
+        )
+    if changes.added is not None:
+        name = changes.name(plan.seed)
+        place = begin_update(path, name)
+        planned(place, changes.added)
         yield place
-    pending = prepare_update(path, dataset, specs, plan)
-    if pending.place:
-        yield pending.place
-    pending.finish()
+    if changes.is_empty and changes.cache.source == dataset.source:
+        abandon_update(path)
+    else:  # also for other labels alone: they are read from the latest annotations
+        finish_update(path, changes, name)
 
 
 def todo(place: str, parts: Sequence[str]) -> list[int]:
@@ -200,19 +181,25 @@ def seal(place: str, parts: Sequence[str]) -> dict[str, int]:
     return missing
 
 
-def given_up(
-    place: str, busy: Sequence[int], parts: Sequence[str], on_wait: Callable[[int], None] | None = None
-) -> list[int]:
-    """Waits for other processes: partitions that one of them left undone; none once all are committed.
+def run_all(
+    job: ExtractJob,
+    partitions: Sequence[int],
+    run: Callable[[Sequence[int]], Sequence[int]],
+    on_wait: Callable[[int], None] | None = None,
+) -> None:
+    """Works on partitions until none is left to this process.
 
-    Args:
-        place: of the segment.
-        busy: partitions that others were at work on.
-        parts: those that are wanted.
-        on_wait: told once, if there is something to wait for, how many partitions.
+    `run` works on some and gives those that other processes are at work on; `on_wait` is told how many are
+    left.
     """
-    writer = open_writer(place)
-    while left := [(part, p) for p in busy for part in parts if writer.marker(part, p) is None]:
+    while partitions:
+        partitions = _given_up(job, run(partitions), on_wait)
+
+
+def _given_up(job: ExtractJob, busy: Sequence[int], on_wait: Callable[[int], None] | None) -> list[int]:
+    """Waits for other processes: partitions that one of them left undone; none once all are committed."""
+    writer = open_writer(job.cache)
+    while left := [(part, p) for p in busy for part in job.parts if writer.marker(part, p) is None]:
         if free := sorted({p for part, p in left if _is_free(writer, part, p)}):
             return free
         if on_wait:
@@ -238,7 +225,7 @@ def extract(
     parts: Sequence[str] | None = None,
     update: bool = False,
     plan: Plan | None = None,
-    dtype: Dtype = "int8",
+    dtype: StorageName = "int8",
     batch_size: int = 8,
     decode_threads: int = 4,
     device: str = "auto",
@@ -260,31 +247,18 @@ def extract(
         on_images: told (images, boxes) after every batch.
 
     Raises:
-        IdentityError, IncompleteError: as of `prepare`.
+        IdentityError, IncompleteError, InputError: as of `segments_to_fill`.
     """
     spec = backbone if isinstance(backbone, BackboneSpec) else load_preset(backbone)
-    names, layout = tuple(parts or spec.parts), plan or Plan()
-    specs = specs_of(spec, names, resolve_device(device), dtype)
+    how = {"dtype": dtype, "batch_size": batch_size, "decode_threads": decode_threads, "device": device}
+    whole = extract_job(dataset, path, spec, parts or tuple(spec.parts), **how)
+    specs = specs_of(spec, whole.parts, resolve_device(device), dtype)
+    for place, job in segments_to_fill(path, whole, dataset, specs, plan or Plan(), update=update):
 
-    def fill(place: str) -> None:
-        job = ExtractJob(
-            cache=place,
-            image_root=str(Path(dataset.image_root).absolute()),
-            exif=dataset.exif,
-            spec=spec,
-            parts=names,
-            dtype=dtype,
-            batch_size=batch_size,
-            decode_threads=decode_threads,
-            device=device,
-        )
-        partitions = todo(place, names)
-        while partitions:
-            busy = [p for p in partitions if extract_partition(job, p, on_images).busy]
-            partitions = given_up(place, busy, names)
-        if missing := seal(place, names):
+        def run(partitions: Sequence[int], job: ExtractJob = job) -> list[int]:
+            return [p for p in partitions if extract_partition(job, p, on_images).busy]
+
+        run_all(job, todo(place, job.parts), run)
+        if missing := seal(place, job.parts):
             lacking = ", ".join(f"{count} partitions of {part}" for part, count in missing.items())
             raise IncompleteError(f"{place} lacks {lacking}", "every partition committed", "extract again")
-
-    for place in segments_to_fill(str(path), dataset, specs, layout, update=update):
-        fill(place)

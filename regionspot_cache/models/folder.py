@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from regionspot_cache.backbones.weights import read_tensors
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import open_file, read_json
 from regionspot_cache.models.hub import CONFIG_FILE, WEIGHTS_FILE
@@ -29,27 +29,13 @@ def read_model_config(folder: Path | str) -> dict[str, Any]:
 
 
 def read_weights(folder: Path | str) -> dict[str, Tensor]:
-    """The tensors of a model folder, all finite.
-
-    Raises:
-        MissingFileError: there is no such file.
-        InputError: it is not whole, or holds something else than finite floating-point numbers.
-    """
+    """The tensors of a model folder. Raises as `read_tensors`; InputError also for what is not finite."""
     path = Path(folder) / WEIGHTS_FILE
-    open_file(path, "the weights of a trained head", "rs-cache train --out DIR").close()
-    try:
-        tensors = load_file(path)
-    except Exception as error:  # a broken header makes nearly anything of the library
-        raise InputError(
-            f"{path} is not a whole safetensors file: {error}",
-            "the weights of a trained head",
-            "train again or restore the file",
-        ) from error
+    expected, remedy = "the weights of a trained head", "train again or restore the file"
+    open_file(path, expected, "rs-cache train --out DIR").close()
+    tensors = read_tensors(path, expected, remedy)
     for name, value in tensors.items():
         if not (value.is_floating_point() and torch.isfinite(value).all()):
-            raise InputError(
-                f"{path}: {name} has values that are not finite floating-point numbers",
-                "the weights of a trained head",
-                "train again or restore the file",
-            )
+            found = f"{path}: {name} has values that are not finite floating-point numbers"
+            raise InputError(found, expected, remedy)
     return tensors

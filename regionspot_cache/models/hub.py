@@ -25,10 +25,7 @@ _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 def model_folder(name: Path | str) -> Path:
     """The local folder of a model: `name` itself, or the fetched copy when it is a hub id.
 
-    A folder of that name always wins, and a `Path` is never a hub id.
-
-    Raises:
-        MissingFileError: neither a folder nor a repository that can be fetched.
+    A folder of that name always wins, and a `Path` is never a hub id. Raises MissingFileError.
     """
     hub_id = _HUB_ID.fullmatch(name) if isinstance(name, str) else None
     if hub_id is None or os.path.exists(name):  # Path.exists raises for names that are too long
@@ -53,26 +50,28 @@ def push_to_hub(
     *,
     private: bool | None = None,
     token: str | None = None,
-    message: str = "Upload a region recognition head",
 ) -> str:
     """Upload the files of a model folder, creating the repository where there is none.
 
     Args:
         folder: holds at least config.json and model.safetensors; other than model files stay here.
-        repo_id: "ORG/NAME".
+        repo_id: "ORG/NAME", whose address is returned.
         private: of a new repository; None leaves it to the organisation's default.
         token: of the hub; the one of `hf auth login` or $HF_TOKEN when not given.
-        message: of the commit.
-
-    Returns:
-        address of the repository.
 
     Raises:
         UsageError: `repo_id` is not ORG/NAME.
         MissingFileError: no model in the folder.
         InputError: no token, no network, or the hub refuses.
     """
-    _check_upload(Path(folder), repo_id)
+    hub_id = _HUB_ID.fullmatch(repo_id)
+    if hub_id is None or hub_id["revision"]:
+        raise UsageError(f"{repo_id!r} is no repository of the hub.", "ORG/NAME, for example me/street-head.")
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not os.path.isfile(Path(folder) / name):
+            raise MissingFileError(
+                f"no {name} in {folder}", "the folder of a trained head", "rs-cache train --out DIR"
+            )
     import huggingface_hub
 
     if token is None and huggingface_hub.get_token() is None:
@@ -93,20 +92,9 @@ def push_to_hub(
             repo_id=repo_id,
             folder_path=Path(folder),
             allow_patterns=list(MODEL_FILES),
-            commit_message=message,
+            commit_message="Upload a region recognition head",
         )
     return str(address)
-
-
-def _check_upload(folder: Path, repo_id: str) -> None:
-    hub_id = _HUB_ID.fullmatch(repo_id)
-    if hub_id is None or hub_id["revision"]:
-        raise UsageError(f"{repo_id!r} is no repository of the hub.", "ORG/NAME, for example me/street-head.")
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not os.path.isfile(folder / name):
-            raise MissingFileError(
-                f"no {name} in {folder}", "the folder of a trained head", "rs-cache train --out DIR"
-            )
 
 
 @contextmanager

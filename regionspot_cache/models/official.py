@@ -7,19 +7,18 @@ and 336 pixels of ViT-L/14 have the same shapes, so the backbone is given with i
 """
 
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from regionspot_cache.backbones.presets import PRESETS, BackboneSpec, ClipSpec, SamSpec, load_preset
+from regionspot_cache.backbones.weights import read_tensors
 from regionspot_cache.errors import IdentityError, InputError, UsageError
-from regionspot_cache.files import open_file, replacing
+from regionspot_cache.files import replacing
 from regionspot_cache.training.head import HeadConfig, RegionHead
 
 PREFIX = "model."
@@ -50,15 +49,11 @@ FIXED = {
 def read_official(path: Path | str) -> dict[str, Tensor]:
     """The tensors of the head in a released checkpoint, under the names of `RegionHead`, float32.
 
-    Depth and widths are taken from the file; given those, every name and shape must be as expected.
-
-    Args:
-        path: a .pth file of tensors in plain containers, which is read without unpickling anything else, or
-            .safetensors; nested under "model" or flat, with the prefix "model." or without.
+    Depth and widths are taken from the file; given those, every name and shape must be as expected. They may
+    be nested under "model" or flat, with the prefix "model." or without.
 
     Raises:
-        MissingFileError: no such file.
-        InputError: it cannot be read, or holds something else than finite numbers.
+        MissingFileError, InputError: as `read_tensors`; also for values that are not finite.
         IdentityError: a tensor is unknown, missing or of another shape; names the first.
     """
     path = Path(path)
@@ -68,13 +63,9 @@ def read_official(path: Path | str) -> dict[str, Tensor]:
 
 
 def released_backbone(backbone: str | Path | BackboneSpec) -> BackboneSpec:
-    """The backbone of a released head: SAM ViT-B and OpenAI's CLIP, images squashed as in its training.
+    """The backbone of a released head, images squashed as in its training.
 
-    Args:
-        backbone: bb, bl, bl336, or an own one with the same two networks, for example from local files.
-
-    Raises:
-        UsageError: other networks than those of a released head.
+    bb, bl, bl336, or an own one of the same networks, for example from local files. UsageError: another.
     """
     spec = backbone if isinstance(backbone, BackboneSpec) else load_preset(backbone)
     _released_preset(spec)
@@ -86,15 +77,9 @@ def released_backbone(backbone: str | Path | BackboneSpec) -> BackboneSpec:
 
 
 def import_official(path: Path | str, backbone: str | Path | BackboneSpec) -> RegionHead:
-    """A released checkpoint as a head, in evaluation mode.
+    """A released checkpoint as a head, in evaluation mode; the backbone decides the grid.
 
-    Args:
-        path: as of `read_official`.
-        backbone: as of `released_backbone`; decides the grid.
-
-    Raises:
-        IdentityError: the widths are those of another preset; or as of `read_official`.
-        UsageError: as of `released_backbone`.
+    Raises as `read_official` and `released_backbone`; IdentityError also for the widths of another preset.
     """
     grid, map_dim, text_dim = SIZES[_released_preset(released_backbone(backbone))]
     tensors = read_official(path)
@@ -117,17 +102,10 @@ def import_official(path: Path | str, backbone: str | Path | BackboneSpec) -> Re
 
 
 def export_official(head: RegionHead, path: Path | str) -> None:
-    """Write a head as a checkpoint that the official code loads.
-
-    Raises:
-        IdentityError: an option of the head that the official code cannot reproduce; names it.
-    """
+    """Write a head as a checkpoint that the official code loads; IdentityError names an option it has not."""
     if len(head.config.maps) > 1:
-        raise IdentityError(
-            f"maps = {head.config.maps}: the official code attends to one map.",
-            "One map.",
-            "Train a head on a single map to use it there.",
-        )
+        found = f"maps = {head.config.maps}: the official code attends to one map."
+        raise IdentityError(found, "One map.", "Train a head on a single map to use it there.")
     for name, expected in FIXED.items():
         if (found := getattr(head.config, name)) != expected:
             raise IdentityError(
@@ -154,19 +132,8 @@ def _released_preset(spec: BackboneSpec) -> str:
 
 
 def _read(path: Path) -> Mapping[Any, Any]:
-    open_file(path, "A .pth or .safetensors checkpoint.", f"ls {path.parent}").close()
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        mapped = zipfile.is_zipfile(path)  # the format before PyTorch 1.6 cannot be mapped
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a broken file can make anything of the restricted unpickler
-        detail = f"{type(error).__name__} {' '.join(str(error).split())}"[:160]
-        raise InputError(
-            f"{path} cannot be read: {detail}",
-            "A checkpoint of tensors in plain containers.",
-            'Where you trust its source: load it there and save its "model" entry alone.',
-        ) from None
+    remedy = 'Where you trust its source: load it there and save its "model" entry alone.'
+    content = read_tensors(path, "A checkpoint of tensors in plain containers.", remedy, mapped=True)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}.", "Named tensors.")
     return content

@@ -3,6 +3,7 @@
 `regionspot` relates SAM tokens to CLIP's map; module `embedding` has the methods that embed every box.
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import numpy as np
@@ -41,10 +42,10 @@ class Recogniser(Protocol):
         ...
 
 
-class RegionSpot:
-    """The trained head on a vector of every box and the maps of the whole image."""
+class HeadMethod(ABC):
+    """A trained head on a vector of every box and the maps of the whole image."""
 
-    name = "regionspot"
+    name: str
     score_rule: ScoreRule | None = None
     text_part: str | None = None
 
@@ -64,6 +65,16 @@ class RegionSpot:
         if len(inputs.boxes) == 0:
             return text.new_zeros(0, len(text))
         return self.head.logits(self.head(*self._inputs(inputs)), text)[0]
+
+    @abstractmethod
+    def _inputs(self, inputs: RegionInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors [1, N, D] and maps [1, M, C]."""
+
+
+class RegionSpot(HeadMethod):
+    """The head on features as a cache has them."""
+
+    name = "regionspot"
 
     @torch.inference_mode()
     def attention(self, inputs: RegionInputs) -> NDArray[np.float32]:

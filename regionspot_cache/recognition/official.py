@@ -19,12 +19,12 @@ from regionspot_cache.backbones import ClipBackbone, MaskEncoder
 from regionspot_cache.errors import UsageError
 from regionspot_cache.evaluation.selection import ScoreRule
 from regionspot_cache.recognition.inputs import RegionInputs
-from regionspot_cache.recognition.methods import RegionSpot
+from regionspot_cache.recognition.methods import HeadMethod
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 
 
-class OfficialRegionSpot(RegionSpot):
+class OfficialRegionSpot(HeadMethod):
     """The head on features computed as the official code does; features of a cache are never used."""
 
     name = "official"
@@ -34,15 +34,8 @@ class OfficialRegionSpot(RegionSpot):
     def reads(self) -> tuple[str, ...]:
         return ()
 
-    @torch.inference_mode()
-    def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
-        """float32 [N, K] for N boxes and unit text embeddings [K, E].
-
-        Raises:
-            UsageError: the head does not relate a SAM to one map of a CLIP of open_clip.
-        """
-        if len(inputs.boxes) == 0:
-            return text.new_zeros(0, len(text))
+    def _inputs(self, inputs: RegionInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """UsageError where the head does not relate a SAM to one map of a CLIP of open_clip."""
         (sam_part, token), (clip_part, name), *more = (
             path.split("/") for path in (self.arrays.query, *self.arrays.memory)
         )
@@ -59,7 +52,7 @@ class OfficialRegionSpot(RegionSpot):
         embedding = sam.embed(inputs.backbone.parts[sam_part].preprocess(image)[None])
         tokens = sam.tokens(embedding, [boxes], [size])[token][0].float()
         image_map = clip.encode(clip.squash(image, "bilinear-noantialias")[None])[name]
-        return self.head.logits(self.head(tokens[None], image_map.float()), text)[0]
+        return tokens[None], image_map.float()
 
 
 def resized_size(height: int, width: int) -> tuple[int, int]:

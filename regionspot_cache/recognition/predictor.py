@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
 
 from regionspot_cache.backbones import Backbone, MaskEncoder, load_backbone, load_preset
 from regionspot_cache.backbones.presets import HeadInputs
@@ -22,21 +23,13 @@ from regionspot_cache.training.head import RegionHead, read_model_config
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the boxes of an image show.
+    """What the boxes of an image show."""
 
-    Attributes:
-        boxes: float32 [N, 4] xyxy, pixels of the image.
-        names: the best class of each box.
-        scores: float32 [N], its probability among the classes asked for.
-        probabilities: float32 [N, K], rows sum to 1.
-        classes: the K names asked for.
-    """
-
-    boxes: NDArray[np.float32]
-    names: tuple[str, ...]
-    scores: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
-    classes: tuple[str, ...]
+    boxes: NDArray[np.float32]  # [N, 4] xyxy, pixels of the image
+    names: tuple[str, ...]  # the best class of each box
+    scores: NDArray[np.float32]  # [N], its probability among the classes asked for
+    probabilities: NDArray[np.float32]  # [N, K], rows sum to 1
+    classes: tuple[str, ...]  # the K names asked for
 
 
 class RegionPredictor:
@@ -72,10 +65,8 @@ class RegionPredictor:
         """A predictor from a model folder written by training.
 
         Args:
-            folder: holds config.json, model.safetensors and backbone.yaml; or, as text, a hub id
-                "ORG/NAME[@REVISION]". A local folder always wins.
+            folder: as of `model_folder`; holds config.json, model.safetensors and backbone.yaml.
             backbone: a preset or YAML file instead of the folder's own.
-            device: where the networks run.
 
         Raises:
             MissingFileError: a file is missing.
@@ -93,11 +84,7 @@ class RegionPredictor:
         return cls(head, networks, prompts=prompts, arrays=head_inputs(config))
 
     def set_image(self, image: NDArray[np.uint8] | Path | str) -> Self:
-        """Runs both frozen networks on an image: uint8 [H, W, 3] RGB, or a file.
-
-        Raises:
-            InputError: not an image.
-        """
+        """Runs both frozen networks on an image: uint8 [H, W, 3] RGB, or a file. InputError: not an image."""
         inputs = RegionInputs(self.backbone, _pixels(image), np.zeros((0, 4), np.float32))
         inputs.memory(self.method.arrays.memory)
         for part, encoder in self.backbone.parts.items():
@@ -117,12 +104,7 @@ class RegionPredictor:
         return self._image.on(_checked(boxes, self._image.size))
 
     def predict(self, boxes: Any, classes: Sequence[str]) -> Prediction:
-        """Names boxes of the present image.
-
-        Args:
-            boxes: [N, 4] xyxy, pixels.
-            classes: K names, in any words.
-        """
+        """Names boxes [N, 4] xyxy, pixels, of the present image by K classes in any words."""
         text = self.embed(classes)
         inputs = self.inputs(boxes)
         probabilities = self.method.probabilities(inputs, text)  # [N, K]
@@ -147,11 +129,9 @@ def head_inputs(config: Mapping[str, Any]) -> HeadInputs:
 
 
 def require_backbone(config: Mapping[str, Any], backbone: Backbone, model: str) -> None:
-    """Refuses a head with frozen networks that it was not trained on. Precision may differ.
+    """Refuses a head with networks that it was not trained on (IdentityError) but for their precision.
 
-    Raises:
-        InputError: its config does not say on which.
-        IdentityError: names the first key that differs.
+    Raises as `check_origin` too.
     """
     check_origin(config, model)
     for part, fingerprint in config["networks"].items():
@@ -166,39 +146,34 @@ def require_backbone(config: Mapping[str, Any], backbone: Backbone, model: str) 
         )
 
 
-def check_origin(config: Mapping[str, Any], model: str) -> None:
-    """That a model's config says what its head was trained on.
+class _Inputs(BaseModel):
+    query: str
+    memory: list[str] = Field(min_length=1)
 
-    Raises:
-        InputError: networks, arrays or prompts are missing or of another kind.
-    """
-    networks, inputs = config.get("networks"), config.get("inputs")
-    good = {
-        "networks": isinstance(networks, dict)
-        and all(isinstance(found, dict) for found in networks.values()),
-        "inputs": isinstance(inputs, dict)
-        and isinstance(inputs.get("query"), str)
-        and isinstance(memory := inputs.get("memory"), list)
-        and bool(memory)
-        and all(isinstance(path, str) for path in memory),
-        "text": _are_prompts(config.get("text")),
-    }
-    if wrong := [key for key, fits in good.items() if not fits]:
+
+class _Prompts(BaseModel):
+    templates: str | list[str]
+    cleaning: str
+    average: str
+
+
+class _Origin(BaseModel):
+    networks: dict[str, dict[str, Any]]
+    inputs: _Inputs
+    text: _Prompts
+
+
+def check_origin(config: Mapping[str, Any], model: str) -> None:
+    """InputError where a model's config does not say what its head was trained on."""
+    try:
+        _Origin.model_validate(dict(config), strict=True)
+    except ValidationError as error:
+        wrong = dict.fromkeys(str(part["loc"][0]) for part in error.errors())
         raise InputError(
             f"{model}/{CONFIG_FILE} does not say what the head was trained on: {', '.join(wrong)}",
             "networks, inputs and text as training writes them",
             "train again or restore the file",
-        )
-
-
-def _are_prompts(text: Any) -> bool:
-    if not isinstance(text, dict):
-        return False
-    templates = text.get("templates")
-    several = isinstance(templates, list) and all(isinstance(template, str) for template in templates)
-    return (several or isinstance(templates, str)) and all(
-        isinstance(text.get(name), str) for name in ("cleaning", "average")
-    )
+        ) from None
 
 
 def _pixels(image: NDArray[np.uint8] | Path | str) -> NDArray[np.uint8]:

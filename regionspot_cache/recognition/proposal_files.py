@@ -35,11 +35,7 @@ class ProposalFile(NamedTuple):
 
 
 def read_pieces(path: Path) -> ProposalFile:
-    """Opens a proposal file; its pieces are checked as they come.
-
-    Raises:
-        MissingFileError, InputError: no such file, an unknown format, or broken content; from the pieces too.
-    """
+    """Opens a proposal file; pieces are checked as they come. Raises MissingFileError and InputError."""
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist", "a proposal file", "check the path")
     reader = {".json": _read_json, ".pkl": _read_detectron2, ".npz": _read_npz}.get(path.suffix.lower())

@@ -33,23 +33,14 @@ class ImageProposals(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
-    """Boxes and scores per image, best first.
+    """Boxes and scores per image, best first."""
 
-    Attributes:
-        identity: where the boxes come from; printed beside every number made with them.
-        image_ids: the images [M], in the order of the dataset.
-        offsets: i64 [M+1], the rows of each image.
-        boxes: f32 [T,4] xyxy, pixels of the original image.
-        scores: f32 [T], or None for ground truth.
-        dropped: what was left out, by reason.
-    """
-
-    identity: str
-    image_ids: tuple[int | str, ...]
-    offsets: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray | None
-    dropped: Counter[str] = field(default_factory=Counter)
+    identity: str  # where the boxes come from; printed beside every number made with them
+    image_ids: tuple[int | str, ...]  # the M images, in the order of the dataset
+    offsets: np.ndarray  # i64 [M+1], the rows of each image
+    boxes: np.ndarray  # f32 [T,4] xyxy, pixels of the original image
+    scores: np.ndarray | None  # f32 [T], or None for ground truth
+    dropped: Counter[str] = field(default_factory=Counter)  # what was left out, by reason
     _index: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -85,8 +76,7 @@ class Proposals:
     def save(self, path: Path) -> None:
         """Writes a COCO results list (.json; category_id 1) or the arrays (.npz), whole or not at all.
 
-        Raises:
-            InputError: another ending, or ground truth (it has no scores to write).
+        Raises InputError for another ending, or ground truth (it has no scores to write).
         """
         if self.scores is None:
             raise InputError("ground-truth boxes have no scores", "scored proposals", "save RPN proposals")

@@ -28,19 +28,13 @@ INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytic
 
 @dataclass(frozen=True)
 class Curve:
-    """A line chart of n points.
-
-    Attributes:
-        xs: n values of the horizontal axis, rising.
-        series: name -> n values; what is missing or not finite leaves a gap.
-        x_label, y_label: with units.
-    """
+    """A line chart of n points."""
 
     kind: ClassVar = "curve"
     title: str
-    xs: Sequence[float]
-    series: Mapping[str, Sequence[float | None]]
-    x_label: str
+    xs: Sequence[float]  # n values of the horizontal axis, rising
+    series: Mapping[str, Sequence[float | None]]  # n values each; what is missing or not finite leaves a gap
+    x_label: str  # with units
     y_label: str
 
     def __post_init__(self) -> None:

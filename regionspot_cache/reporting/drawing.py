@@ -35,19 +35,12 @@ DPI, POINT = 100, 0.72  # points in a pixel: matplotlib measures lines and lette
 
 
 class Panel(NamedTuple):
-    """One picture of a sheet.
+    """One picture of a sheet."""
 
-    Attributes:
-        caption: one line.
-        alt: what it shows, for readers who cannot see it.
-        image: uint8 [H, W, 3].
-        draw: over the image, in its pixels; returns what the caption should add.
-    """
-
-    caption: str
-    alt: str
-    image: NDArray[np.uint8]
-    draw: "Callable[[Axes], str]"
+    caption: str  # one line
+    alt: str  # what it shows, for readers who cannot see it
+    image: NDArray[np.uint8]  # [H, W, 3]
+    draw: "Callable[[Axes], str]"  # over the image, in its pixels; returns what the caption should add
 
 
 class _Region(NamedTuple):

@@ -83,11 +83,7 @@ ReportSection = Text | Table | Curve | Picture | KeyValues
 
 
 def write_report(path: Path, title: str, subtitle: str, sections: Sequence[ReportSection]) -> None:
-    """Write a report to `path`, replacing what is there only when the new one is complete.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a report to `path`, replacing what is there only when the new one is complete."""
     page = render_report(title, subtitle, sections)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as staging:

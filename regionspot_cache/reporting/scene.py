@@ -22,30 +22,18 @@ class Names(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One image as every method names its regions.
-
-    Attributes:
-        title: which image.
-        image: uint8 [H, W, 3].
-        boxes: float32 [n, 4] xyxy, pixels.
-        named: by method; the first is the one whose masks and attention are shown.
-        truth: n true names, None for a box that shows no annotated object; None when nothing is known.
-        annotated: boxes [m, 4] and names of the annotation, where `boxes` are proposals.
-        masks: bool [n, H, W], or None.
-        attention: float32 [L, n, gh, gw] over the whole image, not negative, or None.
-
-    Raises:
-        InputError: parts that do not belong together, or values that are not finite.
-    """
+    """One image as every method names its regions. InputError: parts that do not belong together."""
 
     title: str
-    image: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    named: Mapping[str, Names]
+    image: NDArray[np.uint8]  # [H, W, 3]
+    boxes: NDArray[np.float32]  # [n, 4] xyxy, pixels
+    named: Mapping[str, Names]  # by method; the first is the one whose masks and attention are shown
+    # n true names, None for a box that shows no annotated object; None when nothing is known
     truth: Sequence[str | None] | None = None
+    # boxes [m, 4] and names of the annotation, where `boxes` are proposals
     annotated: tuple[NDArray[np.float32], Sequence[str]] | None = None
-    masks: NDArray[np.bool_] | None = None
-    attention: NDArray[np.float32] | None = None
+    masks: NDArray[np.bool_] | None = None  # [n, H, W]
+    attention: NDArray[np.float32] | None = None  # [L, n, gh, gw] over the whole image, not negative
 
     def __post_init__(self) -> None:
         n, (marked, labels) = len(self.boxes), self.annotated or (np.zeros((0, 4)), ())

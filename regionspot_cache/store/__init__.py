@@ -5,7 +5,6 @@ Never imports torch.
 
 from regionspot_cache.store.checks import Problem
 from regionspot_cache.store.create import create_cache, rebuild_part
-from regionspot_cache.store.estimate import estimate, missing_bytes
 from regionspot_cache.store.labelled import LabelledCache, Match, match
 from regionspot_cache.store.layout import (
     STATUS_CODES,
@@ -15,8 +14,9 @@ from regionspot_cache.store.layout import (
     PartSpec,
 )
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
-from regionspot_cache.store.quantise import Quantised, dequantise, quantise, to_half_precision
+from regionspot_cache.store.plan_store import estimate, missing_bytes
 from regionspot_cache.store.reader import Cache, open_cache
+from regionspot_cache.store.storage import STORAGE, StorageName, Stored, dequantise, quantise
 from regionspot_cache.store.verify import verify
 from regionspot_cache.store.writer import CacheWriter, open_writer
 
@@ -24,6 +24,7 @@ __all__ = [
     "STATUS_CODES",
     "STATUS_OK",
     "STATUS_REASONS",
+    "STORAGE",
     "ArraySpec",
     "Cache",
     "CachePlan",
@@ -33,7 +34,8 @@ __all__ = [
     "PartSpec",
     "PartitionPlan",
     "Problem",
-    "Quantised",
+    "StorageName",
+    "Stored",
     "create_cache",
     "dequantise",
     "estimate",
@@ -43,6 +45,5 @@ __all__ = [
     "open_writer",
     "quantise",
     "rebuild_part",
-    "to_half_precision",
     "verify",
 ]

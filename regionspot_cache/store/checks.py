@@ -1,42 +1,45 @@
 """Checks of single objects and partitions, for `verify`."""
 
 from collections import Counter
+from collections.abc import Container
 from typing import NamedTuple
 
 import numpy as np
 
 from regionspot_cache.errors import DamageError
-from regionspot_cache.store.entries import ObjectEntry, recorded_sums
-from regionspot_cache.store.features import row_mask
 from regionspot_cache.store.identity import PartRecord
 from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, StackedArray, part_arrays
 from regionspot_cache.store.manifest import Marker, SealedPart, marker_key
 from regionspot_cache.store.objects import BytesHandle, Handle, Objects
 from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.plan_store import StoredPlan
+from regionspot_cache.store.publish import row_mask
 from regionspot_cache.store.records import digest
-from regionspot_cache.store.shards import ChunkError, StoredArray
+from regionspot_cache.store.shards import ChunkError, ObjectEntry, StoredArray, recorded_sums
 
 
 class Problem(NamedTuple):
     """One thing that is wrong.
 
     Attributes:
-        part, partition, array: where, as far as it applies.
         key: the object (file) it is about.
         kind: "missing", "size", "checksum", "index", "record", "status", "identity", "foreign" (damage);
             "uncommitted", "unsealed" (unfinished).
         detail: what was found.
+        part, partition, array: where, as far as it applies.
         segment: its folder in the cache; "" for the first.
     """
 
-    part: str | None
-    partition: int | None
-    array: str | None
     key: str
-    kind: str
-    detail: str
+    kind: str = ""
+    detail: str = ""
+    part: str | None = None
+    partition: int | None = None
+    array: str | None = None
     segment: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.kind}: {self.detail}"
 
     @property
     def is_damage(self) -> bool:
@@ -59,6 +62,12 @@ def check_object(objects: Objects, key: str, entry: ObjectEntry, full: bool, whe
     return []
 
 
+def foreign(objects: Objects, folder: str, known: Container[str], part: str | None = None) -> list[Problem]:
+    """Objects that do not belong there."""
+    keys = [key for key, _ in objects.list(folder) if key not in known]
+    return [Problem(key, "foreign", "no part of the cache", part) for key in keys]
+
+
 def check_stored_sums(stored: StoredArray, partition: int, where: Problem) -> list[Problem]:
     """Compare the checksums of a few records of one partition with the recorded ones: no swap goes unseen."""
     try:
@@ -71,14 +80,7 @@ def check_stored_sums(stored: StoredArray, partition: int, where: Problem) -> li
 
 
 class PartCheck:
-    """Checks one part. `partition` may run in several threads, each number once; the rest comes after.
-
-    Args:
-        objects: of the cache.
-        plan: its stored plan.
-        record: the part.
-        full: read every byte.
-    """
+    """Checks one part. `partition` may run in several threads, each number once; the rest comes after."""
 
     def __init__(self, objects: Objects, plan: StoredPlan, record: PartRecord, full: bool) -> None:
         self.part, self._full = record.spec.name, full
@@ -89,7 +91,7 @@ class PartCheck:
     def partition(self, index: int) -> list[Problem]:
         """Problems of one partition."""
         key = marker_key(self.part, index)
-        where = Problem(self.part, index, None, key, "", "")
+        where = Problem(key, part=self.part, partition=index)
         try:
             data = self._objects.read(key)
             marker = Marker.from_bytes(data, key, self._plan.shape)
@@ -110,26 +112,18 @@ class PartCheck:
         """Problems of the part's zarr metadata, and objects that do not belong there."""
         problems = []
         for key, entry in self._record.objects.items():
-            where = Problem(self.part, None, None, key, "", "")
+            where = Problem(key, part=self.part)
             problems += check_object(self._objects, key, entry, self._full, where)
         partitions = range(self._plan.num_partitions)
         known = {array.key(p) for array in self._arrays.values() for p in partitions}
         known |= {marker_key(self.part, p) for p in partitions} | set(self._record.objects)
         for folder in (self.part, f"markers/{self.part}"):
-            for key, _ in self._objects.list(folder):
-                if key not in known:
-                    problems.append(Problem(self.part, None, None, key, "foreign", "no part of the cache"))
+            problems += foreign(self._objects, folder, known, self.part)
         return problems
 
     def as_sealed(self) -> SealedPart:
         """How the manifest should record this part."""
-        size = self._plan.shape.partition_size
-        found = sorted(self._sealable.items())
-        return SealedPart(
-            digest=self._record.digest,
-            markers=tuple(marker for _, (marker, _) in found),
-            failed=tuple((p * size + slot, code) for p, (_, failed) in found for slot, code in failed),
-        )
+        return SealedPart.of(self._record, self._plan.shape.partition_size, self._sealable)
 
     def _against_marker(self, marker: Marker, plan: PartitionPlan, where: Problem) -> list[Problem]:
         status = np.full(plan.num_images, STATUS_OK, np.uint8)

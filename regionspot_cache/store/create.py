@@ -1,17 +1,15 @@
 """Planning a cache, adding a part to it, and replacing one part."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regionspot_cache.store.encode import METADATA, array_metadata, group_metadata
-from regionspot_cache.store.entries import object_entry
 from regionspot_cache.store.identity import (
     CACHE_KEY,
     CacheRecord,
     PartRecord,
     cache_identity,
-    cache_record,
     part_key,
     part_names,
     plan_digest,
@@ -20,13 +18,14 @@ from regionspot_cache.store.identity import (
     require_same_part,
     require_same_plan,
 )
-from regionspot_cache.store.layout import PartSpec, PlanShape, part_arrays
-from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.layout import PartSpec, part_arrays
 from regionspot_cache.store.manifest import marker_key
-from regionspot_cache.store.objects import Objects, Stage
+from regionspot_cache.store.objects import Objects, Stage, open_objects
 from regionspot_cache.store.plan import CachePlan
 from regionspot_cache.store.plan_store import plan_objects
 from regionspot_cache.store.publish import unseal
+from regionspot_cache.store.records import to_record
+from regionspot_cache.store.shards import object_entry
 from regionspot_cache.store.writer import CacheWriter
 
 if TYPE_CHECKING:
@@ -42,9 +41,7 @@ def create_cache(
     seed: int = 0,
     rebuild: bool = False,
 ) -> CacheWriter:
-    """Plan a cache, or open the one that is there when its identity is the same.
-
-    A part that the cache does not have yet is added.
+    """Plan a cache, or open the one that is there when its identity is the same; new parts are added.
 
     Args:
         path: folder or URL.
@@ -55,8 +52,8 @@ def create_cache(
         rebuild: replace a part that was made by other networks, as `rebuild_part` does.
 
     Raises:
-        IdentityError: the cache or a part was made from something else; names the key and both values. That
-            holds too when cache.json is gone and features of another plan are there; nothing is changed then.
+        IdentityError: the cache or a part was made from something else; names the key and both values. Also
+            when cache.json is gone and features of another plan are there; nothing is changed then.
         InputError: an empty dataset.
         RegionSpotError: the folder cannot be written or the disk is full.
     """
@@ -83,12 +80,9 @@ def add_parts(path: str | Path, parts: Sequence[PartSpec], *, rebuild: bool = Fa
 
 
 def rebuild_part(path: str | Path, spec: PartSpec) -> CacheWriter:
-    """Remove one part, features and markers, and put an empty one of another identity in its place.
+    """Put an empty part of another identity in the place of one; MissingFileError without a cache.
 
     Nothing of other parts is touched. Readers are refused this part until it is complete and sealed again.
-
-    Raises:
-        MissingFileError: there is no cache.
     """
     objects = open_objects(path)
     record = CacheRecord.read(objects)
@@ -106,14 +100,13 @@ def _replace(objects: Objects, stage: Stage, record: CacheRecord, spec: PartSpec
     _install(stage, record, spec)
 
 
-def _plan_cache(objects: Objects, plan: CachePlan) -> CacheRecord:
+def _plan_cache(objects: Objects, plan: CachePlan) -> None:
     """Write the plan and, last, cache.json; or check what is there."""
     identity = cache_identity(plan)
     with objects.exclusive("plan") as stage:
         if objects.size(CACHE_KEY) is not None:
-            record = CacheRecord.read(objects)
-            require_same_cache(record.identity, identity, objects.url)
-            return record
+            require_same_cache(CacheRecord.read(objects).identity, identity, objects.url)
+            return
         ours = plan_digest(identity, plan.shape)
         # cache.json was removed: features of another plan are neither adopted nor lost
         for part in part_names(objects):
@@ -121,16 +114,24 @@ def _plan_cache(objects: Objects, plan: CachePlan) -> CacheRecord:
             if existing is not None:
                 require_same_plan(existing, ours, objects.url)
         entries = {}
-        for key, data, entry in plan_objects(plan):
-            stage.put(key, data)
+        for key, content, entry in plan_objects(plan):
+            stage.put(key, content)
             stage.publish()
             entries[key] = entry
         for key, _ in list(objects.list("plan")):
             if key not in entries:  # of an attempt that was killed and planned something else
                 stage.delete(key)
-        record = cache_record(plan, identity, entries)
+        data = plan.dataset
+        record = CacheRecord(
+            identity=identity,
+            source=getattr(data, "source", None),
+            image_root=str(data.image_root),
+            dropped=dict(data.dropped),
+            id_kind="str" if any(isinstance(image_id, str) for image_id in data.image_ids) else "int",
+            shape=plan.shape,
+            objects=entries,
+        )
         stage.put_if_absent(CACHE_KEY, record.to_bytes())
-        return record
 
 
 def _clear(objects: Objects, record: CacheRecord, part: str) -> None:
@@ -147,16 +148,12 @@ def _clear(objects: Objects, record: CacheRecord, part: str) -> None:
 
 
 def _install(stage: Stage, record: CacheRecord, spec: PartSpec) -> None:
-    entries = {}
-    for key, data in _metadata(spec, record.shape):
+    metadata = {f"{spec.name}/{METADATA}": group_metadata()}
+    for array in part_arrays(spec, record.shape).values():
+        metadata[f"{array.path}/{METADATA}"] = array_metadata(array)
+    for key, data in metadata.items():
         stage.put(key, data)
-        entries[key] = object_entry(data)
     stage.publish()
+    entries = {key: object_entry(data) for key, data in metadata.items()}
     part = PartRecord(plan_digest=record.plan_digest, spec=spec, objects=entries)
-    stage.put_if_absent(part_key(spec.name), part.to_bytes())
-
-
-def _metadata(spec: PartSpec, shape: PlanShape) -> Iterator[tuple[str, bytes]]:
-    yield f"{spec.name}/{METADATA}", group_metadata()
-    for array in part_arrays(spec, shape).values():
-        yield f"{array.path}/{METADATA}", array_metadata(array)
+    stage.put_if_absent(part_key(spec.name), to_record(part))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regionspot_cache.store.layout import FILL_VALUES, StackedArray
+from regionspot_cache.store.layout import StackedArray
 
 if TYPE_CHECKING:
     import zarr
@@ -53,7 +53,7 @@ def encode_shard(array: StackedArray, block: np.ndarray) -> memoryview | None:
 def empty_block(array: StackedArray, partitions: int = 1) -> np.ndarray:
     """A block [partitions, length, *item_shape] in which nothing is written yet."""
     shape = (partitions, array.length, *array.item_shape)
-    return np.full(shape, FILL_VALUES[array.dtype], array.dtype)
+    return np.full(shape, array.fill_value, array.dtype)
 
 
 def _create(store: "MemoryStore", array: StackedArray, shape: tuple[int, ...]) -> "zarr.Array":
@@ -68,8 +68,8 @@ def _create(store: "MemoryStore", array: StackedArray, shape: tuple[int, ...]) -
         shards=array.shard_shape,
         filters=None,
         compressors=Crc32cCodec(),
-        fill_value=FILL_VALUES[array.dtype],
+        fill_value=array.fill_value,
         chunk_key_encoding={"name": "default", "separator": "."},
-        # The fill value is never a stored value (layout.FILL_VALUES), so no needed chunk can be dropped.
+        # The fill value is never a stored value (storage.FILL_VALUES), so no needed chunk can be dropped.
         config={"write_empty_chunks": False},
     )

@@ -12,9 +12,8 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.datasets.source import DatasetSource
-from regionspot_cache.errors import DamageError, IdentityError, MissingFileError
+from regionspot_cache.errors import IdentityError, MissingFileError
 from regionspot_cache.identity import require_same, without_arithmetic
-from regionspot_cache.store.entries import ObjectEntry
 from regionspot_cache.store.layout import (
     CRC_BYTES,
     FORMAT,
@@ -25,16 +24,19 @@ from regionspot_cache.store.layout import (
     plan_arrays,
 )
 from regionspot_cache.store.objects import Objects
-from regionspot_cache.store.plan import CachePlan, id_kind
+from regionspot_cache.store.plan import CachePlan
 from regionspot_cache.store.records import (
     Count,
     Sha256,
     canonical,
+    damage,
     digest,
     from_record,
     parse,
+    read_record,
     to_record,
 )
+from regionspot_cache.store.shards import ObjectEntry
 
 CACHE_KEY = "cache.json"
 
@@ -88,11 +90,9 @@ class CacheRecord:
 
     Attributes:
         identity: of images, boxes and partitioning; compared key by key.
-        source: the annotations that the plan was made from, to be read again for labels; not of the identity.
-        image_root: as given when the cache was planned; not part of the identity.
+        source, image_root: annotations and place of the images when planned; not of the identity.
         dropped: how many boxes and images were left out, by reason.
-        id_kind: "int" or "str", the type of image ids.
-        shape: sizes of all arrays.
+        id_kind: the type of image ids.
         objects: every object of plan/ by key.
     """
 
@@ -105,7 +105,6 @@ class CacheRecord:
     objects: Mapping[str, ObjectEntry]
 
     def to_bytes(self) -> bytes:
-        """The stored bytes."""
         return to_record({"format": FORMAT, **asdict(self)})
 
     @cached_property
@@ -139,11 +138,8 @@ def require_offsets(record: CacheRecord, objects: Objects) -> None:
     """Refuse sizes that the files do not bear out, before memory is taken for them. Raises DamageError."""
     for key in offset_keys(record):
         if (size := objects.size(key)) != record.objects[key].bytes:
-            raise DamageError(
-                f"{key} of {objects.url} has {size or 0} bytes",
-                f"{record.objects[key].bytes}, as recorded",
-                "rs-cache verify CACHE --full names all damage",
-            )
+            found = f"{key} of {objects.url} has {size or 0} bytes"
+            raise damage(found, f"{record.objects[key].bytes}, as recorded")
 
 
 def offset_keys(record: CacheRecord) -> list[str]:
@@ -153,69 +149,51 @@ def offset_keys(record: CacheRecord) -> list[str]:
 
 def _require_consistent(record: CacheRecord) -> None:
     """Refuse sizes that do not fit together. Raises DamageError."""
-
-    def damage(found: str, expected: str) -> DamageError:
-        return DamageError(f"{CACHE_KEY}: {found}", expected, "rs-cache verify CACHE --full names all damage")
-
     shape, offsets = record.shape, plan_arrays(record.shape)["offsets"]
     for name in ("num_images", "num_boxes", "partition_size"):
         if getattr(shape, name) != record.identity[name]:
-            raise damage(f"shape.{name} = {getattr(shape, name)}", f"{record.identity[name]}, as in identity")
+            found = f"{CACHE_KEY}: shape.{name} = {getattr(shape, name)}"
+            raise damage(found, f"{record.identity[name]}, as in identity")
     if shape.views != (record.identity["augmentation"] is not None) or shape.max_boxes > shape.num_boxes:
-        raise damage(f"shape.views = {shape.views}, shape.max_boxes = {shape.max_boxes}", "those of identity")
+        found = f"{CACHE_KEY}: shape.views = {shape.views}, shape.max_boxes = {shape.max_boxes}"
+        raise damage(found, "those of identity")
     last = shape.partition_images(shape.num_partitions - 1)
     chunks = [offsets.needed_chunks(images + 1) for images in (shape.partition_size, last)]
     needed = ((shape.num_partitions - 1) * chunks[0] + chunks[1]) * (offsets.chunk_bytes + CRC_BYTES)
     needed += offsets.shards * offsets.index_bytes
     listed = sum(record.objects[key].bytes for key in offset_keys(record))
     if listed != needed:
-        raise damage(f"{listed} bytes of plan/offsets are listed", f"{needed}, for its shape")
+        found = f"{CACHE_KEY}: {listed} bytes of plan/offsets are listed"
+        raise damage(found, f"{needed}, for its shape")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartRecord:
-    """parts/NAME.json: which plan a part is for, what its features are, and its zarr metadata.
-
-    Attributes:
-        plan_digest: `CacheRecord.plan_digest` of the cache.
-        spec: the part.
-        objects: zarr metadata by key.
-    """
+    """parts/NAME.json: which plan a part is for, what its features are, and its zarr metadata by key."""
 
     plan_digest: Sha256
     spec: PartSpec
     objects: Mapping[str, ObjectEntry]
 
-    def to_bytes(self) -> bytes:
-        """The stored bytes."""
-        return to_record({**asdict(self), "spec": self.spec.to_dict()})
-
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the stored bytes: markers and the manifest name plan and part by it."""
-        return digest(self.to_bytes())
+        return digest(to_record(self))
 
     @classmethod
     def read(cls, objects: Objects, part: str) -> "PartRecord | None":
         """Read it, None when there is no such part. Raises DamageError."""
         key = part_key(part)
-        try:
-            record = parse(cls, from_record(objects.read(key), key), key)
-        except FileNotFoundError:
-            return None
-        if record.spec.name != part:
-            raise DamageError(
-                f"{key} describes part {record.spec.name}", part, "rs-cache verify CACHE --full"
-            )
+        record = read_record(cls, objects, key)
+        if record is not None and record.spec.name != part:
+            raise damage(f"{key} describes part {record.spec.name}", part)
         return record
 
 
 def read_part(objects: Objects, cache: CacheRecord, part: str) -> PartRecord | None:
     """The record of a part of this very plan, None when the cache has no such part.
 
-    Raises:
-        IdentityError: it was made for another plan.
-        DamageError: it cannot be used.
+    Raises IdentityError (made for another plan) or DamageError.
     """
     record = PartRecord.read(objects, part)
     if record is not None:
@@ -247,21 +225,6 @@ def cache_identity(plan: CachePlan) -> dict[str, Any]:
     }
 
 
-def cache_record(
-    plan: CachePlan, identity: Mapping[str, Any], objects: Mapping[str, ObjectEntry]
-) -> CacheRecord:
-    """cache.json of a plan whose stored objects are `objects`."""
-    return CacheRecord(
-        identity=identity,
-        source=getattr(plan.dataset, "source", None),
-        image_root=str(plan.dataset.image_root),
-        dropped=dict(plan.dataset.dropped),
-        id_kind=id_kind(plan.dataset.image_ids),
-        shape=plan.shape,
-        objects=objects,
-    )
-
-
 def require_same_cache(found: Mapping[str, Any], wanted: Mapping[str, Any], url: str) -> None:
     """Refuse to continue a cache that was planned from something else. Raises IdentityError."""
     remedy = f"choose another --cache for this dataset, or delete {url} and run the same command again"
@@ -279,14 +242,11 @@ def require_same_cache(found: Mapping[str, Any], wanted: Mapping[str, Any], url:
 
 def require_same_part(found: PartSpec, wanted: PartSpec, url: str) -> None:
     """Refuse to mix features of two backbones in one part. Raises IdentityError."""
-    _require_same_part(found.to_dict(), wanted.to_dict(), found.name, url)
+    _require_same_part(asdict(found), asdict(wanted), found.name, url)
 
 
 def require_fingerprint(found: PartSpec, wanted: Mapping[str, Any], url: str) -> None:
-    """Refuse to read features that were not made by the backbone in use, in whatever arithmetic.
-
-    Raises IdentityError.
-    """
+    """Refuse features that another backbone made, in whatever arithmetic. Raises IdentityError."""
     theirs, ours = ({"fingerprint": without_arithmetic(each)} for each in (found.fingerprint, wanted))
     _require_same_part(theirs, ours, found.name, url)
 

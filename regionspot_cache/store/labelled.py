@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,32 +19,12 @@ if TYPE_CHECKING:
 IMAGE_NOT_CACHED, BOX_NOT_CACHED = "image not in the cache", "box not in the cache"
 
 
-class CachedImages(Protocol):
-    """What matching needs of a cache: `Cache`, or one segment of it that need not be sealed."""
-
-    @property
-    def num_images(self) -> int: ...
-    @property
-    def file_names(self) -> list[str]: ...
-    @property
-    def offsets(self) -> np.ndarray: ...
-    @property
-    def all_boxes(self) -> np.ndarray: ...
-    @property
-    def all_sizes(self) -> np.ndarray: ...
-    @property
-    def views(self) -> np.ndarray | None: ...
-    @property
-    def frames(self) -> np.ndarray | None: ...
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Match:
     """Where the images and boxes of a dataset are in a cache.
 
-    Attributes:
-        images: int64 [M], position of every image; -1 where the cache has none of this name, size and view.
-        boxes: int64 [T], row of every box in the cache's order; -1 where its image has no such box.
+    `images` int64 [M]: position of every image, -1 where the cache has none of this name, size and view.
+    `boxes` int64 [T]: row of every box in the cache's order, -1 where its image has no such box.
     """
 
     images: np.ndarray
@@ -56,15 +36,11 @@ class Match:
         return (self.images >= 0) & (np.diff(lacking[offsets]) == 0)
 
 
-def match(dataset: "DetectionDataset", cache: CachedImages, live: np.ndarray | None = None) -> Match:
+def match(dataset: "DetectionDataset", cache: "Cache", live: np.ndarray | None = None) -> Match:
     """Finds the images and boxes of a dataset in a cache; labels, ids and order do not matter.
 
-    Views are matched with views; a dataset without extra ones with the pictures as they are.
-
-    Args:
-        dataset: what is looked for.
-        cache: what there is.
-        live: bool [M of the cache], images that count; all when left out.
+    Views are matched with views; a dataset without extra ones with the pictures as they are. `live`, bool [M
+    of the cache], are images that count; all when left out.
     """
     images = _match_images(dataset, cache, live)
     counts = np.diff(dataset.offsets)
@@ -79,7 +55,7 @@ def match(dataset: "DetectionDataset", cache: CachedImages, live: np.ndarray | N
     return Match(images=images, boxes=rows)
 
 
-def _search(owner: np.ndarray, boxes: np.ndarray, cache: CachedImages) -> np.ndarray:
+def _search(owner: np.ndarray, boxes: np.ndarray, cache: "Cache") -> np.ndarray:
     """int64 [k], rows of boxes of these images of the cache; -1 where an image has no such box."""
     asked = np.zeros(cache.num_images, bool)
     asked[owner] = True
@@ -95,7 +71,7 @@ def _search(owner: np.ndarray, boxes: np.ndarray, cache: CachedImages) -> np.nda
     return np.where(same, rows, -1)
 
 
-def _match_images(dataset: "DetectionDataset", cache: CachedImages, live: np.ndarray | None) -> np.ndarray:
+def _match_images(dataset: "DetectionDataset", cache: "Cache", live: np.ndarray | None) -> np.ndarray:
     shown = np.stack([dataset.widths, dataset.heights], axis=1).astype(np.int64)
     wanted = dataset.views.frames if dataset.views is not None else shown
     there = cache.frames if dataset.views is not None and cache.frames is not None else cache.all_sizes
@@ -131,7 +107,7 @@ def _image_keys(
     return pairs if chosen is None else compress(pairs, chosen.tolist())
 
 
-def _most_alike(boxes: np.ndarray, same: list[int], cache: CachedImages, taken: set[int]) -> int:
+def _most_alike(boxes: np.ndarray, same: list[int], cache: "Cache", taken: set[int]) -> int:
     """Of images that are one file listed several times, the one with these boxes; each once if possible."""
 
     def unlike(i: int) -> tuple[int, bool, int]:
@@ -153,20 +129,16 @@ def _keys(owner: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 class LabelledCache:
-    """The regions of a dataset that a cache has features of.
-
-    Args:
-        cache: an opened cache.
-        dataset: images, boxes and labels; with the same extra views as the cache, or with none.
+    """The regions of a dataset, with the same extra views as the cache or with none, that it has features of.
 
     Attributes:
-        cache, dataset: as given.
         match: where the dataset is in the cache.
         left_out: images and boxes of the dataset that the cache does not have, by reason.
     """
 
     def __init__(self, cache: "Cache", dataset: "DetectionDataset") -> None:
-        self.cache, self.dataset = cache, dataset
+        self.cache, self.dataset, self.class_names = cache, dataset, dataset.class_names
+        self.num_images, self.partition_size, self.views = cache.num_images, cache.partition_size, cache.views
         self.match = match(dataset, cache, cache.live)
         lacking = int((self.match.images < 0).sum())
         boxes = int(((self.match.boxes < 0) & (self._owner >= 0)).sum())
@@ -184,21 +156,6 @@ class LabelledCache:
         return np.repeat(self.match.images, np.diff(self.dataset.offsets))
 
     @property
-    def num_images(self) -> int:
-        """Positions of the cache."""
-        return self.cache.num_images
-
-    @property
-    def partition_size(self) -> int:
-        """Images a partition."""
-        return self.cache.partition_size
-
-    @property
-    def views(self) -> np.ndarray | None:
-        """int32 [M], the view of each image."""
-        return self.cache.views
-
-    @property
     def origins(self) -> np.ndarray | None:
         """int32 [M], number of the image that each one is a view of."""
         return self.cache.origins
@@ -208,22 +165,12 @@ class LabelledCache:
         return self.cache.ok_mask(part)
 
     def queries(self, path: str, i: int) -> np.ndarray:
-        """Vectors of the labelled boxes of image i, float32 [n, D].
-
-        Args:
-            path: PART/ARRAY of an array by box, or `regions.BOX_QUERY`.
-            i: position in the cache.
-        """
+        """float32 [n, D] of the labelled boxes of image i, of PART/ARRAY by box or `regions.BOX_QUERY`."""
         if path == BOX_QUERY:
             vectors = position_vectors(self.cache.boxes(i), self.cache.size(i))
         else:
             vectors = self.cache.read(path, i)
         return vectors[self.rows(i)]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of the dataset."""
-        return self.dataset.class_names
 
     @property
     def boxed_classes(self) -> np.ndarray:

@@ -7,15 +7,15 @@ channels, D channels of a region token. Axis 0 of every array is the partition.
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from math import ceil, prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, StringConstraints
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.store.records import canonical, digest
+from regionspot_cache.store.storage import FILL_VALUES, SCALE, STORAGE, Storage, StorageName
 
 FORMAT = 3
 STATUS_ABSENT, STATUS_OK = 0, 1
@@ -32,17 +32,6 @@ STATUS_CODES = {
 }
 STATUS_REASONS = {code: reason for reason, code in STATUS_CODES.items()}
 
-# Fill values are values that stored data never takes, so stock zarr leaves out exactly the inner chunks
-# that hold no record, and a stray read of one shows up as -128 or NaN, never as a plausible zero.
-# (Symmetric quantisation yields -127..127.)
-FILL_VALUES: dict[str, int | float] = {
-    "int8": -128,
-    "uint8": 0,
-    "int32": -1,
-    "int64": -(2**63),
-    "float16": float("nan"),
-    "float32": float("nan"),
-}
 INDEX_ENTRY_BYTES, CRC_BYTES = 16, 4
 STAMP = 3  # numbers that identify a file: bytes, time, content
 _RUN_BYTES = 16 << 10  # inner chunk of arrays with small rows
@@ -63,23 +52,27 @@ class ArraySpec:
     """One feature array of a part.
 
     Attributes:
-        name: unique within its part.
-        dtype: "int8" (with a float16 scale per last-axis vector in NAME_scale) or "float16".
+        dtype: its storage type; the scales of a scaled one are the array NAME_scale.
         item_shape: shape of one record, for example (N, C) of a map, (D,) of a token.
         ragged: one record per box instead of one per image.
         grid: rows and columns of a map whose last rows * columns tokens lie row by row over the image.
     """
 
     name: str
-    dtype: Literal["int8", "float16"]
+    dtype: StorageName
     item_shape: tuple[Positive, ...]
     ragged: bool
     grid: tuple[Positive, Positive] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        grid = None if self.grid is None else list(self.grid)
-        return {**asdict(self), "item_shape": list(self.item_shape), "grid": grid}
+    @property
+    def storage(self) -> Storage:
+        """Its storage type."""
+        return STORAGE[self.dtype]
+
+    @property
+    def stored(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """See `Storage.arrays`."""
+        return self.storage.arrays(self.name, self.item_shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +86,7 @@ class PartSpec:
     def __post_init__(self) -> None:
         # Names become folders; a record read from elsewhere must not leave the cache.
         names = [array.name for array in self.arrays]
-        good = all(re.fullmatch(NAME, name) and not name.endswith("_scale") for name in (*names, self.name))
+        good = all(re.fullmatch(NAME, name) and not name.endswith(SCALE) for name in (*names, self.name))
         good = good and all(0 < prod(array.item_shape) <= _LARGEST_ITEM for array in self.arrays)
         good = good and not {"status", "file"}.intersection(names) and len(set(names)) == len(names) > 0
         if not good or self.name in _TAKEN or len(self.name) > 64:
@@ -105,30 +98,18 @@ class PartSpec:
                 "rename it in the backbone file",
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return {
-            "name": self.name,
-            "arrays": [array.to_dict() for array in self.arrays],
-            "fingerprint": dict(self.fingerprint),
-        }
-
     @property
     def digest(self) -> str:
         """SHA-256 of the identity of the features."""
-        return digest(canonical(self.to_dict()))
+        return digest(canonical(asdict(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanShape:
-    """The sizes that fix the shape of every array.
+    """The sizes that fix the shape of every array: S images a partition, B boxes in the largest one.
 
-    Attributes:
-        num_images, num_boxes: totals.
-        partition_size: S.
-        max_boxes: B.
-        max_text: bytes of the longest partition's image ids and file names.
-        views: whether there are extra views of images; each counts as an image.
+    `max_text` are the bytes of the longest partition's image ids and file names; with `views` there are extra
+    views of images, and each counts as an image.
     """
 
     num_images: Positive
@@ -152,9 +133,8 @@ class PlanShape:
 class StackedArray:
     """One stored zarr array [P, length, *item_shape] and how it is cut.
 
-    A stored object (shard) holds `group` partitions, one for feature arrays; an inner chunk holds `rows` rows
-    of one partition. Inner chunks past the last record of a partition are not stored. `ragged` arrays have
-    one row a box, the others one row an image.
+    A stored object (shard) holds `group` partitions, an inner chunk `rows` rows of one; those past the last
+    record of a partition are not stored. `ragged` arrays have one row a box, the others one row an image.
     """
 
     path: str
@@ -207,6 +187,11 @@ class StackedArray:
         return self.index_entries * INDEX_ENTRY_BYTES + CRC_BYTES
 
     @property
+    def fill_value(self) -> int | float:
+        """What is read where nothing is stored."""
+        return FILL_VALUES[self.dtype]
+
+    @property
     def shards(self) -> int:
         """Number of stored objects when none is empty."""
         return ceil(self.partitions / self.group)
@@ -226,8 +211,7 @@ class StackedArray:
 
 
 def part_arrays(spec: PartSpec, shape: PlanShape) -> dict[str, StackedArray]:
-    """Every stored array of a part by name: features, their scales, "status" uint8 [P, S], and "file" int64
-    [P, S, 3], see `datasets.images.FileStamp`."""
+    """Every stored array of a part by name: features, "status" uint8 [P, S] and "file" int64 [P, S, 3]."""
     images, boxes = shape.partition_size, max(1, shape.max_boxes)
     arrays = {
         "status": _stacked(f"{spec.name}/status", "uint8", shape, images, (), run_bytes=_RUN_BYTES),
@@ -235,13 +219,17 @@ def part_arrays(spec: PartSpec, shape: PlanShape) -> dict[str, StackedArray]:
     }
     for array in spec.arrays:
         length = boxes if array.ragged else images
-        run = (_RUN_BYTES, _SCALE_RUN_BYTES) if array.ragged else (0, 0)  # 0: one row an inner chunk
-        path = f"{spec.name}/{array.name}"
-        cut = partial(_stacked, shape=shape, length=length, ragged=array.ragged)
-        arrays[array.name] = cut(path, array.dtype, item=array.item_shape, run_bytes=run[0])
-        if array.dtype == "int8":
-            scale = cut(f"{path}_scale", "float16", item=array.item_shape[:-1], run_bytes=run[1])
-            arrays[f"{array.name}_scale"] = scale
+        for name, (dtype, item) in array.stored.items():
+            run = _SCALE_RUN_BYTES if name.endswith(SCALE) else _RUN_BYTES
+            arrays[name] = _stacked(
+                f"{spec.name}/{name}",
+                dtype,
+                shape,
+                length,
+                item,
+                run_bytes=run if array.ragged else 0,  # 0: one row an inner chunk
+                ragged=array.ragged,
+            )
     return arrays
 
 

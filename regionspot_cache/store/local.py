@@ -42,7 +42,7 @@ class LocalHandle:
             close(self._fd)
 
     def read_into(self, offset: int, buffers: Sequence[np.ndarray], length: int) -> None:
-        """One positioned, scattered read (per 1,024 buffers); shares no file position with other threads."""
+        """One positioned, scattered read (per 1,024 buffers)."""
         done = 0
         for start in range(0, len(buffers), _IOV_MAX):
             part = buffers if len(buffers) <= _IOV_MAX else buffers[start : start + _IOV_MAX]
@@ -55,7 +55,7 @@ class LocalObjects:
     """The objects below one folder. See `objects.Objects`."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.url = root, str(root)
         # A handle evicted here stays open for the threads that are reading from it.
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._handles = lru_cache(maxsize=max(16, min(4096, soft_limit // 4)))(
@@ -65,22 +65,15 @@ class LocalObjects:
     def __reduce__(self) -> tuple:
         return LocalObjects, (self.root,)
 
-    @property
-    def url(self) -> str:
-        """The folder."""
-        return str(self.root)
-
     def open(self, key: str) -> LocalHandle:
         """A handle on the file that has the name now, or had it when it was last opened here."""
         return self._handles(key)
 
     def read(self, key: str) -> bytes:
-        """The whole file."""
         with open(_open_file(self.root / key), "rb", buffering=0) as file, _readable(self.root / key):
             return file.readall()
 
     def size(self, key: str) -> int | None:
-        """Bytes of the file, None when there is none."""
         try:
             with _readable(self.root / key):
                 return _require_file(self.root / key, (self.root / key).stat()).st_size
@@ -99,10 +92,7 @@ class LocalObjects:
 
     @contextmanager
     def exclusive(self, name: str, *, wait: bool = True, long: bool = False) -> Generator["LocalStage"]:
-        """Hold flock on staging/NAME.lock. Raises BlockingIOError when `wait` is off and another holds it.
-
-        The kernel knows whether the holder lives, however long it holds the lock.
-        """
+        """Hold flock on staging/NAME.lock; the kernel knows whether the holder lives, however long."""
         lock_path = self.root / STAGING / f"{name}.lock"
         with _explained(lock_path, 0):
             _make_folders(lock_path.parent)
@@ -138,11 +128,9 @@ class LocalStage:
         self._count = 0
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write, sync, read back and compare under staging/."""
         self._staged.append((self._write(data, key), self._root / key))
 
     def publish(self) -> None:
-        """Rename every staged file to its key, then sync the folders."""
         for source, target in self._staged:
             with _explained(target, 0):
                 _make_folders(target.parent)
@@ -166,14 +154,12 @@ class LocalStage:
         return True
 
     def delete(self, key: str) -> None:
-        """Unlink the file and sync its folder."""
         path = self._root / key
         with _explained(path, 0), suppress(FileNotFoundError):
             path.unlink()
             _sync_folder(path.parent)
 
     def wipe(self) -> None:
-        """Forget and remove everything staged."""
         self._staged.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -190,7 +176,6 @@ class LocalStage:
 
 
 def _open_file(path: Path) -> int:
-    """A descriptor of a file, for reading. Raises FileNotFoundError and what `_readable` raises."""
     with _readable(path):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or a pipe would wait for a writer
         try:
@@ -213,12 +198,7 @@ def _require_file(path: Path, status: os.stat_result) -> os.stat_result:
 
 @contextmanager
 def _readable(path: Path) -> Generator[None]:
-    """Turn an operating-system error while reading into one of ours; FileNotFoundError stays.
-
-    Raises:
-        DamageError: a loop of links, or something else than a file or folder where one belongs.
-        RegionSpotError: anything else, such as a file that this user may not read.
-    """
+    """Turn an operating-system error while reading into one of ours; FileNotFoundError stays."""
     try:
         yield
     except FileNotFoundError:
@@ -257,10 +237,7 @@ def _compare(path: Path, view: memoryview) -> None:
 
 
 def _acquire(path: Path, wait: bool) -> int:
-    """An exclusively locked descriptor of the file that `path` names now.
-
-    The holder removes the file before it lets go, so a lock on a file that `path` does not name is void.
-    """
+    """A locked descriptor of the file that `path` names now; a holder removes the file first."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -275,7 +252,6 @@ def _acquire(path: Path, wait: bool) -> int:
 
 
 def _make_folders(path: Path) -> None:
-    """Create missing folders and make their names durable."""
     if path.is_dir():
         return
     _make_folders(path.parent)
@@ -299,16 +275,10 @@ def _explained(path: Path, size: int) -> Generator[None]:
     except BlockingIOError:
         raise
     except OSError as error:
-        found = f"cannot write {path}: {error.strerror}"
-        if error.errno in _FULL:
-            raise RegionSpotError(
-                found,
-                f"room for {size:,} more bytes",
-                "free some space or choose another --cache, then run the same command again; "
-                "finished partitions are kept",
-            ) from error
+        full = error.errno in _FULL
         raise RegionSpotError(
-            found,
-            "a cache folder that this user may write",
-            "change its permissions or choose another --cache, then run the same command again",
+            f"cannot write {path}: {error.strerror}",
+            f"room for {size:,} more bytes" if full else "a cache folder that this user may write",
+            f"{'free some space' if full else 'change its permissions'} or choose another --cache, then run "
+            "the same command again; finished partitions are kept",
         ) from error

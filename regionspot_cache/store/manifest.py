@@ -5,15 +5,15 @@ that of the plan. What belongs to another plan, part or partition is never taken
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from regionspot_cache.errors import DamageError
-from regionspot_cache.store.entries import ObjectEntry
 from regionspot_cache.store.identity import PartRecord
 from regionspot_cache.store.layout import (
     STATUS_ABSENT,
@@ -23,9 +23,12 @@ from regionspot_cache.store.layout import (
     PartName,
     PlanShape,
     Size,
+    StackedArray,
+    part_arrays,
 )
 from regionspot_cache.store.objects import Objects
-from regionspot_cache.store.records import Count, Sha256, digest, from_record, parse, to_record
+from regionspot_cache.store.records import Count, Sha256, damage, digest, from_record, parse, read_record
+from regionspot_cache.store.shards import ObjectEntry
 
 MANIFEST_KEY = "manifest.json"
 _READERS = 16
@@ -65,7 +68,6 @@ class Marker:
     """Proof that one partition of a part is complete.
 
     Attributes:
-        part, partition: what it is about.
         part_digest: `PartRecord.digest` of the part it belongs to, and so of the plan.
         objects: every stored object of the partition by key.
         counts: number of images by outcome ("ok" or a failure reason).
@@ -86,22 +88,15 @@ class Marker:
     host: str
     time: str
 
-    def to_bytes(self) -> bytes:
-        """The stored bytes."""
-        return to_record(asdict(self))
-
     @classmethod
     def from_bytes(cls, data: bytes, key: str, shape: PlanShape) -> "Marker":
-        """Inverse of `to_bytes`. Raises DamageError."""
+        """The marker that `to_record` wrote. Raises DamageError."""
         marker = parse(cls, from_record(data, key), key)
         images = shape.partition_images(marker.partition) if marker.partition < shape.num_partitions else 0
         _require_positions(marker.failed, images, key)
         if len(marker.failures) != len(marker.failed):
-            raise DamageError(
-                f"{key} describes {len(marker.failures)} failures and lists {len(marker.failed)}",
-                "one description of each",
-                "rs-cache verify CACHE --full names all damage",
-            )
+            found = f"{key} describes {len(marker.failures)} failures and lists {len(marker.failed)}"
+            raise damage(found, "one description of each")
         return marker
 
     def is_of(self, part: PartRecord, partition: int) -> bool:
@@ -118,11 +113,8 @@ class Marker:
 def _require_positions(failed: Failed, images: int, key: str) -> None:
     positions = [position for position, _ in failed]
     if positions != sorted(set(positions)) or (positions and positions[-1] >= images):
-        raise DamageError(
-            f"{key} lists failed images {positions[:5]} ...",
-            f"each once, in order, below {images}",
-            "rs-cache verify CACHE --full names all damage",
-        )
+        found = f"{key} lists failed images {positions[:5]} ..."
+        raise damage(found, f"each once, in order, below {images}")
 
 
 def read_marker(
@@ -157,15 +149,23 @@ def read_markers(
 class SealedPart:
     """A complete part as the manifest records it.
 
-    Attributes:
-        digest: `PartRecord.digest`.
-        markers: SHA-256 of each partition's marker, in order.
-        failed: (position, status code) of every image without features, position = p * S + slot.
+    `markers` has the SHA-256 of each partition's marker; `failed` (position p * S + slot, status code) of
+    every image without features.
     """
 
     digest: Sha256
     markers: tuple[Sha256, ...]
     failed: Failed
+
+    @classmethod
+    def of(cls, part: PartRecord, size: int, markers: Mapping[int, tuple[str, Failed]]) -> "SealedPart":
+        """A part by the digest and the failed slots of the marker of every partition."""
+        found = sorted(markers.items())
+        return cls(
+            digest=part.digest,
+            markers=tuple(marker for _, (marker, _) in found),
+            failed=tuple((p * size + slot, code) for p, (_, failed) in found for slot, code in failed),
+        )
 
     def counts(self, num_images: int) -> Counter[str]:
         """Images by outcome."""
@@ -176,28 +176,16 @@ class SealedPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """manifest.json: the sealed state of a cache, replaced atomically.
-
-    Attributes:
-        plan_digest: `CacheRecord.plan_digest`.
-        parts: every complete part.
-    """
+    """manifest.json: the sealed state of a cache, every complete part; replaced atomically."""
 
     plan_digest: Sha256
     parts: Mapping[PartName, SealedPart]
 
-    def to_bytes(self) -> bytes:
-        """The stored bytes."""
-        return to_record(asdict(self))
-
     @classmethod
     def read(cls, objects: Objects, shape: PlanShape) -> "Manifest | None":
         """Read it; None when nothing was sealed yet. Raises DamageError."""
-        try:
-            manifest = parse(cls, from_record(objects.read(MANIFEST_KEY), MANIFEST_KEY), MANIFEST_KEY)
-        except FileNotFoundError:
-            return None
-        for part in manifest.parts.values():
+        manifest = read_record(cls, objects, MANIFEST_KEY)
+        for part in manifest.parts.values() if manifest else ():
             _require_positions(part.failed, shape.num_images, MANIFEST_KEY)
             if len(part.markers) != shape.num_partitions:
                 raise DamageError(
@@ -206,3 +194,51 @@ class Manifest:
                     "rs-cache extract with the same arguments seals the cache again",
                 )
         return manifest
+
+
+def sealed_sums(
+    objects: Objects, part: PartRecord, sealed: SealedPart, shape: PlanShape
+) -> Callable[[StackedArray, int], memoryview]:
+    """From an array of a sealed part and a partition to the recorded checksums, uint32 [index_entries].
+
+    The marker of a partition is read when one of its objects is first touched; four bytes a record are kept.
+    DamageError when it is gone, damaged, not the one that the manifest names, or does not list the object.
+    """
+    arrays = part_arrays(part.spec, shape).values()
+
+    @cache
+    def of_partition(partition: int) -> dict[str, memoryview]:
+        key = marker_key(part.spec.name, partition)
+        try:
+            data = objects.read(key)
+        except FileNotFoundError:
+            data = b""
+        if digest(data) != sealed.markers[partition]:
+            raise DamageError(
+                f"{key} of {objects.url} is {'not the one that was sealed' if data else 'missing'}",
+                "the marker that the manifest names",
+                "open the cache again if an extraction changed it meanwhile; else rs-cache verify "
+                f"{objects.url} --full names all damage",
+            )
+        marker = Marker.from_bytes(data, key, shape)
+        if not marker.is_of(part, partition):
+            raise damage(
+                f"{key} is the marker of partition {marker.partition} of another {marker.part} part",
+                f"that of partition {partition} of the {part.spec.name} part",
+                objects.url,
+            )
+        keys = {array.path: array.key(partition) for array in arrays}
+        return {
+            array.path: marker.objects[keys[array.path]].sums(array, keys[array.path])
+            for array in arrays
+            if keys[array.path] in marker.objects
+        }
+
+    def sums(array: StackedArray, partition: int) -> memoryview:
+        found = of_partition(partition).get(array.path)
+        if found is None:
+            what = f"{array.key(partition)} is not listed by the marker of its partition"
+            raise damage(what, "an object that was committed", objects.url)
+        return found
+
+    return sums

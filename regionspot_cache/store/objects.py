@@ -4,12 +4,17 @@ A key is a relative path with "/" between its parts. Readers take bytes; writers
 `Stage`, where an object is complete, synced and compared before it can be seen under its key.
 """
 
+import importlib.util
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from regionspot_cache.errors import MissingFileError
+from regionspot_cache.store.local import LocalObjects
 
 
 class Handle(Protocol):
@@ -85,7 +90,6 @@ class BytesHandle:
         self.version: Hashable = id(data)
 
     def read_into(self, offset: int, buffers: Sequence[np.ndarray], length: int) -> None:
-        """Copy from the bytes in memory."""
         if offset + length > self.size:
             raise EOFError
         scatter(self._data[offset : offset + length], buffers)
@@ -104,3 +108,22 @@ class WholeObjects:
 
     def __init__(self, objects: Objects) -> None:
         self.open = lru_cache(maxsize=1)(lambda key: BytesHandle(objects.read(key)))
+
+
+def open_objects(location: str | Path) -> Objects:
+    """Objects of a folder, or of a URL that obstore knows (s3://, gs://, az://, memory://, file://).
+
+    Raises:
+        MissingFileError: a URL is given and obstore is not installed.
+    """
+    if "://" not in str(location):
+        return LocalObjects(Path(location).absolute())
+    if importlib.util.find_spec("obstore") is None:
+        raise MissingFileError(
+            f"{location} needs the package obstore, which is not installed",
+            "a local folder, or obstore beside regionspot-cache",
+            "pip install 'regionspot-cache[remote]'",
+        )
+    from regionspot_cache.store.remote import RemoteObjects
+
+    return RemoteObjects.from_url(str(location))

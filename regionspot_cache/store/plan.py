@@ -4,9 +4,8 @@ Everything is kept as flat arrays (one row an image or a box), so 25 million box
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionPlan:
-    """The images and boxes of one partition.
+    """The s images and b boxes of partition `index`.
 
     Attributes:
-        index: partition number p.
-        image_ids, file_names: s of each.
         sizes: int32 [s, 2], width and height of the view in pixels.
         boxes: float32 [b, 4], xyxy in pixels of the view, which is the original image unless `views` differ.
         offsets: int32 [s + 1]; image s owns boxes offsets[s]:offsets[s + 1].
@@ -42,31 +39,21 @@ class PartitionPlan:
 
     @property
     def num_images(self) -> int:
-        """s."""
         return len(self.file_names)
 
     @property
     def num_boxes(self) -> int:
-        """b."""
         return len(self.boxes)
 
 
 def shuffled_order(count: int, seed: int) -> np.ndarray:
-    """Permutation int64 [count], a pure function of its arguments on every numpy version.
-
-    Sorts SplitMix64 hashes of the indices.
-    """
+    """Permutation int64 [count] by hashes of the indices, the same on every numpy version."""
     first = np.uint64(seed % 2**32) * np.uint64(0x100000000)
     return np.argsort(random64(0, np.arange(count, dtype=np.uint64) + first), kind="stable")
 
 
 class CachePlan:
-    """The partitions of a dataset.
-
-    Args:
-        dataset: images and boxes (`datasets.DetectionDataset`); it is kept, not copied.
-        partition_size: S, images a partition.
-        seed: of the order.
+    """The partitions of a dataset, which is kept, not copied.
 
     Raises:
         InputError: the dataset has no images, or its arrays disagree.
@@ -77,21 +64,12 @@ class CachePlan:
         self.dataset, self.partition_size, self.seed = dataset, partition_size, seed
         self.order = shuffled_order(len(dataset.file_names), seed)
         starts = np.arange(0, len(self.order), partition_size)
+        self.views, self.num_partitions = dataset.views, len(starts)
         box_counts = np.diff(dataset.offsets)[self.order]
         # int64 [P] each: images, boxes and text bytes a partition
         self.image_counts = np.diff(np.append(starts, len(self.order)))
         self.box_counts = np.add.reduceat(box_counts, starts)
         self.text_counts = np.add.reduceat(_text_bytes(dataset)[self.order], starts)
-
-    @property
-    def views(self) -> ViewTable | None:
-        """Views of the dataset's records, when it has extra ones."""
-        return self.dataset.views
-
-    @property
-    def num_partitions(self) -> int:
-        """P."""
-        return len(self.image_counts)
 
     @property
     def shape(self) -> PlanShape:
@@ -151,13 +129,7 @@ _HASHED = {
 _HASHED_VIEWS = {"numbers": "<i4", "origins": "<i4", "frames": "<i4"}
 
 
-def id_kind(image_ids: Sequence[int | str]) -> Literal["int", "str"]:
-    """ "int" or "str": how the text of an image id is to be read back."""
-    return "str" if any(isinstance(image_id, str) for image_id in image_ids) else "int"
-
-
 def _text_bytes(dataset: "DetectionDataset") -> np.ndarray:
-    """UTF-8 bytes of image id and file name, int64 [M]."""
     pairs = zip(dataset.image_ids, dataset.file_names, strict=True)
     lengths = (len(f"{a}{b}".encode(errors="surrogateescape")) for a, b in pairs)
     return np.fromiter(lengths, np.int64, len(dataset.file_names))

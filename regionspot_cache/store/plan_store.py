@@ -1,20 +1,26 @@
-"""The plan as stored arrays: written once, then read a partition at a time or loaded flat."""
+"""The plan as stored arrays: written once, then read a partition at a time or loaded flat; bytes it takes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
 from regionspot_cache.datasets.augmentation import ViewTable
-from regionspot_cache.errors import DamageError
 from regionspot_cache.store.encode import METADATA, array_metadata, empty_block, encode_shard, group_metadata
-from regionspot_cache.store.entries import ObjectEntry, object_entry, recorded_sums
 from regionspot_cache.store.identity import CacheRecord
-from regionspot_cache.store.layout import StackedArray, plan_arrays
+from regionspot_cache.store.layout import PartSpec, StackedArray, part_arrays, plan_arrays
 from regionspot_cache.store.objects import Objects, WholeObjects
 from regionspot_cache.store.plan import CachePlan, PartitionPlan
-from regionspot_cache.store.shards import ChunkError, StoredArray, chunk_sums
+from regionspot_cache.store.records import damage
+from regionspot_cache.store.shards import (
+    ChunkError,
+    ObjectEntry,
+    StoredArray,
+    chunk_sums,
+    object_entry,
+    recorded_sums,
+)
 
 
 def plan_objects(plan: CachePlan) -> Iterator[tuple[str, bytes | memoryview, ObjectEntry]]:
@@ -53,27 +59,17 @@ def partition_columns(partition: PartitionPlan, name: str) -> np.ndarray:
 
 
 class StoredPlan:
-    """Reads the stored plan.
-
-    Args:
-        objects: the cache's objects.
-        record: cache.json; every row that is read is the one whose checksum it has.
-    """
+    """Reads the stored plan; every row that is read is the one whose checksum cache.json has."""
 
     def __init__(self, objects: Objects, record: CacheRecord) -> None:
-        self.shape = record.shape
+        self.shape, self.num_partitions = record.shape, record.shape.num_partitions
         self._objects, self._record = objects, record
         self._arrays = {name: self._stored(a, objects) for name, a in plan_arrays(record.shape).items()}
 
     def _stored(self, array: StackedArray, objects: Objects | WholeObjects) -> StoredArray:
         return StoredArray(objects.open, array, recorded_sums(self._record.objects, array))
 
-    @property
-    def num_partitions(self) -> int:
-        """P."""
-        return self.shape.num_partitions
-
-    @property
+    @cached_property
     def image_counts(self) -> np.ndarray:
         """int64 [P], images of each partition."""
         return np.array([self.shape.partition_images(p) for p in range(self.num_partitions)], np.int64)
@@ -115,10 +111,6 @@ class StoredPlan:
         text = self._rows("text", index, ends[-1]).tobytes()
         return [text[start:end].decode(errors="surrogateescape") for start, end in pairwise(ends)]
 
-    def image_ids(self, index: int) -> list[int | str]:
-        """Image ids of a partition."""
-        return self._ids(self.texts(index)[::2])
-
     def image_name(self, index: int, slot: int) -> tuple[int | str, str]:
         """Image id and file name of one image."""
         image_id, file_name = self.texts(index)[2 * slot : 2 * slot + 2]
@@ -130,19 +122,11 @@ class StoredPlan:
         try:
             return [int(text) for text in texts]
         except ValueError:
-            raise DamageError(
-                f"the image ids of {self._objects.url} are no numbers",
-                "numbers, as its cache.json says",
-                "rs-cache verify CACHE --full lists every damaged object of the cache",
-            ) from None
+            found = f"the image ids of {self._objects.url} are no numbers"
+            raise damage(found, "numbers, as its cache.json says") from None
 
     def load(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Array `name` of all partitions, one after the other: [sum(rows), *item_shape].
-
-        Args:
-            name: an array of `layout.plan_arrays`.
-            rows: int [P], how many rows each partition has.
-        """
+        """Array `name` of `plan_arrays`: `rows`, int [P], of all partitions in turn, [T, *item_shape]."""
         array = self._arrays[name].array
         whole = self._stored(array, WholeObjects(self._objects))
         flat = np.empty((int(np.sum(rows)), *array.item_shape), array.dtype)
@@ -160,8 +144,50 @@ def _checked(stored: StoredArray, partition: int, count: int) -> np.ndarray:
     try:
         return stored.read_rows(partition, 0, count)
     except ChunkError as error:
-        raise DamageError(
-            f"the plan of the cache is damaged: {error}",
-            "every row that was planned",
-            "rs-cache verify CACHE --full lists every damaged object of the cache",
-        ) from None
+        raise damage(f"the plan of the cache is damaged: {error}", "every row that was planned") from None
+
+
+def estimate(plan: CachePlan, parts: Sequence[PartSpec]) -> dict[str, int]:
+    """Bytes of the stored objects of every array, by path ("clip/map"), and their "total".
+
+    Exact when no image fails. The small JSON objects (about 5 KB a partition and part) are not counted.
+    """
+    rows = {
+        "boxes": plan.box_counts,
+        "offsets": plan.image_counts + 1,
+        "sizes": plan.image_counts,
+        "text": plan.text_counts,
+        "text_offsets": 2 * plan.image_counts + 1,
+        "views": plan.image_counts,
+        "origins": plan.image_counts,
+        "frames": plan.image_counts,
+    }
+    sizes = {array.path: array.stored_bytes(rows[name]) for name, array in plan_arrays(plan.shape).items()}
+    for spec in parts:
+        sizes |= _part_bytes(plan, spec, np.ones(plan.num_partitions, bool))
+    return {**sizes, "total": sum(sizes.values())}
+
+
+def missing_bytes(
+    plan: CachePlan | StoredPlan, parts: Sequence[PartSpec], pending: Mapping[str, Sequence[int]]
+) -> int:
+    """Bytes of the partitions that each part still lacks, exact like `estimate`.
+
+    `pending` are partitions that are not committed, by part; all of a part that is not named.
+    """
+    total = 0
+    for spec in parts:
+        lacking = np.ones(plan.num_partitions, bool)
+        if spec.name in pending:
+            lacking[:] = False
+            lacking[list(pending[spec.name])] = True
+        total += sum(_part_bytes(plan, spec, lacking).values())
+    return total
+
+
+def _part_bytes(plan: CachePlan | StoredPlan, spec: PartSpec, chosen: np.ndarray) -> dict[str, int]:
+    """Bytes of every array of a part in the chosen partitions, bool [P], by path."""
+    return {
+        array.path: array.stored_bytes((plan.box_counts if array.ragged else plan.image_counts) * chosen)
+        for array in part_arrays(spec, plan.shape).values()
+    }

@@ -1,42 +1,93 @@
-"""From the rows of one partition to stored objects and their marker; taking a commit back."""
+"""From the features of one partition to stored rows, objects and their marker; taking a commit back."""
 
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
 from regionspot_cache.errors import DamageError, IdentityError, InputError
 from regionspot_cache.store.encode import empty_block, encode_shard
-from regionspot_cache.store.entries import ObjectEntry, object_entry
 from regionspot_cache.store.identity import CacheRecord, PartRecord
 from regionspot_cache.store.layout import (
+    STAMP,
     STATUS_OK,
     STATUS_REASONS,
+    ArraySpec,
     PartSpec,
-    PlanShape,
     StackedArray,
-    part_arrays,
 )
-from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, Marker, marker_key
+from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, Marker, SealedPart, marker_key
 from regionspot_cache.store.objects import Objects, Stage
 from regionspot_cache.store.plan import PartitionPlan
-from regionspot_cache.store.shards import chunk_sums
+from regionspot_cache.store.records import to_record
+from regionspot_cache.store.shards import ObjectEntry, chunk_sums, object_entry
+from regionspot_cache.store.storage import FILL_VALUES, Stored
+
+Features = np.ndarray | Stored
 
 
-def encoded_objects(
-    spec: PartSpec, shape: PlanShape, partition: int, rows: Mapping[str, np.ndarray]
-) -> Iterator[tuple[StackedArray, memoryview | None]]:
-    """(array, bytes) of every array's stored object, one at a time; None for one that would hold nothing."""
-    for name, array in part_arrays(spec, shape).items():
-        block = rows[name][None]
-        if block.shape[1] < array.length:
-            block = empty_block(array)
-            block[0, : len(rows[name])] = rows[name]
-        yield array, encode_shard(array, block)
+def stored_rows(
+    spec: PartSpec,
+    partition: PartitionPlan,
+    features: Mapping[str, Features],
+    status: np.ndarray,
+    files: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Rows of every stored array of a partition of s images and b boxes; the fill value for failed images.
+
+    `features` are float [b, D] (ragged) or [s, N, C] by array name, or the same as `Stored`; `status` uint8
+    [s] of `layout.STATUS_CODES`; `files` int64 [s, 3]. InputError for names, shapes or values that do not
+    fit.
+    """
+    known = status.dtype == np.uint8 and status.shape == (partition.num_images,)
+    if not known or not np.isin(status, [code for code in STATUS_REASONS if code]).all():
+        found = f"status of partition {partition.index}: {status.dtype} {list(status.shape)}"
+        raise _bug(found, f"uint8 [{partition.num_images}] with known codes, none of them 0")
+    names = sorted(array.name for array in spec.arrays)
+    if sorted(features) != names:
+        raise _bug(f"features {sorted(features)}", f"{names}")
+    ok = status == STATUS_OK
+    stamps = np.zeros((len(status), STAMP), np.int64) if files is None else np.asarray(files, np.int64)
+    rows = {"status": status, "file": _spread(stamps[ok], ok)}
+    for array in spec.arrays:
+        rows |= _array_rows(array, features[array.name], row_mask(array.ragged, partition, status))
+    return rows
+
+
+def row_mask(ragged: bool, partition: PartitionPlan, status: np.ndarray) -> np.ndarray:
+    """Boolean mask of the rows of images that succeeded: [b] of ragged arrays, [s] of others."""
+    ok = status == STATUS_OK
+    return np.repeat(ok, np.diff(partition.offsets)) if ragged else ok
+
+
+def _array_rows(array: ArraySpec, features: Features, ok: np.ndarray) -> dict[str, np.ndarray]:
+    given = features if isinstance(features, Stored) else Stored(features)
+    if given.values.shape != (len(ok), *array.item_shape):
+        found = f"{array.name} features of shape {list(given.values.shape)}"
+        raise _bug(found, f"{[len(ok), *array.item_shape]}")
+    given = given if ok.all() else given.take(ok)
+    if isinstance(features, Stored):
+        array.storage.require(array.name, given)
+    else:
+        given = array.storage.encode(given.values)
+    return {
+        name: _spread(rows, ok) for name, rows in zip(array.stored, given, strict=False) if rows is not None
+    }
+
+
+def _spread(rows: np.ndarray, ok: np.ndarray) -> np.ndarray:
+    """Put the rows of successful images back at their places, the fill value elsewhere."""
+    if ok.all():
+        return rows
+    spread = np.full((len(ok), *rows.shape[1:]), FILL_VALUES[rows.dtype.name], rows.dtype)
+    spread[ok] = rows
+    return spread
+
+
+def _bug(found: str, expected: str) -> InputError:
+    return InputError(found, expected, "report this as a bug")
 
 
 def build_marker(
@@ -44,17 +95,20 @@ def build_marker(
     partition: PartitionPlan,
     status: np.ndarray,
     objects: Mapping[str, ObjectEntry],
-    failures: Sequence[Mapping[str, Any]],
+    details: Mapping[int, str],
     timings: Mapping[str, float],
 ) -> Marker:
-    """The marker of a partition whose objects are about to be published. Raises InputError."""
-    failed = tuple((int(slot), int(status[slot])) for slot in np.flatnonzero(status != STATUS_OK))
-    if len(failures) != len(failed):
-        raise InputError(
-            f"{len(failures)} failures listed for partition {partition.index}",
-            f"{len(failed)}, one for each image whose status is not ok",
-            "report this as a bug",
-        )
+    """The marker of a partition whose objects are about to be published."""
+    failed = tuple((slot, int(status[slot])) for slot in np.flatnonzero(status != STATUS_OK).tolist())
+    failures = [
+        {
+            "image_id": partition.image_ids[slot],
+            "file_name": partition.file_names[slot],
+            "reason": STATUS_REASONS[code],
+        }
+        | ({"detail": details[slot]} if slot in details else {})
+        for slot, code in failed
+    ]
     return Marker(
         part=part.spec.name,
         partition=partition.index,
@@ -62,23 +116,11 @@ def build_marker(
         objects=objects,
         counts=dict(Counter(STATUS_REASONS[int(code)] for code in status)),
         failed=failed,
-        failures=tuple(dict(failure) for failure in failures),
+        failures=tuple(failures),
         timings={name: float(seconds) for name, seconds in timings.items()},
         host=socket.gethostname(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def default_failures(partition: PartitionPlan, status: np.ndarray) -> list[dict[str, Any]]:
-    """One {"image_id", "file_name", "reason"} for each image whose status is not ok."""
-    return [
-        {
-            "image_id": partition.image_ids[slot],
-            "file_name": partition.file_names[slot],
-            "reason": STATUS_REASONS[int(status[slot])],
-        }
-        for slot in np.flatnonzero(status != STATUS_OK)
-    ]
 
 
 def require_current_part(objects: Objects, part: PartRecord) -> None:
@@ -93,12 +135,16 @@ def require_current_part(objects: Objects, part: PartRecord) -> None:
 
 
 def put_objects(
-    stage: Stage, encoded: Iterator[tuple[StackedArray, memoryview | None]], partition: int
+    stage: Stage, arrays: Mapping[str, StackedArray], partition: int, rows: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, ObjectEntry], list[str]]:
-    """Stage every object; returns their entries by key and the keys that must not exist."""
+    """Stage every object, one at a time; gives their entries by key, and the keys that would hold nothing."""
     entries, empty = {}, []
-    for array, data in encoded:
-        key = array.key(partition)
+    for name, array in arrays.items():
+        block, key = rows[name][None], array.key(partition)
+        if block.shape[1] < array.length:
+            block = empty_block(array)
+            block[0, : len(rows[name])] = rows[name]
+        data = encode_shard(array, block)
         if data is None:
             empty.append(key)
             continue
@@ -116,15 +162,15 @@ def withdraw(objects: Objects, record: CacheRecord, part: str, partition: int) -
 
 def unseal(objects: Objects, stage: Stage, record: CacheRecord, part: str) -> None:
     """Take one part out of the manifest. A damaged one or one of another plan is emptied."""
-    empty = Manifest(plan_digest=record.plan_digest, parts={})
+    left: dict[str, SealedPart] | None = {}
     try:
         found = Manifest.read(objects, record.shape)
+        if found is None or (found.plan_digest == record.plan_digest and part not in found.parts):
+            left = None
+        elif found.plan_digest == record.plan_digest:
+            left = {name: sealed for name, sealed in found.parts.items() if name != part}
     except DamageError:
-        found = None
-        stage.put(MANIFEST_KEY, empty.to_bytes())
-    if found is not None and found.plan_digest != record.plan_digest:
-        stage.put(MANIFEST_KEY, empty.to_bytes())
-    elif found is not None and part in found.parts:
-        kept = {name: sealed for name, sealed in found.parts.items() if name != part}
-        stage.put(MANIFEST_KEY, replace(empty, parts=kept).to_bytes())
-    stage.publish()
+        pass
+    if left is not None:
+        stage.put(MANIFEST_KEY, to_record(Manifest(plan_digest=record.plan_digest, parts=left)))
+        stage.publish()

@@ -10,12 +10,11 @@ import numpy as np
 
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError
 from regionspot_cache.store.layout import ArraySpec, PartSpec
-from regionspot_cache.store.location import open_objects
-from regionspot_cache.store.objects import Objects
+from regionspot_cache.store.objects import Objects, open_objects
 from regionspot_cache.store.plan import PartitionPlan
-from regionspot_cache.store.quantise import dequantise
 from regionspot_cache.store.segment import Segment, incomplete, open_segment
 from regionspot_cache.store.segments import SegmentEntry, Segments, UpdateRecord, within
+from regionspot_cache.store.storage import Stored
 
 
 def open_cache(
@@ -97,14 +96,10 @@ class Cache:
     """Records of a sealed cache by position i in 0..M-1; each view of an image counts as an image.
 
     Image i is slot i % S of partition i // S. After an update some positions hold no image: those that were
-    removed, and the ends of segments before the last. `ok` and `live` are False there.
+    removed, and the ends of segments before the last. `ok` and `live` are False there. `source` are the
+    annotations that it was extracted for, where they were named.
 
     Reading is safe from several threads and after a fork; a pickled cache opens itself again.
-
-    Attributes:
-        url: where it is.
-        parts: `PartSpec` by name.
-        source: the annotations that it was extracted for, where they were named.
     """
 
     def __init__(
@@ -130,10 +125,11 @@ class Cache:
                 )
         # Partition of the whole with which each segment begins, and the position.
         self._first = np.cumsum([0, *(segment.num_partitions for segment in self.segments)])
-        self._starts = self._first[:-1] * self.partition_size
-        self.num_images = int(self._starts[-1]) + self.segments[-1].num_images
+        self.num_partitions = int(self._first[-1])
+        self.segment_starts = self._first[:-1] * self.partition_size
+        self.num_images = int(self.segment_starts[-1]) + self.segments[-1].num_images
         self.live = np.zeros(self.num_images, bool)
-        for start, segment, gone in zip(self._starts.tolist(), self.segments, removed, strict=True):
+        for start, segment, gone in zip(self.segment_starts.tolist(), self.segments, removed, strict=True):
             self.live[start : start + segment.num_images] = ~gone
 
     def __reduce__(self) -> tuple:
@@ -141,16 +137,6 @@ class Cache:
 
     def __len__(self) -> int:
         return self.num_images
-
-    @property
-    def segment_starts(self) -> np.ndarray:
-        """int64 [number of segments], position of the first image of each."""
-        return self._starts
-
-    @property
-    def num_partitions(self) -> int:
-        """P."""
-        return int(self._first[-1])
 
     @property
     def num_boxes(self) -> int:
@@ -210,7 +196,7 @@ class Cache:
     def file_names(self) -> list[str]:
         """By position; "" where no image was ever planned."""
         names = [""] * self.num_images
-        for start, segment in zip(self._starts.tolist(), self.segments, strict=True):
+        for start, segment in zip(self.segment_starts.tolist(), self.segments, strict=True):
             names[start : start + segment.num_images] = segment.file_names
         return names
 
@@ -233,24 +219,22 @@ class Cache:
     @cached_property
     def views(self) -> np.ndarray | None:
         """int32 [M], the view of each image (0: the picture itself); None without extra views."""
-        found = [segment.views for segment in self.segments if segment.views is not None]
-        return self._joined(found) if len(found) == len(self.segments) else None
+        return self._of_views([segment.views for segment in self.segments])
 
     @cached_property
     def origins(self) -> np.ndarray | None:
         """int32 [M], number of the image that each one is a view of; None without extra views."""
-        found, used = [], 0
-        for segment in self.segments:
-            if segment.origins is None:
-                return None
-            found.append(segment.origins + used)
-            used += int(segment.origins.max(initial=-1)) + 1
-        return self._joined(found)
+        found = [segment.origins for segment in self.segments]
+        used = [0, *np.cumsum([int(each.max(initial=-1)) + 1 for each in found if each is not None]).tolist()]
+        return self._of_views([each + n for each, n in zip(found, used, strict=False) if each is not None])
 
     @cached_property
     def frames(self) -> np.ndarray | None:
         """int32 [M, 6], see `datasets.augmentation`; None without extra views."""
-        found = [segment.frames for segment in self.segments if segment.frames is not None]
+        return self._of_views([segment.frames for segment in self.segments])
+
+    def _of_views(self, columns: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        found = [column for column in columns if column is not None]
         return self._joined(found) if len(found) == len(self.segments) else None
 
     def boxes(self, i: int) -> np.ndarray:
@@ -268,19 +252,16 @@ class Cache:
 
     def read(self, path: str, i: int) -> np.ndarray:
         """Image i of the array PART/ARRAY, float32 [*item], or [n, *item] by box; errors of `raw_images`."""
-        if self.array(path).ragged:
-            return _floats(*self.raw_boxes(path, i))
-        values, scales = self.raw_images(path, [i])
-        return _floats(values[0], None if scales is None else scales[0])
+        array = self.array(path)
+        stored = self.raw_boxes(path, i) if array.ragged else self.raw_images(path, [i])
+        read = array.storage.decode(*stored)
+        return read if array.ragged else read[0]
 
-    def raw_images(self, path: str, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Stored records of several images: int8 [k, *item] and float16 scales; or float16 and None.
+    def raw_images(self, path: str, indices: Sequence[int]) -> Stored:
+        """Stored records of several images: values [k, *item], and scales [k, *item[:-1]] of a scaled type.
 
-        Neighbours in the cache are read together, whatever their order in `indices`.
-
-        Args:
-            path: PART/ARRAY, of an array with one record an image.
-            indices: k positions.
+        `path` is PART/ARRAY, of one record an image. Neighbours are read together, whatever their order in
+        `indices`.
 
         Raises:
             DamageError: a record is missing or damaged; names image, partition and array.
@@ -289,41 +270,32 @@ class Cache:
         if len(self.segments) == 1:
             return self.segments[0].raw_images(path, indices)
         chosen = np.asarray(indices, np.int64)
-        numbers = np.searchsorted(self._starts, chosen, side="right") - 1
+        numbers = np.searchsorted(self.segment_starts, chosen, side="right") - 1
         array = self.array(path)
-        values = np.empty((len(chosen), *array.item_shape), array.dtype)
-        scales = np.empty(values.shape[:-1], np.float16) if array.dtype == "int8" else None
+        found = array.storage.empty((len(chosen), *array.item_shape))
         for number in np.unique(numbers).tolist():
             rows = np.flatnonzero(numbers == number)
-            local = (chosen[rows] - self._starts[number]).tolist()
-            values[rows], found = self.segments[number].raw_images(path, local)
-            if scales is not None:
-                scales[rows] = found
-        return values, scales
+            local = (chosen[rows] - self.segment_starts[number]).tolist()
+            found.put(rows, self.segments[number].raw_images(path, local))
+        return found
 
-    def raw_boxes(self, path: str, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Stored records of the boxes of image i: int8 [n, *item] and float16 scales, or float16 and None.
+    def raw_boxes(self, path: str, i: int) -> Stored:
+        """Stored records of the boxes of image i: values [n, *item], and scales of a scaled type.
 
-        Args:
-            path: PART/ARRAY, of an array with one record a box.
-            i: the position; errors as of `raw_images`.
+        `path` is PART/ARRAY, of one record a box; errors as of `raw_images`.
         """
         segment, local = self._at(i)
         return segment.raw_boxes(path, local)
 
     def _at(self, i: int) -> tuple[Segment, int]:
-        number = int(np.searchsorted(self._starts, i, side="right")) - 1
-        return self.segments[number], i - int(self._starts[number])
+        number = int(np.searchsorted(self.segment_starts, i, side="right")) - 1
+        return self.segments[number], i - int(self.segment_starts[number])
 
     def _joined(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         """Rows of all segments by position, zero where there is no image."""
         if len(columns) == 1:
             return columns[0]
         whole = np.zeros((self.num_images, *columns[0].shape[1:]), columns[0].dtype)
-        for start, column in zip(self._starts.tolist(), columns, strict=True):
+        for start, column in zip(self.segment_starts.tolist(), columns, strict=True):
             whole[start : start + len(column)] = column
         return whole
-
-
-def _floats(values: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-    return values.astype(np.float32) if scale is None else dequantise(values, scale)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from regionspot_cache.errors import DamageError
+from regionspot_cache.store.objects import Objects
 
 CHECKSUM_KEY = "record_sha256"
 T = TypeVar("T")
@@ -33,17 +34,14 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
 
-def to_record(value: Mapping[str, Any]) -> bytes:
+def to_record(value: Any) -> bytes:
     """Canonical JSON of `value` with its own SHA-256 inside."""
-    return canonical({**value, CHECKSUM_KEY: digest(canonical(dict(value)))})
+    plain = dict(value) if isinstance(value, Mapping) else asdict(value)
+    return canonical({**plain, CHECKSUM_KEY: digest(canonical(plain))})
 
 
 def from_record(data: bytes, key: str) -> dict[str, Any]:
-    """The value that `to_record` wrote.
-
-    Raises:
-        DamageError: the bytes are not exactly those that were written; `key` is named.
-    """
+    """The value that `to_record` wrote. DamageError, which names `key`, for any other bytes."""
     value: dict[str, Any] = {}
     try:
         value = json.loads(data)
@@ -52,11 +50,8 @@ def from_record(data: bytes, key: str) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         whole = False
     if not whole:
-        raise DamageError(
-            f"{key} is damaged: it does not match its own checksum",
-            "the exact bytes that were written",
-            "rs-cache verify CACHE --full lists every damaged object of the cache",
-        )
+        found = f"{key} is damaged: it does not match its own checksum"
+        raise damage(found, "the exact bytes that were written")
     return value
 
 
@@ -73,11 +68,24 @@ def parse(cls: type[T], value: Mapping[str, Any], key: str) -> T:
         field = ".".join(str(step) for step in first["loc"]) or "its values"
         raise _unreadable(key, f"{field}: {first['msg']}") from None
     # Conversions (true for 1, "1" for 1) and keys that `cls` does not know show up here.
-    again = json.loads(canonical(asdict(found)))  # pyrefly: ignore[bad-argument-type]
+    again = json.loads(canonical(asdict(found)))
     for field in sorted(again.keys() | value.keys()):
         if field not in again or canonical(again[field]) != canonical(value.get(field)):
             raise _unreadable(key, f"{field} is not what this version writes")
     return found
+
+
+def read_record(cls: type[T], objects: Objects, key: str) -> T | None:
+    """The dataclass `cls` that is stored at `key`; None where nothing is. Raises DamageError."""
+    try:
+        return parse(cls, from_record(objects.read(key), key), key)
+    except FileNotFoundError:
+        return None
+
+
+def damage(found: str, expected: str, place: str = "CACHE") -> DamageError:
+    """Something stored is not what was written."""
+    return DamageError(found, expected, f"rs-cache verify {place} --full names all damage")
 
 
 def _unreadable(key: str, detail: str) -> DamageError:

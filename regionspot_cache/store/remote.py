@@ -1,28 +1,31 @@
 """Objects in an object store (s3://, gs://, az://, memory://), through obstore; extra `remote`."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import obstore
+import yaml
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
 from regionspot_cache.errors import DamageError, IncompleteError, RegionSpotError
-from regionspot_cache.store.contact import explained, require_contact
 from regionspot_cache.store.objects import scatter
 
 _CLAIMS = "staging"
 LEASE_SECONDS = 900.0
 _POLL_SECONDS = 1.0
+_CAUSES = Path(__file__).with_name("object_store_errors.yaml")
 
 
 class RemoteHandle:
@@ -35,7 +38,6 @@ class RemoteHandle:
         self.version: Hashable = (head["e_tag"], head["size"], head["last_modified"])
 
     def read_into(self, offset: int, buffers: Sequence[np.ndarray], length: int) -> None:
-        """One ranged GET for all buffers."""
         if offset + length > self.size:
             raise EOFError
         with _explained("read", self._key):
@@ -50,28 +52,25 @@ class RemoteObjects:
     """The objects below one URL. See `objects.Objects`.
 
     Weaker than a local folder in one point. There is no kernel lock: the right to write a partition is a
-    claim object, put only if absent and held for the seconds that a commit takes; the work on a partition is
-    claimed for minutes, and renewed. The claim of a killed writer lasts until its lease is over (`lease`
-    seconds), and a writer that stalls for longer than the lease in the middle of a commit can mix its objects
-    with its successor's; `verify` finds that. Markers are put only if absent, after every object was read
-    back, so a partition is never seen half-written otherwise.
+    claim object, put only if absent and held for the seconds of a commit; the work on a partition is claimed
+    for minutes, and renewed. The claim of a killed writer lasts until its lease is over, and a writer that
+    stalls for longer in the middle of a commit can mix its objects with its successor's; `verify` finds that.
     A reader that has an object open when it is replaced (a retry of failed images) must open the cache again.
     obstore does not survive a fork: start worker processes with "spawn".
     """
 
     def __init__(self, store: Any, url: str, *, lease: float = LEASE_SECONDS) -> None:
-        self._store, self._url, self._lease = store, url, lease
+        self._store, self.url, self._lease = store, url, lease
         self._handles = lru_cache(maxsize=4096)(lambda key: RemoteHandle(store, key))
 
     @classmethod
     def from_url(cls, url: str) -> "RemoteObjects":
-        """Open a URL; credentials come from the environment, as obstore reads them.
+        """Open a URL with the credentials of the environment.
 
-        Raises:
-            RegionSpotError: what is permanently wrong, such as a missing bucket, is said within seconds.
+        RegionSpotError within seconds for what is permanently wrong, such as a missing bucket.
         """
         if not url.startswith(("file://", "memory://")):
-            require_contact(url)
+            _require_contact(url)
         # A store of files wants its folder to be there; that of a segment is made with the segment.
         with _explained("open", url):
             if url.startswith("file://") and "/updates/" in url:
@@ -79,26 +78,18 @@ class RemoteObjects:
             return cls(from_url(url), url)
 
     def __reduce__(self) -> tuple:
-        return RemoteObjects.from_url, (self._url,)
-
-    @property
-    def url(self) -> str:
-        """The URL."""
-        return self._url
+        return RemoteObjects.from_url, (self.url,)
 
     def read(self, key: str) -> bytes:
-        """The whole object."""
         with _explained("read", key):
             return bytes(obstore.get(self._store, key).bytes())
 
     def size(self, key: str) -> int | None:
-        """Bytes of the object, None when there is none."""
         with _explained("read", key), suppress(FileNotFoundError):
             return obstore.head(self._store, key)["size"]
         return None
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Every object below `prefix`, sorted."""
         with _explained("list", prefix):
             found = [
                 (item["path"], item["size"]) for page in obstore.list(self._store, prefix) for item in page
@@ -112,10 +103,7 @@ class RemoteObjects:
 
     @contextmanager
     def exclusive(self, name: str, *, wait: bool = True, long: bool = False) -> Generator["RemoteStage"]:
-        """Hold the claim object of `name`. Raises BlockingIOError when `wait` is off and another holds it.
-
-        With `long` the claim is put again every quarter of its lease, as long as it is this holder's.
-        """
+        """Hold the claim object of `name`; with `long` it is put again every quarter of its lease."""
         key, owner = f"{_CLAIMS}/{name}.claim", f"{socket.gethostname()} {os.getpid()} {uuid4()}".encode()
         while not self._claim(key, owner):
             if not wait:
@@ -177,7 +165,6 @@ class RemoteStage:
         self._staged: list[tuple[str, bytes | memoryview]] = []
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Remember an object for `publish`."""
         self._staged.append((key, data))
 
     def publish(self) -> None:
@@ -190,7 +177,6 @@ class RemoteStage:
         self._staged.clear()
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Conditional PUT."""
         self._require_claim()
         with _explained("write", key):
             try:
@@ -201,7 +187,6 @@ class RemoteStage:
         return True
 
     def delete(self, key: str) -> None:
-        """Delete an object; a missing one is fine."""
         with _explained("delete", key), suppress(FileNotFoundError):
             obstore.delete(self._store, key)
 
@@ -228,10 +213,33 @@ class RemoteStage:
 
 @contextmanager
 def _explained(action: str, key: str) -> Generator[None]:
-    """Turn an object-store error into one that says what to do."""
     try:
         yield
     except AlreadyExistsError:
         raise
     except BaseError as error:
-        raise explained(error, f"cannot {action} {key}") from error
+        raise _in_words(error, f"cannot {action} {key}") from error
+
+
+def _require_contact(url: str) -> None:
+    """Asks a store for one listing, with little patience. RegionSpotError says what is wrong."""
+    # Client options given here would replace those of the environment; a connection has 5 seconds anyway.
+    retries: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}
+    try:
+        with_little_patience = from_url(url, retry_config=retries)
+        next(iter(obstore.list(with_little_patience, "staging", chunk_size=1)), None)
+    except BaseError as error:
+        raise _in_words(error, f"cannot open {url}") from error
+
+
+def _in_words(error: BaseError, what: str) -> RegionSpotError:
+    """An error of obstore in words; its own first line where the cause is none of the usual ones."""
+    text = str(error)
+    for cause in yaml.safe_load(_CAUSES.read_text(encoding="utf-8")):
+        if re.search(cause["text"], text):
+            return RegionSpotError(f"{what}: {cause['found']}", cause["expected"], cause["remedy"])
+    return RegionSpotError(
+        f"{what}: {text.splitlines()[0][:300]}",
+        "an object store that can be reached, with rights to read and write",
+        "check the URL, the credentials and the quota, then run the same command again",
+    )

@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
+from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.store.identity import (
     CacheRecord,
@@ -16,11 +17,13 @@ from regionspot_cache.store.identity import (
     require_offsets,
 )
 from regionspot_cache.store.layout import STATUS_OK, STATUS_REASONS, PartSpec, part_arrays
-from regionspot_cache.store.manifest import Manifest, SealedPart
+from regionspot_cache.store.manifest import Manifest, SealedPart, sealed_sums
 from regionspot_cache.store.objects import Objects
-from regionspot_cache.store.planned import PlannedImages
-from regionspot_cache.store.proof import SealedSums
+from regionspot_cache.store.plan import PartitionPlan
+from regionspot_cache.store.plan_store import StoredPlan
+from regionspot_cache.store.records import damage
 from regionspot_cache.store.shards import ChunkError, StoredArray
+from regionspot_cache.store.storage import SCALE, Stored
 
 
 def open_segment(
@@ -71,13 +74,10 @@ def incomplete(url: str, lacking: str) -> IncompleteError:
     )
 
 
-class Segment(PlannedImages):
-    """Records of one segment by position i in 0..M-1.
+class Segment:
+    """Records of one segment by position i in 0..M-1, slot i % S of partition i // S; see `Cache`.
 
     Reading is safe from several threads and after a fork.
-
-    Attributes:
-        parts: `PartSpec` by name.
     """
 
     def __init__(
@@ -89,68 +89,104 @@ class Segment(PlannedImages):
         *,
         check: bool,
     ) -> None:
-        super().__init__(objects, record)
-        self._sealed, self._check = sealed, check
+        self._objects, self._sealed, self._plan = objects, sealed, StoredPlan(objects, record)
+        self.plan_digest, self.source, self.image_root = record.plan_digest, record.source, record.image_root
+        self.exif: ExifRule = record.identity["exif"]
+        self.augmentation: dict[str, Any] | None = record.identity["augmentation"]
+        self.dropped = dict(record.dropped)
+        self.num_images, self.partition_size = record.shape.num_images, record.shape.partition_size
+        self.num_partitions = record.shape.num_partitions
+        self.offsets = self._load_offsets()
         self.parts: dict[str, PartSpec] = {part: found.spec for part, found in records.items()}
         self._arrays: dict[str, StoredArray] = {}
         for part, found in records.items():
-            arrays = part_arrays(found.spec, record.shape)
-            sums = SealedSums(objects, found, sealed[part], arrays, record.shape)
-            for name, array in arrays.items():
-                of_array = partial(sums.of, name)
+            sums = sealed_sums(objects, found, sealed[part], record.shape)
+            for name, array in part_arrays(found.spec, record.shape).items():
+                of_array = partial(sums, array)
                 self._arrays[f"{part}/{name}"] = StoredArray(objects.open, array, of_array, check=check)
-        self._int8 = {
-            f"{part}/{a.name}" for part, spec in self.parts.items() for a in spec.arrays if a.dtype == "int8"
-        }
-        self._status = {part: _status_codes(sealed[part], record.shape.num_images) for part in records}
+        arrays = ((part, array) for part, spec in self.parts.items() for array in spec.arrays)
+        self._scaled = {f"{part}/{array.name}" for part, array in arrays if array.storage.scaled}
+        self._status = {part: _status_codes(sealed[part], self.num_images) for part in records}
+
+    def partition(self, index: int) -> PartitionPlan:
+        return self._plan.partition(index)
+
+    def image(self, i: int) -> tuple[int | str, str]:
+        if not 0 <= i < self.num_images:
+            raise InputError(f"image {i}", f"0 to {self.num_images - 1}", "a position that holds an image")
+        return self._plan.image_name(*divmod(i, self.partition_size))
+
+    @cached_property
+    def file_names(self) -> list[str]:
+        return [name for p in range(self.num_partitions) for name in self._plan.texts(p)[1::2]]
+
+    @cached_property
+    def views(self) -> np.ndarray | None:
+        return self._of_views("views")
+
+    @cached_property
+    def origins(self) -> np.ndarray | None:
+        return self._of_views("origins")
+
+    @cached_property
+    def frames(self) -> np.ndarray | None:
+        return self._of_views("frames")
+
+    def _of_views(self, name: str) -> np.ndarray | None:
+        return self._plan.load(name, self._plan.image_counts) if self._plan.shape.views else None
+
+    @cached_property
+    def all_boxes(self) -> np.ndarray:
+        starts = np.append(np.arange(self.num_partitions) * self.partition_size, self.num_images)
+        return self._plan.load("boxes", np.diff(self.offsets[starts]))
+
+    @cached_property
+    def all_sizes(self) -> np.ndarray:
+        return self._plan.load("sizes", self._plan.image_counts)
+
+    def _load_offsets(self) -> np.ndarray:
+        """int64 [M + 1] from the stored int32 [P, S + 1], which start at 0 in each partition."""
+        counts = self._plan.image_counts + 1
+        stored = self._plan.load("offsets", counts).astype(np.int64)
+        per_image = np.delete(np.diff(stored), np.cumsum(counts)[:-1] - 1)
+        return np.concatenate([[0], np.cumsum(per_image)])
 
     @property
     def counts(self) -> dict[str, Counter[str]]:
-        """Images by outcome ("ok" or a failure reason) of each part."""
         return {part: sealed.counts(self.num_images) for part, sealed in self._sealed.items()}
 
-    def ok(self, i: int, part: str) -> bool:
-        """Whether image i has features in a part."""
-        return bool(self._status[part][i] == STATUS_OK)
-
     def ok_mask(self, part: str) -> np.ndarray:
-        """bool [M]: which images have features in a part."""
         return self._status[part] == STATUS_OK
 
     def revision(self, part: str, partition: int) -> str:
         """As of `Cache.revision`, of a partition of this segment."""
         return self._sealed[part].markers[partition]
 
-    def raw_images(self, path: str, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """As of `Cache.raw_images`."""
+    def raw_images(self, path: str, indices: Sequence[int]) -> Stored:
         self._require_ok(indices, path.partition("/")[0])
         # Ascending, so that neighbours are read together: (position, row of the result).
         order = sorted(zip(np.asarray(indices, np.int64).tolist(), range(len(indices)), strict=True))
         places = [divmod(position, self.partition_size) for position, _ in order]
         rows = [row for _, row in order]
         values = self._read_items(path, places, rows)
-        if path not in self._int8:
-            return values, None
-        return values, self._read_items(f"{path}_scale", places, rows)
+        return Stored(values, self._read_items(path + SCALE, places, rows) if path in self._scaled else None)
 
-    def raw_boxes(self, path: str, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """As of `Cache.raw_boxes`."""
+    def raw_boxes(self, path: str, i: int) -> Stored:
         self._require_ok([i], path.partition("/")[0])
         partition = i // self.partition_size
-        first = self._offsets[partition * self.partition_size]
-        start, stop = int(self._offsets[i] - first), int(self._offsets[i + 1] - first)
+        first = self.offsets[partition * self.partition_size]
+        start, stop = int(self.offsets[i] - first), int(self.offsets[i + 1] - first)
         try:
             values = self._stored(path).read_rows(partition, start, stop)
-            if path not in self._int8:
-                return values, None
-            return values, self._stored(f"{path}_scale").read_rows(partition, start, stop)
+            if path not in self._scaled:
+                return Stored(values)
+            return Stored(values, self._stored(path + SCALE).read_rows(partition, start, stop))
         except ChunkError as error:
             raise self._damage(error, i) from None
 
     def stamps(self, part: str) -> np.ndarray:
-        """int64 [M, 3], `FileStamp` of the file of every image; zeros where it has no features."""
         stored, found = self._stored(f"{part}/file"), np.zeros((self.num_images, 3), np.int64)
-        for p, count in enumerate(self._image_counts.tolist()):
+        for p, count in enumerate(self._plan.image_counts.tolist()):
             rows = slice(p * self.partition_size, p * self.partition_size + count)
             good = self.ok_mask(part)[rows]
             try:
@@ -202,15 +238,11 @@ class Segment(PlannedImages):
 
     def _damage(self, error: ChunkError, i: int) -> DamageError:
         image_id, file_name = self.image(i)
-        return DamageError(
-            f"image {image_id} ({file_name}): {error}",
-            "the record that was committed",
-            f"rs-cache verify {self._objects.url} --full names all damage",
-        )
+        found = f"image {image_id} ({file_name}): {error}"
+        return damage(found, "the record that was committed", self._objects.url)
 
 
 def _status_codes(sealed: SealedPart, num_images: int) -> np.ndarray:
-    """uint8 [M]."""
     codes = np.full(num_images, STATUS_OK, np.uint8)
     for position, code in sealed.failed:
         codes[position] = code

@@ -6,7 +6,7 @@ segment. While an update is under way update.json names its segment, and readers
 """
 
 import base64
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +14,8 @@ import numpy as np
 from pydantic import AfterValidator, StringConstraints
 
 from regionspot_cache.datasets.source import DatasetSource
-from regionspot_cache.errors import DamageError
-from regionspot_cache.store.location import open_objects
-from regionspot_cache.store.objects import Objects
-from regionspot_cache.store.records import Sha256, from_record, parse, to_record
+from regionspot_cache.store.objects import Objects, open_objects
+from regionspot_cache.store.records import Sha256, damage, read_record
 
 SEGMENTS_KEY, UPDATE_KEY, UPDATES = "segments.json", "update.json", "updates"
 SegmentName = Annotated[str, StringConstraints(pattern=r"^(updates/[0-9a-f]{16})?$")]
@@ -25,12 +23,9 @@ SegmentName = Annotated[str, StringConstraints(pattern=r"^(updates/[0-9a-f]{16})
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentEntry:
-    """One segment.
+    """One segment: its folder in the cache, "" for the first, and `CacheRecord.plan_digest`.
 
-    Attributes:
-        name: its folder in the cache; "" for the first.
-        plan_digest: `CacheRecord.plan_digest`.
-        removed: base64 of the bits, little-endian, of the positions that were given up; "" for none.
+    `removed` is base64 of the bits, little-endian, of the positions that were given up; "" for none.
     """
 
     name: SegmentName
@@ -46,10 +41,9 @@ class SegmentEntry:
         except ValueError:
             bits = np.zeros(0, np.uint8)
         if len(bits) != -(-count // 8):
-            raise DamageError(
+            raise damage(
                 f"{SEGMENTS_KEY} has {len(bits)} bytes of removed images of segment {self.name or 'first'}",
                 f"{-(-count // 8)} bytes, one bit for each of its {count} images",
-                "rs-cache verify CACHE --full names all damage",
             )
         return np.unpackbits(bits, count=count, bitorder="little").astype(bool)
 
@@ -70,27 +64,15 @@ def _in_order(segments: tuple[SegmentEntry, ...]) -> tuple[SegmentEntry, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """segments.json; replaced atomically by every update.
-
-    Attributes:
-        segments: in order.
-        source: the annotations of the latest update.
-    """
+    """segments.json, replaced atomically by every update: all segments, and the latest annotations."""
 
     segments: Annotated[tuple[SegmentEntry, ...], AfterValidator(_in_order)]
     source: DatasetSource | None = None
 
-    def to_bytes(self) -> bytes:
-        """The stored bytes."""
-        return to_record(asdict(self))
-
     @classmethod
     def read(cls, objects: Objects) -> "Segments | None":
         """Read it; None for a cache that was never updated. Raises DamageError."""
-        try:
-            return parse(cls, from_record(objects.read(SEGMENTS_KEY), SEGMENTS_KEY), SEGMENTS_KEY)
-        except FileNotFoundError:
-            return None
+        return read_record(cls, objects, SEGMENTS_KEY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +81,10 @@ class UpdateRecord:
 
     name: SegmentName
 
-    def to_bytes(self) -> bytes:
-        """The stored bytes."""
-        return to_record(asdict(self))
-
     @classmethod
     def read(cls, objects: Objects) -> "UpdateRecord | None":
         """Read it; None while no update is under way. Raises DamageError."""
-        try:
-            return parse(cls, from_record(objects.read(UPDATE_KEY), UPDATE_KEY), UPDATE_KEY)
-        except FileNotFoundError:
-            return None
+        return read_record(cls, objects, UPDATE_KEY)
 
 
 def within(url: str, name: str) -> str:

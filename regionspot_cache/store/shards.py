@@ -2,22 +2,78 @@
 brings one inner chunk, or a run of neighbouring ones, straight into place. Every chunk is compared with the
 checksum that is recorded for its place, not only with the one beside it.
 
+What records say of an object (`ObjectEntry`) binds it to its place: each record of an array has beside it its
+own crc32c, which a swapped object has too; the list is in a marker (or in cache.json, for the plan), so
+whoever reads a record compares it with what was committed for this very partition, array and slot.
+
 Format: zarr v3 "sharding_indexed" codec, index at the end, inner codecs bytes + crc32c
 (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/).
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import base64
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import google_crc32c
 import numpy as np
+from pydantic import AfterValidator
 
-from regionspot_cache.store.entries import Sums
-from regionspot_cache.store.layout import CRC_BYTES, FILL_VALUES, INDEX_ENTRY_BYTES, StackedArray
+from regionspot_cache.store.layout import CRC_BYTES, INDEX_ENTRY_BYTES, StackedArray
 from regionspot_cache.store.objects import Handle
+from regionspot_cache.store.records import Count, Sha256, damage, digest
 
 _NO_CHUNK = np.uint64(2**64 - 1)
 _ABSENT, _IMPOSSIBLE = -1, -2  # in place of an offset
 _NOT_COMMITTED = "the record is not the one that was committed here"
+
+Sums = Callable[[int], memoryview]
+"""From the number of a stored object to the uint32 crc32c of its inner chunks, in the order of its index."""
+
+
+def _is_list_of_crcs(text: str) -> str:
+    if len(base64.b64decode(text, validate=True)) % CRC_BYTES:
+        raise ValueError("is no base64 of whole 32-bit values")
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectEntry:
+    """A stored object: its size, the SHA-256 of all its bytes, and the crc32c of its records.
+
+    `crc32c` is base64 of little-endian uint32, one for every inner chunk in the order of the index, 0 for one
+    that is not stored; empty for objects that are no part of an array.
+    """
+
+    bytes: Count
+    sha256: Sha256
+    crc32c: Annotated[str, AfterValidator(_is_list_of_crcs)] = ""
+
+    def sums(self, array: StackedArray, key: str) -> memoryview:
+        """uint32 [index_entries] of an object of `array`. Raises DamageError when it has another number."""
+        values = np.frombuffer(base64.b64decode(self.crc32c), "<u4")
+        if len(values) != array.index_entries:
+            found = f"{len(values)} checksums are recorded for the records of {key}"
+            raise damage(found, f"{array.index_entries}")
+        return values.astype(np.uint32).data
+
+
+def object_entry(data: bytes | memoryview, sums: np.ndarray | None = None) -> ObjectEntry:
+    """The entry of a stored object; `sums` are uint32, see `ObjectEntry.crc32c`."""
+    listed = b"" if sums is None else np.asarray(sums, "<u4").tobytes()
+    return ObjectEntry(bytes=len(data), sha256=digest(data), crc32c=base64.b64encode(listed).decode())
+
+
+def recorded_sums(entries: Mapping[str, ObjectEntry], array: StackedArray) -> Sums:
+    """The sums of an array whose objects are all listed in `entries`."""
+
+    def sums(shard: int) -> memoryview:
+        key = array.key(shard)
+        if key not in entries:
+            raise damage(f"no checksums are recorded for {key}", "an object that was committed")
+        return entries[key].sums(array, key)
+
+    return sums
 
 
 class ChunkError(Exception):
@@ -35,12 +91,7 @@ class ChunkError(Exception):
 def parse_index(array: StackedArray, tail: np.ndarray) -> np.ndarray:
     """Offsets int64 [entries] of the inner chunks of a stored object, negative where there is none.
 
-    Args:
-        array: its layout.
-        tail: the last `array.index_bytes` bytes of the object.
-
-    Raises:
-        ValueError: the checksum of the index does not match.
+    `tail` are its last `array.index_bytes` bytes. ValueError when the index does not match its checksum.
     """
     body, stored = tail[:-CRC_BYTES], tail[-CRC_BYTES:]
     if google_crc32c.value(body) != int.from_bytes(stored.tobytes(), "little"):
@@ -66,11 +117,8 @@ def chunk_sums(array: StackedArray, data: memoryview) -> np.ndarray:
 class StoredArray:
     """Reads rows of one stored array.
 
-    Args:
-        open_object: opens a key for positioned reads.
-        array: the layout of the array.
-        sums: the recorded crc32c of every inner chunk; the one stored beside it must be the same.
-        check: compare the bytes of every inner chunk with it, too.
+    `sums` are the recorded crc32c of every inner chunk, which the one stored beside it must be; with `check`
+    the bytes are compared with it, too.
     """
 
     def __init__(
@@ -85,11 +133,7 @@ class StoredArray:
         self._indexes: dict[int, tuple[Hashable, memoryview, memoryview]] = {}
 
     def read_rows(self, partition: int, start: int, stop: int) -> np.ndarray:
-        """Rows start:stop of one partition, [stop - start, *item_shape].
-
-        Raises:
-            ChunkError: something needed is absent or damaged.
-        """
+        """Rows start:stop of one partition, [stop - start, *item_shape]. Raises ChunkError."""
         array = self.array
         if stop <= start:
             return np.empty((0, *array.item_shape), array.dtype)
@@ -102,17 +146,12 @@ class StoredArray:
     def read_needed(self, partition: int, needed: np.ndarray) -> np.ndarray:
         """Rows 0:len(needed) of one partition, the fill value where no row of an inner chunk is needed.
 
-        Args:
-            partition: its number.
-            needed: bool [rows].
-
-        Raises:
-            ChunkError: something needed is absent or damaged.
+        Raises ChunkError.
         """
         array = self.array
         chunks = np.unique(np.flatnonzero(needed) // array.rows).tolist()
         padded = array.needed_chunks(len(needed)) * array.rows
-        rows = np.full((padded, *array.item_shape), FILL_VALUES[array.dtype], array.dtype)
+        rows = np.full((padded, *array.item_shape), array.fill_value, array.dtype)
         if len(chunks):
             pieces = rows.view(np.uint8).reshape(-1, array.chunk_bytes)
             self.read_chunks([(partition, chunk) for chunk in chunks], [pieces[chunk] for chunk in chunks])
@@ -121,10 +160,8 @@ class StoredArray:
     def read_chunks(self, places: Sequence[tuple[int, int]], into: Sequence[np.ndarray]) -> None:
         """Fill into[i] (uint8 [chunk_bytes], contiguous) with inner chunk places[i] = (partition, number).
 
-        Chunks that lie one after the other in an object, in the order asked for, are read together.
-
-        Raises:
-            ChunkError: a chunk is absent or damaged.
+        Chunks that lie one after the other in an object, in the order asked for, are read together. Raises
+        ChunkError.
         """
         stored = np.empty(len(places), "<u4")
         checksums = list(stored.view(np.uint8).reshape(-1, CRC_BYTES))

@@ -10,10 +10,10 @@ import numpy as np
 from regionspot_cache.datasets.images import ImageFailure, content_hash, find_image, read_file
 from regionspot_cache.store.identity import cache_identity, plan_digest
 from regionspot_cache.store.labelled import Match, match
-from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.objects import open_objects
 from regionspot_cache.store.plan import CachePlan
 from regionspot_cache.store.reader import Cache, open_as_it_is
-from regionspot_cache.store.records import canonical, digest
+from regionspot_cache.store.records import canonical, digest, to_record
 from regionspot_cache.store.segments import (
     SEGMENTS_KEY,
     UPDATE_KEY,
@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 class Update:
     """What makes a sealed cache that of a dataset.
 
-    Attributes:
-        cache: as it is.
-        dataset: what it shall hold.
-        redone: bool [M of the dataset], images that are new or whose boxes or pixels changed.
-        removed: bool [M of the cache], positions that are given up.
+    `redone`, bool [M of the dataset], are images that are new or whose boxes or pixels changed; `removed`,
+    bool [M of the cache], positions that are given up.
     """
 
     cache: Cache
@@ -69,8 +66,7 @@ class Update:
 def plan_update(path: str | Path, dataset: "DetectionDataset") -> Update:
     """Compares a sealed cache with a dataset, boxes and files; labels do not matter.
 
-    Raises:
-        IncompleteError: no part of the cache is complete.
+    IncompleteError when no part of the cache is complete.
     """
     cache = open_as_it_is(path, None)
     found = match(dataset, cache, cache.live)
@@ -112,7 +108,7 @@ def begin_update(path: str | Path, name: str) -> str:
     """Has readers refused until `finish_update`; gives the place of the new segment."""
     objects = open_objects(path)
     with objects.exclusive("update") as stage:
-        stage.put(UPDATE_KEY, UpdateRecord(name=name).to_bytes())
+        stage.put(UPDATE_KEY, to_record(UpdateRecord(name=name)))
         stage.publish()
     return within(objects.url, name)
 
@@ -120,10 +116,8 @@ def begin_update(path: str | Path, name: str) -> str:
 def finish_update(path: str | Path, update: Update, name: str | None) -> None:
     """Makes the new segment, complete and sealed, a part of the cache, and gives up what is removed.
 
-    One object is replaced atomically: a reader sees the cache before the update or after it.
-
-    Raises:
-        IncompleteError: the new segment lacks a part; nothing is changed.
+    One object is replaced atomically: a reader sees the cache before the update or after it. IncompleteError
+    when the new segment lacks a part; nothing is changed then.
     """
     objects, cache = open_objects(path), update.cache
     known = Segments.read(objects)
@@ -137,7 +131,7 @@ def finish_update(path: str | Path, update: Update, name: str | None) -> None:
         segment = open_as_it_is(within(objects.url, name), tuple(cache.parts)).segments[0]
         entries.append(SegmentEntry(name=name, plan_digest=segment.plan_digest))
     with objects.exclusive("update") as stage:
-        stage.put(SEGMENTS_KEY, Segments(segments=tuple(entries), source=update.dataset.source).to_bytes())
+        stage.put(SEGMENTS_KEY, to_record(Segments(segments=tuple(entries), source=update.dataset.source)))
         stage.publish()
         stage.delete(UPDATE_KEY)
         kept = {entry.name for entry in entries}

@@ -1,13 +1,13 @@
 """Proof that a cache is whole, or the list of everything that is not."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from regionspot_cache.errors import DamageError, RegionSpotError
-from regionspot_cache.store.checks import PartCheck, Problem, check_object, check_stored_sums
-from regionspot_cache.store.entries import recorded_sums
+from regionspot_cache.store.checks import PartCheck, Problem, check_object, check_stored_sums, foreign
 from regionspot_cache.store.identity import (
     CACHE_KEY,
     CacheRecord,
@@ -17,9 +17,8 @@ from regionspot_cache.store.identity import (
     part_names,
 )
 from regionspot_cache.store.layout import plan_arrays
-from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import MANIFEST_KEY, Manifest, SealedPart
-from regionspot_cache.store.objects import Objects
+from regionspot_cache.store.objects import Objects, open_objects
 from regionspot_cache.store.plan_store import StoredPlan
 from regionspot_cache.store.reader import open_as_it_is
 from regionspot_cache.store.segments import (
@@ -31,7 +30,7 @@ from regionspot_cache.store.segments import (
     segment_places,
     within,
 )
-from regionspot_cache.store.shards import StoredArray
+from regionspot_cache.store.shards import StoredArray, recorded_sums
 
 _WORKERS = 4  # each holds one stored object in memory; hashing releases the interpreter
 
@@ -42,16 +41,13 @@ def verify(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Problem]:
-    """Check a cache.
+    """Every problem of a cache; "uncommitted" and "unsealed" are unfinished work, every other kind is damage.
 
     Args:
         path: folder or URL.
         level: "fast" reads the markers and the index of every stored object: sizes, presence of every record.
             "full" also reads every byte: a single flipped byte anywhere is found and its file named.
         progress: called with (partitions checked, partitions in all).
-
-    Returns:
-        Every problem found. "uncommitted" and "unsealed" mean unfinished work; every other kind is damage.
 
     Raises:
         MissingFileError: there is no cache.
@@ -62,14 +58,14 @@ def verify(
         try:
             read(root)
         except DamageError as error:
-            problems.append(Problem(None, None, None, key, "checksum", error.found))
+            problems.append(Problem(key, "checksum", error.found))
     if problems:
         return problems
     names = [place.removeprefix(root.url).strip("/") for place in segment_places(path)]
     for name in names:
         place = open_objects(within(root.url, name))
         if name and place.size(CACHE_KEY) is None:
-            problems.append(Problem(None, None, None, f"{name}/{CACHE_KEY}", "missing", "a segment", name))
+            problems.append(Problem(f"{name}/{CACHE_KEY}", "missing", "a segment", segment=name))
             continue
         found = _segment_problems(place, level == "full", progress)
         problems += [p._replace(segment=name, key=f"{name}/{p.key}".lstrip("/")) for p in found]
@@ -78,22 +74,18 @@ def verify(
 
 def _between_segments(root: Objects, names: list[str], *, whole: bool) -> Iterator[Problem]:
     """What is wrong with the segments together; of `whole` ones also whether they belong together."""
-
-    def problem(key: str, kind: str, detail: str) -> Problem:
-        return Problem(None, None, None, key, kind, detail)
-
     update = UpdateRecord.read(root)
     if update is not None:
-        yield problem(UPDATE_KEY, "unsealed", "an update is not finished")
+        yield Problem(UPDATE_KEY, "unsealed", "an update is not finished")
     known = {*names, update.name if update else ""}
     for key, _ in root.list(UPDATES):
         if "/".join(key.split("/")[:2]) not in known:
-            yield problem(key, "foreign", f"of no segment in {SEGMENTS_KEY}")
+            yield Problem(key, "foreign", f"of no segment in {SEGMENTS_KEY}")
     try:
         if whole:
             open_as_it_is(root.url, ())
     except RegionSpotError as error:
-        yield problem(SEGMENTS_KEY, "identity", error.found)
+        yield Problem(SEGMENTS_KEY, "identity", error.found)
 
 
 def _segment_problems(
@@ -102,7 +94,7 @@ def _segment_problems(
     try:
         record = CacheRecord.read(objects)
     except DamageError as error:
-        return [Problem(None, None, None, CACHE_KEY, "checksum", error.found)]
+        return [Problem(CACHE_KEY, "checksum", error.found)]
     problems = _plan_problems(objects, record, full)
     if {problem.key for problem in problems}.intersection(offset_keys(record)):
         return problems  # how many images there are is not certain
@@ -112,28 +104,26 @@ def _segment_problems(
         try:
             found = PartRecord.read(objects, part)
         except DamageError as error:
-            problems.append(Problem(part, None, None, part_key(part), "checksum", error.found))
+            problems.append(Problem(part_key(part), "checksum", error.found, part))
             continue
         if found is None:
             continue
         if found.plan_digest != record.plan_digest:
-            problems.append(Problem(part, None, None, part_key(part), "identity", "it is of another plan"))
+            problems.append(Problem(part_key(part), "identity", "it is of another plan", part))
             continue
         checks.append(PartCheck(objects, plan, found, full))
     problems += _partition_problems(checks, record.shape.num_partitions, progress)
     for check in checks:
         problems += check.surroundings()
     problems += _manifest_problems(objects, record, checks)
-    expected = {part_key(part) for part in part_names(objects)}
-    problems += _foreign(objects, "parts", expected)
-    return problems
+    return problems + foreign(objects, "parts", {part_key(part) for part in part_names(objects)})
 
 
 def _plan_problems(objects: Objects, record: CacheRecord, full: bool) -> list[Problem]:
     problems = []
     for key, entry in record.objects.items():
         array = key.split("/")[1] if key.count("/") > 1 else None
-        problems += check_object(objects, key, entry, full, Problem(None, None, array, key, "", ""))
+        problems += check_object(objects, key, entry, full, Problem(key, array=array))
     damaged = {problem.key for problem in problems}
     if damaged.intersection(offset_keys(record)):
         return problems
@@ -141,11 +131,11 @@ def _plan_problems(objects: Objects, record: CacheRecord, full: bool) -> list[Pr
         stored = StoredArray(objects.open, array, recorded_sums(record.objects, array))
         for shard in range(array.shards):
             key, last = array.key(shard), min(array.partitions, (shard + 1) * array.group) - 1
-            where = Problem(None, None, name, key, "", "")
+            where = Problem(key, array=name)
             if key in record.objects and key not in damaged:
                 for partition in {shard * array.group, last}:
                     problems += check_stored_sums(stored, partition, where)
-    return problems + _foreign(objects, "plan", record.objects)
+    return problems + foreign(objects, "plan", record.objects)
 
 
 def _partition_problems(
@@ -162,9 +152,7 @@ def _partition_problems(
 
 
 def _manifest_problems(objects: Objects, record: CacheRecord, checks: list[PartCheck]) -> Iterator[Problem]:
-    def problem(kind: str, detail: str, part: str | None = None) -> Problem:
-        return Problem(part, None, None, MANIFEST_KEY, kind, detail)
-
+    problem = partial(Problem, MANIFEST_KEY)
     try:
         manifest = Manifest.read(objects, record.shape)
     except DamageError as error:
@@ -181,12 +169,3 @@ def _manifest_problems(objects: Objects, record: CacheRecord, checks: list[PartC
             yield problem("identity", f"part {check.part} is not the one that was sealed", check.part)
     for name in sealed:
         yield problem("missing", f"part {name} was sealed and is gone", name)
-
-
-def _foreign(objects: Objects, folder: str, expected: Iterable[str]) -> list[Problem]:
-    known = set(expected)
-    return [
-        Problem(None, None, None, key, "foreign", "no part of the cache")
-        for key, _ in objects.list(folder)
-        if key not in known
-    ]

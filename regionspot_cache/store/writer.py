@@ -9,13 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from regionspot_cache.errors import DamageError, IncompleteError, InputError
+from regionspot_cache.errors import IncompleteError, InputError
 from regionspot_cache.store import publish
-from regionspot_cache.store.entries import recorded_sums
-from regionspot_cache.store.features import Features, row_mask, stored_rows
 from regionspot_cache.store.identity import CacheRecord, PartRecord, part_names, read_part, require_offsets
 from regionspot_cache.store.layout import PartSpec, StackedArray, part_arrays
-from regionspot_cache.store.location import open_objects
 from regionspot_cache.store.manifest import (
     MANIFEST_KEY,
     Manifest,
@@ -25,10 +22,12 @@ from regionspot_cache.store.manifest import (
     read_marker,
     read_markers,
 )
-from regionspot_cache.store.objects import Objects, WholeObjects
+from regionspot_cache.store.objects import Objects, WholeObjects, open_objects
 from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.plan_store import StoredPlan
-from regionspot_cache.store.shards import ChunkError, StoredArray
+from regionspot_cache.store.publish import Features, row_mask, stored_rows
+from regionspot_cache.store.records import damage, to_record
+from regionspot_cache.store.shards import ChunkError, StoredArray, recorded_sums
 
 Outcome = Literal["committed", "lost race"]
 
@@ -36,29 +35,19 @@ Outcome = Literal["committed", "lost race"]
 def open_writer(path: str | Path) -> "CacheWriter":
     """A writer for an existing cache; cheap, so every worker opens its own.
 
-    Raises:
-        MissingFileError: there is no cache.
-        DamageError: cache.json or a part record is damaged.
+    MissingFileError when there is no cache, DamageError when its records are damaged.
     """
     return CacheWriter(open_objects(path))
 
 
 class CacheWriter:
-    """Adds partitions to a planned cache. Several may work on one cache at the same time.
-
-    A pickled writer opens the cache again.
-
-    Attributes:
-        objects: where the cache is.
-        record: cache.json.
-        plan: the stored plan.
-    """
+    """Adds partitions to a planned cache; several may do so at once. A pickled one opens it again."""
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
         self.record = CacheRecord.read(objects)
         require_offsets(self.record, objects)
-        self.plan = StoredPlan(objects, self.record)
+        self.plan, self.num_partitions = StoredPlan(objects, self.record), self.record.shape.num_partitions
         self._records = self._read_parts()
         self.partition = lru_cache(maxsize=2)(self.plan.partition)
 
@@ -69,11 +58,6 @@ class CacheWriter:
     def parts(self) -> dict[str, PartSpec]:
         """`PartSpec` by name."""
         return {name: record.spec for name, record in self._records.items()}
-
-    @property
-    def num_partitions(self) -> int:
-        """P."""
-        return self.record.shape.num_partitions
 
     def markers(self, part: str) -> dict[int, Marker]:
         """Markers of all committed partitions of a part: counts, failures, timings, bytes."""
@@ -102,20 +86,18 @@ class CacheWriter:
         status: np.ndarray,
         *,
         files: np.ndarray | None = None,
-        failures: Sequence[Mapping[str, Any]] | None = None,
+        details: Mapping[int, str] | None = None,
         timings: Mapping[str, float] | None = None,
     ) -> Outcome:
         """Store the features of one whole partition, durably, or nothing at all.
 
         Args:
-            part: its name.
-            partition: its number.
-            arrays: by array name, float32 [b, D] (ragged; all boxes in plan order) or [s, N, C]; or
-                `Quantised` values of those shapes. Rows of failed images are ignored.
+            part, partition: name and number.
+            arrays: by array name, float32 [b, D] (ragged; all boxes in plan order) or [s, N, C]; or `Stored`
+                values of those shapes. Rows of failed images are ignored.
             status: uint8 [s], `STATUS_CODES`.
-            files: int64 [s, 3], `datasets.images.FileStamp` of every image; zeros when left out.
-            failures: {"image_id", "file_name", "reason", ...} of each image that is not ok; made from the
-                plan and the status when left out.
+            files: int64 [s, 3], `datasets.images.FileStamp` of every image, or zeros.
+            details: more than the reason, of failed images by slot.
             timings: seconds by step; "write" (encoding, syncing, reading back) is added here.
 
         Returns:
@@ -130,7 +112,7 @@ class CacheWriter:
         if self._read_marker(part, partition):
             return "lost race"
         rows = stored_rows(self._part(part).spec, plan, arrays, status, files)
-        return self._publish(part, plan, rows, failures, timings, replaces=None)
+        return self._publish(part, plan, rows, details, timings, replaces=None)
 
     def recommit(
         self,
@@ -141,24 +123,14 @@ class CacheWriter:
         status: np.ndarray,
         *,
         files: np.ndarray | None = None,
-        failures: Sequence[Mapping[str, Any]] | None = None,
+        details: Mapping[int, str] | None = None,
         timings: Mapping[str, float] | None = None,
     ) -> Outcome:
-        """Replace failed images of a committed partition; stored records of the others are kept bit for bit.
+        """Replace failed images of a committed partition; records of the others are kept bit for bit.
 
-        The part is taken out of the manifest until `seal` is called again.
-
-        Args:
-            part, partition: as in `commit`.
-            slots: the k failed slots that were tried again, ascending.
-            arrays: as in `commit` but for these slots only: [k, N, C], or the boxes of these slots in order.
-            status: uint8 [k].
-            files: int64 [k, 3].
-            failures: of all images of the partition that are still not ok, as in `commit`.
-            timings: as in `commit`.
-
-        Raises:
-            InputError: a slot has not failed, or the partition is not committed; see also `commit`.
+        The part is taken out of the manifest until `seal` is called again. As `commit`, but of the k failed
+        `slots` tried again, ascending: arrays [k, N, C] or the boxes of these slots in order, status
+        and files [k]. InputError also for a slot that has not failed.
         """
         spec, plan = self._part(part).spec, self.partition(partition)
         found = self._read_marker(part, partition)
@@ -174,15 +146,12 @@ class CacheWriter:
         boxes, layouts = _box_rows(plan, slots), part_arrays(spec, self.record.shape)
         for name, values in patch.items():
             rows[name][boxes if layouts[name].ragged else list(slots)] = values
-        return self._publish(part, plan, rows, failures, timings, replaces=found[1])
+        return self._publish(part, plan, rows, details, timings, replaces=found[1])
 
     def read_partition(self, part: str, partition: int) -> dict[str, np.ndarray]:
-        """Stored rows of every array of a committed partition, "status" included, as they are stored.
+        """Rows of every array of a committed partition as they are stored, the fill value for failed images.
 
-        Rows of failed images hold the fill value (-128 or NaN).
-
-        Raises:
-            DamageError: a record is missing or damaged, or the partition is not committed.
+        DamageError when a record is missing or damaged, or the partition is not committed.
         """
         plan, marker = self.partition(partition), self.marker(part, partition)
         layouts = part_arrays(self._part(part).spec, self.record.shape)
@@ -199,17 +168,11 @@ class CacheWriter:
                 mask = row_mask(array.ragged, plan, status)
                 rows[name] = stored(array).read_needed(partition, mask)
         except ChunkError as error:
-            raise DamageError(
-                str(error), "a record for every image", "rs-cache verify CACHE --full names all damage"
-            ) from None
+            raise damage(str(error), "a record for every image") from None
         return rows
 
     def claim(self, part: str, partition: int) -> AbstractContextManager[Any]:
-        """The work on a partition of a part, while the context lasts; given up with a process that is killed.
-
-        Raises:
-            BlockingIOError: another process has claimed it.
-        """
+        """The work on a partition; given up with a killed process. BlockingIOError where it is taken."""
         return self.objects.exclusive(f"work-{_lock_name(part, partition)}", wait=False, long=True)
 
     def discard(self, part: str, partition: int) -> None:
@@ -218,11 +181,7 @@ class CacheWriter:
             publish.withdraw(self.objects, self.record, part, partition)
 
     def seal(self) -> Manifest:
-        """Put every complete part into the manifest, the only way in for readers.
-
-        Raises:
-            IncompleteError: no part is complete.
-        """
+        """Put every complete part into the manifest, the only way in for readers; IncompleteError without."""
         with self.objects.exclusive("manifest") as stage:
             self._records = self._read_parts()  # another run may have rebuilt or added one
             found = {name: self._markers(name) for name in self._records}
@@ -238,7 +197,7 @@ class CacheWriter:
                 )
             parts = {name: self._sealed(name, markers) for name, markers in complete.items()}
             manifest = Manifest(plan_digest=self.record.plan_digest, parts=parts)
-            data = manifest.to_bytes()
+            data = to_record(manifest)
             if self.objects.size(MANIFEST_KEY) != len(data) or self.objects.read(MANIFEST_KEY) != data:
                 stage.put(MANIFEST_KEY, data)
                 stage.publish()
@@ -249,19 +208,15 @@ class CacheWriter:
         return self.objects.sweep()
 
     def _sealed(self, part: str, markers: Mapping[int, tuple[Marker, str]]) -> SealedPart:
-        size = self.record.shape.partition_size
-        failed = tuple(
-            (p * size + slot, code) for p in sorted(markers) for slot, code in markers[p][0].failed
-        )
-        digests = tuple(markers[p][1] for p in sorted(markers))
-        return SealedPart(digest=self._part(part).digest, markers=digests, failed=failed)
+        found = {p: (digest, marker.failed) for p, (marker, digest) in markers.items()}
+        return SealedPart.of(self._part(part), self.record.shape.partition_size, found)
 
     def _publish(
         self,
         part: str,
         plan: PartitionPlan,
         rows: Mapping[str, np.ndarray],
-        failures: Sequence[Mapping[str, Any]] | None,
+        details: Mapping[int, str] | None,
         timings: Mapping[str, float] | None,
         *,
         replaces: str | None,
@@ -271,24 +226,22 @@ class CacheWriter:
         `replaces` is the digest of the marker that this commit follows; None for a first commit.
         """
         status, index, record = rows["status"], plan.index, self._part(part)
-        listed = publish.default_failures(plan, status) if failures is None else failures
         with self.objects.exclusive(_lock_name(part, index)) as stage:
             publish.require_current_part(self.objects, record)
             found = self._read_marker(part, index)
             if (found[1] if found else None) != replaces:
                 return "lost race"
             started = perf_counter()
-            encoded = publish.encoded_objects(record.spec, self.record.shape, index, rows)
-            entries, empty = publish.put_objects(stage, encoded, index)
+            arrays = part_arrays(record.spec, self.record.shape)
+            entries, empty = publish.put_objects(stage, arrays, index, rows)
             spent = {**(timings or {}), "write": perf_counter() - started}
-            marker = publish.build_marker(record, plan, status, entries, listed, spent)
-            data = marker.to_bytes()
+            marker = publish.build_marker(record, plan, status, entries, details or {}, spent)
             if self.objects.size(marker_key(part, index)) is not None:
                 publish.withdraw(self.objects, self.record, part, index)
             stage.publish()
             for key in empty:
                 stage.delete(key)
-            won = stage.put_if_absent(marker_key(part, index), data)
+            won = stage.put_if_absent(marker_key(part, index), to_record(marker))
         return "committed" if won else "lost race"
 
     def _read_marker(self, part: str, partition: int) -> tuple[Marker, str] | None:
@@ -317,13 +270,11 @@ def _lock_name(part: str, partition: int) -> str:
 
 
 def _box_rows(plan: PartitionPlan, slots: Sequence[int]) -> np.ndarray:
-    """Row numbers of the boxes of some slots, in order."""
     ranges = [np.arange(plan.offsets[slot], plan.offsets[slot + 1]) for slot in slots]
     return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
 
 
 def _chosen(plan: PartitionPlan, slots: Sequence[int]) -> PartitionPlan:
-    """The plan of some slots alone."""
     rows = _box_rows(plan, slots)
     counts = np.diff(plan.offsets)[list(slots)]
     return PartitionPlan(

@@ -38,11 +38,7 @@ def save_checkpoint(
     metadata: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write the checkpoint of `state["step"]` below `folder` and remove all but the newest `keep`.
-
-    Raises:
-        InputError: the folder cannot be written, for example because the disk is full.
-    """
+    """Write the checkpoint of `state["step"]` below `folder`; all but the newest `keep` go."""
     root = folder / CHECKPOINTS
     final = root / f"step-{state['step']:09d}"
     if final.exists():  # the same step of the same run is the same checkpoint
@@ -52,7 +48,9 @@ def save_checkpoint(
         shutil.rmtree(draft, ignore_errors=True)
         head.save_pretrained(draft, metadata)
         save_file(optimizer_tensors(head, optimizer), draft / OPTIMIZER_FILE)
-        _write_state(draft, state)
+        files = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
+        text = json.dumps({"format": _FORMAT, "files": files, **state}, indent=1)
+        (draft / STATE_FILE).write_text(text + "\n", encoding="utf-8")
         _sync(draft)
         os.rename(draft, final)
         _sync(root)
@@ -63,7 +61,8 @@ def save_checkpoint(
             "a writable folder with free space",
             "make room and run the same command again: it resumes",
         ) from error
-    _prune(root, keep)
+    for old in [*sorted(root.glob("step-*"))[:-keep], *root.glob(".draft-*")]:
+        shutil.rmtree(old, ignore_errors=True)
     return final
 
 
@@ -73,12 +72,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """`state.json` of a checkpoint whose files all have their recorded SHA-256.
-
-    Raises:
-        DamageError: a file is missing or changed.
-        IdentityError: written in another format.
-    """
+    """`state.json` of a checkpoint whose files all have their recorded SHA-256; else DamageError."""
     remedy = f"remove {checkpoint} to continue from the checkpoint before it"
     try:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
@@ -97,7 +91,10 @@ def load_tensors(checkpoint: Path, head: RegionHead, optimizer: Optimizer | None
     """Weights into `head` and, unless None, the moments into `optimizer`."""
     head.load_checked(load_file(checkpoint / WEIGHTS_FILE), source=str(checkpoint))
     if optimizer is not None:
-        restore_optimizer(head, optimizer, load_file(checkpoint / OPTIMIZER_FILE))
+        parameters = dict(head.named_parameters())
+        for full_name, value in load_file(checkpoint / OPTIMIZER_FILE).items():
+            name, key = full_name.rsplit("/", 1)
+            optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -109,21 +106,6 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
     }
 
 
-def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`."""
-    parameters = dict(model.named_parameters())
-    for full_name, value in tensors.items():
-        name, key = full_name.rsplit("/", 1)
-        parameter = parameters[name]
-        optimizer.state[parameter][key] = value.to(parameter.device)
-
-
-def _write_state(draft: Path, state: Mapping[str, Any]) -> None:
-    files = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
-    text = json.dumps({"format": _FORMAT, "files": files, **state}, indent=1)
-    (draft / STATE_FILE).write_text(text + "\n", encoding="utf-8")
-
-
 def publish_model(folder: Path, head: RegionHead, metadata: Mapping[str, Any]) -> None:
     """Put the finished head into `folder`: its weights, its card, and last the config that completes it."""
     draft = folder / f".draft-{os.getpid()}"
@@ -133,12 +115,6 @@ def publish_model(folder: Path, head: RegionHead, metadata: Mapping[str, Any]) -
         os.replace(draft / name, folder / name)
     draft.rmdir()
     _sync(folder)
-
-
-def _prune(root: Path, keep: int) -> None:
-    finished = sorted(root.glob("step-*"))
-    for old in [*finished[:-keep], *root.glob(".draft-*")]:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Every number of a training run, with the paper's values as defaults."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,22 +17,18 @@ RUNTIME_FIELDS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One schedule over one mixture of caches; it starts from the weights of the stage before.
-
-    Attributes:
-        sources: names of the training sources, each equally likely; empty means all.
-        schedule: "multistep" multiplies the rate by 0.1 at each milestone, "cosine" ends at 0.
-        milestones: of "multistep"; after 7/9 and 14/15 of the steps when not given, as in the paper.
-        warmup_steps: the rate rises linearly from `warmup_factor` of its value; when not given the paper's
-            1,000, but at most a twentieth of the steps.
-    """
+    """One schedule over one mixture of caches; it starts from the weights of the stage before."""
 
     name: str = "stage1"
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()  # names of the training sources, each equally likely; empty means all
     steps: int = 450_000
     learning_rate: float = 2.5e-5
+    # "multistep" multiplies the rate by 0.1 at each milestone, "cosine" ends at 0
     schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    # of "multistep"; after 7/9 and 14/15 of the steps when not given, as in the paper
     milestones: tuple[int, ...] | None = None
+    # the rate rises linearly from `warmup_factor` of its value; when not given the paper's 1,000, but at most
+    # a twentieth of the steps
     warmup_steps: int | None = None
     warmup_factor: float = 0.01
 
@@ -56,45 +53,46 @@ class Stage:
             return ()
         return (self.steps * 7 // 9, self.steps * 14 // 15) if self.milestones is None else self.milestones
 
+    def rate(self, step: int) -> float:
+        """Learning rate of step `step` (0-based): linear warm-up times the decay of the schedule."""
+        decay = 0.1 ** sum(step >= drop for drop in self.drops)
+        if self.schedule == "cosine":
+            decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        warmup = 1.0
+        if step < self.warmup:
+            warmup = self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup
+        return self.learning_rate * warmup * decay
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole run.
-
-    Attributes:
-        batch_size: images of a step, over all processes.
-        init_from: folder of a trained head whose weights the first stage starts from.
-        weight_decay: on every parameter, norms and biases included, as in the paper's code.
-        shuffle: "window" shuffles within windows of partitions, "global" over the whole cache.
-        window_bytes: size of such a window of maps; part of the order, so never changed on resume.
-        views: of caches with extra views, "sample" shows one view of every image an epoch, "original" only
-            the images as they are.
-        precision: "auto" is bfloat16 autocast where the hardware multiplies bfloat16 matrices, else float32.
-        checkpoint_seconds: time between checkpoints; also the most work that a crash can cost.
-        memory_bytes: caches whose maps together fit are read once and kept in memory.
-        batches_ahead: batches read in advance.
-    """
+    """A whole run."""
 
     head: HeadOptions = field(default_factory=HeadOptions)
     stages: tuple[Stage, ...] = (Stage(),)
-    batch_size: int = 16
+    batch_size: int = 16  # images of a step, over all processes
     seed: int = 40244023
-    init_from: str | None = None
-    weight_decay: float = 1e-4
+    init_from: str | None = None  # folder of a trained head whose weights the first stage starts from
+    weight_decay: float = 1e-4  # on every parameter, norms and biases included, as in the paper's code
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float = 1.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
+    # "window" shuffles within windows of partitions, "global" over the whole cache
     shuffle: Literal["window", "global"] = "window"
+    # size of such a window of maps; part of the order, so never changed on resume
     window_bytes: int = 2 * 2**30
+    # of caches with extra views, "sample" shows one view of every image an epoch, "original" only the images
+    # as they are
     views: Literal["sample", "original"] = "sample"
+    # "auto" is bfloat16 autocast where the hardware multiplies bfloat16 matrices, else float32
     precision: Precision = "auto"
     log_every: int = 20
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = 60.0  # time between checkpoints; also the most work that a crash can cost
     keep_checkpoints: int = 2
-    memory_bytes: int = 4 * 2**30
+    memory_bytes: int = 4 * 2**30  # caches whose maps together fit are read once and kept in memory
     reader_threads: int = 4
-    batches_ahead: int = 8
+    batches_ahead: int = 8  # batches read in advance
 
     def __post_init__(self) -> None:
         positive = ("batch_size", "log_every", "keep_checkpoints", "reader_threads", "batches_ahead")

@@ -12,11 +12,7 @@ from regionspot_cache.training.distributed import ProcessGroup
 
 @contextmanager
 def claim_folder(folder: Path, group: ProcessGroup) -> Generator[None, None, None]:
-    """Create `folder` and hold its lock, which the kernel releases with the process.
-
-    Raises:
-        InputError: it cannot be written, or another run holds it.
-    """
+    """Create `folder` and hold its lock, which the kernel releases with the process, or raise InputError."""
     if not group.is_main:
         yield
         return
@@ -30,16 +26,12 @@ def claim_folder(folder: Path, group: ProcessGroup) -> Generator[None, None, Non
             "choose another with --out DIR",
         ) from error
     try:
-        _lock(lock, folder)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another run is writing into {folder}", "one run per folder", "wait for it, or use --out DIR"
+            ) from None
         yield
     finally:
         os.close(lock)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"another run is writing into {folder}", "one run per folder", "wait for it, or use --out DIR"
-        ) from None

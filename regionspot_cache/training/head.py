@@ -1,10 +1,8 @@
 """The recognition head: SAM tokens of the boxes attend to the CLIP feature map of their image.
 
-The only network that is trained. Structure and tensor names follow the RegionSpot paper (section 3.2) and
-its released checkpoints, so that those weights load: `to_clip`, post-norm DETR decoder layers
-(self-attention among the boxes, cross-attention to the map, feed-forward), a last LayerNorm, `projector`.
-Two departures: padded boxes are masked (the paper's code repeats real ones, which changes the result), and
-every layer is initialised on its own.
+Structure and tensor names follow the RegionSpot paper (section 3.2) and its released checkpoints, so that
+those weights load. Two departures: padded boxes are masked (the paper's code repeats real ones, which changes
+the result), and every layer is initialised on its own.
 """
 
 import json
@@ -27,11 +25,7 @@ from regionspot_cache.training.head_config import HeadConfig
 
 
 def sine_positions(grid: tuple[int, int], dim: int) -> Tensor:
-    """2-D sine-cosine positions (as in MAE), half of the channels for the row and half for the column.
-
-    Returns:
-        float32 [rows * columns, dim], row-major, values in [-1, 1].
-    """
+    """2-D sine-cosine positions as in MAE, half for the row: float32 [rows * columns, dim], row-major."""
     rows, columns = grid
     rates = torch.pow(10000.0, -torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))  # [dim/4]
 
@@ -85,10 +79,9 @@ class RegionHead(nn.Module):
         return (embeddings, attentions) if return_attention else embeddings
 
     def logits(self, embeddings: Tensor, text: Tensor) -> Tensor:
-        """Scaled cosine of region embeddings [..., text_dim] and unit text embeddings [K, text_dim].
+        """Scaled cosine [..., K] of region embeddings [..., text_dim] and unit text embeddings [K, text_dim].
 
-        Returns:
-            float32 [..., K], computed in float32 also under autocast: a bfloat16 cosine is too coarse.
+        Computed in float32 also under autocast: a bfloat16 cosine is too coarse.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             regions = embeddings.float()
@@ -98,10 +91,8 @@ class RegionHead(nn.Module):
     def save_pretrained(self, folder: Path | str, metadata: Mapping[str, Any] | None = None) -> None:
         """Write `model.safetensors`, the model card, and `config.json` with the head's config under "head".
 
-        Args:
-            folder: made when missing.
-            metadata: goes into the config beside "head"; the card tells what it says about networks,
-                prompts and training data.
+        `metadata` goes into the config beside "head"; the card tells what it says about networks, prompts and
+        training data. The folder is made when missing.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,46 +15,34 @@ _LARGEST, _DEEPEST = 1 << 16, 256  # sizes and layers beyond which a config make
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
-    """What may be chosen about a head; the defaults are the paper's.
-
-    Attributes:
-        map_norm: LayerNorm without parameters on every map token, whose scale before CLIP's last norm is
-            arbitrary; the official code declares this norm and never applies it.
-        map_positions: amplitude of a 2-D sine-cosine position added to the patch tokens; 0 adds none.
-        use_map: False replaces the map by one zero token (ablation).
-        class_token: False leaves out the map's prefix tokens (ablation).
-        self_attention: False lets every box attend to itself alone, which is what it gets as the only box of
-            its image. The tensors stay the same, so that any checkpoint can be evaluated box by box.
-        logit_scale: fixed factor on the cosine; CLIP's learned value is 100.
-    """
+    """What may be chosen about a head; the defaults are the paper's."""
 
     depth: int = 3
     num_heads: int = 8
     ffn_dim: int = 2048
     dropout: float = 0.1
+    # LayerNorm without parameters on every map token, whose scale before CLIP's last norm is arbitrary; the
+    # official code declares this norm and never applies it
     map_norm: bool = False
+    # amplitude of a 2-D sine-cosine position added to the patch tokens; 0 adds none
     map_positions: float = 0.0
-    use_map: bool = True
-    class_token: bool = True
+    use_map: bool = True  # False replaces the map by one zero token (ablation)
+    class_token: bool = True  # False leaves out the map's prefix tokens (ablation)
+    # False lets every box attend to itself alone, which is what it gets as the only box of its image. The
+    # tensors stay the same, so that any checkpoint can be evaluated box by box.
     self_attention: bool = True
-    logit_scale: float = 100.0
+    logit_scale: float = 100.0  # fixed factor on the cosine; CLIP's learned value is 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig(HeadOptions):
-    """All that defines a `RegionHead`: the options and the sizes that the two caches and the text dictate.
+    """All that defines a `RegionHead`: the options and the sizes that the two caches and the text dictate."""
 
-    Attributes:
-        token_dim: width of the query of a box (256 for a SAM token; 512 for the prompt position).
-        map_dim: width of a map token, which is also the width of the decoder.
-        text_dim: width of the text embeddings.
-        maps: of every map of the memory, (prefix tokens, rows, columns): tokens before the grid (1 for a
-            class token, 0 for SigLIP, more with registers) and its sides.
-    """
-
-    token_dim: int
-    map_dim: int
-    text_dim: int
+    token_dim: int  # width of the query of a box (256 for a SAM token; 512 for the prompt position)
+    map_dim: int  # width of a map token, which is also the width of the decoder
+    text_dim: int  # width of the text embeddings
+    # of every map of the memory, (prefix tokens, rows, columns): tokens before the grid (1 for a class token,
+    # 0 for SigLIP, more with registers) and its sides
     maps: tuple[tuple[int, int, int], ...]
 
     @property
@@ -113,12 +101,7 @@ class HeadConfig(HeadOptions):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config in a file.
-
-        Raises:
-            IdentityError: keys that this version does not know or that are missing.
-            InputError: values of other types, or sizes out of range.
-        """
+        """The config in a file; IdentityError for other keys, InputError for values out of range."""
         known = {field.name for field in dataclasses.fields(cls)}
         needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
         if wrong := sorted((set(values) - known) | (needed - set(values))):

@@ -1,15 +1,15 @@
 """Batches read ahead by threads, in the order of their steps.
 
 Threads, not processes: a read is one positioned read of stored bytes and a copy, both outside the interpreter
-lock. Maps travel to the device as stored (int8 with a float16 scale per token) and become floats there.
+lock. Maps travel to the device as stored, say int8 with a float16 scale per token, and become floats there.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regionspot_cache.errors import InputError, RegionSpotError
+from regionspot_cache.store import STORAGE, Stored
 from regionspot_cache.training.losses import box_weights
 from regionspot_cache.training.sources import TrainingSource
 
@@ -26,29 +27,17 @@ _LOAD_CHUNK = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One process's share of a step. B images, N boxes in the largest, T real boxes in all, maps [M, C].
+    """One process's share of a step. B images, N boxes in the largest, T real boxes in all, maps [M, C]."""
 
-    Attributes:
-        step: step of the stage.
-        source: index of the stage's source.
-        tokens: float32 [B, N, D], zero where padded.
-        real: bool [B, N].
-        maps: int8 or float16 [B, M, C] as stored.
-        scales: float16 [B, M] of int8 maps, else None.
-        places: int64 [T], where the real boxes lie in the flattened [B * N].
-        labels: int64 [T], rows of the source's text embeddings.
-        weights: float32 [T], see `losses.box_weights`.
-    """
-
-    step: int
-    source: int
-    tokens: Tensor
-    real: Tensor
-    maps: Tensor
-    scales: Tensor | None
-    places: Tensor
-    labels: Tensor
-    weights: Tensor
+    step: int  # step of the stage
+    source: int  # index of the stage's source
+    tokens: Tensor  # float32 [B, N, D], zero where padded
+    real: Tensor  # bool [B, N]
+    maps: Tensor  # [B, M, C] of their storage type
+    scales: Tensor | None  # float16 [B, M] of a scaled type, else None
+    places: Tensor  # int64 [T], where the real boxes lie in the flattened [B * N]
+    labels: Tensor  # int64 [T], rows of the source's text embeddings
+    weights: Tensor  # float32 [T], see `losses.box_weights`
 
     def feature_map(self) -> Tensor:
         """float32 [B, M, C]."""
@@ -73,39 +62,38 @@ class SourceReader:
     def __init__(self, source: TrainingSource, images: NDArray[np.int64]) -> None:
         self.source = source
         self._images = images
-        self._maps: NDArray[Any] | None = None
-        self._scales: NDArray[np.float16] | None = None
+        self._dtype: torch.dtype = getattr(torch, source.map_dtype)
+        self._maps: Stored | None = None
         self._tokens: list[NDArray[np.float32]] = []
 
     def load(self) -> None:
         """Read all images of the source into memory."""
-        count, (tokens, width) = len(self._images), self.source.map_shape
-        maps = np.empty((count, tokens, width), self.source.map_dtype)
-        scales = np.empty((count, tokens), np.float16) if self.source.map_dtype == np.int8 else None
+        count = len(self._images)
+        maps = STORAGE[self.source.map_dtype].empty((count, *self.source.map_shape))
         for start in range(0, count, _LOAD_CHUNK):
             rows = slice(start, start + _LOAD_CHUNK)
             chunk = self._images[rows].tolist()
-            maps[rows], read_scales = self.source.raw_maps(chunk)
-            if scales is not None:
-                scales[rows] = read_scales
+            maps.put(rows, self.source.raw_maps(chunk))
             self._tokens += [self.source.queries(image) for image in chunk]
-        self._maps, self._scales = maps, scales
+        self._maps = maps
 
-    def read(self, images: NDArray[np.int64]) -> tuple[list[NDArray], NDArray, NDArray | None, list[NDArray]]:
+    def read(self, images: NDArray[np.int64]) -> tuple[list[NDArray], Tensor, Tensor | None, list[NDArray]]:
         """Tokens (one float32 [n, D] per image), maps [B, M, C], scales [B, M] or None, labels (one [n])."""
         labels = [self.source.class_map[self.source.cache.labels(int(image))] for image in images]
         if self._maps is not None:
             rows = np.searchsorted(self._images, images)
-            scales = None if self._scales is None else self._scales[rows]
-            return [self._tokens[row] for row in rows], self._maps[rows], scales, labels
-        maps, scales = self.source.raw_maps(images.tolist())
-        return [self.source.queries(int(image)) for image in images], maps, scales, labels
+            tokens, stored = [self._tokens[row] for row in rows], self._maps.take(rows)
+        else:
+            stored = self.source.raw_maps(images.tolist())
+            tokens = [self.source.queries(int(image)) for image in images]
+        scales = None if stored.scale is None else torch.from_numpy(stored.scale)
+        return tokens, torch.from_numpy(stored.values).view(self._dtype), scales, labels
 
 
 def collate(
     step: int,
     source: int,
-    read: tuple[list[NDArray], NDArray, NDArray | None, list[NDArray]],
+    read: tuple[list[NDArray], Tensor, Tensor | None, list[NDArray]],
     global_images: int,
 ) -> Batch:
     """Pad the boxes of the images to one width; `global_images` counts the images of all processes.
@@ -123,53 +111,43 @@ def collate(
         source=source,
         tokens=torch.from_numpy(padded),
         real=torch.from_numpy(real),
-        maps=torch.from_numpy(maps),
-        scales=None if scales is None else torch.from_numpy(scales),
+        maps=maps,
+        scales=scales,
         places=torch.from_numpy(np.flatnonzero(real)),
         labels=torch.from_numpy(np.concatenate(labels).astype(np.int64)),
         weights=torch.from_numpy(box_weights(counts, global_images)),
     )
 
 
-class ReadAhead:
-    """Iterates over `make(step)` for `steps`, made by `threads` at most `ahead` steps in advance, in order.
+@contextmanager
+def read_ahead(
+    make: Callable[[int], Batch], steps: Sequence[int], *, threads: int, ahead: int
+) -> Generator[Iterator[Batch]]:
+    """`make(step)` for `steps`, made by `threads` at most `ahead` steps in advance, in order.
 
-    Use it as a context manager: leaving it waits for its threads, also after an error.
+    The end of the block waits for the threads, also after an error.
     """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batch-reader")
 
-    def __init__(
-        self, make: Callable[[int], Batch], steps: Sequence[int], *, threads: int, ahead: int
-    ) -> None:
-        self._make, self._steps, self._ahead = make, steps, ahead
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batch-reader")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __iter__(self) -> Iterator[Batch]:
+    def batches() -> Iterator[Batch]:
         waiting: deque[Future[Batch]] = deque()
-        for step in self._steps:
-            waiting.append(self._pool.submit(self._make, step))
-            if len(waiting) >= self._ahead:
+        for step in steps:
+            waiting.append(pool.submit(make, step))
+            if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+    try:
+        yield batches()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def make_batch(
     step: int, source: int, reader: SourceReader, images: NDArray[np.int64], global_images: int, *, pin: bool
 ) -> Batch:
-    """Read and collate one share of a step.
-
-    Raises:
-        RegionSpotError: the cache's own error, which names image, partition and array.
-        InputError: any other failure to read, with source, step and images.
-    """
+    """Read and collate one share of a step; what cannot be read is an error that names it."""
     try:
         batch = collate(step, source, reader.read(images), global_images)
     except RegionSpotError:

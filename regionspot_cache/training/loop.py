@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +26,18 @@ from regionspot_cache.training.checkpoint import (
     save_checkpoint,
 )
 from regionspot_cache.training.config import Stage, TrainConfig
-from regionspot_cache.training.distributed import ProcessGroup, join_processes, local_device
+from regionspot_cache.training.distributed import (
+    FlatGradients,
+    Interruptible,
+    ProcessGroup,
+    join_processes,
+    local_device,
+)
 from regionspot_cache.training.folder import claim_folder
-from regionspot_cache.training.gradients import FlatGradients
-from regionspot_cache.training.interrupt import Interruptible
-from regionspot_cache.training.loader import Batch, ReadAhead, make_batch
+from regionspot_cache.training.loader import Batch, make_batch, read_ahead
 from regionspot_cache.training.losses import region_loss
 from regionspot_cache.training.metrics import MetricsLog, StepReport
 from regionspot_cache.training.order import slice_of_rank
-from regionspot_cache.training.schedule import learning_rate
 from regionspot_cache.training.setup import RunData, StageData, initial_head, run_identity
 from regionspot_cache.training.sources import TrainingSource, model_metadata
 
@@ -42,21 +46,13 @@ OnStep = Callable[[StepReport], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a finished run leaves.
+    """What a finished run leaves."""
 
-    Attributes:
-        folder: holds the finished head (`RegionHead.from_pretrained`), checkpoints and metrics.
-        steps: of all stages.
-        resumed_from: steps that were already done when this call started.
-        left_out: per source, images that could not be trained on, by reason.
-        seconds: wall time of this call.
-    """
-
-    folder: Path
-    steps: int
-    resumed_from: int
-    left_out: Mapping[str, Counter[str]]
-    seconds: float
+    folder: Path  # holds the finished head (`RegionHead.from_pretrained`), checkpoints and metrics
+    steps: int  # of all stages
+    resumed_from: int  # steps that were already done when this call started
+    left_out: Mapping[str, Counter[str]]  # per source, images that could not be trained on, by reason
+    seconds: float  # wall time of this call
 
 
 def train(
@@ -125,7 +121,9 @@ class _Run:
         self.gradients = FlatGradients(self.head.parameters())
         self.optimizer = self._new_optimizer()
         self.step = 0
-        self.losses = _Losses()
+        # Losses and gradient norms since the last report; on the device until someone looks.
+        self.settled: list[tuple[float, float]] = []
+        self.pending: list[Tensor] = []
         self.saved_at = time.monotonic()
         self.saved: Path | None = None
         self.interruptible = Interruptible()
@@ -147,50 +145,48 @@ class _Run:
         self.step, self.saved = state["step"], found
         fresh = self.step in self._stage_starts()
         load_tensors(found, self.head, None if fresh else self.optimizer)
-        self.losses.settled = [tuple(pair) for pair in state["unreported"]]
+        self.settled = [tuple(pair) for pair in state["unreported"]]
         return self.step
 
     def finish_all_stages(self) -> None:
         """Do what is left of every stage and publish the head."""
         log = MetricsLog(self.folder, self.step) if self.group.is_main else None
         try:
-            for index, (stage, start) in enumerate(
-                zip(self.config.stages, self._stage_starts(), strict=True)
-            ):
-                if self.step < start + stage.steps:
-                    self._finish_stage(index, stage, start, log)
+            for index, start in enumerate(self._stage_starts()):
+                if self.step < start + self.config.stages[index].steps:
+                    self._finish_stage(index, start, log)
         finally:
             if log:
                 log.close()
         if self.group.is_main:
             publish_model(self.folder, self.head, self.metadata)
 
-    def _finish_stage(self, index: int, stage: Stage, start: int, log: MetricsLog | None) -> None:
-        data = self.data.stage(index, self.device)
+    def _finish_stage(self, index: int, start: int, log: MetricsLog | None) -> None:
+        stage, data = self.config.stages[index], self.data.stage(index, self.device)
         if self.step == start:
             self.optimizer = self._new_optimizer()
         clock = _Clock(self.step)
         steps = range(self.step - start, stage.steps)
-        with self._read_ahead(data, steps) as batches:
+        config, threads = self.config, self.config.reader_threads
+        with read_ahead(self._reading(data), steps, threads=threads, ahead=config.batches_ahead) as batches:
             for batch in clock.timed(batches):
-                self._train_step(batch, data, learning_rate(stage, batch.step))
+                self._train_step(batch, data, stage.rate(batch.step))
                 last = self.step == start + stage.steps
-                if self.step % self.config.log_every == 0 or last:
+                if self.step % config.log_every == 0 or last:
                     self._report(stage, data, batch.step, clock, log)
                 asked = self.interruptible.asked
                 self._save_if_due(force=last or asked)
                 if asked:
                     raise KeyboardInterrupt
 
-    def _read_ahead(self, data: StageData, steps: range) -> ReadAhead:
+    def _reading(self, data: StageData) -> Callable[[int], Batch]:
         def make(step: int) -> Batch:
             source, images = data.order.batch(step)
             share = slice_of_rank(images, self.group.rank, self.group.world)
             pin = self.device.type == "cuda"
             return make_batch(step, source, data.readers[source], share, len(images), pin=pin)
 
-        config = self.config
-        return ReadAhead(make, steps, threads=config.reader_threads, ahead=config.batches_ahead)
+        return make
 
     def _train_step(self, batch: Batch, data: StageData, rate: float) -> None:
         seed = np.random.SeedSequence([self.config.seed, self.step, self.group.rank])
@@ -202,7 +198,7 @@ class _Run:
         norm = self.gradients.clip(self.config.gradient_clip)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
-        self.losses.add(loss, norm)
+        self.pending.append(torch.stack([loss, norm]))
         self.step += 1
 
     def _loss(self, batch: Batch, data: StageData) -> Tensor:
@@ -229,15 +225,15 @@ class _Run:
             step=self.step,
             total_steps=self.config.total_steps,
             epoch=data.order.epoch_of(stage_step + 1),
-            loss=float(np.mean([loss for loss, _ in self.losses.settled])),
-            learning_rate=learning_rate(stage, stage_step),
-            gradient_norm=self.losses.settled[-1][1],
+            loss=float(np.mean([loss for loss, _ in self.settled])),
+            learning_rate=stage.rate(stage_step),
+            gradient_norm=self.settled[-1][1],
             steps_per_second=speed,
             samples_per_second=speed * self.config.batch_size,
             waiting=waiting,
             seconds_left=(self.config.total_steps - self.step) / speed,
         )
-        self.losses.settled.clear()
+        self.settled.clear()
         if log:
             log.write(report)
             if self.on_step:
@@ -248,18 +244,21 @@ class _Run:
         if not (self.group.is_main and (due or force)):
             return
         self._settle()  # never save weights that a non-finite gradient has touched
-        state = {"step": self.step, "unreported": self.losses.settled, "identity": self.identity}
+        state = {"step": self.step, "unreported": self.settled, "identity": self.identity}
         self.saved = save_checkpoint(
             self.folder, self.head, self.optimizer, state, self.metadata, self.config.keep_checkpoints
         )
         self.saved_at = time.monotonic()
 
     def _settle(self) -> None:
-        bad = self.losses.settle()
+        if self.pending:
+            self.settled += [tuple(pair) for pair in torch.stack(self.pending).tolist()]
+            self.pending.clear()
+        bad = next((i for i, pair in enumerate(self.settled) if not np.isfinite(pair).all()), None)
         if bad is None:
             return
-        step = self.step - len(self.losses.settled) + bad + 1
-        loss, norm = self.losses.settled[bad]
+        step = self.step - len(self.settled) + bad + 1
+        loss, norm = self.settled[bad]
         good = f"the last good checkpoint is {self.saved}" if self.saved else "there is no checkpoint yet"
         raise RegionSpotError(
             f"step {step}: the loss is {loss} and the norm of its gradient {norm}; {good}",
@@ -278,8 +277,7 @@ class _Run:
             )
 
     def _stage_starts(self) -> list[int]:
-        steps = [stage.steps for stage in self.config.stages]
-        return [sum(steps[:index]) for index in range(len(steps))]
+        return [0, *accumulate(stage.steps for stage in self.config.stages)][:-1]
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         config = self.config
@@ -289,36 +287,16 @@ class _Run:
         )
 
 
-class _Losses:
-    """Losses and gradient norms since the last report; on the device until someone looks."""
-
-    def __init__(self) -> None:
-        self.settled: list[tuple[float, float]] = []
-        self._pending: list[Tensor] = []
-
-    def add(self, loss: Tensor, norm: Tensor) -> None:
-        self._pending.append(torch.stack([loss, norm]))
-
-    def settle(self) -> int | None:
-        """Bring all to the host; returns the index of the first that is not finite."""
-        if self._pending:
-            self.settled += [tuple(pair) for pair in torch.stack(self._pending).tolist()]
-            self._pending.clear()
-        wrong = (i for i, pair in enumerate(self.settled) if not np.isfinite(pair).all())
-        return next(wrong, None)
-
-
 class _Clock:
     """Speed and time spent waiting for data since the last lap."""
 
     def __init__(self, step: int) -> None:
         self._step, self._since, self._waited = step, time.perf_counter(), 0.0
 
-    def timed(self, batches: ReadAhead) -> Iterator[Batch]:
-        source = iter(batches)
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
             start = time.perf_counter()
-            batch = next(source, None)
+            batch = next(batches, None)
             self._waited += time.perf_counter() - start
             if batch is None:
                 return

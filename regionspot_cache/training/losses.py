@@ -1,9 +1,9 @@
 """Sigmoid focal loss over a large vocabulary, averaged so that batches and processes can be split freely.
 
-The official code takes the mean over the boxes of a GPU's batch, the SUM over classes and the SUM over the
-images of one GPU (two images), then averages over GPUs. Here a box counts 1 / (real boxes of its image) and
-an image counts 1 / (images of the GLOBAL batch). Ours is therefore the official loss divided by the images
-per GPU; AdamW does not notice the constant, only the gradient clip of 1.0 bites at another point.
+The official code takes the mean over the boxes, the SUM over classes and over the two images of a GPU, then
+averages over GPUs. Here a box counts 1 / (real boxes of its image) and an image 1 / (images of the GLOBAL
+batch): the official loss divided by the images per GPU. AdamW does not notice the constant, only the gradient
+clip of 1.0 bites at another point.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 def sigmoid_focal_loss(
     logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, ignore: Tensor | None = None
 ) -> Tensor:
-    """Focal loss (Lin et al., 2017, equation 5) of one-hot labels, summed over the classes.
+    """Focal loss (Lin et al., 2017, equation 5) of one-hot labels, summed over the classes: float32 [T].
 
     Equals `torchvision.ops.sigmoid_focal_loss(logits, one_hot).sum(1)` without building the one-hot matrix.
 
@@ -24,9 +24,6 @@ def sigmoid_focal_loss(
         logits: [T, K], any float dtype; computed in float32.
         labels: int64 [T], 0 <= label < K.
         ignore: bool [T, K], True where a class says nothing about this box; a box's own label always counts.
-
-    Returns:
-        float32 [T], one sum per box.
     """
     logits = logits.float()
     picked = labels.unsqueeze(1)  # [T, 1]
@@ -65,12 +62,7 @@ def region_loss(
 ) -> Tensor:
     """This process's share of the global batch's loss; the sum over processes is the batch's loss.
 
-    Args:
-        logits: [T, K] of the real boxes only.
-        labels: int64 [T].
-        weights: float32 [T] from `box_weights`.
-
-    Returns:
-        float32 scalar.
+    A float32 scalar, of logits [T, K] of the real boxes only, labels int64 [T], weights float32 [T] from
+    `box_weights`; `ignore` as of `sigmoid_focal_loss`.
     """
     return (sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=gamma, ignore=ignore) * weights).sum()

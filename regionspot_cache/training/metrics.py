@@ -15,44 +15,28 @@ _CURVES = ("loss", "learning_rate", "gradient_norm", "steps_per_second", "sample
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """State of a run after `step` steps.
+    """State of a run after `step` steps."""
 
-    Attributes:
-        stage: name of the stage.
-        step: steps done over all stages.
-        total_steps: steps of all stages.
-        epoch: passes over the stage's sources so far.
-        loss: mean over the steps since the last report.
-        gradient_norm: of the last step, before clipping.
-        samples_per_second: images, over all processes.
-        waiting: share of the time, 0 to 1, that the step waited for data.
-        seconds_left: at the present speed.
-    """
-
-    stage: str
-    step: int
-    total_steps: int
-    epoch: float
-    loss: float
+    stage: str  # name of the stage
+    step: int  # steps done over all stages
+    total_steps: int  # steps of all stages
+    epoch: float  # passes over the stage's sources so far
+    loss: float  # mean over the steps since the last report
     learning_rate: float
-    gradient_norm: float
+    gradient_norm: float  # of the last step, before clipping
     steps_per_second: float
-    samples_per_second: float
-    waiting: float
-    seconds_left: float
+    samples_per_second: float  # images, over all processes
+    waiting: float  # share of the time, 0 to 1, that the step waited for data
+    seconds_left: float  # at the present speed
 
 
 class MetricsLog:
-    """Appends reports below `folder`; what a resumed run will do again is cut off first.
-
-    Args:
-        resumed_at: steps already done; later lines are dropped.
-    """
+    """Appends reports below `folder`; those after `resumed_at` steps are cut off first."""
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
-        self._path = folder / METRICS_FILE
-        self._cut(resumed_at)
-        self._lines = self._path.open("a", encoding="utf-8")
+        path = folder / METRICS_FILE
+        _cut(path, resumed_at)
+        self._lines = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
 
     def write(self, report: StepReport) -> None:
@@ -65,14 +49,13 @@ class MetricsLog:
         self._lines.close()
         self._board.close()
 
-    def _cut(self, last_step: int) -> None:
-        if not self._path.exists():
-            return
-        kept = [
-            line for line in self._path.read_text(encoding="utf-8").splitlines() if _step(line) <= last_step
-        ]
-        with replacing(self._path) as staging:
-            staging.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+def _cut(path: Path, last_step: int) -> None:
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [f"{line}\n" for line in lines if _step(line) <= last_step]
+        with replacing(path) as staging:
+            staging.write_text("".join(kept), encoding="utf-8")
 
 
 def _step(line: str) -> float:

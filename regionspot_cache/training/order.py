@@ -12,47 +12,26 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.hashing import random64
+from regionspot_cache.store import LabelledCache
 
 # Tags keep the random streams of the four kinds of choice apart.
 _PARTITIONS, _WINDOW, _MIXTURE, _VIEWS = 0, 1, 2, 3
 
 
-class ImageTable(Protocol):
-    """What the order needs to know of a cache."""
-
-    @property
-    def num_images(self) -> int: ...
-    @property
-    def partition_size(self) -> int: ...
-    @property
-    def offsets(self) -> NDArray[np.int64]: ...
-    @property
-    def views(self) -> NDArray[np.int32] | None: ...
-    @property
-    def origins(self) -> NDArray[np.int32] | None: ...
-    def ok_mask(self, part: str) -> NDArray[np.bool_]: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class ViewChoice:
-    """Which of its usable views each image shows in an epoch; the U records are views.
+    """Which of its usable views each image shows in an epoch; the U records are views."""
 
-    Attributes:
-        origins: int32 [U], number of the image that this is a view of.
-        ranks: uint8 [U], place among the usable views of that image.
-        counts: uint8 [U], how many there are.
-    """
-
-    origins: NDArray[np.int32]
-    ranks: NDArray[np.uint8]
-    counts: NDArray[np.uint8]
+    origins: NDArray[np.int32]  # int32 [U], number of the image that this is a view of
+    ranks: NDArray[np.uint8]  # uint8 [U], place among the usable views of that image
+    counts: NDArray[np.uint8]  # uint8 [U], how many there are
 
     @classmethod
     def among(cls, origins: NDArray[np.int32]) -> Self:
@@ -81,18 +60,13 @@ class ViewChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class UsableImages:
-    """Images of a cache that can be trained on.
+    """Images of a cache that can be trained on."""
 
-    Attributes:
-        images: int64 [U], rising positions in the cache.
-        offsets: int64 [P + 1]; partition p holds images[offsets[p]:offsets[p + 1]].
-        left_out: number of other images by reason; an image counts for its first reason.
-        views: how an epoch chooses among views of one image; None when every image has one.
-    """
-
-    images: NDArray[np.int64]
-    offsets: NDArray[np.int64]
+    images: NDArray[np.int64]  # int64 [U], rising positions in the cache
+    offsets: NDArray[np.int64]  # int64 [P + 1]; partition p holds images[offsets[p]:offsets[p + 1]]
+    # number of other images by reason; an image counts for its first reason
     left_out: Counter[str] = field(default_factory=Counter)
+    # how an epoch chooses among views of one image; None when every image has one
     views: ViewChoice | None = None
 
     @property
@@ -109,22 +83,16 @@ class UsableImages:
 
 
 def usable_images(
-    cache: ImageTable,
+    cache: LabelledCache,
     name: str = "cache",
     *,
     parts: Sequence[str],
     views: Literal["sample", "original"] = "sample",
 ) -> UsableImages:
-    """Images with labelled boxes that have features in all parts.
+    """Images with labelled boxes that have features in all the parts that a head reads.
 
-    Args:
-        cache: where they lie.
-        name: of the cache, for messages.
-        parts: those that a head reads.
-        views: "sample" takes extra views of images too, "original" leaves them out.
-
-    Raises:
-        InputError: not a single image is left.
+    `name` is that of the cache, for messages. `views`: "sample" takes extra views of images too, "original"
+    leaves them out. Raises InputError when not a single image is left.
     """
     extra = {} if cache.views is None or views == "sample" else {"extra views": cache.views == 0}
     conditions = {
@@ -159,7 +127,6 @@ class SampleOrder:
     """The batches of one stage.
 
     Args:
-        sources: the usable images of every source.
         windows: partitions per window, for every source.
         batch_size: images of the global batch.
         seed: non-negative numbers that name the stream, for example (run seed, stage).

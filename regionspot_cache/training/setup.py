@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regionspot_cache.errors import InputError, UsageError
 from regionspot_cache.identity import require_same
-from regionspot_cache.training.config import Stage, TrainConfig
+from regionspot_cache.training.config import TrainConfig
 from regionspot_cache.training.head import RegionHead, read_model_config
 from regionspot_cache.training.loader import SourceReader
 from regionspot_cache.training.order import SampleOrder, UsableImages, usable_images, window_partitions
@@ -19,18 +19,12 @@ from regionspot_cache.training.sources import TrainingSource, build_head_config,
 
 @dataclass(frozen=True, kw_only=True)
 class StageData:
-    """The sources of one stage, in its order.
+    """The sources of one stage, in its order."""
 
-    Attributes:
-        order: source index and images of every step.
-        texts: float32 [K, E] on the device, per source.
-        ignore: bool [K, K] on the device or None, per source.
-    """
-
-    order: SampleOrder
+    order: SampleOrder  # source index and images of every step
     readers: tuple[SourceReader, ...]
-    texts: tuple[Tensor, ...]
-    ignore: tuple[Tensor | None, ...]
+    texts: tuple[Tensor, ...]  # float32 [K, E] on the device, per source
+    ignore: tuple[Tensor | None, ...]  # bool [K, K] on the device or None, per source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +38,7 @@ class RunData:
 
     @classmethod
     def prepare(cls, sources: Sequence[TrainingSource], config: TrainConfig) -> Self:
-        """Check the sources and read the small ones into memory.
-
-        Raises:
-            UsageError: a stage names an unknown source, or names repeat.
-            InputError: a source without usable images.
-        """
+        """Check names, find the usable images of each source, and read the small ones into memory."""
         _check_names(sources, config)
         usable = tuple(
             usable_images(s.cache, s.name, parts=s.inputs.parts, views=config.views) for s in sources
@@ -65,7 +54,8 @@ class RunData:
 
     def stage(self, index: int, device: torch.device) -> StageData:
         """What stage `index` reads."""
-        chosen = _chosen(self.sources, self.config.stages[index])
+        names = [source.name for source in self.sources]
+        chosen = [names.index(name) for name in self.config.stages[index].sources or names]
         sources = [self.sources[i] for i in chosen]
         order = SampleOrder(
             [self.usable[i] for i in chosen],
@@ -76,8 +66,8 @@ class RunData:
         return StageData(
             order=order,
             readers=tuple(self.readers[i] for i in chosen),
-            texts=tuple(_on(device, source.text_embeddings).float() for source in sources),
-            ignore=tuple(None if s.ignore is None else _on(device, s.ignore) for s in sources),
+            texts=tuple(torch.as_tensor(s.text_embeddings).to(device).float() for s in sources),
+            ignore=tuple(None if s.ignore is None else torch.as_tensor(s.ignore).to(device) for s in sources),
         )
 
     def _window(self, source: TrainingSource, usable: UsableImages) -> int:
@@ -90,11 +80,7 @@ class RunData:
 
 
 def initial_head(sources: Sequence[TrainingSource], config: TrainConfig) -> RegionHead:
-    """The head before the first step: initialised from the seed, or `config.init_from`.
-
-    Raises:
-        IdentityError: `init_from` was trained on other features or is of another size.
-    """
+    """The head before the first step: from the seed, or from `init_from`, which must fit (IdentityError)."""
     torch.manual_seed(config.seed)
     head = RegionHead(build_head_config(sources, config.head))
     if config.init_from:
@@ -128,22 +114,10 @@ def _check_names(sources: Sequence[TrainingSource], config: TrainConfig) -> None
             raise UsageError(f"stage {stage.name}: no cache {min(unknown)}", f"one of {', '.join(names)}")
 
 
-def _chosen(sources: Sequence[TrainingSource], stage: Stage) -> list[int]:
-    if not stage.sources:
-        return list(range(len(sources)))
-    names = [source.name for source in sources]
-    return [names.index(name) for name in stage.sources]
-
-
 def _load_small(readers: Sequence[SourceReader], usable: Sequence[UsableImages], limit: int) -> None:
-    sizes = [
-        reader.source.map_bytes * len(table.images) for reader, table in zip(readers, usable, strict=True)
-    ]
-    for index in sorted(range(len(readers)), key=sizes.__getitem__):
-        limit -= sizes[index]
+    pairs = zip(readers, usable, strict=True)
+    sizes = [(reader.source.map_bytes * len(table.images), reader) for reader, table in pairs]
+    for size, reader in sorted(sizes, key=lambda pair: pair[0]):
+        limit -= size
         if limit >= 0:
-            readers[index].load()
-
-
-def _on(device: torch.device, array: Any) -> Tensor:
-    return torch.as_tensor(array).to(device)
+            reader.load()

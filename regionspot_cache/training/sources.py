@@ -3,11 +3,10 @@
 import dataclasses
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,46 +15,23 @@ from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.datasets.regions import BOX_QUERY, position_vectors
 from regionspot_cache.errors import InputError
 from regionspot_cache.identity import require_same
-from regionspot_cache.store import ArraySpec
+from regionspot_cache.store import STORAGE, ArraySpec, LabelledCache, StorageName, Stored
 from regionspot_cache.training.head_config import HeadConfig, HeadOptions
-from regionspot_cache.training.order import ImageTable
-
-
-class TrainingCache(ImageTable, Protocol):
-    """The part of a labelled cache that training uses (`regionspot_cache.store.LabelledCache`)."""
-
-    @property
-    def dataset(self) -> Any: ...
-    @property
-    def cache(self) -> Any: ...
-    @property
-    def left_out(self) -> Counter[str]: ...
-    def labels(self, image: int, /) -> NDArray[Any]: ...
-    def queries(self, path: str, image: int, /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSource:
-    """One cache with its own label space.
+    """One cache with its own label space."""
 
-    Attributes:
-        name: how stages and messages call it; unique in a run.
-        cache: a cache with the labels of a dataset.
-        inputs: the arrays that a head relates.
-        class_names: the K names of the label space, in the order of the embeddings.
-        text_embeddings: float32 [K, E], unit length.
-        class_map: int64 [C], label of the data set -> row of `text_embeddings`.
-        text_identity: JSON-able description of the text tower, templates and cleaning.
-        ignore: bool [K, K]; ignore[label, k] leaves class k out of the loss of a box with that label.
-    """
-
-    name: str
-    cache: TrainingCache
-    inputs: HeadInputs
-    class_names: tuple[str, ...]
-    text_embeddings: NDArray[np.float32]
-    class_map: NDArray[np.int64]
+    name: str  # how stages and messages call it; unique in a run
+    cache: LabelledCache  # a cache with the labels of a dataset
+    inputs: HeadInputs  # the arrays that a head relates
+    class_names: tuple[str, ...]  # the K names of the label space, in the order of the embeddings
+    text_embeddings: NDArray[np.float32]  # float32 [K, E], unit length
+    class_map: NDArray[np.int64]  # int64 [C], label of the data set -> row of `text_embeddings`
+    # JSON-able description of the text tower, templates and cleaning
     text_identity: Mapping[str, Any] = field(default_factory=dict)
+    # bool [K, K]; ignore[label, k] leaves class k out of the loss of a box with that label
     ignore: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
@@ -104,22 +80,23 @@ class TrainingSource:
         return sum(array.item_shape[0] for array in arrays), arrays[0].item_shape[1]
 
     @property
-    def map_dtype(self) -> np.dtype[Any]:
-        """int8 or float16, as stored."""
-        return np.dtype(self.memory_arrays[0].dtype)
+    def map_dtype(self) -> StorageName:
+        """Storage type of the maps."""
+        return self.memory_arrays[0].dtype
 
     @property
     def map_bytes(self) -> int:
         """Stored bytes of the maps of one image, without their scales."""
-        return int(np.prod(self.map_shape)) * self.map_dtype.itemsize
+        return int(np.prod(self.map_shape)) * np.dtype(STORAGE[self.map_dtype].dtype).itemsize
 
-    def raw_maps(self, images: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Maps [k, M, C] as stored and the scales [k, M] of int8 ones, all of the memory in turn."""
+    def raw_maps(self, images: Sequence[int]) -> Stored:
+        """Maps [k, M, C] as stored and the scales [k, M] of scaled ones, all of the memory in turn."""
         found = [self.cache.cache.raw_images(path, images) for path in self.inputs.memory]
         if len(found) == 1:
             return found[0]
         scales = [scale for _, scale in found if scale is not None]
-        return np.concatenate([maps for maps, _ in found], 1), np.concatenate(scales, 1) if scales else None
+        maps = np.concatenate([values for values, _ in found], 1)
+        return Stored(maps, np.concatenate(scales, 1) if scales else None)
 
     def queries(self, image: int) -> NDArray[np.float32]:
         """float32 [n, D] of the labelled boxes of an image."""
@@ -150,12 +127,7 @@ class TrainingSource:
 
 
 def head_sizes(inputs: HeadInputs, array: Callable[[str], Any]) -> dict[str, Any]:
-    """Sizes of a head by the arrays that it relates.
-
-    Args:
-        inputs: which.
-        array: from PART/ARRAY to `ArraySpec`.
-    """
+    """Sizes of a head by the arrays that it relates; `array` gives the `ArraySpec` of PART/ARRAY."""
     memory = [array(path) for path in inputs.memory]
     query = position_vectors(np.zeros((1, 4), np.float32), (1, 1)).shape[1:]
     (token_dim,) = query if inputs.query == BOX_QUERY else array(inputs.query).item_shape
@@ -167,11 +139,7 @@ def head_sizes(inputs: HeadInputs, array: Callable[[str], Any]) -> dict[str, Any
 
 
 def build_head_config(sources: Sequence[TrainingSource], options: HeadOptions) -> HeadConfig:
-    """The head that fits all sources.
-
-    Raises:
-        IdentityError: sources of different backbones, which no single head can serve.
-    """
+    """The head that fits all sources; IdentityError when they are of different backbones."""
     first = sources[0]
     for other in sources[1:]:
         require_same(

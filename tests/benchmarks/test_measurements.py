@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks import evaluate, extract, read, train, workers
-from benchmarks.evaluate_data import random_problem, write_problem
+from benchmarks.evaluate import random_problem, write_problem
 from benchmarks.harness import OURS, Findings, Row
-from benchmarks.read_peers import STREAMS
+from benchmarks.read import STREAMS
 from benchmarks.settings import Evaluate, Extract, Read, Settings, Train, Workers
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.evaluation import evaluate as average_precision

@@ -11,8 +11,8 @@ import pytest
 
 from regionspot_cache.datasets import assemble
 from regionspot_cache.datasets.coco_style import guess_split, read_coco_style
-from regionspot_cache.datasets.formats import correct_o365_spelling
 from regionspot_cache.datasets.images import read_image, resolve_image
+from regionspot_cache.datasets.objects365 import correct_o365_spelling
 from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import InputError, MissingFileError
 from tests.datasets.builders import (
@@ -105,7 +105,7 @@ def test_groups_are_kept_and_marked_when_the_policy_says_so(tmp_path: Path) -> N
     file = coco_json(tmp_path / "x.json", [image(1, "a.jpg")], [annotation(3, 1, iscrowd=1)])
     dataset = read_coco_style(file, policy=BoxPolicy(drop_crowd=False), require_images=False)
     assert dataset.crowd.tolist() == [True]
-    assert dataset.policy.to_dict()["drop_crowd"] is False
+    assert dataset.policy.drop_crowd is False
 
 
 def test_a_file_without_annotations_keeps_its_images(tmp_path: Path) -> None:

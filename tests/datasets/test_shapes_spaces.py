@@ -9,8 +9,8 @@ import pytest
 
 from regionspot_cache.datasets import shapes
 from regionspot_cache.datasets.shapes import materialise, materialise_space
+from regionspot_cache.datasets.shapes_annotations import SPACES, restrict, space_category_ids, space_file
 from regionspot_cache.datasets.shapes_classes import CLASSES, class_probabilities
-from regionspot_cache.datasets.shapes_spaces import SPACES, restrict, space_category_ids, space_file
 from regionspot_cache.errors import DamageError
 
 

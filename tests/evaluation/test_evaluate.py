@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from regionspot_cache.errors import InputError, MissingFileError
 from regionspot_cache.evaluation import Detections, evaluate
-from regionspot_cache.evaluation.lvis import load_lvis_api
+from regionspot_cache.evaluation.reference import load_lvis_api
 from tests.evaluation.synthetic import Problem, annotations, detections, perfect_detections
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -324,7 +324,7 @@ def test_errors(tmp_path: Path) -> None:
 def test_lvis_import_has_no_side_effects() -> None:
     program = (
         "import logging, sys\n"
-        "from regionspot_cache.evaluation.lvis import load_lvis_api\n"
+        "from regionspot_cache.evaluation.reference import load_lvis_api\n"
         "load_lvis_api()\n"
         "names = {'cv2', 'matplotlib', 'lvis'} & set(sys.modules)\n"
         "import numpy\n"

@@ -21,7 +21,7 @@ from regionspot_cache.evaluation import (
 )
 from regionspot_cache.evaluation import detections as module
 from regionspot_cache.evaluation.detections import PER_CATEGORY
-from regionspot_cache.evaluation.lvis import load_lvis_api
+from regionspot_cache.evaluation.reference import load_lvis_api
 from regionspot_cache.evaluation.results_file import image_entries
 from tests.evaluation.synthetic import Problem, annotations, detections, perfect_detections
 

@@ -4,9 +4,17 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionspot_cache.evaluation.matching import IGNORED, MATCHED, UNMATCHED, match
+from regionspot_cache.evaluation.matching import (
+    IGNORED,
+    MATCHED,
+    MIN_IOU,
+    UNMATCHED,
+    Edges,
+    Pairs,
+    match,
+    shared_pairs,
+)
 from regionspot_cache.evaluation.metrics import IOU_THRESHOLDS
-from regionspot_cache.evaluation.overlap import MIN_IOU, Edges, Pairs, shared_pairs
 
 
 def plain_matching(iou: np.ndarray, ignore: np.ndarray, crowd: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 
 from regionspot_cache.errors import InputError, MissingFileError
 from regionspot_cache.evaluation import Detections, evaluate, read_results, write_results
-from regionspot_cache.evaluation.lvis import load_lvis_api
+from regionspot_cache.evaluation.reference import load_lvis_api
 from tests.evaluation.synthetic import Problem, annotations, detections
 
 

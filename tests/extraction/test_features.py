@@ -20,10 +20,10 @@ from regionspot_cache.extraction.loader import Clock, ImageLoader, Loaded
 from regionspot_cache.store import (
     STATUS_OK,
     STATUS_REASONS,
+    STORAGE,
     Cache,
     PartitionPlan,
-    Quantised,
-    dequantise,
+    StorageName,
     open_cache,
 )
 from tests.running import rs_cache
@@ -68,23 +68,17 @@ def reference_map(model: torch.nn.Module, preprocess: Callable, image: np.ndarra
     return found[0][0].numpy()
 
 
-@pytest.fixture(scope="module")
-def in_half_precision(finished: Path) -> Path:
-    cache = Path("half-precision")
+@pytest.mark.parametrize(("dtype", "error"), [("int8", None), ("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_stored_features_are_those_of_sampredictor_and_open_clip(
+    dtype: StorageName, error: float | None, finished: Path, small_backbone: Backbone
+) -> None:
     ran = rs_cache(
-        *("extract", "--backbone", "small.yaml", "--limit", 6, "--cache", cache),
-        *("--set", "dtype=float16", "--set", "partition_size=4"),
+        *("extract", "--backbone", "small.yaml", "--limit", 6, "--cache", dtype),
+        *("--set", f"dtype={dtype}", "--set", "partition_size=4"),
         cwd=finished,
     )
     assert ran.code == 0
-    return finished / cache
-
-
-@pytest.mark.parametrize("dtype", ["int8", "float16"])
-def test_stored_features_are_those_of_sampredictor_and_open_clip(
-    dtype: str, finished: Path, in_half_precision: Path, small_backbone: Backbone
-) -> None:
-    cache = open_cache(finished / CACHE if dtype == "int8" else in_half_precision)
+    cache = open_cache(finished / dtype)
     sam, clip = small_backbone.parts["sam"], small_backbone.parts["clip"]
     assert isinstance(sam, SamBackbone)
     assert isinstance(clip, ClipBackbone)
@@ -102,7 +96,7 @@ def test_stored_features_are_those_of_sampredictor_and_open_clip(
         for stored, expected in pairs:
             assert stored.shape == expected.shape
             largest = np.abs(expected).max(axis=-1, keepdims=True)
-            bound = largest / 127 / 2 if dtype == "int8" else np.abs(expected) * 2**-11 + 1e-7
+            bound = largest / 127 / 2 if error is None else np.abs(expected) * error + 1e-7
             assert (np.abs(stored - expected) <= 1.01 * bound + 1e-4 * largest).all()
 
 
@@ -169,7 +163,7 @@ class Given:
         return {"map": batch, "token": [torch.from_numpy(each) for each in boxes]}
 
 
-def given_features(planned: PartitionPlan, dtype: str, **encoders: Encoder) -> PartitionFeatures:
+def given_features(planned: PartitionPlan, dtype: StorageName, **encoders: Encoder) -> PartitionFeatures:
     specs = {name: part_spec(name, encoder, dtype) for name, encoder in encoders.items()}
     return PartitionFeatures(planned, specs, encoders, Clock())
 
@@ -195,25 +189,26 @@ def test_features_that_are_not_finite_fail_their_image_and_part_alone(finished: 
     assert found.files.tolist() == [[slot, 2, 3] for slot in range(4)]
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float16"])
-def test_rows_are_quantised_as_they_come(finished: Path, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", STORAGE)
+def test_rows_are_encoded_as_they_come(finished: Path, dtype: StorageName) -> None:
     planned = open_cache(finished / CACHE).partition(0)
     found = given_features(planned, dtype, own=Given())
+    for rows in found.arrays["own"].values():
+        rows.values[:] = 1
     maps = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 8)).astype(np.float32))
     found.add([loaded(planned, slot, {"own": maps[slot]}) for slot in (1, 2)])
     rows, tokens = found.arrays["own"]["map"], found.arrays["own"]["token"]
+    decode = STORAGE[dtype].decode
     start, stop = planned.offsets[1], planned.offsets[3]
     assert stop > start
-    if isinstance(rows, Quantised):
-        assert isinstance(tokens, Quantised)
-        np.testing.assert_allclose(dequantise(*rows)[1:3], maps[1:3], atol=0.02)
-        np.testing.assert_allclose(dequantise(*tokens)[start:stop], planned.boxes[start:stop], atol=1)
-        assert not rows.values[[0, 3]].any()
-        assert not tokens.values[:start].any()
-    else:
-        np.testing.assert_allclose(rows[1:3], maps[1:3], rtol=1e-3)
-        assert not rows[[0, 3]].any()
-    assert isinstance(rows, Quantised) == (dtype == "int8")
+    boxes, rtol = planned.boxes[start:stop], {"int8": 0, "float16": 2**-11, "bfloat16": 2**-8}[dtype]
+    coarse = dtype == "int8"
+    np.testing.assert_allclose(decode(*rows)[1:3], maps[1:3], rtol=rtol, atol=0.02 * coarse)
+    np.testing.assert_allclose(decode(*tokens)[start:stop], boxes, rtol=rtol, atol=1 * coarse)
+    assert (rows.values[[0, 3]] == 1).all()
+    assert (tokens.values[:start] == 1).all()
+    assert (tokens.values[stop:] == 1).all()
+    assert (rows.scale is None) == (dtype != "int8")
     assert found.status["own"].tolist() == [0, STATUS_OK, STATUS_OK, 0]
 
 

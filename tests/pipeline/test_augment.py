@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.evaluate.cached import CachedFeatures
-from pipeline.evaluate.recognise import Regions
+from pipeline.evaluate.recognise import CachedFeatures, Regions
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.datasets.augmentation import ViewTable
 from regionspot_cache.recognition.proposals import ground_truth_proposals
@@ -224,8 +223,8 @@ def test_class_trees_that_do_not_fit(
 
 
 def test_the_source_of_a_cache_with_a_tree_ignores_its_relatives(copied: Path, small_backbone) -> None:
-    from pipeline.settings import PromptSettings, TrainSettings
     from pipeline.train import training_source
+    from pipeline.verbs.train import PromptSettings, TrainSettings
 
     names = boxed_names()
     kinds = [{"LabelName": names[2]}]

@@ -90,8 +90,8 @@ def test_help_lists_every_verb(monkeypatch: pytest.MonkeyPatch) -> None:
         (("extract", "--backbon", "tiny"), "--backbon"),
         (("extract", "--limit", "many"), "--limit"),
         (("status",), "cache"),
-        (("extract", "--limit", "0"), "limit = 0"),
-        (("extract", "--workers", "-1"), "workers = -1"),
+        (("extract", "--limit", "0"), "limit = '0'"),
+        (("extract", "--workers", "-1"), "workers = '-1'"),
         (("extract", "--workers", "2", "--scheduler", "tcp://a:1"), "--workers and --scheduler"),
         (("extract", "--part", "both"), "both"),
         (("extract", "--backbone", "huge"), "huge"),
@@ -163,7 +163,7 @@ def test_every_kind_of_error_has_its_exit_code(
         raise error
 
     monkeypatch.delenv("RS_DEBUG", raising=False)
-    monkeypatch.setattr("pipeline.environment.environment", fails)
+    monkeypatch.setattr("pipeline.verbs.about.facts", fails)
     ran = rs_cache("env")
     assert ran.code == code
     assert ran.out == ""

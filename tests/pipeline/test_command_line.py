@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
-from pipeline.asked import require_image
+from pipeline.verbs.predict import require_image
 from regionspot_cache.errors import MissingFileError
 from tests.running import rs_cache
 
@@ -176,7 +176,7 @@ def test_an_unexpected_error_is_json_too(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ZeroDivisionError("of mine")
 
     monkeypatch.delenv("RS_DEBUG", raising=False)
-    monkeypatch.setattr("pipeline.environment.environment", fails)
+    monkeypatch.setattr("pipeline.verbs.about.facts", fails)
     assert "ZeroDivisionError: of mine" in rs_cache("env", "--json").json["error"]["found"]
 
 
@@ -207,7 +207,7 @@ def test_an_ascii_terminal_does_no_harm(columns: str, tmp_path: Path) -> None:
 import sys
 from pipeline import console
 sys.stdout = console.LastingStream.of(sys.stdout)
-console.table("b\\xe4ume", ["a", "b"], [["\\xf6", 1]])
+console.result({}, "b\\xe4ume \\xf6")
 console.say("\\xfc")
 """
     done = subprocess.run(

@@ -90,10 +90,3 @@ def test_text_of_files_is_never_taken_for_markup(capsys: pytest.CaptureFixture[s
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     console.result({"path": Path("a"), "é": [1.5]}, "for people", as_json=True)
     assert json.loads(capsys.readouterr().out) == {"path": "a", "é": [1.5]}
-
-
-def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    console.table("Title", ["name", "value"], [["a", 1], ["b", 2.5]])
-    out = capsys.readouterr().out
-    assert "Title" in out
-    assert "2.5" in out

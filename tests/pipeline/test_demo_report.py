@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo_report import DemoFacts, write_demo_report
-from pipeline.demo_settings import DemoSettings
+from pipeline.demo import DemoFacts, write_demo_report
+from pipeline.verbs.demo import DemoSettings
 from tests.reporting.test_page import Page
 
 RUN = Path("rs-cache-data/runs/small")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.evaluate.per_class import COLUMNS
-from pipeline.evaluate.pictures import _distinct, _met
+from pipeline.evaluate.own_methods import _distinct, _met
+from pipeline.evaluate.report import COLUMNS
 from pipeline.report_figures import FEW, pick_images
 from pipeline.report_tables import (
     group_tables,

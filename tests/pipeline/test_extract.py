@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import console
 from regionspot_cache.extraction import partition
-from regionspot_cache.store import open_cache, open_writer
+from regionspot_cache.store import STORAGE, StorageName, open_cache, open_writer
 from tests.running import Ran, features, rs_cache
 
 SMALL = ("--backbone", "small.yaml", "--set", "partition_size=4", "--json")
@@ -196,8 +196,8 @@ def records(path: Path) -> dict[str, tuple]:
     return found
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float16"])
-def test_the_summary_counts_what_is_on_the_disk(workplace: Path, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", STORAGE)
+def test_every_storage_type_is_counted_verified_and_trained_on(workplace: Path, dtype: StorageName) -> None:
     found = extract("--set", f"dtype={dtype}", "--limit", 6).json
     on_disk = sum(
         path.stat().st_size
@@ -206,7 +206,13 @@ def test_the_summary_counts_what_is_on_the_disk(workplace: Path, dtype: str) -> 
         if path.is_file() and path.name != "zarr.json"
     )
     assert found["bytes"] == on_disk
-    assert json.loads((CACHE / "parts/clip.json").read_text())
+    assert json.loads((CACHE / "parts/clip.json").read_text())["spec"]["arrays"][0]["dtype"] == dtype
+    verified()
+    ran = rs_cache("verify", CACHE, "--recompute", 3, "--backbone", "small.yaml", "--json")
+    assert ran.code == 0, ran.err
+    assert max(ran.json["recomputed"]["cosine_distance"].values()) < 1e-4
+    ran = rs_cache("train", "--config", "train.yaml", "--cache", CACHE)
+    assert ran.code == 0, ran.err
 
 
 def test_a_cache_that_was_planned_anew_is_refused(workplace: Path) -> None:

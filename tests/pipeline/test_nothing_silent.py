@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import VERBS
-from pipeline.options import option_fields
-from pipeline.verbs.command import load
+from pipeline.options import load, options_of
 from tests.running import rs_cache
 
 SHAPES = Path("rs-cache-data/datasets/shapes")
@@ -79,7 +78,7 @@ def test_the_built_in_world_needs_no_name(workplace: Path) -> None:
 
 def train_settings(**given: Any) -> Any:
     command: Any = VERBS["train"]
-    return load(command.settings, option_fields(command.settings), given, command.defaults)
+    return load(command.settings, options_of(command.settings), given, command.defaults)
 
 
 def test_a_run_of_ones_own_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,15 @@
 import json
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import typer
 import yaml
 
 from pipeline import cli
-from pipeline.options import Option, OptionField, option_fields
+from pipeline.options import Option, add, load, option, options_of, verb
 from pipeline.places import shipped
-from pipeline.verbs.command import add, load, verb
 from regionspot_cache.errors import UsageError
 
 # Values that a field takes by what it is checked for; any text does for the others.
@@ -33,11 +32,11 @@ NEEDED = {"world": "w", "image": "i.jpg", "cache": "c", "checkpoint": "c", "run"
 CASES = [
     pytest.param(name, field, id=f"{name}-{field.key}")
     for name, command in cli.VERBS.items()
-    for field in option_fields(command.settings)  # type: ignore[attr-defined]
+    for field in options_of(command.settings)  # type: ignore[attr-defined]
 ]
 
 
-def values(name: str, field: OptionField) -> tuple[Any, Any, Any]:
+def values(name: str, field: Option) -> tuple[Any, Any, Any]:
     """Three values that differ, as YAML has them."""
     for key in ((name, field.key), field.key):
         if key in KNOWN:
@@ -52,14 +51,14 @@ def values(name: str, field: OptionField) -> tuple[Any, Any, Any]:
     return (1, 2, 3) if field.kind is int else ("one", "two", "three")
 
 
-def typed(settings: type, field: OptionField, value: Any) -> list[str]:
+def typed(settings: type, field: Option, value: Any) -> list[str]:
     """A value as it is typed; an argument comes after those before it."""
     if field.is_flag:
-        return [field.option.name if value else field.option.name.replace("--", "--no-")]
+        return [field.name if value else field.name.replace("--", "--no-")]
     texts = [str(one) for one in (value if isinstance(value, list) else [value])]
-    if not field.option.is_argument:
-        return [word for text in texts for word in (field.option.name, text)]
-    arguments = [one.key for one in option_fields(settings) if one.option.is_argument]
+    if not field.is_argument:
+        return [word for text in texts for word in (field.name, text)]
+    arguments = [one.key for one in options_of(settings) if one.is_argument]
     return [NEEDED[key] for key in arguments[: arguments.index(field.key)]] + texts
 
 
@@ -84,7 +83,7 @@ def least(name: str, settings: type, key: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("name", "field"), CASES)
 def test_the_option_beats_the_override_beats_the_config_beats_the_default(
-    name: str, field: OptionField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, field: Option, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here.npz").touch()
@@ -93,7 +92,7 @@ def test_the_option_beats_the_override_beats_the_config_beats_the_default(
     settings = command.settings
     watched = typer.Typer()
     watched.command("other")(lambda: None)  # of one command alone Typer makes no verb
-    watching = verb(settings, reports=False, defaults=command.defaults)
+    watching = verb(settings, defaults=command.defaults)
     add(watched, name, watching(lambda found: seen.append(getattr(found, field.key))))
 
     def run(config: Any = None, override: Any = None, option: Any = None) -> Any:
@@ -121,20 +120,20 @@ def test_all_verbs_have_options() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Small:
-    count: Annotated[int, Option(name="--count", help="How many.")] = 3
-    names: Annotated[tuple[str, ...], Option(name="NAMES", help="Which.")] = ()
-    kind: Annotated[Literal["red", "blue"], Option(name="--kind", help="Colour.")] | None = None
+    count: int = option(3, "--count", "How many.")
+    names: tuple[str, ...] = option((), "NAMES", "Which.")
+    kind: Literal["red", "blue"] | None = option(None, "--kind", "Colour.")
     hidden: int = 1
 
 
 def test_fields_with_an_option_are_options() -> None:
-    count, names, kind = option_fields(Small)
+    count, names, kind = options_of(Small)
     assert (count.metavar, count.help) == ("N", "How many. [default: 3]")
     assert names.repeats
-    assert names.option.is_argument
+    assert names.is_argument
     assert not names.required
     assert (kind.metavar, kind.help) == ("red|blue", "Colour.")
-    assert list(kind.choices()) == ["red", "blue"]
+    assert list(kind.complete()) == ["red", "blue"]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +148,6 @@ def test_fields_with_an_option_are_options() -> None:
 )
 def test_what_is_wrong_is_blamed_on_what_was_typed(given: dict, found: str, expected: str) -> None:
     with pytest.raises(UsageError) as caught:
-        load(Small, option_fields(Small), given, None)
+        load(Small, options_of(Small), given, None)
     assert caught.value.found.startswith(found)
     assert expected in caught.value.expected

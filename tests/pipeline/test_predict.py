@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.asked import parse_boxes, parse_classes
 from pipeline.predict import line_of
+from pipeline.verbs.predict import parse_boxes, parse_classes
 from regionspot_cache.errors import MissingFileError, UsageError
 from tests.reporting.test_page import Page
 from tests.running import Ran, rs_cache

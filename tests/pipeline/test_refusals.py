@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.asked import parse_boxes, parse_classes
+from pipeline.verbs.predict import parse_boxes, parse_classes
 from regionspot_cache.backbones.weights import read_state
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
 from regionspot_cache.errors import InputError, MissingFileError, UsageError

@@ -5,11 +5,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.reproduce.outcome import Measured, RowOutcome, Spread, TableOutcome, trends_of
 from pipeline.reproduce.plan import Planned
-from pipeline.reproduce.report import summary
 from pipeline.reproduce.rows import Claim, PaperTable, Row
-from pipeline.reproduce.tables import SHORT, markdown, sections, table_facts
+from pipeline.reproduce.tables import (
+    SHORT,
+    Measured,
+    RowOutcome,
+    Spread,
+    TableOutcome,
+    markdown,
+    sections,
+    summary,
+    table_facts,
+    trends_of,
+)
 from regionspot_cache.reporting.page import Table, render_report
 
 

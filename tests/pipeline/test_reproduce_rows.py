@@ -8,8 +8,8 @@ import pytest
 from pipeline.places import shipped
 from pipeline.reproduce.plan import Plan, make_plan, units_of
 from pipeline.reproduce.rows import PAPER, Row, load_table, table_names
-from pipeline.reproduce.settings import ReproduceSettings
-from pipeline.settings import PromptSettings
+from pipeline.verbs.reproduce import ReproduceSettings
+from pipeline.verbs.train import PromptSettings
 from regionspot_cache.backbones.vocabulary import CLEANING, TEMPLATES
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo_settings import DemoSettings
 from pipeline.places import CONFIGS, shipped
 from pipeline.reproduce.rows import TABLE_FILE, PaperTable, Row
-from pipeline.reproduce.settings import ReproduceSettings
-from pipeline.settings import EvalSettings, ExtractSettings, TrainSettings
+from pipeline.verbs.demo import DemoSettings
+from pipeline.verbs.evaluate import EvalSettings
+from pipeline.verbs.extract import ExtractSettings
+from pipeline.verbs.reproduce import ReproduceSettings
+from pipeline.verbs.train import TrainSettings
 from regionspot_cache.backbones import load_preset
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import UsageError
@@ -59,9 +61,10 @@ def test_shipped_files_by_name() -> None:
         {"decode_threads": 0},
         {"workers": -1},
         {"limit": 0},
+        {"max_failed": 1.5},
         {"workers": 1, "scheduler": "tcp://a:1"},
     ],
 )
 def test_settings_that_make_no_sense(values: dict) -> None:
     with pytest.raises(UsageError):
-        ExtractSettings(**values)
+        load_config(ExtractSettings, **values)

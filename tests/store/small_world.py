@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -15,12 +14,12 @@ from regionspot_cache.store import (
     LabelledCache,
     PartitionPlan,
     PartSpec,
+    StorageName,
     create_cache,
     open_cache,
 )
 
 TOKENS, WIDTH, TOKEN_DIM, PROMPT_DIM = 5, 12, 8, 16
-Dtype = Literal["int8", "float16"]
 
 
 def make_dataset(
@@ -62,26 +61,26 @@ def make_dataset(
     )
 
 
-def box_array(name: str, dim: int, dtype: Dtype = "int8") -> ArraySpec:
+def box_array(name: str, dim: int, dtype: StorageName = "int8") -> ArraySpec:
     """One vector a box."""
     return ArraySpec(name=name, dtype=dtype, item_shape=(dim,), ragged=True)
 
 
 def map_array(
-    name: str = "map", tokens: int = TOKENS, width: int = WIDTH, dtype: Dtype = "int8"
+    name: str = "map", tokens: int = TOKENS, width: int = WIDTH, dtype: StorageName = "int8"
 ) -> ArraySpec:
     """One map an image."""
     return ArraySpec(name=name, dtype=dtype, item_shape=(tokens, width), ragged=False)
 
 
-def sam_part(dtype: Dtype = "int8", model: str = "vit_b") -> PartSpec:
+def sam_part(dtype: StorageName = "int8", model: str = "vit_b") -> PartSpec:
     """Two arrays by box: transformer and prompt."""
     arrays = (box_array("transformer", TOKEN_DIM, dtype), box_array("prompt", PROMPT_DIM, dtype))
     fingerprint = {"model": {"name": model, "sha256": "12"}, "size": 1024}
     return PartSpec(name="sam", arrays=arrays, fingerprint=fingerprint)
 
 
-def clip_part(dtype: Dtype = "int8", model: str = "ViT-L-14") -> PartSpec:
+def clip_part(dtype: StorageName = "int8", model: str = "ViT-L-14") -> PartSpec:
     """One array by image: map."""
     fingerprint = {"model": {"name": model}, "layer": -2}
     return PartSpec(name="clip", arrays=(map_array(dtype=dtype),), fingerprint=fingerprint)
@@ -149,7 +148,7 @@ def make_cache(
     path: Path,
     dataset: DetectionDataset | None = None,
     *,
-    dtype: Dtype = "int8",
+    dtype: StorageName = "int8",
     failing: dict[str, str] | None = None,
 ) -> CacheWriter:
     """A sealed cache of partitions of 4 images."""

@@ -9,7 +9,7 @@ import pytest
 
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.store import create_cache, open_cache
-from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.objects import open_objects
 from tests.store.small_world import clip_part, make_dataset
 
 

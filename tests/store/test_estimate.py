@@ -6,14 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regionspot_cache.store import CachePlan, PartSpec, create_cache, estimate
+from regionspot_cache.store import STORAGE, CachePlan, PartSpec, StorageName, create_cache, estimate
 from regionspot_cache.store.layout import part_arrays, plan_arrays
 from tests.store.small_world import box_array, clip_part, extract, make_dataset, map_array, sam_part
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float16"])
+@pytest.mark.parametrize("dtype", STORAGE)
 @pytest.mark.parametrize(("images", "size", "boxes"), [(23, 4, 9), (30, 7, 200), (5, 8, 1)])
-def test_estimate_is_exact(tmp_path: Path, dtype: str, images: int, size: int, boxes: int) -> None:
+def test_estimate_is_exact(tmp_path: Path, dtype: StorageName, images: int, size: int, boxes: int) -> None:
     data = make_dataset(images, max_boxes=boxes)
     parts = [sam_part(dtype), clip_part(dtype)]
     extract(create_cache(tmp_path / "c", data, partition_size=size, parts=parts))

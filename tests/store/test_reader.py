@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from regionspot_cache.errors import (
     InputError,
     MissingFileError,
 )
-from regionspot_cache.store import Cache, create_cache, open_cache, open_writer
+from regionspot_cache.store import Cache, StorageName, create_cache, open_cache, open_writer
 from regionspot_cache.store.identity import require_fingerprint
 from regionspot_cache.store.layout import PartSpec
 from tests.store.small_world import (
@@ -61,11 +62,12 @@ def test_every_record_is_the_feature_of_its_image(sealed: Path, dataset) -> None
     assert seen == set(dataset.file_names)
 
 
-def test_float16_is_kept_to_rounding(tmp_path: Path) -> None:
-    make_cache(tmp_path / "c", dtype="float16")
+@pytest.mark.parametrize(("dtype", "exact"), [("float16", torch.float16), ("bfloat16", torch.bfloat16)])
+def test_floats_are_kept_to_rounding(tmp_path: Path, dtype: StorageName, exact: torch.dtype) -> None:
+    make_cache(tmp_path / "c", dtype=dtype)
     cache = open_cache(tmp_path / "c")
     for i in range(cache.num_images):
-        made = map_of(cache.image(i)[1]).astype(np.float16)
+        made = torch.from_numpy(map_of(cache.image(i)[1])).to(exact).float().numpy()
         np.testing.assert_array_equal(cache.read("clip/map", i), made)
         assert cache.raw_images("clip/map", [i])[1] is None
         assert cache.raw_boxes("sam/prompt", i)[1] is None

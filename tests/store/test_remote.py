@@ -12,7 +12,7 @@ from obstore.store import MemoryStore
 
 from regionspot_cache.errors import IncompleteError, MissingFileError, RegionSpotError
 from regionspot_cache.store import CacheWriter, create_cache, open_cache, open_writer, verify
-from regionspot_cache.store.location import open_objects
+from regionspot_cache.store.objects import open_objects
 from regionspot_cache.store.remote import RemoteObjects
 from tests.store.small_world import (
     clip_part,

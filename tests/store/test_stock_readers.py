@@ -8,7 +8,7 @@ import pytest
 import tensorstore
 import zarr
 
-from regionspot_cache.store import Cache, open_cache, open_writer
+from regionspot_cache.store import Cache, StorageName, open_cache, open_writer
 from regionspot_cache.store.layout import part_arrays, plan_arrays
 from tests.store.small_world import make_cache
 
@@ -54,8 +54,9 @@ def test_int8_features(sealed: Path, read) -> None:
 
 
 @STOCK
-def test_float16_features(tmp_path: Path, read) -> None:
-    make_cache(tmp_path / "c", dtype="float16", failing={"train/000000.jpg": "too large"})
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_float_features(tmp_path: Path, read, dtype: StorageName) -> None:
+    make_cache(tmp_path / "c", dtype=dtype, failing={"train/000000.jpg": "too large"})
     check_features(tmp_path / "c", open_cache(tmp_path / "c"), read)
 
 

@@ -15,7 +15,7 @@ from regionspot_cache.backbones.assets import FOLDER
 from regionspot_cache.datasets.shapes import World
 from tools.tiny import clip, rpn, sam
 from tools.tiny.__main__ import PARTS, main
-from tools.tiny.bpe import learn_merges
+from tools.tiny.clip_data import learn_merges
 from tools.tiny.training import Stage, fit, learning_rate
 
 TWO_STEPS = (Stage(2, 1e-3),)

@@ -10,7 +10,7 @@ import numpy as np
 
 from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.errors import InputError
-from regionspot_cache.store import ArraySpec, PartSpec
+from regionspot_cache.store import STORAGE, ArraySpec, PartSpec, StorageName, Stored
 from regionspot_cache.training import Stage, TrainConfig, TrainingSource
 from regionspot_cache.training.head_config import HeadOptions
 
@@ -21,7 +21,7 @@ QUERY, MAP = "sam/transformer", "clip/map"
 
 @dataclass
 class FakeCache:
-    """Random features that are a function of the seed; `quantised` stores int8 maps with scales.
+    """Random features that are a function of the seed, stored as `dtype`.
 
     It is labelled, and it is the cache that a labelled one reads from.
     """
@@ -30,7 +30,7 @@ class FakeCache:
     partition_size: int = 5
     classes: int = 4
     seed: int = 0
-    quantised: bool = True
+    dtype: StorageName = "int8"
     backbone: str = "tiny"
     grid: tuple[int, int] | None = GRID
     empty: frozenset[int] = frozenset()
@@ -48,20 +48,19 @@ class FakeCache:
         self.all_labels = [random.integers(0, self.classes, n).astype(np.int32) for n in self.counts]
         self.tokens = [random.normal(size=(n, TOKEN_DIM)).astype(np.float32) for n in self.counts]
         shape = (self.num_images, MAP_TOKENS, MAP_DIM)
-        if self.quantised:
-            self.maps = random.integers(-127, 128, shape).astype(np.int8)
-            self.scales = random.uniform(0.005, 0.02, shape[:2]).astype(np.float16)
+        if self.dtype == "int8":
+            values = random.integers(-127, 128, shape).astype(np.int8)
+            self.maps = Stored(values, random.uniform(0.005, 0.02, shape[:2]).astype(np.float16))
         else:
-            self.maps, self.scales = random.normal(size=shape).astype(np.float16), None
+            self.maps = STORAGE[self.dtype].encode(random.normal(size=shape))
         names = tuple(f"class {i}" for i in range(self.classes))
         self.dataset = SimpleNamespace(name="fake", class_names=names, annotation_sha256=f"a{self.seed}")
         self.augmentation: dict[str, object] | None = None
         self.left_out: Counter[str] = Counter()
-        kind = "int8" if self.quantised else "float16"
         self.arrays = {
-            QUERY: ArraySpec(name="transformer", dtype=kind, item_shape=(TOKEN_DIM,), ragged=True),
+            QUERY: ArraySpec(name="transformer", dtype=self.dtype, item_shape=(TOKEN_DIM,), ragged=True),
             MAP: ArraySpec(
-                name="map", dtype=kind, item_shape=(MAP_TOKENS, MAP_DIM), ragged=False, grid=self.grid
+                name="map", dtype=self.dtype, item_shape=(MAP_TOKENS, MAP_DIM), ragged=False, grid=self.grid
             ),
         }
         self.parts = {
@@ -96,13 +95,13 @@ class FakeCache:
         assert path == QUERY
         return self.tokens[image]
 
-    def raw_images(self, path: str, images: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    def raw_images(self, path: str, images: Sequence[int]) -> Stored:
         assert path == MAP
         with self.lock:
             self.reads.extend(images)
         if hurt := self.unreadable & set(images):
             raise OSError(5, f"bad sector under image {min(hurt)}")
-        return self.maps[list(images)], None if self.scales is None else self.scales[list(images)]
+        return self.maps.take(np.array(images, np.int64))
 
 
 def make_source(name: str = "fake", cache: FakeCache | None = None, **changes: object) -> TrainingSource:

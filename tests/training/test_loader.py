@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from regionspot_cache.errors import DamageError, InputError
-from regionspot_cache.training.loader import Batch, ReadAhead, SourceReader, make_batch
+from regionspot_cache.store import STORAGE, StorageName
+from regionspot_cache.training.loader import Batch, SourceReader, make_batch, read_ahead
 from tests.training.fake import FakeCache, make_source
 
 IMAGES = np.array([7, 2, 19, 2])
@@ -26,15 +27,13 @@ def read_batch(cache: FakeCache, *, in_memory: bool = False, **changes: object) 
     return make_batch(3, 0, reader, IMAGES, 8, pin=False)
 
 
-@pytest.mark.parametrize("quantised", [True, False])
+@pytest.mark.parametrize("dtype", STORAGE)
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_batch_holds_the_images_boxes_and_maps(quantised: bool, in_memory: bool) -> None:
-    cache = FakeCache(quantised=quantised)
+def test_batch_holds_the_images_boxes_and_maps(dtype: StorageName, in_memory: bool) -> None:
+    cache = FakeCache(dtype=dtype)
     batch = read_batch(cache, in_memory=in_memory)
     assert bool(cache.reads) != in_memory
-    maps = cache.maps.astype(np.float32)
-    if cache.scales is not None:
-        maps = maps * cache.scales.astype(np.float32)[..., None]
+    maps = STORAGE[dtype].decode(*cache.maps)
     for row, image in enumerate(IMAGES):
         count = cache.counts[image]
         assert batch.real[row].tolist() == [True] * count + [False] * (batch.real.shape[1] - count)
@@ -69,7 +68,7 @@ def test_read_ahead_keeps_the_order_and_its_bound() -> None:
         made.append(step)
         return Batch(**{**vars(batch), "step": step})
 
-    with ReadAhead(make, range(5, 25), threads=3, ahead=4) as batches:
+    with read_ahead(make, range(5, 25), threads=3, ahead=4) as batches:
         for done, item in enumerate(batches):
             assert item.step == 5 + done
             assert len(made) <= done + 4
@@ -84,7 +83,7 @@ def test_reading_overlaps_with_the_step() -> None:
         time.sleep(0.02)
         return batch
 
-    with ReadAhead(make, range(20), threads=2, ahead=4) as batches:
+    with read_ahead(make, range(20), threads=2, ahead=4) as batches:
         start = time.perf_counter()
         for _ in batches:
             time.sleep(0.02)
@@ -100,7 +99,7 @@ def test_errors_in_threads_name_the_source_and_end_the_threads() -> None:
 
     with (
         pytest.raises(InputError, match=r"photos: .* step 3 .*bad sector under image 19"),
-        ReadAhead(make, range(9), threads=2, ahead=4) as batches,
+        read_ahead(make, range(9), threads=2, ahead=4) as batches,
     ):
         list(batches)
     assert not reader_threads()
@@ -119,6 +118,6 @@ def test_the_caches_own_errors_come_through_unchanged() -> None:
 
 def test_leaving_early_leaves_no_thread() -> None:
     batch = read_batch(FakeCache())
-    with ReadAhead(lambda step: batch, range(1000), threads=3, ahead=5) as batches:
+    with read_ahead(lambda step: batch, range(1000), threads=3, ahead=5) as batches:
         next(iter(batches))
     assert not reader_threads()

@@ -4,7 +4,6 @@ import pytest
 
 from regionspot_cache.errors import UsageError
 from regionspot_cache.training.config import Stage
-from regionspot_cache.training.schedule import learning_rate
 
 
 @pytest.mark.parametrize(
@@ -19,12 +18,12 @@ from regionspot_cache.training.schedule import learning_rate
     ],
 )
 def test_paper_schedule(step: int, expected: float) -> None:
-    assert learning_rate(Stage(), step) == pytest.approx(expected)
+    assert Stage().rate(step) == pytest.approx(expected)
 
 
 def test_cosine_falls_from_the_full_rate_to_zero() -> None:
     stage = Stage(schedule="cosine", steps=100, warmup_steps=0, learning_rate=1.0)
-    rates = [learning_rate(stage, step) for step in range(101)]
+    rates = [stage.rate(step) for step in range(101)]
     assert rates[0] == 1.0
     assert rates[50] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0.0)
@@ -33,13 +32,13 @@ def test_cosine_falls_from_the_full_rate_to_zero() -> None:
 
 def test_constant_stays() -> None:
     stage = Stage(schedule="constant", warmup_steps=2, learning_rate=1.0)
-    assert [learning_rate(stage, step) for step in (1, 2, 449_999)] == [pytest.approx(0.505), 1.0, 1.0]
+    assert [stage.rate(step) for step in (1, 2, 449_999)] == [pytest.approx(0.505), 1.0, 1.0]
 
 
 def test_a_short_stage_warms_up_and_falls_within_its_steps() -> None:
     stage = Stage(steps=90)
     assert (stage.warmup, stage.drops) == (4, (70, 84))
-    assert learning_rate(stage, 4) == stage.learning_rate
+    assert stage.rate(4) == stage.learning_rate
     assert (Stage().warmup, Stage().drops) == (1000, (350_000, 420_000))
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from tools.tiny import card, clip, measure, resnet, rpn, sam
+from tools.tiny import clip, measure, resnet, rpn, sam
 from tools.tiny.training import start
 
 PARTS: dict[str, Callable[[Path], None]] = {
@@ -20,7 +20,7 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "rpn": rpn.train,
     "resnet": resnet.train,
     "measure": measure.measure,
-    "card": card.write,
+    "card": measure.write_card,
 }
 SIDE_BY_SIDE = ("sam", "clip")
 

@@ -22,7 +22,6 @@ from regionspot_cache.backbones.assets import FOLDER as ASSETS
 from regionspot_cache.backbones.assets import packaged_config
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES, COLOURS, SHAPES, TEXTURES
 from tools.tiny import clip_data as data
-from tools.tiny.bpe import templates, write_vocabulary
 from tools.tiny.training import LOG_EVERY, Stage, fast_autocast, fit, log, publish, record
 
 CONFIG = packaged_config("clip")
@@ -196,7 +195,7 @@ class Sampler:
     """What each step trains on, a function of the step alone."""
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
-        prompts = templates()
+        prompts = data.templates()
         texts = [prompt.format(name) for prompt in prompts for name in CLASS_NAMES]
         self.ids = tokenizer(texts).view(len(prompts), len(CLASSES), -1)
         self.pools = {
@@ -232,7 +231,7 @@ def weigh(kind: str, losses: dict[str, Tensor], words: float) -> Tensor:
 def train(work: Path, assets: Path = ASSETS, stages: Sequence[Stage] = STAGES) -> None:
     """Writes the vocabulary, trains and stores."""
     vocabulary = assets / CONFIG["tokenizer"]["bpe_file"]
-    write_vocabulary(vocabulary, [*CLASS_NAMES, *(template.format("") for template in templates())])
+    data.write_vocabulary(vocabulary, [*CLASS_NAMES, *(template.format("") for template in data.templates())])
     trainer = Trainer()
     sampler = Sampler(SimpleTokenizer(str(vocabulary), context_length=CONFIG["tokenizer"]["context_length"]))
 

@@ -1,5 +1,6 @@
-"""Measure the small CLIP and the CLIP ResNet on held-out pictures, as production runs them."""
+"""Measures the small CLIPs on held-out pictures, as production runs them, and writes the model card."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms.functional import normalize
 
 from regionspot_cache.backbones.assets import FOLDER as ASSETS
 from regionspot_cache.backbones.encoder import TextEncoder
@@ -18,11 +20,19 @@ from regionspot_cache.backbones.regionclip_load import load_regionclip
 from regionspot_cache.backbones.vocabulary import text_embeddings
 from regionspot_cache.datasets.shapes import World, draw
 from regionspot_cache.datasets.shapes_classes import CLASS_NAMES, CLASSES
-from regionspot_cache.datasets.shapes_scene import draw_single, image_rng
-from regionspot_cache.recognition.embedding import PACKAGED
-from tools.tiny.clip_data import INPUT, VALIDATION, normalise, squash
-from tools.tiny.training import CLIP_SINGLES, record
+from regionspot_cache.datasets.shapes_scene import SCENE_SIZE, draw_single, image_rng
+from regionspot_cache.recognition.embedding import PACKAGED, crop_window
+from tools.tiny.clip_data import INPUT, MEAN, STD, VALIDATION, squash
+from tools.tiny.training import CLIP_SINGLES, load_half, record
 
+CARD = Path(__file__).with_name("card.md")
+NETWORKS = {
+    "sam": "ViT of 4 blocks, width 128, patch 16, input 256; two-way decoder, width 128",
+    "clip": "ViT of 4 blocks, width 192, patch 8, input 128; text of 2 blocks, width 128",
+    "resnet": "ModifiedResNet of 2-2-2-2 blocks, width 16, input 128; the text tower of `clip`",
+    "rpn": "neck at stride 8, 15 anchors a cell, on the SAM embedding",
+}
+COLUMNS = ("images", "top1", "base", "novel", "texture", "colour", "shape")
 TEMPLATE_SETS: dict[str, str | Sequence[str]] = {
     "name": ("{}",),
     "photo": ("a photo of a {}.",),
@@ -46,20 +56,14 @@ def singles(count: int) -> tuple[list[Picture], list[int]]:
     return pictures, labels
 
 
-def crop(image: Picture, box: NDArray[np.float32], context: float) -> Picture:
-    """The box with its surroundings, cut off at the border of the image."""
-    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * context
-    x1, y1 = np.floor(np.maximum(centre - half, 0)).astype(int)
-    x2, y2 = np.ceil(np.minimum(centre + half, image.shape[1::-1])).astype(int)
-    return image[y1:y2, x1:x2]
-
-
 def crops(scenes: int, context: float) -> tuple[list[Picture], list[int]]:
     """Every annotated object of the first scenes of the validation split of `shapes`."""
     pictures, labels = [], []
     for index in range(scenes):
         scene, _ = draw(World(), "val", index)
-        pictures += [crop(scene.image, box, context) for box in scene.boxes]
+        for box in scene.boxes:
+            x0, y0, x1, y1 = crop_window(box, (SCENE_SIZE, SCENE_SIZE), context)
+            pictures.append(scene.image[y0:y1, x0:x1])
         labels += scene.labels.tolist()
     return pictures, labels
 
@@ -102,8 +106,10 @@ def evaluate_resnet(clip: RegionClip, *, pictures: int, scenes: int) -> dict[str
     """Whole pictures at the size that it was trained on; and boxes cut out of the map of a scene."""
     texts = torch.from_numpy(text_embeddings(clip, CLASS_NAMES))
     images, labels = singles(pictures)
+    squashed = torch.from_numpy(np.stack([squash(picture, INPUT) for picture in images]))
+    inputs = normalize(squashed.permute(0, 3, 1, 2).float() / 255, MEAN, STD)
     with torch.inference_mode():
-        whole = torch.cat([clip.visual(normalise(squash(p, INPUT)[None])) for p in images])
+        whole = torch.cat([clip.visual(part) for part in inputs.split(64)])
     regions, true = [], []
     for index in range(scenes):
         scene, _ = draw(World(), "val", index)
@@ -126,3 +132,39 @@ def measure(_work: Path, assets: Path = ASSETS, *, pictures: int = 1280, scenes:
 def measure_resnet(assets: Path = ASSETS, *, pictures: int = 1280, scenes: int = 600) -> None:
     """Measures the CLIP ResNet alone."""
     record(assets, "resnet", evaluate_resnet(load_regionclip(PACKAGED), pictures=pictures, scenes=scenes))
+
+
+def render(assets: Path = ASSETS) -> str:
+    """The card of the weights and figures in a folder."""
+    measured = json.loads((assets / "config.json").read_text())["measured"]
+    clip = {kind: f for kind, f in measured["clip"].items() if isinstance(f, dict)}
+    resnet = {kind: f for kind, f in measured["resnet"].items() if isinstance(f, dict)}
+    prompts = list(next(iter(clip.values()))["top1_by_templates"])
+    return CARD.read_text().format(
+        files="\n".join(_file(assets / f"{part}.safetensors", text) for part, text in NETWORKS.items()),
+        sam=measured["sam"],
+        rpn=measured["rpn"],
+        clip="\n".join(_row(kind, *(f[c] for c in COLUMNS)) for kind, f in clip.items()),
+        resnet="\n".join(_row(kind, *(f[c] for c in COLUMNS)) for kind, f in resnet.items()),
+        prompts=" | ".join(prompts),
+        rule="---|" * len(prompts),
+        by_prompt="\n".join(_row(kind, *f["top1_by_templates"].values()) for kind, f in clip.items()),
+        training="\n".join(
+            _row(part, cost["steps"], cost["images_seen"], round(cost["minutes"]))
+            for part, cost in ((part, measured[part]) for part in NETWORKS)
+        ),
+    )
+
+
+def _file(path: Path, network: str) -> str:
+    parameters = sum(tensor.numel() for tensor in load_half(path).values())
+    return _row(path.name, network, f"{parameters:,}", f"{path.stat().st_size / 1e6:.1f}")
+
+
+def _row(*cells: Any) -> str:
+    return "| " + " | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
+
+
+def write_card(_work: Path, assets: Path = ASSETS) -> None:
+    """MODEL_CARD.md beside the weights."""
+    (assets / "MODEL_CARD.md").write_text(render(assets))

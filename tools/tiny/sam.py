@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
 from regionspot_cache.backbones.assets import FOLDER as ASSETS
 from regionspot_cache.backbones.assets import packaged_config
@@ -118,8 +119,8 @@ def jitter(boxes: NDArray[np.float32], rng: np.random.Generator, size: int) -> N
 
 def normalise(images: NDArray[np.uint8]) -> Tensor:
     """u8 [B,S,S,3] to f32 [B,3,S,S] with the pixel mean and deviation of SAM."""
-    mean, std = (torch.tensor(CONFIG[key]).view(3, 1, 1) for key in ("pixel_mean", "pixel_std"))
-    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() - mean) / std
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    return normalize(pixels, CONFIG["pixel_mean"], CONFIG["pixel_std"])
 
 
 def batch_of(step: int) -> Batch:

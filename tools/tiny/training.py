@@ -56,12 +56,7 @@ def fit(
 ) -> dict[str, float]:
     """Trains with AdamW to the end of the stages, from `folder`/checkpoint.pt if it is there.
 
-    Args:
-        loss_of: step to loss.
-        decay: weight decay of matrices.
-
-    Returns:
-        what it took: "steps" and "minutes".
+    `decay` is that of matrices. Returns what it took: "steps" and "minutes".
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [

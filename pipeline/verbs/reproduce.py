@@ -4,28 +4,25 @@ everything lies."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pipeline.options import Option
+from pipeline.options import option, verb
 from pipeline.places import WORKPLACE, shipped, shipped_names
 from pipeline.reproduce.rows import FOLDER, BackboneRole, BoxesRole, DataRole, check_table, table_names
-from pipeline.verbs.command import verb
 from regionspot_cache.backbones.presets import Stored
 from regionspot_cache.errors import UsageError
 from regionspot_cache.training.config import TrainConfig
+from regionspot_cache.yaml_text import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoxSource:
-    """Whose boxes a role stands for: how tables name them, and settings of `rs-cache eval`.
-
-    Attributes:
-        limit: a seeded sample of this many evaluation images; all when not given.
-    """
+    """Whose boxes a role stands for: how tables name them, and settings of `rs-cache eval`."""
 
     called: str
     proposals: str
     limit: int | None = None
+    """A seeded sample of this many evaluation images; all when not given."""
     top_n: int = 100
     score_rule: Literal["product", "official", "geometric", "rc-compat"] = "product"
 
@@ -35,66 +32,51 @@ GROUND_TRUTH = BoxSource(called="GT", proposals="gt")
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceSettings:
-    """`rs-cache reproduce`: a world, and how its rows run.
+    """A world, and how its rows run."""
 
-    Attributes:
-        names: of the tables that are run; all without any.
-        world: its name.
-        made_on: on what data our numbers were made; printed with every table.
-        backbones: preset or YAML file of each role; rows of a role that is not here are not run.
-        no_backbone: why.
-        training: dataset of each role.
-        evaluation: dataset of every row.
-        boxes: of each role; ground truth need not be given.
-        ground_truth_too: measure every trained row on ground-truth boxes as well.
-        store: what the caches hold of a SAM; table4b compares all three.
-        train: batches, optimiser, head and the two stages; rows choose the sources of each stage.
-        tables: folder of the tables.
-        data, caches, results, out: folders of datasets, of caches, of results of other systems, of the run.
-        seeds: trained heads a row; the seed is added to that of `train`.
-        workers: processes that train and evaluate side by side; 0 uses this one.
-        dry_run: only says what would be done.
-        device, partition_size, batch_size, decode_threads: of extraction, as in `ExtractSettings`.
-    """
-
-    names: Annotated[
-        tuple[str, ...],
-        Option(name="TABLES", help="table1, table2, ... table6; all when not given.", complete=table_names),
-    ] = ()
-    world: Annotated[
-        str,
-        Option(
-            name="--world",
-            metavar="NAME",
-            help="shapes, the built-in world, or paper; a config may be a world of its own.",
-            complete=lambda: (path.stem for path in (FOLDER / "worlds").glob("*.yaml")),
-        ),
-    ] = "shapes"
+    names: tuple[str, ...] = option(
+        (), "TABLES", "table1, table2, ... table6; all when not given.", complete=table_names
+    )
+    world: str = option(
+        "shapes",
+        "--world",
+        "shapes, the built-in world, or paper; a config may be a world of its own.",
+        "NAME",
+        lambda: (path.stem for path in (FOLDER / "worlds").glob("*.yaml")),
+    )
     made_on: str
+    """On what data our numbers were made; printed with every table."""
     backbones: dict[BackboneRole, str]
+    """Preset or YAML file of each role; rows of a role that is not here are not run."""
     no_backbone: str = "this world has no such backbone"
+    """Why."""
     training: dict[DataRole, str]
+    """Dataset of each role."""
     evaluation: str
+    """Dataset of every row."""
     boxes: dict[BoxesRole, BoxSource]
+    """Of each role; ground truth need not be given."""
     ground_truth_too: bool = False
+    """Measure every trained row on ground-truth boxes as well."""
     train: TrainConfig
+    """Batches, optimiser, head and the two stages; rows choose the sources of each stage."""
     store: tuple[Stored, ...] = ("transformer", "prompt", "mlp")
+    """What the caches hold of a SAM; table4b compares all three."""
     tables: Path = FOLDER
     data: Path = WORKPLACE / "datasets"
     caches: Path = WORKPLACE / "caches" / "reproduce"
     results: Path = WORKPLACE / "results"
-    out: Annotated[Path, Option(name="--out", metavar="DIR", help="Folder of heads, results and tables.")] = (
-        WORKPLACE / "reproduce"
-    )
-    seeds: Annotated[int, Option(name="--seeds", help="Heads trained for every row.")] = 3
-    workers: Annotated[int, Option(name="--workers", help="Processes side by side; 0: this process.")] = 2
+    """Folder of the results of other systems."""
+    out: Path = option(WORKPLACE / "reproduce", "--out", "Folder of heads, results and tables.", "DIR")
+    seeds: int = option(3, "--seeds", "Heads trained for every row.")
+    """Each is added to the seed of `train`."""
+    workers: int = option(2, "--workers", "Processes side by side; 0: this process.")
     device: str = "auto"
     partition_size: int = 512
+    """With the next two, of extraction, as in `ExtractSettings`."""
     batch_size: int = 8
     decode_threads: int = 4
-    dry_run: Annotated[
-        bool, Option(name="--dry-run", help="Print what would run, and what is missing, only.")
-    ] = False
+    dry_run: bool = option(False, "--dry-run", "Print what would run, and what is missing, only.")
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -117,8 +99,6 @@ class ReproduceSettings:
 
 def _world(said: Mapping[str, Any], config: Path | None) -> Mapping[str, Any]:
     """The shipped world of that name, below what the config says."""
-    from regionspot_cache.yaml_text import read_yaml
-
     name = f"reproduce/worlds/{said.get('world', ReproduceSettings.world)}.yaml"
     if config and name not in shipped_names():
         return {}  # a world of its own

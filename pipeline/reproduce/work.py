@@ -1,27 +1,142 @@
-"""What the rows read: the networks with all that they store, and the caches of the world's datasets."""
+"""What rows read and leave: the networks with all that they store, caches, units of work and their records.
+
+A unit runs in whatever process, keeps its messages in a log, and skips what is done: it leaves records, small
+JSON files that are whole or not there.
+"""
 
 import contextlib
 import hashlib
+import json
+import shutil
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline import console
+from pipeline.evaluate.run import evaluate
 from pipeline.extract import extract
 from pipeline.reproduce.rows import BackboneRole, Row
-from pipeline.reproduce.settings import ReproduceSettings
-from pipeline.reproduce.units import read_record, write_record
-from pipeline.settings import ExtractSettings
+from pipeline.train import train
+from pipeline.verbs.evaluate import EvalSettings
+from pipeline.verbs.extract import ExtractSettings
+from pipeline.verbs.reproduce import ReproduceSettings
+from pipeline.verbs.train import TrainSettings
 from regionspot_cache.backbones import BackboneSpec, SamSpec, load_preset, save_preset
 from regionspot_cache.datasets import load_dataset
-from regionspot_cache.errors import RegionSpotError
+from regionspot_cache.errors import DamageError, RegionSpotError
+from regionspot_cache.files import replacing
 from regionspot_cache.store import open_cache
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Unit:
+    """A head of one seed with its evaluations, or one of these alone; `title`: the first row to need it."""
+
+    title: str
+    log: Path
+    training: TrainSettings | None
+    """The head that the evaluations need, if any."""
+    evaluations: Mapping[Path, EvalSettings]
+    """By the file of the result."""
+
+    @property
+    def seed(self) -> int:
+        """Of the head; -1 without one."""
+        return self.training.training.seed if self.training else -1
+
+    @property
+    def records(self) -> list[Path]:
+        """The files that it leaves, that of the head first."""
+        return [*([trained_record(self.training)] if self.training else []), *self.evaluations]
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return all(map(is_record, self.records))
+
+
+def run_unit(units: Sequence[Unit], index: int) -> str:
+    """Does what a unit lacks; returns the error that ended it, "" if none did."""
+    unit = units[index]
+    unit.log.parent.mkdir(parents=True, exist_ok=True)
+    with unit.log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            _run(unit)
+        except RegionSpotError as error:
+            print(error)
+            return f"{error.found} {error.expected}".strip()
+        except Exception as error:  # one row must not end the others
+            traceback.print_exc()
+            return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _run(unit: Unit) -> None:
+    if unit.training and not is_record(trained_record(unit.training)):
+        folder = train(unit.training).folder
+        write_record(trained_record(unit.training), {"hours": _training_hours(folder / "metrics.jsonl")})
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # three times the head, needed no more
+    for file, settings in unit.evaluations.items():
+        if not is_record(file) and settings.out:
+            (scored,) = evaluate(settings)
+            write_record(file, scored.result.to_json())
+            shutil.rmtree(settings.out, ignore_errors=True)
+
+
+def _training_hours(metrics: Path) -> float:
+    """Hours that the steps of a run took, however often it was interrupted."""
+    hours, last = 0.0, 0
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        hours += (entry["step"] - last) / entry["steps_per_second"] / 3600
+        last = entry["step"]
+    return hours
+
+
+def trained_record(training: TrainSettings) -> Path:
+    """The record of a finished head."""
+    return training.out / "trained.json"
+
+
+def is_record(path: Path) -> bool:
+    """Whether there is a whole record; one that a crash cut off is made again."""
+    return read_record(path, bool) is not None
+
+
+def read_record(path: Path, part: Callable[[dict[str, Any]], T]) -> T | None:
+    """What `part` takes from a record; None where there is no whole one.
+
+    Raises:
+        DamageError: the record lacks the part.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    try:
+        return part(values)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DamageError(
+            f"{path} is damaged ({type(error).__name__}: {error}).",
+            "The record that an earlier run wrote.",
+            f"rm -r {path}   and run the same command again",
+        ) from None
+
+
+def write_record(path: Path, values: dict[str, Any]) -> None:
+    """Writes values as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as staging:
+        staging.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+class Source(NamedTuple):
     """A dataset seen by a backbone: one cache."""
 
     dataset: str
@@ -31,13 +146,13 @@ class Source:
 def training_sources(row: Row, settings: ReproduceSettings) -> list[Source]:
     """The caches that the head of a row is trained on, the one of stage one first; none without a head."""
     data = row.data[:1] if row.stages == 1 else row.data
-    return [Source(dataset=settings.training[r], backbone=row.backbone) for r in data if row.trained]
+    return [Source(settings.training[role], row.backbone) for role in data if row.trained]
 
 
 def evaluation_sources(row: Row, settings: ReproduceSettings) -> list[Source]:
     """The cache that the evaluations of a row read, if they read any."""
     reads = row.measure != "hours" and not row.given
-    return [Source(dataset=settings.evaluation, backbone=row.backbone)] if reads else []
+    return [Source(settings.evaluation, row.backbone)] if reads else []
 
 
 def backbone_file(role: BackboneRole, settings: ReproduceSettings) -> Path:
@@ -46,7 +161,7 @@ def backbone_file(role: BackboneRole, settings: ReproduceSettings) -> Path:
 
 
 def cache_folder(source: Source, settings: ReproduceSettings) -> Path:
-    """Where the cache of a source lies; named as `rs-cache extract` names it."""
+    """Where its cache lies; named as `rs-cache extract` names it."""
     path = Path(source.dataset)
     dataset = path.stem if path.suffix else source.dataset.replace(":", "-")
     return settings.caches / f"{dataset}-{Path(settings.backbones[source.backbone]).stem}"
