@@ -28,6 +28,7 @@ from regionspot_cache.backbones.presets import (  # noqa: E402
     ProposerSpec,
     RegionClipSpec,
     SamSpec,
+    Tipsv2Spec,
     load_preset,
     save_preset,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "SamBackbone",
     "SamSpec",
     "TextEncoder",
+    "Tipsv2Spec",
     "check_torchvision",
     "load_backbone",
     "load_clip",
