@@ -19,9 +19,7 @@ from transformers.tokenization_utils_base import generate_merges
 from regionspot_cache.backbones import (
     Backbone,
     BackboneSpec,
-    ClipSpec,
     HeadInputs,
-    SamSpec,
     TextEncoder,
     Tipsv2Spec,
     load_part,
@@ -31,7 +29,7 @@ from regionspot_cache.backbones.costs import network_cost
 from regionspot_cache.backbones.tipsv2 import Tipsv2
 from regionspot_cache.backbones.tipsv2_load import PUBLISHED, load_tipsv2
 from regionspot_cache.errors import InputError, MissingFileError, RegionSpotError, UsageError
-from regionspot_cache.recognition import RegionInputs, embedding_method, with_networks_of
+from regionspot_cache.recognition import RegionInputs, embedding_method
 from regionspot_cache.store import open_cache
 from tests.backbones.small import picture, random_boxes, small_clip, small_sam
 from tests.running import rs_cache
@@ -193,23 +191,6 @@ def test_clip_roi_pools_its_values_and_its_text_tower_embeds_the_classes(tips: T
     masked = embedding_method("clip-roi-mask", backbone).probabilities(inputs, text)
     np.testing.assert_allclose(masked.sum(1), 1, rtol=1e-5)
     assert np.abs(masked - expected.exp().numpy()).max() > 1e-3
-
-
-def test_methods_ask_for_the_values_of_one_part() -> None:
-    tips, clip = Tipsv2Spec(), ClipSpec()
-    head = HeadInputs(query="box/position", memory=())
-
-    def values(**parts: Any) -> dict[str, bool]:
-        spec = with_networks_of(["clip-roi-mask"], BackboneSpec(parts=parts, head=head))
-        return {name: part.values for name, part in spec.parts.items() if hasattr(part, "values")}
-
-    assert values(sam=SamSpec(), tips=tips, clip=clip) == {"tips": True, "clip": False}
-    assert values(tips=tips, clip=replace(clip, values=True)) == {"tips": False, "clip": True}
-    with pytest.raises(UsageError, match="no clip part"):
-        values(sam=SamSpec())
-    backbone = Backbone({"clip": small_clip()}, BackboneSpec())
-    with pytest.raises(UsageError, match=r"clip-roi: .* no network for it[\s\S]*network: tipsv2, values"):
-        embedding_method("clip-roi", backbone)
 
 
 def test_it_is_extracted_and_evaluated_as_any_part(folder: Path, workplace: Path, tips: Tipsv2) -> None:
