@@ -53,6 +53,7 @@ from regionspot_cache.backbones.presets import (
     ProposerSpec,
     RegionClipSpec,
     SamSpec,
+    Tipsv2Spec,
     load_preset,
     save_preset,
 )

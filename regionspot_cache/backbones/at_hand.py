@@ -11,7 +11,8 @@ from regionspot_cache.backbones.fg_clip import FG_CLIP
 from regionspot_cache.backbones.hf_sam_load import FOLDER, HUB, is_transformers
 from regionspot_cache.backbones.hf_sam_load import PUBLISHED as TRANSFORMERS_SAMS
 from regionspot_cache.backbones.load import SAM_FILES
-from regionspot_cache.backbones.presets import ClipSpec, NetworkSpec, SamSpec
+from regionspot_cache.backbones.presets import ClipSpec, NetworkSpec, SamSpec, Tipsv2Spec
+from regionspot_cache.backbones.tipsv2_load import PUBLISHED as TIPSV2
 from regionspot_cache.backbones.weights import random_seed, weights_home
 
 _HUB_FILES = (
@@ -29,6 +30,8 @@ def at_hand(spec: NetworkSpec) -> bool:
         return spec.weights == "packaged" or random_seed(spec.weights) is not None or _sam_at_hand(spec)
     if isinstance(spec, ClipSpec):
         return spec.model == "packaged" or random_seed(spec.weights) is not None or _clip_at_hand(spec)
+    if isinstance(spec, Tipsv2Spec):
+        return random_seed(spec.weights) is not None or _tipsv2_at_hand(spec)
     return True
 
 
@@ -56,6 +59,14 @@ def _clip_at_hand(spec: ClipSpec) -> bool:
     published = Path(str(known.get("url") or "")).name
     folder = open_clip_folder()
     return bool(published and (Path(folder) / published).is_file()) or _on_the_disk(repository, folder)
+
+
+def _tipsv2_at_hand(spec: Tipsv2Spec) -> bool:
+    if spec.model.startswith(FOLDER):
+        return True
+    published = TIPSV2.get(spec.model)
+    repository = published.repository if published else spec.model.removeprefix(HUB)
+    return Path(spec.weights).is_file() or _on_the_disk(repository, None)
 
 
 def _on_the_disk(repository: str, folder: str | None) -> bool:

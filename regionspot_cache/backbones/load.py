@@ -24,6 +24,7 @@ from regionspot_cache.backbones.presets import (
     ProposerSpec,
     RegionClipSpec,
     SamSpec,
+    Tipsv2Spec,
 )
 from regionspot_cache.backbones.proposer import (
     DetectorProposer,
@@ -37,6 +38,7 @@ from regionspot_cache.backbones.rpn import SamRpn
 from regionspot_cache.backbones.sam import SamBackbone
 from regionspot_cache.backbones.sam_base import FrozenSam
 from regionspot_cache.backbones.sam_build import PUBLISHED, build_sam, random_sam
+from regionspot_cache.backbones.tipsv2_load import load_tipsv2
 from regionspot_cache.backbones.weights import (
     Progress,
     RemoteFile,
@@ -129,6 +131,8 @@ def load_part(spec: NetworkSpec, device: Device = "cpu", progress: Progress | No
         return load_sam(spec, device, progress)
     if isinstance(spec, RegionClipSpec):
         return load_regionclip(spec, device)
+    if isinstance(spec, Tipsv2Spec):
+        return load_tipsv2(spec, device)
     return load_clip(spec, device) if isinstance(spec, ClipSpec) else own_network(spec, device)
 
 

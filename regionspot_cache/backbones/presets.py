@@ -119,6 +119,24 @@ class RegionClipSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tipsv2Spec:
+    """TIPSv2 of the transformers library, whose patches are in the space of texts.
+
+    Attributes:
+        model: "tipsv2-b14" (-l14, -so400m14, -g14), "hf-hub:ORG/NAME" or "local-dir:DIR".
+        weights: as of `SamSpec`.
+        image_size, values, precision: as of `ClipSpec`.
+    """
+
+    network: Literal["tipsv2"] = "tipsv2"
+    model: str = "tipsv2-b14"
+    weights: str = "official"
+    image_size: int | None = None
+    values: bool = False
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnSpec:
     """A network of the user's own, see docs/own-backbone.md; what its fields mean is its own affair.
 
@@ -133,7 +151,7 @@ class OwnSpec:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-NetworkSpec = SamSpec | ClipSpec | RegionClipSpec | OwnSpec
+NetworkSpec = SamSpec | ClipSpec | RegionClipSpec | Tipsv2Spec | OwnSpec
 S = TypeVar("S", SamSpec, ClipSpec, RegionClipSpec)
 
 
@@ -145,9 +163,9 @@ def _network_spec(value: Any) -> Any:
     if not isinstance(network, str):
         raise UsageError(
             f"A part with network = {shown(network)}.",
-            "sam, clip, regionclip, or a network of your own: package.module:Name.",
+            "sam, clip, regionclip, tipsv2, or a network of your own: package.module:Name.",
         )
-    kinds = {"sam": SamSpec, "clip": ClipSpec, "regionclip": RegionClipSpec}
+    kinds = {"sam": SamSpec, "clip": ClipSpec, "regionclip": RegionClipSpec, "tipsv2": Tipsv2Spec}
     return validate(kinds.get(network, OwnSpec), value, f"a part of network {network}")
 
 

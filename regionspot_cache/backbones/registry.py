@@ -17,7 +17,7 @@ from regionspot_cache.backbones.presets import OwnSpec, is_import_path
 from regionspot_cache.errors import UsageError, near
 
 GROUP = "regionspot_cache.networks"
-_BUILT_IN = ("sam", "clip", "regionclip")
+_BUILT_IN = ("sam", "clip", "regionclip", "tipsv2")
 
 
 def registered() -> dict[str, EntryPoint]:

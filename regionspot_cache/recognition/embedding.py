@@ -1,7 +1,7 @@
 """Methods that embed every box and compare the embeddings with those of class names.
 
 `clip-box` and `clip-mask` run CLIP on crops (the RegionSpot paper's baselines); `clip-roi` and
-`clip-roi-mask` pool CLIP's value-path map, one pass an image; `regionclip` is RegionCLIP's recogniser.
+`clip-roi-mask` pool a value-path map, one pass an image; `regionclip` is RegionCLIP's recogniser.
 """
 
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 from torchvision.ops import roi_align
 
-from regionspot_cache.backbones import Backbone, ClipBackbone, RegionClip
+from regionspot_cache.backbones import Backbone, RegionClip, TextEncoder
 from regionspot_cache.backbones.clip import VALUES
-from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, RegionClipSpec
+from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, OwnSpec, RegionClipSpec, Tipsv2Spec
 from regionspot_cache.errors import UsageError
 from regionspot_cache.evaluation.selection import ScoreRule
 from regionspot_cache.recognition.inputs import RegionInputs
@@ -90,10 +90,10 @@ class ClipCrops(EmbeddingMethod):
 
 
 class ClipRoi(EmbeddingMethod):
-    """CLIP's value-path map, pooled over every box; with `masked`, over SAM's mask of it.
+    """A value-path map, pooled over every box; with `masked`, over SAM's mask of it.
 
     Args:
-        part: the CLIP whose `values` are read; it embeds the class names too.
+        part: the network whose `values` are read; it embeds the class names too.
         grid: rows and columns of the map.
     """
 
@@ -143,14 +143,15 @@ def embedding_method(name: str, backbone: Backbone) -> EmbeddingMethod:
     masked = name.endswith("mask")
     if name in ("clip-box", "clip-mask"):
         return ClipCrops(masked=masked)
-    kind, needed = (RegionClip, "{network: regionclip}")
-    if name != "regionclip":
-        kind, needed = ClipBackbone, "{network: clip, values: true}"
     for part, encoder in backbone.parts.items():
-        if isinstance(encoder, kind) and (kind is RegionClip or VALUES in encoder.arrays):
-            if isinstance(encoder, ClipBackbone):
-                return ClipRoi(part, encoder.grid, masked=masked)
+        if name == "regionclip" and isinstance(encoder, RegionClip):
             return RegionClipRoi(part)
+        values = encoder.arrays.get(VALUES) if name != "regionclip" else None
+        if values and values.grid and isinstance(encoder, TextEncoder):
+            return ClipRoi(part, values.grid, masked=masked)
+    needed = "{network: clip, values: true} or {network: tipsv2, values: true}"
+    if name == "regionclip":
+        needed = "{network: regionclip}"
     raise UsageError(
         f"--method {name}: backbone {backbone.spec.name} has no network for it.", f"A part {needed}."
     )
@@ -161,22 +162,34 @@ def with_networks_of(
 ) -> BackboneSpec:
     """The backbone with what some methods read beside its own arrays.
 
+    The value-path map is that of the first part that can have one, unless one has it already.
+
     Args:
         methods: names; those of other modules need nothing.
         regionclip: the network of the method `regionclip` where the backbone has none; if not given the
             packaged one beside a packaged CLIP, else the default of `RegionClipSpec`.
 
     Raises:
-        UsageError: there is no CLIP whose value path could be read.
+        UsageError: there is no network whose value path could be read.
     """
     wanted = set(methods)
     if any(name.startswith("clip-roi") for name in wanted):
-        part, clip = spec.named_first(ClipSpec)
-        spec = spec.with_parts(**{part: replace(clip, values=True)})
+        spec = _with_values(spec)
     if "regionclip" in wanted and not any(isinstance(p, RegionClipSpec) for p in spec.parts.values()):
         packaged = any(isinstance(p, ClipSpec) and p.model == "packaged" for p in spec.parts.values())
         spec = spec.with_parts(regionclip=regionclip or (PACKAGED if packaged else RegionClipSpec()))
     return spec
+
+
+def _with_values(spec: BackboneSpec) -> BackboneSpec:
+    """The first able part gets a value-path map, unless one has it or a network of the user's own may."""
+    able = {name: part for name, part in spec.parts.items() if isinstance(part, ClipSpec | Tipsv2Spec)}
+    if any(part.values for part in able.values()):
+        return spec
+    if not able and any(isinstance(part, OwnSpec) for part in spec.parts.values()):
+        return spec
+    first = next(iter(able), None) or spec.named_first(ClipSpec)[0]  # which raises
+    return spec.with_parts(**{first: replace(able[first], values=True)})
 
 
 def pool_boxes(
