@@ -23,6 +23,7 @@ from regionspot_cache.backbones import (
 from regionspot_cache.backbones.vocabulary import text_embeddings, unique_classes
 from regionspot_cache.datasets import DetectionDataset, load_dataset, load_source, with_views
 from regionspot_cache.datasets.augmentation import Augmentation
+from regionspot_cache.datasets.class_split import OUTSIDE, load_class_split, restrict
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
 from regionspot_cache.errors import IdentityError, InputError, MissingFileError, UsageError
 from regionspot_cache.extraction.devices import resolve_device
@@ -126,6 +127,10 @@ def _annotations(name: str, cache: Cache, settings: TrainSettings) -> DetectionD
             raise MissingFileError(error.found, error.expected, other) from None
     else:
         raise InputError(f"{cache.url} does not say for which annotations it was made.", "Labels.", remedy)
+    if settings.class_split:
+        dataset = restrict(dataset, load_class_split(settings.class_split), "base")
+        lacking = f"{dataset.dropped[OUTSIDE]} boxes of other classes left out"
+        console.say(f"{name}: {len(dataset.class_names)} base classes of {settings.class_split}, {lacking}")
     return with_views(dataset, Augmentation(**cache.augmentation)) if cache.augmentation else dataset
 
 

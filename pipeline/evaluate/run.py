@@ -17,6 +17,7 @@ from regionspot_cache.datasets import (
     load_dataset,
     to_coco_dict,
 )
+from regionspot_cache.datasets.class_split import load_class_split, restrict
 from regionspot_cache.datasets.minival import holds_minival_only
 from regionspot_cache.evaluation.ground_truth import GroundTruth, TruthReader, ground_truth
 from regionspot_cache.files import numbered_folder
@@ -43,6 +44,8 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
         require_images=own is not None,
         also=reader.add,
     )
+    if settings.class_split:
+        dataset = restrict(dataset, load_class_split(settings.class_split))
     truth, others = _ground_truth(dataset, reader)
     with _folder(settings, dataset) as out:
         scorer = Scorer(settings, dataset, truth, out)
@@ -84,4 +87,4 @@ def _ground_truth(
     ids = frozenset(map(str, reader.images))
     # Results of the whole of LVIS val are scored on minival too, whose own file does not list the rest.
     anything = dataset.split == "minival" and holds_minival_only(reader.images.values())
-    return reader.finish(dataset.image_ids), None if anything else ids
+    return reader.finish(dataset.image_ids, dataset.category_ids), None if anything else ids

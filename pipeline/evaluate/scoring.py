@@ -90,10 +90,12 @@ class Scorer:
         if proposals is not None:
             metrics["recall"] = proposal_recall(proposals, self.truth)
         dataset = self.dataset
+        split = self.settings.class_split
+        classes = f"{len(dataset.class_names)} classes of {split}" if split else ""
         sample = "" if dataset.limit is None else f"{len(dataset)} images drawn by seed {dataset.seed}"
         protocol = Protocol(
             dataset=dataset.name,
-            split=", ".join(filter(None, (dataset.split, sample))),
+            split=", ".join(filter(None, (dataset.split, classes, sample))),
             metric="LVIS" if self.truth.federated else "COCO",
             ap_type=AP_TYPES[self.settings.ap],
             cap=self.settings.cap if self.settings.ap == "standard" else None,

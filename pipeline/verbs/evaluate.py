@@ -69,6 +69,8 @@ class EvalSettings:
     """Standard AP: detections of an image that count, over all classes."""
     reference: bool = False
     """Score with the lvis package or pycocotools instead of the fast evaluator (slow; the same numbers)."""
+    class_split: str | None = None
+    """Base and novel classes, all in one table: coco-ovd, lvis-ovd, or a .yaml file with base and novel."""
     limit: int | None = names.limit_option(None)
     seed: int = 0
     prompts: PromptSettings | None = None

@@ -75,6 +75,8 @@ class TrainSettings:
     data: Path = WORKPLACE / "datasets"
     """Folder of the catalog's datasets, for `datasets` and where that of the extraction is gone."""
     prompts: PromptSettings = field(default_factory=PromptSettings)
+    class_split: str | None = None
+    """Only boxes of base classes are learned: coco-ovd, lvis-ovd, or a .yaml file with base and novel."""
     hierarchies: dict[str, Path] = field(default_factory=dict)
     """Class trees by name of the cache folder: more general and more special classes than a box's own say
     nothing about it. OpenImages' bbox_labels_600_hierarchy.json, V3Det's category tree."""

@@ -128,8 +128,12 @@ class TruthReader:
             except ENTRY_ERRORS as error:
                 raise unusable_entry(self._source, section, entry, error) from None
 
-    def finish(self, image_ids: Iterable[int | str] | None = None) -> GroundTruth:
-        """Everything that was added, or only what is of these images.
+    def finish(
+        self,
+        image_ids: Iterable[int | str] | None = None,
+        categories: Iterable[int] | None = None,
+    ) -> GroundTruth:
+        """Everything that was added, or only what is of these images and category ids.
 
         Annotations of categories that the file lacks are left out. LVIS annotations without area are too, as
         lvis does; COCO ones stay, as pycocotools does. Raises InputError for an annotation of an unknown
@@ -137,7 +141,8 @@ class TruthReader:
         """
         order = self._order(image_ids)
         image_index = {image_id: i for i, image_id in enumerate(order)}
-        category_ids = sorted(self._frequency)
+        listed = self._frequency
+        category_ids = sorted(listed if categories is None else listed.keys() & set(categories))
         category_index = {category: i for i, category in enumerate(category_ids)}
         images = [self.images[image_id] for image_id in order]
         federated = bool(images) and all("neg_category_ids" in image for image in images)

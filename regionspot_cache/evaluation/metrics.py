@@ -52,7 +52,7 @@ class AveragePrecision:
     """AP as fractions; -1 where there is nothing to find."""
 
     # AP, AP50, AP75, APs, APm, APl, AR (recall with all capped detections, mean over thresholds); APr, APc,
-    # APf where categories have frequencies; "AP <name>" for every subset asked for
+    # APf where categories have frequencies, else "AP50 <name>" beside the "AP <name>" of every subset asked for
     metrics: dict[str, float]
     category_ids: np.ndarray  # i64 [C]
     per_category: np.ndarray  # f64 [C], AP of each category
@@ -85,7 +85,10 @@ def summarize(
         letters = np.array(frequency)
         metrics |= {f"AP{letter}": _mean(precision[:, :, letters == letter, 0]) for letter in "rcf"}
     for name, members in subsets.items():
-        metrics[f"AP {name}"] = _mean(precision[:, :, np.isin(category_ids, list(members)), 0])
+        group = precision[:, :, np.isin(category_ids, list(members)), 0]
+        metrics[f"AP {name}"] = _mean(group)
+        if frequency is None:  # what open-vocabulary detection on COCO reports
+            metrics[f"AP50 {name}"] = _mean(group[0])
     metrics["AR"] = _mean(curves.recall[..., 0])
     per_category = [_mean(precision[:, :, c, 0]) for c in range(len(category_ids))]
     return AveragePrecision(
