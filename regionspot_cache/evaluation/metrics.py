@@ -51,8 +51,8 @@ class Curves:
 class AveragePrecision:
     """AP as fractions; -1 where there is nothing to find."""
 
-    # AP, AP50, AP75, APs, APm, APl, AR (recall with all capped detections, mean over thresholds); APr, APc,
-    # APf where categories have frequencies, else "AP50 <name>" beside the "AP <name>" of every subset asked for
+    # AP, AP50, AP75, APs, APm, APl, AR (recall with all capped detections, mean over thresholds); "AP <name>"
+    # for every subset asked for; APr, APc, APf where categories have frequencies, else "AP50 <name>"
     metrics: dict[str, float]
     category_ids: np.ndarray  # i64 [C]
     per_category: np.ndarray  # f64 [C], AP of each category
