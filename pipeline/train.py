@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,26 +11,27 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.places import WORKPLACE
-from pipeline.verbs.train import PromptSettings, TrainSettings
+from pipeline.train_captions import caption_sources
+from pipeline.train_inputs import embed_names, opened
+from pipeline.verbs.train import TrainSettings
 from regionspot_cache.backbones import (
     Backbone,
-    TextEncoder,
     load_preset,
     load_text_part,
     save_preset,
 )
-from regionspot_cache.backbones.vocabulary import text_embeddings, unique_classes
+from regionspot_cache.backbones.vocabulary import unique_classes
 from regionspot_cache.datasets import DetectionDataset, load_dataset, load_source, with_views
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.class_split import OUTSIDE, load_class_split, restrict
 from regionspot_cache.datasets.hierarchy import hierarchy_ignore
-from regionspot_cache.errors import IdentityError, InputError, MissingFileError, UsageError
+from regionspot_cache.errors import InputError, MissingFileError, UsageError
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.models.hub import BACKBONE_FILE, CLASSES_FILE
-from regionspot_cache.store import Cache, LabelledCache, open_cache
+from regionspot_cache.store import Cache, LabelledCache
 from regionspot_cache.training import StepReport, TrainingSource, TrainResult
 from regionspot_cache.training import train as train_head
+from regionspot_cache.training.sources import FeatureSource
 
 
 def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
@@ -39,12 +40,13 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     device, own = resolve_device(settings.device), load_preset(settings.backbone)
     spec = replace(own, head=settings.head.of(own.head))
     text = load_text_part(spec, device, console.fetching)
-    sources = [training_source(path, text, settings) for path in settings.caches]
+    sources: list[FeatureSource] = [training_source(path, text, settings) for path in settings.caches]
+    sources += caption_sources(text, settings, device)
     del text
     total = settings.training.total_steps
     main = int(os.environ.get("RANK", "0")) == 0  # of the processes of torchrun
     if main:
-        caches = ", ".join(settings.caches)
+        caches = ", ".join((*settings.caches, *settings.captions.caches))
         console.say(f"training on {caches} into {settings.out}: {total} steps on {device}")
         console.arithmetic(device, training=settings.training.precision)
     with console.progress("training", total) as ticker:
@@ -75,7 +77,7 @@ def training_source(path: str, text: Backbone, settings: TrainSettings) -> Train
         MissingFileError: the annotations are not there any more.
     """
     name, inputs = Path(path).name, text.spec.head
-    cache = _opened(path, text)
+    cache = opened(path, text.spec.head, text.parts)
     labelled = _labelled(name, cache, _annotations(name, cache, settings))
     boxed = labelled.boxed_classes
     names, rows = unique_classes([labelled.class_names[label] for label in boxed])
@@ -91,20 +93,8 @@ def training_source(path: str, text: Backbone, settings: TrainSettings) -> Train
         class_map=class_map,
         text_identity={**asdict(settings.prompts), "encoder": text.text.text_fingerprint()},
         ignore=ignore,
+        scale=settings.scales.get(name, 1.0),
     )
-
-
-def _opened(path: str, text: Backbone) -> Cache:
-    """The parts that the head reads."""
-    expected = {part: encoder.fingerprint() for part, encoder in text.parts.items()}
-    try:
-        cache = open_cache(path, parts=text.spec.head.parts, expect=expected)
-    except IdentityError as error:
-        other = f"--set backbone=FILE of the networks that made the cache, or {error.remedy}"
-        raise IdentityError(error.found, error.expected, other) from None
-    for array in text.spec.head.arrays:
-        cache.array(array)
-    return cache
 
 
 def _annotations(name: str, cache: Cache, settings: TrainSettings) -> DetectionDataset:
@@ -155,16 +145,18 @@ def _labelled(name: str, cache: Cache, dataset: DetectionDataset) -> LabelledCac
 
 def _check_named(settings: TrainSettings) -> None:
     """Caches have names of their own, and settings by cache name caches of the run."""
-    caches = [Path(path).name for path in settings.caches]
+    paths = (*settings.caches, *settings.captions.caches)
+    caches = [Path(path).name for path in paths]
     if not caches or len(set(caches)) != len(caches):
         expected = "At least one cache, and no two of the same name."
-        raise UsageError(f"caches {list(settings.caches)}", expected)
-    for key, named in (("hierarchies", settings.hierarchies), ("datasets", settings.datasets)):
+        raise UsageError(f"caches {list(paths)}", expected)
+    for key in ("hierarchies", "datasets", "scales"):
+        named: Mapping[str, object] = getattr(settings, key)
         if unknown := set(named) - set(caches):
             raise UsageError(
                 f"{key} names {min(unknown)!r}, which is no cache of this run.",
                 f"Names of cache folders: {', '.join(caches)}.",
-                f"--set {key}.{caches[0]}=FILE.json",
+                f"--set {key}.{caches[0]}={'1.0' if key == 'scales' else 'FILE.json'}",
             )
 
 
@@ -181,20 +173,6 @@ def _ignored_classes(cache: str, names: Sequence[str], settings: TrainSettings) 
     return ignore
 
 
-def embed_names(encoder: TextEncoder, names: Sequence[str], prompts: PromptSettings) -> NDArray[np.float32]:
-    """Text embeddings of class names, kept on disk between runs; float32 [K, E]."""
-    with console.progress("embedding class names", len(names)) as ticker:
-        return text_embeddings(
-            encoder,
-            names,
-            templates=prompts.templates,
-            cleaning=prompts.cleaning,
-            average=prompts.average,
-            cache_dir=WORKPLACE / "text",
-            progress=lambda done, total: ticker.update(done, "classes", total=total),
-        )
-
-
 def _show(ticker: console.Ticker, step: StepReport) -> None:
     ticker.update(
         step.step,
@@ -204,7 +182,7 @@ def _show(ticker: console.Ticker, step: StepReport) -> None:
     )
 
 
-def _report(result: TrainResult, sources: Sequence[TrainingSource], *, as_json: bool) -> None:
+def _report(result: TrainResult, sources: Sequence[FeatureSource], *, as_json: bool) -> None:
     left_out = {s.name: Counter(result.left_out[s.name]) + s.cache.left_out for s in sources}
     facts = {
         "folder": str(result.folder),

@@ -1,7 +1,7 @@
 """`rs-cache train`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,8 @@ from pipeline.options import option, verb
 from pipeline.places import WORKPLACE, shipped
 from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.backbones.vocabulary import check_prompts
-from regionspot_cache.training.config import TrainConfig
+from regionspot_cache.errors import UsageError
+from regionspot_cache.training.config import CaptionOptions, TrainConfig
 from regionspot_cache.yaml_text import read_yaml
 
 
@@ -49,6 +50,40 @@ class HeadArrays:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionSettings(CaptionOptions):
+    """Caches of regions without labels, and what says what these show."""
+
+    caches: tuple[str, ...] = ()
+    """Of region files that `rs-cache propose` wrote; captions are read from these, or from `datasets`."""
+    pool: Path | None = None
+    """The concepts that the teacher chooses from, one a line, as `rs-cache concepts` writes them."""
+    templates: str = "clip80+name"
+    """Prompt templates of the concepts, of the teacher and of the head."""
+    teacher: str = "teacher/region"
+    """Array by box that is compared with the concepts, PART/ARRAY; the part embeds texts too."""
+    top_k: int = 32
+    """Concepts of a region whose probabilities are kept one by one; the others count together."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_prompts(self.templates, "raw")
+        if self.top_k < 1:
+            raise UsageError(f"captions.top_k = {self.top_k}.", "At least 1.")
+        if self.caches and self.pool is None:
+            raise UsageError(
+                "captions.caches without captions.pool.",
+                "A file with one concept a line.",
+                "--set captions.pool=FILE.txt, which rs-cache concepts CAPTIONS --out FILE.txt writes",
+            )
+
+    @property
+    def options(self) -> CaptionOptions:
+        """What training itself goes by."""
+        names = [field.name for field in fields(CaptionOptions)]
+        return CaptionOptions(**{name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Which caches, which prompts, and the run itself."""
 
@@ -59,6 +94,10 @@ class TrainSettings:
         "DIR",
     )
     """Each is its own label space; batches are homogeneous and every cache is equally likely."""
+    captions: CaptionSettings = field(default_factory=CaptionSettings)
+    """More caches, whose regions have no labels."""
+    scales: dict[str, float] = field(default_factory=dict)
+    """Factor of the loss by cache folder; 1 where none is given."""
     out: Path = option(
         WORKPLACE / "runs" / "shapes",
         "--out",

@@ -113,7 +113,8 @@ def export_official(head: RegionHead, path: Path | str) -> None:
                 f"{name} = {expected}.",
                 "Train a head with the paper's options to use it there.",
             )
-    state = {PREFIX + name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    weights = {name: value for name, value in head.state_dict().items() if name != "offset"}
+    state = {PREFIX + name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with replacing(Path(path)) as staging:
         torch.save({"model": state}, staging)
 

@@ -65,6 +65,32 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionWeights:
+    """Of the three losses on captions; RegionCLIP's."""
+
+    contrastive: float = 1.0  # every region against the concepts of the batch
+    distillation: float = 1.0  # the teacher's distribution over the pool
+    image_text: float = 1.0  # the whole picture and its caption
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions:
+    """How a head learns from regions without labels; the defaults are RegionCLIP's."""
+
+    temperature: float = 0.01  # of all cosines, the teacher's too
+    threshold: float = 0.1  # a region counts whose likeliest concept is above
+    regions: int = 100  # of an image in a step, drawn anew each time
+    weights: CaptionWeights = field(default_factory=CaptionWeights)
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and 0 <= self.threshold < 1 and self.regions >= 1):
+            raise UsageError(
+                f"temperature {self.temperature}, threshold {self.threshold}, regions {self.regions}",
+                "temperature > 0, 0 <= threshold < 1, regions >= 1",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A whole run."""
 

@@ -50,6 +50,8 @@ class RegionHead(nn.Module):
         self.to_clip = nn.Linear(config.token_dim, config.map_dim)
         self.decoder = Decoder((self._layer() for _ in range(config.depth)), config.map_dim)
         self.projector = nn.Linear(config.map_dim, config.text_dim)
+        offset = nn.Parameter(torch.zeros(())) if config.offset else None
+        self.register_parameter("offset", offset)
         self.register_buffer("positions", self._positions(), persistent=False)  # [M, C] or None
 
     def forward(

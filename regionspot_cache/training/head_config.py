@@ -32,6 +32,9 @@ class HeadOptions:
     # tensors stay the same, so that any checkpoint can be evaluated box by box.
     self_attention: bool = True
     logit_scale: float = 100.0  # fixed factor on the cosine; CLIP's learned value is 100
+    # a learned number that the focal loss adds to all cosines of boxes with labels: what it asks of them is
+    # then relative, as it is for the losses on captions. Recognition, a softmax, does without it
+    offset: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from regionspot_cache.errors import InputError, RegionSpotError
 from regionspot_cache.store import STORAGE, Stored
 from regionspot_cache.training.losses import box_weights
-from regionspot_cache.training.sources import TrainingSource
+from regionspot_cache.training.sources import FeatureSource
 
 # Images per read while a cache is loaded into memory.
 _LOAD_CHUNK = 256
@@ -38,6 +38,7 @@ class Batch:
     places: Tensor  # int64 [T], where the real boxes lie in the flattened [B * N]
     labels: Tensor  # int64 [T], rows of the source's text embeddings
     weights: Tensor  # float32 [T], see `losses.box_weights`
+    targets: tuple[Tensor, ...] = ()  # of `FeatureSource.targets`
 
     def feature_map(self) -> Tensor:
         """float32 [B, M, C]."""
@@ -53,13 +54,14 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: change(v) for name, v in values.items() if isinstance(v, Tensor)})
+        tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **tensors, targets=tuple(map(change, self.targets)))
 
 
 class SourceReader:
     """Reads images of one source, from its cache or, once `load` was called, from memory."""
 
-    def __init__(self, source: TrainingSource, images: NDArray[np.int64]) -> None:
+    def __init__(self, source: FeatureSource, images: NDArray[np.int64]) -> None:
         self.source = source
         self._images = images
         self._dtype: torch.dtype = getattr(torch, source.map_dtype)
@@ -77,9 +79,9 @@ class SourceReader:
             self._tokens += [self.source.queries(image) for image in chunk]
         self._maps = maps
 
-    def read(self, images: NDArray[np.int64]) -> tuple[list[NDArray], Tensor, Tensor | None, list[NDArray]]:
-        """Tokens (one float32 [n, D] per image), maps [B, M, C], scales [B, M] or None, labels (one [n])."""
-        labels = [self.source.class_map[self.source.cache.labels(int(image))] for image in images]
+    def read(self, images: NDArray[np.int64], key: int = 0) -> "Read":
+        """What the step of a key sees of some images."""
+        seen = [self.source.see(int(image), key) for image in images]
         if self._maps is not None:
             rows = np.searchsorted(self._images, images)
             tokens, stored = [self._tokens[row] for row in rows], self._maps.take(rows)
@@ -87,21 +89,32 @@ class SourceReader:
             stored = self.source.raw_maps(images.tolist())
             tokens = [self.source.queries(int(image)) for image in images]
         scales = None if stored.scale is None else torch.from_numpy(stored.scale)
-        return tokens, torch.from_numpy(stored.values).view(self._dtype), scales, labels
+        return Read(
+            tokens=[all_of[one.boxes] for all_of, one in zip(tokens, seen, strict=True)],
+            maps=torch.from_numpy(stored.values).view(self._dtype),
+            scales=scales,
+            labels=[one.labels for one in seen],
+            targets=tuple(map(torch.from_numpy, self.source.targets(seen))),
+        )
 
 
-def collate(
-    step: int,
-    source: int,
-    read: tuple[list[NDArray], Tensor, Tensor | None, list[NDArray]],
-    global_images: int,
-) -> Batch:
+class Read(NamedTuple):
+    """What was read of B images."""
+
+    tokens: list[NDArray[np.float32]]  # [n, D] per image
+    maps: Tensor  # [B, M, C] as stored
+    scales: Tensor | None  # [B, M]
+    labels: list[NDArray[np.int64]]  # [n] per image
+    targets: tuple[Tensor, ...]  # as of `Batch`
+
+
+def collate(step: int, source: int, read: Read, global_images: int) -> Batch:
     """Pad the boxes of the images to one width; `global_images` counts the images of all processes.
 
     No torch operation computes here: each thread that starts one gets OpenMP threads of its own, which spin
     beside those of the training step and cost it a third of its speed on two cores.
     """
-    tokens, maps, scales, labels = read
+    tokens = read.tokens
     counts = np.array([len(item) for item in tokens])
     real = np.arange(counts.max()) < counts[:, None]  # [B, N]
     padded = np.zeros((*real.shape, tokens[0].shape[1]), np.float32)
@@ -111,11 +124,12 @@ def collate(
         source=source,
         tokens=torch.from_numpy(padded),
         real=torch.from_numpy(real),
-        maps=maps,
-        scales=scales,
+        maps=read.maps,
+        scales=read.scales,
         places=torch.from_numpy(np.flatnonzero(real)),
-        labels=torch.from_numpy(np.concatenate(labels).astype(np.int64)),
+        labels=torch.from_numpy(np.concatenate(read.labels).astype(np.int64)),
         weights=torch.from_numpy(box_weights(counts, global_images)),
+        targets=read.targets,
     )
 
 
@@ -145,11 +159,21 @@ def read_ahead(
 
 
 def make_batch(
-    step: int, source: int, reader: SourceReader, images: NDArray[np.int64], global_images: int, *, pin: bool
+    step: int,
+    source: int,
+    reader: SourceReader,
+    images: NDArray[np.int64],
+    global_images: int,
+    *,
+    pin: bool,
+    key: int = 0,
 ) -> Batch:
-    """Read and collate one share of a step; what cannot be read is an error that names it."""
+    """Read and collate one share of a step; what cannot be read is an error that names it.
+
+    `key` is that of the step, which decides what it sees of its images; see `FeatureSource.see`.
+    """
     try:
-        batch = collate(step, source, reader.read(images), global_images)
+        batch = collate(step, source, reader.read(images, key), global_images)
     except RegionSpotError:
         raise
     except OSError as error:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from regionspot_cache.backbones.arithmetic import Arithmetic, autocast, choose
 from regionspot_cache.errors import InputError, RegionSpotError
+from regionspot_cache.hashing import random64
 from regionspot_cache.identity import require_same
 from regionspot_cache.training.checkpoint import (
     load_tensors,
@@ -35,11 +36,10 @@ from regionspot_cache.training.distributed import (
 )
 from regionspot_cache.training.folder import claim_folder
 from regionspot_cache.training.loader import Batch, make_batch, read_ahead
-from regionspot_cache.training.losses import region_loss
 from regionspot_cache.training.metrics import MetricsLog, StepReport
 from regionspot_cache.training.order import slice_of_rank
 from regionspot_cache.training.setup import RunData, StageData, initial_head, run_identity
-from regionspot_cache.training.sources import TrainingSource, model_metadata
+from regionspot_cache.training.sources import FeatureSource, model_metadata
 
 OnStep = Callable[[StepReport], None]
 
@@ -56,7 +56,7 @@ class TrainResult:
 
 
 def train(
-    sources: Sequence[TrainingSource],
+    sources: Sequence[FeatureSource],
     config: TrainConfig,
     out_dir: Path | str,
     *,
@@ -168,7 +168,9 @@ class _Run:
         clock = _Clock(self.step)
         steps = range(self.step - start, stage.steps)
         config, threads = self.config, self.config.reader_threads
-        with read_ahead(self._reading(data), steps, threads=threads, ahead=config.batches_ahead) as batches:
+        with read_ahead(
+            self._reading(data, start), steps, threads=threads, ahead=config.batches_ahead
+        ) as batches:
             for batch in clock.timed(batches):
                 self._train_step(batch, data, stage.rate(batch.step))
                 last = self.step == start + stage.steps
@@ -179,12 +181,13 @@ class _Run:
                 if asked:
                     raise KeyboardInterrupt
 
-    def _reading(self, data: StageData) -> Callable[[int], Batch]:
+    def _reading(self, data: StageData, start: int) -> Callable[[int], Batch]:
         def make(step: int) -> Batch:
             source, images = data.order.batch(step)
             share = slice_of_rank(images, self.group.rank, self.group.world)
             pin = self.device.type == "cuda"
-            return make_batch(step, source, data.readers[source], share, len(images), pin=pin)
+            key = int(random64(self.config.seed, start + step))  # of all that is drawn for this step
+            return make_batch(step, source, data.readers[source], share, len(images), pin=pin, key=key)
 
         return make
 
@@ -205,15 +208,7 @@ class _Run:
         with autocast(self.arithmetic, self.device):
             embeddings = self.head(batch.tokens, batch.feature_map(), batch.real)  # [B, N, E]
         real = embeddings.flatten(0, 1)[batch.places]  # [T, E]
-        ignore = data.ignore[batch.source]
-        return region_loss(
-            self.head.logits(real, data.texts[batch.source]),
-            batch.labels,
-            batch.weights,
-            alpha=self.config.focal_alpha,
-            gamma=self.config.focal_gamma,
-            ignore=None if ignore is None else ignore[batch.labels],
-        )
+        return data.objectives[batch.source](self.head, real, batch, self.group)
 
     def _report(
         self, stage: Stage, data: StageData, stage_step: int, clock: "_Clock", log: MetricsLog | None

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from regionspot_cache.errors import InputError, UsageError
 from regionspot_cache.identity import require_same
 from regionspot_cache.training.config import TrainConfig
 from regionspot_cache.training.head import RegionHead, read_model_config
 from regionspot_cache.training.loader import SourceReader
+from regionspot_cache.training.objectives import Objective, objective
 from regionspot_cache.training.order import SampleOrder, UsableImages, usable_images, window_partitions
-from regionspot_cache.training.sources import TrainingSource, build_head_config, model_metadata
+from regionspot_cache.training.sources import FeatureSource, build_head_config, model_metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,7 @@ class StageData:
 
     order: SampleOrder  # source index and images of every step
     readers: tuple[SourceReader, ...]
-    texts: tuple[Tensor, ...]  # float32 [K, E] on the device, per source
-    ignore: tuple[Tensor | None, ...]  # bool [K, K] on the device or None, per source
+    objectives: tuple[Objective, ...]  # the loss of each source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +31,15 @@ class RunData:
     """All sources of a run with the images that can be trained on."""
 
     config: TrainConfig
-    sources: tuple[TrainingSource, ...]
+    sources: tuple[FeatureSource, ...]
     usable: tuple[UsableImages, ...]
     readers: tuple[SourceReader, ...]
 
     @classmethod
-    def prepare(cls, sources: Sequence[TrainingSource], config: TrainConfig) -> Self:
+    def prepare(cls, sources: Sequence[FeatureSource], config: TrainConfig) -> Self:
         """Check names, find the usable images of each source, and read the small ones into memory."""
         _check_names(sources, config)
-        usable = tuple(
-            usable_images(s.cache, s.name, parts=s.inputs.parts, views=config.views) for s in sources
-        )
+        usable = tuple(usable_images(s.cache, s.name, parts=s.parts, views=config.views) for s in sources)
         pairs = zip(sources, usable, strict=True)
         readers = tuple(SourceReader(source, table.images) for source, table in pairs)
         _load_small(readers, usable, config.memory_bytes)
@@ -66,11 +63,10 @@ class RunData:
         return StageData(
             order=order,
             readers=tuple(self.readers[i] for i in chosen),
-            texts=tuple(torch.as_tensor(s.text_embeddings).to(device).float() for s in sources),
-            ignore=tuple(None if s.ignore is None else torch.as_tensor(s.ignore).to(device) for s in sources),
+            objectives=tuple(objective(source, self.config, device) for source in sources),
         )
 
-    def _window(self, source: TrainingSource, usable: UsableImages) -> int:
+    def _window(self, source: FeatureSource, usable: UsableImages) -> int:
         cache = source.cache
         if self.config.shuffle == "global":
             return max(1, -(-cache.num_images // cache.partition_size))
@@ -79,7 +75,7 @@ class RunData:
         return window_partitions(self.config.window_bytes, source.map_bytes, maps)
 
 
-def initial_head(sources: Sequence[TrainingSource], config: TrainConfig) -> RegionHead:
+def initial_head(sources: Sequence[FeatureSource], config: TrainConfig) -> RegionHead:
     """The head before the first step: from the seed, or from `init_from`, which must fit (IdentityError)."""
     torch.manual_seed(config.seed)
     head = RegionHead(build_head_config(sources, config.head))
@@ -98,12 +94,12 @@ def initial_head(sources: Sequence[TrainingSource], config: TrainConfig) -> Regi
     return head
 
 
-def run_identity(sources: Sequence[TrainingSource], config: TrainConfig) -> dict[str, Any]:
+def run_identity(sources: Sequence[FeatureSource], config: TrainConfig) -> dict[str, Any]:
     """What a resumed run must have in common with the run it continues."""
     return {"config": config.identity(), "sources": {source.name: source.identity() for source in sources}}
 
 
-def _check_names(sources: Sequence[TrainingSource], config: TrainConfig) -> None:
+def _check_names(sources: Sequence[FeatureSource], config: TrainConfig) -> None:
     names = [source.name for source in sources]
     if not names:
         raise InputError("no cache to train on", "at least one", "rs-cache train --cache DIR")
@@ -116,7 +112,10 @@ def _check_names(sources: Sequence[TrainingSource], config: TrainConfig) -> None
 
 def _load_small(readers: Sequence[SourceReader], usable: Sequence[UsableImages], limit: int) -> None:
     pairs = zip(readers, usable, strict=True)
-    sizes = [(reader.source.map_bytes * len(table.images), reader) for reader, table in pairs]
+    sizes = [
+        (reader.source.map_bytes * len(table.images) + reader.source.query_bytes, reader)
+        for reader, table in pairs
+    ]
     for size, reader in sorted(sizes, key=lambda pair: pair[0]):
         limit -= size
         if limit >= 0:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,32 +19,45 @@ from regionspot_cache.store import STORAGE, ArraySpec, LabelledCache, StorageNam
 from regionspot_cache.training.head_config import HeadConfig, HeadOptions
 
 
+class Seen(NamedTuple):
+    """What a step sees of an image."""
+
+    boxes: slice | NDArray[np.int64]  # which of those that `FeatureSource.queries` gives
+    labels: NDArray[np.int64]  # [n], rows of the text embeddings
+    taught: Any = None  # what `FeatureSource.targets` makes the rest of
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainingSource:
-    """One cache with its own label space."""
+class FeatureSource:
+    """One cache with its own label space, whatever says what its regions show."""
 
     name: str  # how stages and messages call it; unique in a run
-    cache: LabelledCache  # a cache with the labels of a dataset
+    cache: Any  # its regions, with the interface of `LabelledCache`
     inputs: HeadInputs  # the arrays that a head relates
     class_names: tuple[str, ...]  # the K names of the label space, in the order of the embeddings
     text_embeddings: NDArray[np.float32]  # float32 [K, E], unit length
-    class_map: NDArray[np.int64]  # int64 [C], label of the data set -> row of `text_embeddings`
     # JSON-able description of the text tower, templates and cleaning
     text_identity: Mapping[str, Any] = field(default_factory=dict)
-    # bool [K, K]; ignore[label, k] leaves class k out of the loss of a box with that label
-    ignore: NDArray[np.bool_] | None = None
+    scale: float = 1.0  # factor of its loss
 
     def __post_init__(self) -> None:
         names, rows = len(self.class_names), len(self.text_embeddings)
-        mapped, classes = len(self.class_map), len(self.cache.dataset.class_names)
-        if names != rows or mapped != classes:
-            raise InputError(
-                f"{self.name}: {names} class names, {rows} text embeddings, a map of {mapped} labels",
-                f"equal numbers of names and embeddings, and a map of the data set's {classes} labels",
-            )
-        if mapped and not (self.class_map.min() >= 0 and self.class_map.max() < rows):
-            raise InputError(f"{self.name}: the class map leaves 0..{rows - 1}", "a text row for every label")
+        if names != rows:
+            raise InputError(f"{self.name}: {names} class names, {rows} text embeddings", "equal numbers")
         self._check_inputs()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Of the cache, those that an image must have features in."""
+        return self.inputs.parts
+
+    def see(self, image: int, key: int) -> Seen:
+        """What the step of a key sees of an image: a function of both."""
+        raise NotImplementedError
+
+    def targets(self, seen: Sequence[Seen]) -> tuple[NDArray[Any], ...]:
+        """What the loss of a batch of images needs beside their labels."""
+        raise NotImplementedError
 
     def _check_inputs(self) -> None:
         arrays = self.memory_arrays
@@ -89,6 +102,11 @@ class TrainingSource:
         """Stored bytes of the maps of one image, without their scales."""
         return int(np.prod(self.map_shape)) * np.dtype(STORAGE[self.map_dtype].dtype).itemsize
 
+    @property
+    def query_bytes(self) -> int:
+        """Bytes of the queries of all its regions."""
+        return int(self.cache.offsets[-1]) * self.head_sizes()["token_dim"] * 4
+
     def raw_maps(self, images: Sequence[int]) -> Stored:
         """Maps [k, M, C] as stored and the scales [k, M] of scaled ones, all of the memory in turn."""
         found = [self.cache.cache.raw_images(path, images) for path in self.inputs.memory]
@@ -111,17 +129,52 @@ class TrainingSource:
         return {part: dict(self.cache.cache.parts[part].fingerprint) for part in self.inputs.parts}
 
     def identity(self) -> dict[str, Any]:
-        """JSON-able identity of features, annotations and label space."""
+        """JSON-able identity of features and label space."""
         return {
             "networks": self.networks(),
             "inputs": self.inputs.to_dict(),
-            "annotations": self.cache.dataset.annotation_sha256,
             "augmentation": self.cache.cache.augmentation,
             "images": self.cache.num_images,
             "class_names_sha256": digest_names(self.class_names),
-            "class_map_sha256": _digest(self.class_map),
             "text": dict(self.text_identity),
             "text_sha256": _digest(self.text_embeddings),
+            "scale": self.scale,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSource(FeatureSource):
+    """One cache with the labels of a dataset."""
+
+    cache: LabelledCache
+    class_map: NDArray[np.int64]  # int64 [C], label of the data set -> row of `text_embeddings`
+    # bool [K, K]; ignore[label, k] leaves class k out of the loss of a box with that label
+    ignore: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        mapped, classes = len(self.class_map), len(self.cache.dataset.class_names)
+        if mapped != classes:
+            raise InputError(
+                f"{self.name}: a map of {mapped} labels", f"one of the data set's {classes} labels"
+            )
+        rows = len(self.text_embeddings)
+        if mapped and not (self.class_map.min() >= 0 and self.class_map.max() < rows):
+            raise InputError(f"{self.name}: the class map leaves 0..{rows - 1}", "a text row for every label")
+
+    def see(self, image: int, key: int) -> Seen:
+        """All labelled boxes."""
+        return Seen(slice(None), self.class_map[self.cache.labels(image)])
+
+    def targets(self, seen: Sequence[Seen]) -> tuple[NDArray[Any], ...]:
+        """Nothing: labels say all."""
+        return ()
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-able identity of features, annotations and label space."""
+        return super().identity() | {
+            "annotations": self.cache.dataset.annotation_sha256,
+            "class_map_sha256": _digest(self.class_map),
             "ignore_sha256": None if self.ignore is None else _digest(self.ignore),
         }
 
@@ -138,7 +191,7 @@ def head_sizes(inputs: HeadInputs, array: Callable[[str], Any]) -> dict[str, Any
     return {"token_dim": token_dim, "map_dim": memory[0].item_shape[1], "maps": tuple(maps)}
 
 
-def build_head_config(sources: Sequence[TrainingSource], options: HeadOptions) -> HeadConfig:
+def build_head_config(sources: Sequence[FeatureSource], options: HeadOptions) -> HeadConfig:
     """The head that fits all sources; IdentityError when they are of different backbones."""
     first = sources[0]
     for other in sources[1:]:
@@ -152,7 +205,7 @@ def build_head_config(sources: Sequence[TrainingSource], options: HeadOptions) -
     return HeadConfig(**first.head_sizes(), **dataclasses.asdict(options))
 
 
-def model_metadata(sources: Sequence[TrainingSource]) -> dict[str, Any]:
+def model_metadata(sources: Sequence[FeatureSource]) -> dict[str, Any]:
     """What a trained head must know about the features and texts that it was made for."""
     first = sources[0]
     labels = {
@@ -172,7 +225,7 @@ def model_metadata(sources: Sequence[TrainingSource]) -> dict[str, Any]:
     }
 
 
-def _features(source: TrainingSource) -> dict[str, Any]:
+def _features(source: FeatureSource) -> dict[str, Any]:
     return {"networks": source.networks(), "inputs": source.inputs.to_dict(), **source.head_sizes()}
 
 

@@ -44,6 +44,10 @@ class Teaching(NamedTuple):
     rest: NDArray[np.float32]
     frame: NDArray[np.bool_]
 
+    def at(self, rows: NDArray[np.int64]) -> "Teaching":
+        """That of some of the boxes."""
+        return Teaching(self.ids[rows], self.probs[rows], self.rest[rows], self.frame[rows])
+
 
 class ConceptTargets:
     """`Teaching` of every box of a cache, by its row in the cache's order.

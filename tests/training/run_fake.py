@@ -1,4 +1,5 @@
-"""A run in a process of its own: `python -m tests.training.run_fake OUT STEPS DROPOUT SECONDS_PER_STEP`."""
+"""A run in a process of its own: `python -m tests.training.run_fake OUT STEPS DROPOUT SECONDS_PER_STEP
+[captions]`."""
 
 import dataclasses
 import sys
@@ -9,6 +10,7 @@ import torch
 
 from regionspot_cache.training import StepReport, TrainConfig, train
 from tests.training.fake import make_config, make_source
+from tests.training.fake_captions import make_caption_source
 
 
 def config_of(steps: int, dropout: float, **changes: object) -> TrainConfig:
@@ -23,7 +25,9 @@ def main() -> None:
     def on_step(report: StepReport) -> None:
         time.sleep(pause)
 
-    train([make_source()], config_of(steps, dropout), out, on_step=on_step)
+    captions = "captions" in sys.argv[5:]
+    sources = [make_source(), make_caption_source()] if captions else [make_source()]
+    train(sources, config_of(steps, dropout), out, on_step=on_step)
     assert not gloo_threads(), "threads of the process group outlive it, and may abort the interpreter's end"
 
 
