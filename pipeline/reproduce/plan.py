@@ -87,6 +87,9 @@ def reason(row: Row, settings: ReproduceSettings) -> str:
         return "" if path.is_file() else f"no results file of this system; it goes to {path}"
     if row.backbone not in settings.backbones:
         return settings.no_backbone
+    network = settings.regionclip if row.method == "regionclip" else None
+    if network and Path(network.weights).suffix and not Path(network.weights).is_file():
+        return f"no weights of RegionCLIP; they go to {network.weights}"
     if row.query and not _is_stored(row.query, stored_backbone(row.backbone, settings)):
         return f"the world's caches leave out {row.query}"
     boxes = Path(settings.box_source(row.proposals).proposals)
@@ -209,6 +212,7 @@ class _Planner:
             data=settings.data,
             cache=str(cache_folder(sources[0], settings)) if sources else None,
             backbone=str(backbone_file(row.backbone, settings)) if sources else None,
+            regionclip=settings.regionclip,
             out=settings.out / "scratch" / key,
             pictures=0,
             details=False,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.places import CONFIGS
-from pipeline.verbs.evaluate import RESULTS
+from pipeline.verbs.evaluate import RECOGNISERS, RESULTS
 from pipeline.verbs.train import PromptSettings
 from regionspot_cache.config import load_config, validate
 from regionspot_cache.errors import UsageError, one_of
@@ -20,7 +20,7 @@ Figure = Literal["AP", "APr", "APc", "APf", "hours"]
 DataRole = Literal["first", "second", "third"]
 BackboneRole = Literal["bb", "bl", "bl336"]
 BoxesRole = Literal["gt", "rpn", "detector"]
-METHODS = ("regionspot", "clip-box", "clip-mask")
+METHODS = tuple(name for name in RECOGNISERS if name != "official")
 
 FOLDER = CONFIGS / "reproduce"
 TABLE_FILE = "table.yaml"
@@ -40,7 +40,7 @@ class Row:
     """What they were made on."""
     paper_boxes: str = ""
     method: str = "regionspot"
-    """Or clip-box, clip-mask, or results:NAME for a results file of another system."""
+    """Or clip-box, clip-mask, clip-roi, clip-roi-mask, regionclip, or results:NAME for a file of results."""
     measure: Literal["box", "mask", "hours"] = "box"
     """AP of boxes or of masks, or the hours of extraction and training."""
     backbone: BackboneRole = "bl"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pipeline.options import option, verb
 from pipeline.places import WORKPLACE, shipped, shipped_names
 from pipeline.reproduce.rows import FOLDER, BackboneRole, BoxesRole, DataRole, check_table, table_names
-from regionspot_cache.backbones.presets import Stored
+from regionspot_cache.backbones.presets import RegionClipSpec, Stored
 from regionspot_cache.errors import UsageError
 from regionspot_cache.training.config import TrainConfig
 from regionspot_cache.yaml_text import read_yaml
@@ -54,6 +54,8 @@ class ReproduceSettings:
     """Dataset of each role."""
     evaluation: str
     """Dataset of every row."""
+    regionclip: RegionClipSpec | None = None
+    """The network of the method regionclip; the packaged one beside the packaged CLIP when not given."""
     boxes: dict[BoxesRole, BoxSource]
     """Of each role; ground truth need not be given."""
     ground_truth_too: bool = False
