@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
+from pipeline.names import check_backbone
 from pipeline.train_captions import caption_sources
 from pipeline.train_inputs import embed_names, opened
 from pipeline.verbs.train import TrainSettings
@@ -37,7 +38,7 @@ from regionspot_cache.training.sources import FeatureSource
 def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     """Trains the head, or continues the run in `settings.out`."""
     _check_named(settings)
-    device, own = resolve_device(settings.device), load_preset(settings.backbone)
+    device, own = resolve_device(settings.device), load_preset(check_backbone(settings.backbone))
     spec = replace(own, head=settings.head.of(own.head))
     text = load_text_part(spec, device, console.fetching)
     sources: list[FeatureSource] = [training_source(path, text, settings) for path in settings.caches]

@@ -15,7 +15,7 @@ from regionspot_cache.backbones import SamSpec, load_preset
 from regionspot_cache.config import validate
 from regionspot_cache.datasets import catalog, load_dataset
 from regionspot_cache.datasets.sources import Source
-from regionspot_cache.training import loop, train
+from regionspot_cache.training import objectives, train
 from regionspot_cache.training.losses import box_weights
 from regionspot_cache.yaml_text import parse_yaml
 from tests.running import rs_cache
@@ -102,7 +102,7 @@ def test_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def instead(logits: Any, labels: Any, weights: Any, *, alpha: float, gamma: float, ignore: Any) -> Any:
         return loss(logits, labels, weights, ignore=ignore)
 
-    monkeypatch.setattr(loop, "region_loss", instead)
+    monkeypatch.setattr(objectives, "region_loss", instead)
     train([make_source()], make_config(12), tmp_path)
     steps = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(steps) >= 2

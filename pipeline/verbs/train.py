@@ -79,8 +79,9 @@ class CaptionSettings(CaptionOptions):
     @property
     def options(self) -> CaptionOptions:
         """What training itself goes by."""
-        names = [field.name for field in fields(CaptionOptions)]
-        return CaptionOptions(**{name: getattr(self, name) for name in names})
+        return CaptionOptions(
+            **{option.name: getattr(self, option.name) for option in fields(CaptionOptions)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +131,8 @@ def _defaults(said: Mapping[str, Any], config: Path | None) -> Mapping[str, Any]
     if config:
         values["out"] = WORKPLACE / "runs" / _own(config.stem)
     elif isinstance(caches, list | tuple) and list(caches) != list(TrainSettings.caches):
-        names = [Path(str(path).rstrip("/")).name for path in caches]
-        values["out"] = WORKPLACE / "runs" / _own("+".join(names)[:200])
+        folders = [Path(str(path).rstrip("/")).name for path in caches]
+        values["out"] = WORKPLACE / "runs" / _own("+".join(folders)[:200])
     return values
 
 
