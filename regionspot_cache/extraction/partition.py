@@ -79,22 +79,24 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
     """
     writer, report = open_writer(job.cache), PartitionReport(partition=p)
     planned = writer.partition(p)
-    with ExitStack() as claims:
-        wanted: dict[str, list[int]] = {}
-        for part in job.parts:
-            if not missing_slots(writer.marker(part, p), planned):
-                continue
-            try:
-                claims.enter_context(writer.claim(part, p))
-            except BlockingIOError:
-                report.busy = True
-                continue
-            # Asked again: whoever held the claim may have finished meanwhile.
-            if slots := missing_slots(writer.marker(part, p), planned):
-                wanted[part] = slots
-        if wanted:
+    if not _lacking(job, writer, planned):
+        return report
+    with ExitStack() as claim:
+        try:
+            claim.enter_context(writer.claim(p))
+        except BlockingIOError:
+            report.busy = True
+            return report
+        # Asked again: whoever held the claim may have finished meanwhile.
+        if wanted := _lacking(job, writer, planned):
             _fill(job, writer, planned, wanted, report, on_images)
     return report
+
+
+def _lacking(job: ExtractJob, writer: CacheWriter, planned: PartitionPlan) -> dict[str, list[int]]:
+    """Slots to work on by part, of parts that lack some."""
+    slots = {part: missing_slots(writer.marker(part, planned.index), planned) for part in job.parts}
+    return {part: lacking for part, lacking in slots.items() if lacking}
 
 
 def _fill(

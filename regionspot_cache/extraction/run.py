@@ -199,19 +199,19 @@ def run_all(
 def _given_up(job: ExtractJob, busy: Sequence[int], on_wait: Callable[[int], None] | None) -> list[int]:
     """Waits for other processes: partitions that one of them left undone; none once all are committed."""
     writer = open_writer(job.cache)
-    while left := [(part, p) for p in busy for part in job.parts if writer.marker(part, p) is None]:
-        if free := sorted({p for part, p in left if _is_free(writer, part, p)}):
+    while left := [p for p in busy if any(writer.marker(part, p) is None for part in job.parts)]:
+        if free := [p for p in left if _is_free(writer, p)]:
             return free
         if on_wait:
-            on_wait(len({p for _, p in left}))
+            on_wait(len(left))
             on_wait = None
         sleep(POLL_SECONDS)
     return []
 
 
-def _is_free(writer: CacheWriter, part: str, p: int) -> bool:
+def _is_free(writer: CacheWriter, p: int) -> bool:
     try:
-        with writer.claim(part, p):
+        with writer.claim(p):
             return True
     except BlockingIOError:
         return False

@@ -155,8 +155,8 @@ def test_the_built_in_world_trains_every_head_once() -> None:
     assert [unit.seed for unit in units] == [-1] * 6 + [seed for seed in seeds for _ in range(16)]
     heads = {unit.training.out.parent for unit in units if unit.training}
     assert len(heads) == 16
-    # crops; each head on two kinds of boxes; masks
-    assert sum(len(unit.evaluations) for unit in units) == 2 + 3 * (2 * 16 + 2)
+    # methods without a head; each head on two kinds of boxes; masks
+    assert sum(len(unit.evaluations) for unit in units) == 6 + 3 * (2 * 16 + 2)
     usual = plan["table3", "03-o365-oi-v3det"].runs
     assert list(usual) == ["small RPN", "GT"]
     assert results(plan, "table4b", "02-transformer") == results(plan, "table3", "03-o365-oi-v3det")

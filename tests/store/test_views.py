@@ -156,6 +156,6 @@ def test_the_digest_of_the_content_sees_the_views() -> None:
         changed = replace(dataset, views=dataset.views.take(np.arange(len(dataset))))
         getattr(changed.views, name)[-1] += 1
         plan = CachePlan(dataset)
-        plan.dataset = changed
+        plan.dataset, plan.views = changed, changed.views
         digests.add(plan.content_digest())
     assert len(digests) == 4
