@@ -98,6 +98,7 @@ def _report(
     following = f"rs-cache extract --dataset {out} --images {found.image_root} --backbone {settings.backbone}"
     facts = {
         "file": str(out),
+        "image_root": str(found.image_root),
         **{name: counts[name] for name in ("images", "boxes", "captions")},
         "dropped": dict(found.dropped + Counter(unread)),
         "proposals": proposer.identity(),

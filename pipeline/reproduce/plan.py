@@ -19,12 +19,13 @@ from pipeline.reproduce.work import (
     cache_folder,
     cache_identity,
     evaluation_sources,
+    pool_file,
     stored_backbone,
     training_sources,
 )
 from pipeline.verbs.evaluate import RESULTS, EvalSettings
 from pipeline.verbs.reproduce import BoxSource, ReproduceSettings
-from pipeline.verbs.train import HeadArrays, TrainSettings
+from pipeline.verbs.train import CaptionSettings, HeadArrays, TrainSettings
 from regionspot_cache.backbones import BackboneSpec, SamSpec
 from regionspot_cache.datasets.regions import BOX_QUERY
 from regionspot_cache.errors import RegionSpotError
@@ -162,22 +163,32 @@ class _Planner:
     def _training(self, row: Row, seed: int) -> TrainSettings:
         settings = self.settings
         sources = training_sources(row, settings)
-        caches = [cache_folder(source, settings) for source in sources]
+        captioned = [str(cache_folder(source, settings)) for source in sources if source.captioned]
+        boxed = [source for source in sources if not source.captioned]
+        caches = [cache_folder(source, settings) for source in boxed]
         names = tuple(path.name for path in caches)
         first, second = settings.train.stages
+        stages = (replace(first, sources=names[:1]), replace(second, sources=names))[: row.stages]
+        on_captions = replace(settings.captions.stage, sources=tuple(Path(path).name for path in captioned))
         training = replace(
             settings.train,
             head=replace(settings.train.head, **row.head),
-            stages=(replace(first, sources=names[:1]), replace(second, sources=names))[: row.stages],
+            stages=(*([on_captions] if captioned else []), *(stages if boxed else [])),
             seed=settings.train.seed + seed,
         )
+        captions = CaptionSettings(
+            caches=tuple(captioned),
+            pool=pool_file(settings) if captioned else None,
+            regions=settings.captions.regions,
+        )
         identity = {key: value for key, value in training.identity().items() if key != "seed"}
-        key = _key(identity, row.query, row.prompts, self._contents(sources))
+        key = _key(identity, row.query, row.prompts, captions.options, self._contents(sources))
         return TrainSettings(
             caches=tuple(map(str, caches)),
-            backbone=str(backbone_file(row.backbone, settings)),
+            captions=captions,
+            backbone=str(backbone_file(row.backbone, settings, captioned=bool(captioned))),
             head=HeadArrays(query=row.query),
-            datasets={name: source.dataset for name, source in zip(names, sources, strict=True)},
+            datasets={name: source.dataset for name, source in zip(names, boxed, strict=True)},
             data=settings.data,
             prompts=row.prompts,
             device=settings.device,

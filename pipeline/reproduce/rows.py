@@ -16,7 +16,8 @@ from regionspot_cache.config import load_config, validate
 from regionspot_cache.errors import UsageError, one_of
 from regionspot_cache.training.head_config import HeadOptions
 
-Figure = Literal["AP", "APr", "APc", "APf", "hours"]
+Figure = Literal["AP", "APr", "APc", "APf", "AP novel", "hours"]
+Teaching = Literal["boxes", "captions", "captions then boxes"]
 DataRole = Literal["first", "second", "third"]
 BackboneRole = Literal["bb", "bl", "bl336"]
 BoxesRole = Literal["gt", "rpn", "detector"]
@@ -45,7 +46,9 @@ class Row:
     """AP of boxes or of masks, or the hours of extraction and training."""
     backbone: BackboneRole = "bl"
     data: tuple[DataRole, ...] = ("first", "second", "third")
-    """Stage one is on the first of them, stage two on all."""
+    """Of boxes: stage one is on the first of them, stage two on all."""
+    learns: Teaching = "boxes"
+    """What the head learns from; captions are a stage of their own, before those of boxes."""
     stages: Literal[1, 2] = 2
     head: dict[str, Any] = field(default_factory=dict)
     """Fields of `HeadOptions` that differ from the world's head."""
@@ -89,7 +92,7 @@ class PaperTable:
 
     title: str
     note: str = ""
-    claimed_by: Literal["the paper", "this package"] = "the paper"
+    claimed_by: Literal["the paper", "RegionCLIP", "this package"] = "the paper"
     claims: tuple[Claim, ...] = ()
     name: str = ""
     rows: Mapping[str, Row] = field(default_factory=dict)

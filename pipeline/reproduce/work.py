@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline import console
+from pipeline.captions import concepts, propose
 from pipeline.evaluate.run import evaluate
 from pipeline.extract import extract
 from pipeline.reproduce.rows import BackboneRole, Row
 from pipeline.train import train
+from pipeline.verbs.captions import ConceptSettings, ProposeSettings
 from pipeline.verbs.evaluate import EvalSettings
 from pipeline.verbs.extract import ExtractSettings
 from pipeline.verbs.reproduce import ReproduceSettings
 from pipeline.verbs.train import TrainSettings
-from regionspot_cache.backbones import BackboneSpec, SamSpec, load_preset, save_preset
+from regionspot_cache.backbones import BackboneSpec, RegionClipSpec, SamSpec, load_preset, save_preset
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.errors import DamageError, RegionSpotError
-from regionspot_cache.files import replacing
+from regionspot_cache.files import file_sha256, replacing
+from regionspot_cache.recognition import with_networks_of
 from regionspot_cache.store import open_cache
 
 T = TypeVar("T")
@@ -141,12 +144,26 @@ class Source(NamedTuple):
 
     dataset: str
     backbone: BackboneRole
+    captioned: bool = False
+    """Whether its boxes are regions that a teacher describes."""
 
 
 def training_sources(row: Row, settings: ReproduceSettings) -> list[Source]:
-    """The caches that the head of a row is trained on, the one of stage one first; none without a head."""
+    """The caches that the head of a row is trained on, stage by stage; none without a head."""
     data = row.data[:1] if row.stages == 1 else row.data
-    return [Source(settings.training[role], row.backbone) for role in data if row.trained]
+    boxes = [Source(settings.training[role], row.backbone) for role in data if row.learns != "captions"]
+    captions = [Source(str(region_file(settings)), row.backbone, captioned=True)]
+    return [*(captions if row.learns != "boxes" else []), *boxes] if row.trained else []
+
+
+def region_file(settings: ReproduceSettings) -> Path:
+    """The proposed regions of the captioned images."""
+    return settings.caches / "captions" / "regions.json"
+
+
+def pool_file(settings: ReproduceSettings) -> Path:
+    """The concepts of their captions."""
+    return settings.caches / "captions" / "concepts.txt"
 
 
 def evaluation_sources(row: Row, settings: ReproduceSettings) -> list[Source]:
@@ -155,9 +172,9 @@ def evaluation_sources(row: Row, settings: ReproduceSettings) -> list[Source]:
     return [Source(settings.evaluation, row.backbone)] if reads else []
 
 
-def backbone_file(role: BackboneRole, settings: ReproduceSettings) -> Path:
-    """The backbone file of a role; it names all that the caches hold."""
-    return settings.out / "backbones" / f"{role}.yaml"
+def backbone_file(role: BackboneRole, settings: ReproduceSettings, *, captioned: bool = False) -> Path:
+    """The backbone file of a role; it names all that the caches hold, those of regions with a teacher."""
+    return settings.out / "backbones" / f"{role}{'-teacher' if captioned else ''}.yaml"
 
 
 def cache_folder(source: Source, settings: ReproduceSettings) -> Path:
@@ -180,21 +197,29 @@ def prepare(sources: Iterable[Source], settings: ReproduceSettings) -> dict[Sour
     return problems
 
 
-def stored_backbone(role: BackboneRole, settings: ReproduceSettings) -> BackboneSpec:
+def stored_backbone(
+    role: BackboneRole, settings: ReproduceSettings, *, captioned: bool = False
+) -> BackboneSpec:
     """The networks of a role; their SAMs store all that the world's caches hold."""
     spec = load_preset(settings.backbones[role])
     sams = {name: part for name, part in spec.parts.items() if isinstance(part, SamSpec)}
-    return spec.with_parts(**{name: replace(part, store=settings.store) for name, part in sams.items()})
+    spec = spec.with_parts(**{name: replace(part, store=settings.store) for name, part in sams.items()})
+    if not captioned:
+        return spec
+    teacher = with_networks_of(["regionclip"], spec, settings.regionclip).first(RegionClipSpec)
+    return spec.with_parts(teacher=teacher)
 
 
 def _extract(source: Source, settings: ReproduceSettings) -> None:
-    backbone = backbone_file(source.backbone, settings)
-    save_preset(stored_backbone(source.backbone, settings), backbone)
+    backbone = backbone_file(source.backbone, settings, captioned=source.captioned)
+    save_preset(stored_backbone(source.backbone, settings, captioned=source.captioned), backbone)
     with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the tables
+        images = _propose(backbone, settings) if source.captioned else None
         summary = extract(
             ExtractSettings(
                 dataset=source.dataset,
                 data=settings.data,
+                images=images,
                 backbone=str(backbone),
                 cache=str(cache_folder(source, settings)),
                 workers=settings.workers,
@@ -207,6 +232,29 @@ def _extract(source: Source, settings: ReproduceSettings) -> None:
     if summary["images_per_second"]:
         seconds = summary["images"] / summary["images_per_second"] * max(1, settings.workers)
         write_record(_hours_file(source, settings), {"hours": seconds / 3600})
+
+
+def _propose(backbone: Path, settings: ReproduceSettings) -> Path:
+    """Regions and concepts of the captioned images, made once; the folder of these."""
+    how, file = settings.captions, region_file(settings)
+    made_from = {"source": how.source, "limit": how.limit, "top_n": how.top_n, "min_images": how.min_images}
+    done = file.with_name("made.json")
+    if read_record(done, lambda values: values["made_from"]) != made_from:
+        where = {"source": how.source, "data": settings.data}
+        concepts(ConceptSettings(**where, out=pool_file(settings), min_images=how.min_images))
+        found = propose(
+            ProposeSettings(
+                **where,
+                backbone=str(backbone),
+                out=file,
+                top_n=how.top_n,
+                limit=how.limit,
+                exclude=how.exclude,
+                device=settings.device,
+            )
+        )
+        write_record(done, {"made_from": made_from, "images": found["image_root"]})
+    return Path(read_record(done, lambda values: str(values["images"])) or "")
 
 
 def extraction_hours(source: Source, settings: ReproduceSettings) -> float | None:
@@ -226,7 +274,9 @@ def cache_identity(source: Source, settings: ReproduceSettings) -> dict[str, Any
     """
     cache = open_cache(cache_folder(source, settings))
     dataset = load_dataset(source.dataset, data_root=settings.data, require_images=False)
+    pool = {"pool": file_sha256(pool_file(settings))} if source.captioned else {}
     return {
+        **pool,
         "images": int(cache.live.sum()),
         "content": [segment.plan_digest for segment in cache.segments],
         "live": hashlib.sha256(cache.live.tobytes()).hexdigest(),

@@ -11,7 +11,7 @@ from pipeline.places import WORKPLACE, shipped, shipped_names
 from pipeline.reproduce.rows import FOLDER, BackboneRole, BoxesRole, DataRole, check_table, table_names
 from regionspot_cache.backbones.presets import RegionClipSpec, Stored
 from regionspot_cache.errors import UsageError
-from regionspot_cache.training.config import TrainConfig
+from regionspot_cache.training.config import Stage, TrainConfig
 from regionspot_cache.yaml_text import read_yaml
 
 
@@ -25,6 +25,26 @@ class BoxSource:
     """A seeded sample of this many evaluation images; all when not given."""
     top_n: int = 100
     score_rule: Literal["product", "official", "geometric", "rc-compat"] = "product"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSource:
+    """Captioned images, and how heads learn from them."""
+
+    source: str
+    """As of `rs-cache propose`."""
+    limit: int | None = None
+    """A seeded sample of this many images."""
+    top_n: int = 300
+    """Proposals of an image."""
+    exclude: Path | None = None
+    """Annotations whose images are left out."""
+    min_images: int = 100
+    """Of concepts, as of `rs-cache concepts`."""
+    regions: int = 100
+    """Of an image in a step."""
+    stage: Stage
+    """Of training on captions alone."""
 
 
 GROUND_TRUTH = BoxSource(called="GT", proposals="gt")
@@ -54,8 +74,10 @@ class ReproduceSettings:
     """Dataset of each role."""
     evaluation: str
     """Dataset of every row."""
+    captions: CaptionSource
+    """What rows that learn from captions learn from."""
     regionclip: RegionClipSpec | None = None
-    """The network of the method regionclip; the packaged one beside the packaged CLIP when not given."""
+    """The method regionclip, and the teacher; the packaged one beside the packaged CLIP when not given."""
     boxes: dict[BoxesRole, BoxSource]
     """Of each role; ground truth need not be given."""
     ground_truth_too: bool = False
