@@ -29,6 +29,7 @@ from pipeline.verbs.reproduce import ReproduceSettings
 from pipeline.verbs.train import TrainSettings
 from regionspot_cache.backbones import BackboneSpec, RegionClipSpec, SamSpec, load_preset, save_preset
 from regionspot_cache.datasets import load_dataset
+from regionspot_cache.datasets.caption_sources import load_captions
 from regionspot_cache.errors import DamageError, RegionSpotError
 from regionspot_cache.files import file_sha256, replacing
 from regionspot_cache.recognition import with_networks_of
@@ -289,9 +290,13 @@ def state(source: Source, settings: ReproduceSettings) -> str | RegionSpotError:
     """For a dry run: whether the cache is there or can be made, or why it cannot."""
     with contextlib.suppress(RegionSpotError):
         return f"ready, {open_cache(cache_folder(source, settings)).live.sum()} images"
-    if source.dataset.startswith("shapes"):  # drawn on first use
-        return "to draw and extract"
+    asked = settings.captions.source if source.captioned else source.dataset
+    if asked.startswith("shapes"):  # drawn on first use
+        return "to draw, propose and extract" if source.captioned else "to draw and extract"
     try:
+        if source.captioned:
+            captions = load_captions(asked, data_root=settings.data, required=False)
+            return f"to propose and extract, {settings.captions.limit or len(captions)} images"
         dataset = load_dataset(source.dataset, data_root=settings.data)
     except RegionSpotError as error:
         return error

@@ -19,6 +19,12 @@ made_on: eight drawn images
 backbones: {bl: small.yaml}
 no_backbone: one network is enough for a test
 training: {first: shapes-s, second: shapes-m, third: shapes-l}
+captions:
+  source: shapes:train
+  limit: 4
+  top_n: 3
+  min_images: 1
+  stage: {name: captions, steps: 2, learning_rate: 1.0e-3, schedule: cosine, warmup_steps: 1}
 evaluation: shapes:val
 ground_truth_too: true
 boxes:
@@ -51,6 +57,10 @@ TABLES = {
     "tablec/table.yaml": "title: Hours\nclaims: [{better: 1-ours, worse: 2-theirs, metric: hours}]\n",
     "tablec/1-ours.yaml": "row: ours\nmeasure: hours\npaper: {hours: 200}\n" + PROMPTS,
     "tablec/2-theirs.yaml": "row: theirs\nmeasure: hours\npaper: {hours: 92100}\nmethod: results:theirs\n",
+    "tablee/table.yaml": "title: Captions\nclaims: [{better: 2-both, worse: 1-captions, metric: AP novel}]\n",
+    "tablee/1-captions.yaml": "row: captions\nlearns: captions\nproposals: gt\n" + PROMPTS,
+    "tablee/2-both.yaml": "row: both\nlearns: captions then boxes\nproposals: gt\n" + PROMPTS,
+    "tablee/3-teacher.yaml": "row: teacher\nmethod: regionclip\nproposals: gt\n" + PROMPTS,
     "tabled/table.yaml": "title: Broken\n",
     "tabled/1-broken.yaml": "row: seven heads\nhead: {num_heads: 7}\n" + PROMPTS,
     "tabled/2-whole.yaml": "row: three datasets\n" + PROMPTS,
@@ -279,3 +289,24 @@ def test_worker_processes(tmp_path: Path, world: Path) -> None:
     found = reproduce(place, "tabled", "--workers", 2, "--json")
     assert found.code == 3
     assert found.json["tables"][0]["rows"]["2-whole"]["ours"][0]["figures"]["AP"]["n"] == 2
+
+
+def test_heads_that_learn_from_captions(tmp_path: Path, world: Path) -> None:
+    place = lay_out(tmp_path, world)
+    planned = reproduce(place, "tablee", "--dry-run", "--json")
+    assert "to draw, propose and extract" in planned.json["caches"].values()
+    ran = reproduce(place, "tablee", "--json")
+    assert ran.code == 0, ran.err
+    [table] = ran.json["tables"]
+    ours = {row["row"]: row["ours"][0]["figures"] for row in table["rows"].values()}
+    assert {name: figures["AP"]["n"] for name, figures in ours.items()} == {
+        "captions": 2,
+        "both": 2,
+        "teacher": 1,
+    }
+    proposed = place / "rs-cache-data/caches/reproduce/captions/regions.json"
+    before = proposed.stat().st_mtime_ns
+    again = reproduce(place, "tablee", "--json")
+    assert again.code == 0, again.err
+    assert proposed.stat().st_mtime_ns == before  # nothing is proposed, extracted or trained again
+    assert again.json == ran.json
