@@ -99,7 +99,7 @@ def test_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loss(logits, labels, weights, ignore=ignore).backward()
     assert (logits.grad[:, 1] != 0).tolist() == [False, True, False]
 
-    def instead(logits: Any, labels: Any, weights: Any, *, alpha: float, gamma: float, ignore: Any) -> Any:
+    def instead(logits: Any, labels: Any, weights: Any, *, ignore: Any, **_: Any) -> Any:
         return loss(logits, labels, weights, ignore=ignore)
 
     monkeypatch.setattr(objectives, "region_loss", instead)

@@ -7,9 +7,13 @@ then passes the final norm and the projection of the class token.
 
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
+from torchvision.ops import roi_align
 
 from regionspot_cache.errors import UsageError
 
@@ -57,6 +61,19 @@ def value_map(visual: VisionTransformer, before_last: Tensor) -> Tensor:
     x = before_last + block.ls_1(attention.out_proj(values))
     x = visual.ln_post(x + block.ls_2(block.mlp(block.ln_2(x))))
     return x if visual.proj is None else x @ visual.proj
+
+
+def pool_boxes(
+    values: Tensor, grid: tuple[int, int], boxes: NDArray[np.float32], size: tuple[int, int]
+) -> Tensor:
+    """The mean [N, E] of a map [rows * columns, E] in boxes [N, 4] xyxy of an image of (height, width)."""
+    rows, columns = grid
+    scale = np.array([columns / size[1], rows / size[0]] * 2, np.float32)
+    cells = torch.from_numpy(boxes * scale).to(values.device)
+    image_map = values.T.reshape(1, -1, rows, columns).float()
+    return roi_align(image_map, [cells], (1, 1), spatial_scale=1.0, sampling_ratio=-1, aligned=True)[
+        :, :, 0, 0
+    ]
 
 
 def _timm_pool(visual: Any) -> str:

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
-from torchvision.ops import roi_align
 
 from regionspot_cache.backbones import Backbone, RegionClip, TextEncoder
 from regionspot_cache.backbones.clip import VALUES
+from regionspot_cache.backbones.clip_values import pool_boxes
 from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, OwnSpec, RegionClipSpec, Tipsv2Spec
 from regionspot_cache.errors import UsageError
 from regionspot_cache.evaluation.selection import ScoreRule
@@ -190,19 +190,6 @@ def _with_values(spec: BackboneSpec) -> BackboneSpec:
         return spec
     first = next(iter(able), None) or spec.named_first(ClipSpec)[0]  # which raises
     return spec.with_parts(**{first: replace(able[first], values=True)})
-
-
-def pool_boxes(
-    values: Tensor, grid: tuple[int, int], boxes: NDArray[np.float32], size: tuple[int, int]
-) -> Tensor:
-    """The mean [N, E] of a map [rows * columns, E] in boxes [N, 4] xyxy of an image of (height, width)."""
-    rows, columns = grid
-    scale = np.array([columns / size[1], rows / size[0]] * 2, np.float32)
-    cells = torch.from_numpy(boxes * scale).to(values.device)
-    image_map = values.T.reshape(1, -1, rows, columns).float()
-    return roi_align(image_map, [cells], (1, 1), spatial_scale=1.0, sampling_ratio=-1, aligned=True)[
-        :, :, 0, 0
-    ]
 
 
 def crop_window(box: NDArray[np.float32], size: tuple[int, int], context: float) -> tuple[int, int, int, int]:

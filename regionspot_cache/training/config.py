@@ -102,7 +102,10 @@ class TrainConfig:
     weight_decay: float = 1e-4  # on every parameter, norms and biases included, as in the paper's code
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float = 1.0
-    focal_alpha: float = 0.25
+    # of boxes with labels: "sigmoid" is RegionSpot's focal loss, "softmax" RegionCLIP's cross entropy of base
+    # classes, whose focal_gamma is 0.5 on COCO and 0 on LVIS
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    focal_alpha: float = 0.25  # of "sigmoid"
     focal_gamma: float = 2.0
     # "window" shuffles within windows of partitions, "global" over the whole cache
     shuffle: Literal["window", "global"] = "window"

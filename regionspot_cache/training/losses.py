@@ -1,10 +1,12 @@
-"""Sigmoid focal loss over a large vocabulary, averaged so that batches and processes can be split freely.
+"""Focal losses over a large vocabulary, averaged so that batches and processes can be split freely.
 
 The official code takes the mean over the boxes, the SUM over classes and over the two images of a GPU, then
 averages over GPUs. Here a box counts 1 / (real boxes of its image) and an image 1 / (images of the GLOBAL
 batch): the official loss divided by the images per GPU. AdamW does not notice the constant, only the gradient
 clip of 1.0 bites at another point.
 """
+
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,6 +38,22 @@ def sigmoid_focal_loss(
     return negatives.scatter(1, picked, positives).sum(1)
 
 
+def softmax_focal_loss(
+    logits: Tensor, labels: Tensor, *, gamma: float = 0.5, ignore: Tensor | None = None
+) -> Tensor:
+    """Cross entropy times (1 - p)^gamma, p the probability of the label: float32 [T].
+
+    RegionCLIP's loss of base classes when it is fine-tuned for detection. Its background class has no part in
+    it: every box here shows an object. Arguments as of `sigmoid_focal_loss`.
+    """
+    picked, logits = labels.unsqueeze(1), logits.float()
+    if ignore is not None:
+        logits = logits.masked_fill(ignore.scatter(1, picked, False), -torch.inf)
+    logs = logits.log_softmax(1).gather(1, picked).squeeze(1)
+    others = -torch.expm1(logs)
+    return -others.clamp(min=1e-7).pow(gamma) * logs  # a power below 1 has no gradient at 0
+
+
 def box_weights(counts: NDArray[np.int64], images: int) -> NDArray[np.float32]:
     """Weight of every box: mean over an image's boxes, then mean over the global batch.
 
@@ -56,6 +74,7 @@ def region_loss(
     labels: Tensor,
     weights: Tensor,
     *,
+    kind: Literal["sigmoid", "softmax"] = "sigmoid",
     alpha: float = 0.25,
     gamma: float = 2.0,
     ignore: Tensor | None = None,
@@ -63,6 +82,9 @@ def region_loss(
     """This process's share of the global batch's loss; the sum over processes is the batch's loss.
 
     A float32 scalar, of logits [T, K] of the real boxes only, labels int64 [T], weights float32 [T] from
-    `box_weights`; `ignore` as of `sigmoid_focal_loss`.
+    `box_weights`; `kind` says whether classes are asked for one by one or against each other; `ignore` as of
+    `sigmoid_focal_loss`.
     """
+    if kind == "softmax":
+        return (softmax_focal_loss(logits, labels, gamma=gamma, ignore=ignore) * weights).sum()
     return (sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=gamma, ignore=ignore) * weights).sum()

@@ -39,10 +39,11 @@ def objective(source: FeatureSource, config: TrainConfig, device: torch.device) 
 
 
 class BoxObjective:
-    """Focal loss of boxes with labels."""
+    """The loss of boxes with labels."""
 
     def __init__(self, source: TrainingSource, config: TrainConfig, device: torch.device) -> None:
-        self.scale, self.alpha, self.gamma = source.scale, config.focal_alpha, config.focal_gamma
+        self.scale, self.kind = source.scale, config.loss
+        self.alpha, self.gamma = config.focal_alpha, config.focal_gamma
         self.text = torch.as_tensor(source.text_embeddings).to(device).float()
         self.ignore = None if source.ignore is None else torch.as_tensor(source.ignore).to(device)
 
@@ -51,10 +52,8 @@ class BoxObjective:
         if head.offset is not None:
             logits = logits + head.config.logit_scale * head.offset
         ignore = None if self.ignore is None else self.ignore[batch.labels]
-        loss = region_loss(
-            logits, batch.labels, batch.weights, alpha=self.alpha, gamma=self.gamma, ignore=ignore
-        )
-        return self.scale * loss
+        how = {"kind": self.kind, "alpha": self.alpha, "gamma": self.gamma}
+        return self.scale * region_loss(logits, batch.labels, batch.weights, ignore=ignore, **how)
 
 
 class CaptionObjective:

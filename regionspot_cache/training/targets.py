@@ -7,6 +7,7 @@ cache, and a run that was stopped goes on where it was.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
+from regionspot_cache.backbones.clip_values import pool_boxes
 from regionspot_cache.backbones.encoder import TextEncoder
 from regionspot_cache.errors import DamageError, InputError
 from regionspot_cache.store import Cache
@@ -94,7 +96,7 @@ def concept_targets(
 
     Args:
         cache: with the array of the teacher.
-        teacher: PART/ARRAY, one vector [E] a box.
+        teacher: PART/ARRAY, one vector [E] a box, or a map of such whose cells are pooled in the boxes.
         pool: float32 [P, E], text embeddings of the concepts by the teacher's own text encoder.
         pool_identity: JSON-able; the concepts, templates and text encoder that `pool` was made from.
         root: `derived.derived_root` of the cache.
@@ -109,10 +111,11 @@ def concept_targets(
         DamageError: a record of the cache is damaged.
     """
     array, part = cache.array(teacher), teacher.partition("/")[0]
-    if not array.ragged or array.item_shape != pool.shape[1:]:
+    usable = array.ragged or (array.grid is not None and math.prod(array.grid) == array.item_shape[0])
+    if not usable or array.item_shape[-1:] != pool.shape[1:]:
         raise InputError(
             f"{teacher} with {list(array.item_shape)} {'a box' if array.ragged else 'an image'} as teacher",
-            f"{list(pool.shape[1:])} a box, as its text encoder gives for the pool",
+            f"{list(pool.shape[1:])} a box or a cell of a map, as its text encoder gives for the pool",
             f"rs-cache info {cache.url} lists the arrays",
         )
     k = min(top_k, len(pool))
@@ -155,12 +158,21 @@ def _teaching(
     for start in range(0, len(good), IMAGES_AT_ONCE):
         some = good[start : start + IMAGES_AT_ONCE]
         rows = np.concatenate([np.arange(cache.offsets[i], cache.offsets[i + 1]) for i in some]) - first
-        vectors = torch.from_numpy(np.concatenate([cache.read(teacher, i) for i in some]))
+        vectors = torch.from_numpy(np.concatenate([_of_boxes(cache, teacher, i) for i in some]))
         step = max(1, LOGITS_AT_ONCE // concepts.shape[1])
         for here, part in zip(np.split(rows, range(step, len(rows), step)), vectors.split(step), strict=True):
             ids, probs, rest = _likeliest(part, concepts, like["ids"].shape[1])
             out["ids"][here], out["probs"][here], out["rest"][here] = ids, probs, rest
     return out
+
+
+def _of_boxes(cache: Cache, teacher: str, i: int) -> NDArray[np.float32]:
+    """The teacher's embeddings [n, E] of the boxes of an image; of a map those that lie in them."""
+    array, found = cache.array(teacher), cache.read(teacher, i)
+    if array.grid is None:
+        return found
+    width, height = cache.size(i)
+    return pool_boxes(torch.from_numpy(found), array.grid, cache.boxes(i), (height, width)).numpy()
 
 
 @torch.inference_mode()

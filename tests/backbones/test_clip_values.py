@@ -9,9 +9,8 @@ from torchvision.ops import roi_align
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from regionspot_cache.backbones.clip import ClipBackbone
-from regionspot_cache.backbones.clip_values import require_value_path
+from regionspot_cache.backbones.clip_values import pool_boxes, require_value_path
 from regionspot_cache.errors import UsageError
-from regionspot_cache.recognition.embedding import pool_boxes
 from tests.backbones.small import TEXT, VISION, picture, random_boxes, small_clip
 
 TIMM = {"timm_model_name": "test_vit", "image_size": 160, "timm_pool": "token", "timm_proj": "linear"}

@@ -18,6 +18,7 @@ from regionspot_cache.backbones import (
     RegionClipSpec,
     SamSpec,
 )
+from regionspot_cache.backbones.clip_values import pool_boxes
 from regionspot_cache.errors import UsageError
 from regionspot_cache.recognition import ClipCrops, RegionInputs, embedding_method, with_networks_of
 from regionspot_cache.recognition.embedding import (
@@ -25,7 +26,6 @@ from regionspot_cache.recognition.embedding import (
     MASK_CONTEXT,
     PACKAGED,
     crop_window,
-    pool_boxes,
 )
 from tests.backbones.small import picture, random_boxes, small_clip, small_regionclip, small_sam
 

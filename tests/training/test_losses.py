@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
-from regionspot_cache.training.losses import box_weights, region_loss, sigmoid_focal_loss
+from regionspot_cache.training.losses import box_weights, region_loss, sigmoid_focal_loss, softmax_focal_loss
 
 
 def random_case(boxes: int = 12, classes: int = 7, scale: float = 5.0) -> tuple[Tensor, Tensor]:
@@ -64,3 +64,33 @@ def test_shares_of_two_processes_add_up_to_the_batch() -> None:
     first = region_loss(logits[:3], labels[:3], torch.from_numpy(box_weights(counts[:2], images=3)))
     second = region_loss(logits[3:], labels[3:], torch.from_numpy(box_weights(counts[2:], images=3)))
     torch.testing.assert_close(first + second, whole)
+
+
+def test_the_softmax_loss_is_a_weighted_cross_entropy() -> None:
+    logits, labels = random_case()
+    logits.requires_grad_()
+    entropy = F.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(softmax_focal_loss(logits, labels, gamma=0.0), entropy)
+    expected = (1 - torch.exp(-entropy)) ** 0.5 * entropy
+    torch.testing.assert_close(softmax_focal_loss(logits, labels, gamma=0.5), expected)
+    weights = torch.from_numpy(box_weights(np.array([4, 8]), images=2))
+    both = region_loss(logits, labels, weights, kind="softmax", gamma=0.5)
+    torch.testing.assert_close(both, (expected * weights).sum())
+
+
+def test_a_sure_box_has_a_gradient_of_zero_by_softmax() -> None:
+    logits = torch.tensor([[200.0, 0.0, -5.0]], requires_grad=True)
+    softmax_focal_loss(logits, torch.tensor([0])).sum().backward()
+    assert (logits.grad == 0).all()
+
+
+def test_ignored_classes_are_no_rivals_by_softmax() -> None:
+    logits, labels = random_case(boxes=4, classes=5)
+    ignore = torch.zeros(4, 5, dtype=torch.bool)
+    ignore[:, 2] = True
+    labels[:] = torch.tensor([0, 1, 3, 2])
+    without = torch.tensor([0, 1, 3, 4])
+    expected = softmax_focal_loss(logits[:3][:, without], torch.tensor([0, 1, 2]))
+    found = softmax_focal_loss(logits, labels, ignore=ignore)
+    torch.testing.assert_close(found[:3], expected)
+    assert torch.isfinite(found[3])

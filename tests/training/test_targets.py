@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
+from torchvision.ops import roi_align
 
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import DamageError, IdentityError, InputError
-from regionspot_cache.store import Cache, PartSpec, create_cache, open_cache, open_writer
+from regionspot_cache.store import ArraySpec, Cache, PartSpec, create_cache, open_cache, open_writer
 from regionspot_cache.training import targets
 from regionspot_cache.training.derived import derived_root
 from regionspot_cache.training.targets import caption_embeddings, concept_targets
@@ -186,6 +188,27 @@ def test_an_array_that_cannot_teach_is_refused(cache: Cache) -> None:
         concept_targets(cache, "clip/map", POOL, NAMED, Path(cache.url) / "derived")
     with pytest.raises(InputError, match=r"\[5\] a box"):
         derive(cache, pool=POOL[:, :5])
+
+
+def test_a_map_teaches_by_what_lies_in_the_boxes(tmp_path: Path) -> None:
+    values = ArraySpec(name="values", dtype="float16", item_shape=(6, WIDTH), ragged=False, grid=(2, 3))
+    part = PartSpec(name="dense", arrays=(values,), fingerprint={"model": "vit"})
+    extract(create_cache(tmp_path / "c", make_dataset(), partition_size=4, parts=[part]), failing={})
+    cache = open_cache(tmp_path / "c")
+    root = derived_root(cache.url, Path("unused"))
+    said = concept_targets(cache, "dense/values", POOL, NAMED, root, top_k=CONCEPTS, temperature=T)
+    pool = normalize(torch.from_numpy(POOL), dim=1)
+    seen = 0
+    for image in range(cache.num_images):
+        width, height = cache.size(image)
+        corners = torch.from_numpy(cache.boxes(image)) * torch.tensor([3 / width, 2 / height] * 2)
+        cells = torch.from_numpy(cache.read("dense/values", image)).T.reshape(1, -1, 2, 3)
+        pooled = roi_align(cells, [corners], (1, 1), aligned=True).flatten(1)
+        whole = (normalize(pooled, dim=1) @ pool.T / T).softmax(1)
+        found = said.of(rows_of(cache, image))
+        np.testing.assert_allclose(found.probs, whole.gather(1, torch.from_numpy(found.ids)), rtol=2e-3)
+        seen += len(corners)
+    assert seen == cache.num_boxes
 
 
 class Words:
