@@ -44,6 +44,9 @@ def caption_sources(text: Backbone, settings: TrainSettings, device: str) -> lis
     pool, prompts = read_pool(wanted.pool), PromptSettings(templates=wanted.templates)
     part = wanted.teacher.partition("/")[0]
     teacher, embedder = _teacher(text, part, device)
+    # Opened first: a cache of other networks is said before names are embedded.
+    networks, head = {**text.parts, part: teacher}, text.spec.head
+    caches = [opened(path, head, networks, part) for path in wanted.caches]
     of_teacher = embed_names(embedder, pool.names, prompts)
     of_student = embed_names(text.text, pool.names, prompts)
     named = {"sha256": pool.sha256, **asdict(prompts), "encoder": embedder.text_fingerprint()}
@@ -61,9 +64,8 @@ def caption_sources(text: Backbone, settings: TrainSettings, device: str) -> lis
             progress=progress,
         )
 
-    def source(path: str) -> CaptionSource:
-        name, head = Path(path).name, text.spec.head
-        cache = opened(path, head, {**text.parts, part: teacher}, part)
+    def source(path: str, cache: Cache) -> CaptionSource:
+        name = Path(path).name
         root = derived_root(cache.url, DERIVED)
         with console.progress(f"{name}: concepts", cache.num_partitions) as ticker:
             targets = concepts(cache, root, lambda done, _: ticker.update(done, "partitions"))
@@ -81,7 +83,7 @@ def caption_sources(text: Backbone, settings: TrainSettings, device: str) -> lis
             options=wanted.options,
         )
 
-    return [source(path) for path in wanted.caches]
+    return [source(path, cache) for path, cache in zip(wanted.caches, caches, strict=True)]
 
 
 def _teacher(text: Backbone, part: str, device: str) -> tuple[Encoder, TextEncoder]:
