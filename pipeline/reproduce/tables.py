@@ -161,7 +161,7 @@ def show(outcomes: Sequence[TableOutcome], settings: ReproduceSettings, *, as_js
 
 def summary(outcomes: Sequence[TableOutcome]) -> str:
     """How many trends of the paper show."""
-    verdicts = [t.verdict for o in outcomes if o.table.claimed_by == "the paper" for t in o.trends]
+    verdicts = [t.verdict for o in outcomes if o.table.claimed_by != "this package" for t in o.trends]
     counted = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
     return (
         "Trends of the paper: " + ", ".join(f"{count} {verdict}" for verdict, count in counted.items()) + "."
@@ -242,8 +242,8 @@ def table_facts(outcome: TableOutcome) -> dict[str, Any]:
 
 def heading(outcome: TableOutcome) -> str:
     """`Table 4a: CLIP's feature map and class token`."""
-    ours = " (ours, not the paper's)" if outcome.table.claimed_by != "the paper" else ""
-    return f"Table {outcome.table.name.removeprefix('table')}: {outcome.table.title}{ours}"
+    of = {"the paper": "", "RegionCLIP": " (RegionCLIP's question)", "this package": " (ours, not the paper's)"}
+    return f"Table {outcome.table.name.removeprefix('table')}: {outcome.table.title}{of[outcome.table.claimed_by]}"
 
 
 def _cells(outcome: TableOutcome, columns: Sequence[str]) -> list[list[str]]:
