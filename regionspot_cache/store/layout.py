@@ -44,7 +44,7 @@ Size = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 NAME = r"[a-z][a-z0-9_]*"
 PartName = Annotated[str, StringConstraints(pattern=f"^{NAME}$", max_length=64)]
-_TAKEN = {"plan", "parts", "markers", "staging", "updates"}  # folders of a cache
+_TAKEN = {"plan", "parts", "markers", "staging", "updates", "derived"}  # folders of a cache
 
 
 @dataclass(frozen=True, kw_only=True)
