@@ -242,7 +242,11 @@ def table_facts(outcome: TableOutcome) -> dict[str, Any]:
 
 def heading(outcome: TableOutcome) -> str:
     """`Table 4a: CLIP's feature map and class token`."""
-    of = {"the paper": "", "RegionCLIP": " (RegionCLIP's question)", "this package": " (ours, not the paper's)"}
+    of = {
+        "the paper": "",
+        "RegionCLIP": " (RegionCLIP's question)",
+        "this package": " (ours, not the paper's)",
+    }
     return f"Table {outcome.table.name.removeprefix('table')}: {outcome.table.title}{of[outcome.table.claimed_by]}"
 
 

@@ -76,11 +76,11 @@ def test_captions_of_ones_own_without_what_is_excluded(workplace: Path) -> None:
     [
         (("propose", "shapes:test"), 2, "test"),
         (("propose", "none.tar"), 1, "none.tar"),
-        (("propose", "--top-n", "0"), 2, "top_n = 0"),
+        (("propose", "--top-n", "0"), 2, "top_n = '0'"),
         (("propose", "--set", "nms=0"), 2, "nms = 0"),
         (("propose", "--out", "regions.txt"), 2, "regions.txt"),
         (("propose", "--exclude", "none.json"), 1, "none.json"),
-        (("concepts", "--min-images", "0"), 2, "min_images = 0"),
+        (("concepts", "--min-images", "0"), 2, "min_images = '0'"),
         (("concepts", "--min-images", "25"), 1, "No noun phrase is in 25"),
         (("concepts", "--overlap", "shape"), 2, "shape"),
         (("concepts", "--out", "pool"), 2, "pool"),
