@@ -242,12 +242,9 @@ def table_facts(outcome: TableOutcome) -> dict[str, Any]:
 
 def heading(outcome: TableOutcome) -> str:
     """`Table 4a: CLIP's feature map and class token`."""
-    of = {
-        "the paper": "",
-        "RegionCLIP": " (RegionCLIP's question)",
-        "this package": " (ours, not the paper's)",
-    }
-    return f"Table {outcome.table.name.removeprefix('table')}: {outcome.table.title}{of[outcome.table.claimed_by]}"
+    whose = {"RegionCLIP": " (RegionCLIP's question)", "this package": " (ours, not the paper's)"}
+    name, table = outcome.table.name.removeprefix("table"), outcome.table
+    return f"Table {name}: {table.title}{whose.get(table.claimed_by, '')}"
 
 
 def _cells(outcome: TableOutcome, columns: Sequence[str]) -> list[list[str]]:
