@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.encoder import Array, Encoder
 from regionspot_cache.backbones.load import load_part
-from regionspot_cache.backbones.presets import ClipSpec, NetworkSpec, SamSpec, Tipsv2Spec
+from regionspot_cache.backbones.presets import ClipSpec, NetworkSpec, RegionClipSpec, SamSpec, Tipsv2Spec
 from regionspot_cache.backbones.sam_base import FrozenSam
 
 
@@ -36,7 +36,7 @@ def without_values(spec: NetworkSpec) -> Encoder:
     if isinstance(spec, SamSpec):
         with torch.device("meta"):
             return load_part(replace(spec, weights="random:0"), "meta")
-    if isinstance(spec, ClipSpec | Tipsv2Spec):
+    if isinstance(spec, ClipSpec | RegionClipSpec | Tipsv2Spec):
         return load_part(replace(spec, weights="random:0", precision="fp32"), "meta")
     return load_part(spec)
 

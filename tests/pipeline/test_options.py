@@ -26,6 +26,8 @@ KNOWN = {
     "overlap": ("shapes:val", "lvis", "coco:val"),
     ("propose", "out"): ("a.json", "b.json", "c.json"),
     ("concepts", "out"): ("a.txt", "b.txt", "c.txt"),
+    "price": (1.0, 2.0, 3.0),
+    "backbones": (["tiny"], ["bb", "bl"], ["bl336"]),
     "methods": (["clip-box"], ["clip-mask", "official"], ["regionspot"]),
 }
 NEEDED = {"world": "w", "image": "i.jpg", "cache": "c", "checkpoint": "c", "run": "r", "repository": "a/b"}
@@ -64,9 +66,8 @@ def typed(settings: type, field: Option, value: Any) -> list[str]:
 
 def least(name: str, settings: type, key: str) -> dict[str, Any]:
     """A config with what must be said, beside the field in question."""
-    config = (
-        {} if name != "reproduce" else yaml.safe_load(shipped("reproduce/worlds/shapes.yaml").read_text())
-    )
+    needed = {"reproduce": "reproduce/worlds/shapes.yaml", "plan": "plan/paper.yaml"}
+    config = yaml.safe_load(shipped(needed[name]).read_text()) if name in needed else {}
     names = {field.name for field in fields(settings)}
     if {"backbone", "dataset"} <= names or name in ("predict", "propose"):
         config["backbone"] = "tiny"  # for any dataset and picture

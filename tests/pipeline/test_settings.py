@@ -9,6 +9,7 @@ from pipeline.reproduce.rows import TABLE_FILE, PaperTable, Row
 from pipeline.verbs.demo import DemoSettings
 from pipeline.verbs.evaluate import EvalSettings
 from pipeline.verbs.extract import ExtractSettings
+from pipeline.verbs.plan import PlanSettings
 from pipeline.verbs.reproduce import ReproduceSettings
 from pipeline.verbs.train import TrainSettings
 from regionspot_cache.backbones import load_preset
@@ -31,6 +32,8 @@ def test_every_shipped_file_loads(file: Path) -> None:
     elif folder in KINDS:
         settings = load_config(KINDS[folder], file)
         assert settings != KINDS[folder]() or "shapes" in file.name  # those repeat the defaults
+    elif folder == "plan":
+        load_config(PlanSettings, file)
     elif folder == "worlds":
         assert load_config(ReproduceSettings, file).world == file.stem
     elif file.parents[1].name == "reproduce":
