@@ -67,7 +67,8 @@ def test_commands_name_real_verbs_options_and_settings(file: str, command: str) 
     known = {option for parameter in verbs[verb].params for option in parameter.opts}
     assert {a.partition("=")[0] for a in arguments if a.startswith("--")} <= known
     if verb in SETTINGS:
-        worlds = [shipped(f"reproduce/worlds/{name}.yaml") for name in options(arguments, "--world")]
+        asked = options(arguments, "--world") or (["shapes"] if verb == "reproduce" else [])
+        worlds = [shipped(f"reproduce/worlds/{name}.yaml") for name in asked]
         files = [shipped(name.removeprefix("configs/")) for name in options(arguments, "--config")]
         config = next(iter(files + worlds), None)
         load_config(SETTINGS[verb], config, options(arguments, "--set"))
