@@ -34,7 +34,8 @@ GROUP = 64  # channels of an int4 vector that share a scale, at most
 # most features lie, than equal steps. Code 0 is that of no value.
 _CODES = np.arange(-8, 8, dtype=np.float32)
 _INT4 = _CODES * (64 + _CODES**2) / 128
-_BOUNDS = ((_INT4[8:-1] + _INT4[9:]) / 2).tolist()  # of magnitudes, between neighbouring values
+INT4_LARGEST = float(_INT4[-1])
+INT4_BOUNDS = ((_INT4[8:-1] + _INT4[9:]) / 2).tolist()  # of magnitudes, between neighbouring values
 # float32 [256, 2], the two values of a byte of int4: that of the lower half first
 INT4_PAIRS = np.stack([np.tile(_INT4, 16), np.repeat(_INT4, 16)], 1)
 _BLOCK_VALUES = 1 << 20  # keeps float32 temporaries in the processor's cache
@@ -191,7 +192,7 @@ def _to_int4(x: np.ndarray) -> Stored:
     for start in range(0, len(flat), step):
         part = slice(start, start + step)
         block = flat[part].astype(np.float32, copy=False).reshape(-1, groups, channels // groups)
-        scale[part] = _scales(block, _INT4[-1])
+        scale[part] = _scales(block, INT4_LARGEST)
         _pack(block / scale[part].astype(np.float32)[..., None], values[part])
     return Stored(values.reshape(*x.shape[:-1], channels // 2), scale.reshape(*x.shape[:-1], groups))
 
@@ -199,7 +200,7 @@ def _to_int4(x: np.ndarray) -> Stored:
 def _pack(x: np.ndarray, values: np.ndarray) -> None:
     """The nearest codes of x [t, G, C / G], in units of the scale, into values [t, C / 2]."""
     magnitude, codes = np.abs(x), np.zeros(x.shape, np.uint8)
-    for bound in _BOUNDS:
+    for bound in INT4_BOUNDS:
         codes += magnitude > bound
     codes = np.where(x < 0, 8 - codes, 8 + codes).reshape(len(x), 2 * values.shape[1])
     values[:] = codes[:, ::2] | codes[:, 1::2] << 4
