@@ -19,6 +19,7 @@ from pipeline.verbs import (
     extract,
     inspect,
     predict,
+    reencode,
     reproduce,
     train,
 )
@@ -47,6 +48,7 @@ VERBS = {
     "status": inspect.status,
     "info": inspect.info,
     "verify": inspect.verify,
+    "convert": reencode.convert,
     "train": train.train,
     "propose": captions.propose,
     "concepts": captions.concepts,
