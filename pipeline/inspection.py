@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from regionspot_cache.backbones import Encoder
 
 TOLERANCE = 1e-3  # cosine distance of a recomputed token
+TOLERANCE_INT4 = 2e-2  # what was converted to int4 was rounded twice
 
 
 def status(path: str, *, as_json: bool = False) -> None:
@@ -177,10 +178,11 @@ def verify(
     console.result(facts, text, as_json=as_json)
     if problems:
         _judge(path, problems, repair=repair)
-    if worst > TOLERANCE:
+    tolerance = TOLERANCE_INT4 if facts.get("recomputed", {}).get("int4") else TOLERANCE
+    if worst > tolerance:
         raise IdentityError(
             f"Recomputed tokens differ by a cosine distance of {worst:.2e}.",
-            f"At most {TOLERANCE}: the networks or images are not those of the cache.",
+            f"At most {tolerance}: the networks or images are not those of the cache.",
             f"rs-cache extract --cache {path} --rebuild",
         )
 
@@ -237,7 +239,8 @@ def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> 
                 path, rows = f"{part}/{array.name}", features.rows_of(array, slot)
                 again = array.storage.decode(*features.arrays[part][array.name].take(rows))
                 _note(worst, path, cache.read(path, i), again if array.ragged else again[0])
-    return {"images": len(chosen), "cosine_distance": dict(worst)}
+    coarse = any(array.dtype == "int4" for spec in cache.parts.values() for array in spec.arrays)
+    return {"images": len(chosen), "cosine_distance": dict(worst), "int4": coarse}
 
 
 def _note(worst: dict[str, float], name: str, stored: Any, again: Any) -> None:
