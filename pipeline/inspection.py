@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.contents import Contents
+from pipeline.contents import Contents, waited
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.identity import require_same, without_arithmetic
@@ -63,7 +63,8 @@ def _status_text(facts: dict[str, Any], told: str) -> str:
             f"{console.size(value['bytes'])}; images: {counts(value['images'])}"
         )
         lines.append(f"      network: {value['network'] or 'of no known name'}")
-        lines.append("      seconds: " + ", ".join(f"{step} {s:.1f}" for step, s in value["seconds"].items()))
+        steps = ", ".join(f"{step} {s:.1f}" for step, s in value["seconds"].items())
+        lines.append("; ".join(filter(None, [f"      seconds: {steps}", waited(value["seconds"])])))
         lines += [f"      failed: {f['file_name']}: {f['reason']}" for f in value["failures"][:20]]
         if len(value["failures"]) > 20:
             lines.append(f"      and {len(value['failures']) - 20} more; --json lists them all")
@@ -230,6 +231,7 @@ def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> 
         features = PartitionFeatures(planned, cache.parts, encoders, loader.clock)
         for batch in loader.batches(planned, [slot], size=1, threads=1):
             features.add(batch)
+        features.finish()
         if slot in features.failures:
             raise InputError(
                 f"{planned.file_names[slot]}: {features.failures[slot][1]}", "The image of the extraction."
