@@ -20,6 +20,7 @@ from pipeline.verbs import (
     inspect,
     plan,
     predict,
+    reencode,
     reproduce,
     train,
 )
@@ -48,6 +49,7 @@ VERBS = {
     "status": inspect.status,
     "info": inspect.info,
     "verify": inspect.verify,
+    "convert": reencode.convert,
     "train": train.train,
     "propose": captions.propose,
     "concepts": captions.concepts,

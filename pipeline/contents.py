@@ -15,6 +15,12 @@ from regionspot_cache.store.reader import open_as_it_is
 from regionspot_cache.store.segments import UpdateRecord, segment_places
 
 
+def waited(seconds: Mapping[str, float]) -> str:
+    """How much of its time the encoding of images waited for them, in words; `PartitionReport.seconds`."""
+    total = seconds.get("wait", 0.0) + seconds.get("encode", 0.0)
+    return f"encoding waited for images {seconds.get('wait', 0.0) / total:.0%} of its time" if total else ""
+
+
 class Contents:
     """A cache that may be unfinished, with a writer for each segment; reads every marker once."""
 

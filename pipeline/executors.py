@@ -54,9 +54,14 @@ class WorkerError(Exception):
 
 def run_here(unit: Unit, items: Iterable[int]) -> Iterator[Outcome]:
     """One item after the other, in this process."""
-    for item in items:
+    return finish_here((item, partial(unit, item)) for item in items)
+
+
+def finish_here(begun: Iterable[tuple[int, Callable[[], Any]]]) -> Iterator[Outcome]:
+    """Items of this process, each with what waits for its result or raises its error."""
+    for item, result in begun:
         try:
-            outcome = _explained(unit, item)
+            outcome = _explained(result)
         except WorkerError as error:
             outcome = error.outcome()
         yield item, outcome

@@ -2,13 +2,13 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from pipeline import console, executors
 from pipeline.console import counts
-from pipeline.contents import Contents
+from pipeline.contents import Contents, waited
 from pipeline.plan import backbone_spec, cache_path, free_space, open_dataset, parts_of, plan_of
 from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec
@@ -19,6 +19,7 @@ from regionspot_cache.extraction.partition import (
     ExtractJob,
     PartitionReport,
     extract_partition,
+    extract_partitions,
     require_same_networks,
     specs_of,
     tell_fetching,
@@ -160,10 +161,9 @@ def _pass(
 ) -> list[int]:
     """Every partition once; adds to `errors`, and returns those that another process works on."""
     here = not (settings.workers or settings.scheduler)
-    unit: Callable[[int], Any] = partial(extract_partition, job, on_images=meter.add if here else None)
     busy: list[int] = []
     in_a_row = 0
-    for p, outcome in _outcomes(unit, [*partitions], settings):
+    for p, outcome in _outcomes(job, [*partitions], settings, meter):
         if isinstance(outcome, PartitionReport):
             in_a_row = 0
             meter.finish(outcome, counted=here)
@@ -184,13 +184,14 @@ def _pass(
 
 
 def _outcomes(
-    unit: Callable[[int], Any], partitions: list[int], settings: ExtractSettings
+    job: ExtractJob, partitions: list[int], settings: ExtractSettings, meter: "Meter"
 ) -> Iterator[tuple[int, Any]]:
+    unit = partial(extract_partition, job)
     if settings.scheduler:
         return executors.run_on_scheduler(unit, partitions, address=settings.scheduler)
     if settings.workers:
         return executors.run_on_workers(unit, partitions, workers=settings.workers)
-    return executors.run_here(unit, partitions)
+    return executors.finish_here(extract_partitions(job, partitions, meter.add))
 
 
 class Meter:
@@ -222,7 +223,7 @@ class Meter:
         """Where the time went."""
         if self.seconds:
             steps = "  ".join(f"{step} {seconds:.1f}" for step, seconds in self.seconds.items())
-            console.say(f"seconds by step (decode and prepare are summed over threads): {steps}")
+            console.say(f"seconds by step: {steps}; {waited(self.seconds)}")
 
 
 def _finish(

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.contents import Contents
+from pipeline.contents import Contents, waited
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
 from regionspot_cache.identity import require_same, without_arithmetic
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from regionspot_cache.backbones import Encoder
 
 TOLERANCE = 1e-3  # cosine distance of a recomputed token
+TOLERANCE_INT4 = 2e-2  # what was converted to int4 was rounded twice
 
 
 def status(path: str, *, as_json: bool = False) -> None:
@@ -62,7 +63,8 @@ def _status_text(facts: dict[str, Any], told: str) -> str:
             f"{console.size(value['bytes'])}; images: {counts(value['images'])}"
         )
         lines.append(f"      network: {value['network'] or 'of no known name'}")
-        lines.append("      seconds: " + ", ".join(f"{step} {s:.1f}" for step, s in value["seconds"].items()))
+        steps = ", ".join(f"{step} {s:.1f}" for step, s in value["seconds"].items())
+        lines.append("; ".join(filter(None, [f"      seconds: {steps}", waited(value["seconds"])])))
         lines += [f"      failed: {f['file_name']}: {f['reason']}" for f in value["failures"][:20]]
         if len(value["failures"]) > 20:
             lines.append(f"      and {len(value['failures']) - 20} more; --json lists them all")
@@ -177,10 +179,11 @@ def verify(
     console.result(facts, text, as_json=as_json)
     if problems:
         _judge(path, problems, repair=repair)
-    if worst > TOLERANCE:
+    tolerance = TOLERANCE_INT4 if facts.get("recomputed", {}).get("int4") else TOLERANCE
+    if worst > tolerance:
         raise IdentityError(
             f"Recomputed tokens differ by a cosine distance of {worst:.2e}.",
-            f"At most {TOLERANCE}: the networks or images are not those of the cache.",
+            f"At most {tolerance}: the networks or images are not those of the cache.",
             f"rs-cache extract --cache {path} --rebuild",
         )
 
@@ -228,6 +231,7 @@ def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> 
         features = PartitionFeatures(planned, cache.parts, encoders, loader.clock)
         for batch in loader.batches(planned, [slot], size=1, threads=1):
             features.add(batch)
+        features.finish()
         if slot in features.failures:
             raise InputError(
                 f"{planned.file_names[slot]}: {features.failures[slot][1]}", "The image of the extraction."
@@ -237,7 +241,8 @@ def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> 
                 path, rows = f"{part}/{array.name}", features.rows_of(array, slot)
                 again = array.storage.decode(*features.arrays[part][array.name].take(rows))
                 _note(worst, path, cache.read(path, i), again if array.ragged else again[0])
-    return {"images": len(chosen), "cosine_distance": dict(worst)}
+    coarse = any(array.dtype == "int4" for spec in cache.parts.values() for array in spec.arrays)
+    return {"images": len(chosen), "cosine_distance": dict(worst), "int4": coarse}
 
 
 def _note(worst: dict[str, float], name: str, stored: Any, again: Any) -> None:

@@ -17,7 +17,7 @@ from regionspot_cache.backbones.at_hand import at_hand
 from regionspot_cache.backbones.costs import without_values
 from regionspot_cache.datasets import DetectionDataset, load_dataset, with_views
 from regionspot_cache.extraction.devices import resolve_device
-from regionspot_cache.extraction.features import PartitionFeatures, part_spec
+from regionspot_cache.extraction.features import PartitionFeatures, part_spec, side_by_side
 from regionspot_cache.extraction.loader import Clock, ImageLoader
 from regionspot_cache.extraction.partition import backbone_of, specs_of
 from regionspot_cache.extraction.run import Plan, has_cache, require_fitting, require_same_settings
@@ -190,14 +190,16 @@ def measured_rate(plan: CachePlan, spec: BackboneSpec, settings: ExtractSettings
     loader = ImageLoader(
         root=Path(plan.dataset.image_root), exif=plan.dataset.exif, encoders=encoders, clock=Clock()
     )
-    features = PartitionFeatures(planned, specs, encoders, loader.clock)
     batches = loader.batches(planned, slots, size=settings.batch_size, threads=settings.decode_threads)
     done, start = 0, time.perf_counter()
-    for batch in batches:
-        features.add(batch)
-        done += sum(item.failure is None for item in batch)
-        if time.perf_counter() - start > 60:
-            break
+    with side_by_side(encoders) as each:
+        features = PartitionFeatures(planned, specs, encoders, loader.clock, each)
+        for batch in batches:
+            features.add(batch)
+            done += sum(item.failure is None for item in batch)
+            if time.perf_counter() - start > 60:
+                break
+        features.finish()
     return done / (time.perf_counter() - start) if done else None
 
 

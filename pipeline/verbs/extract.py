@@ -54,7 +54,8 @@ class ExtractSettings:
     batch_size: PositiveInt = 8
     """Images in one pass of an encoder."""
     dtype: StorageName = "int8"
-    """How features are stored: `int8` with a scale for each vector, `float16` or `bfloat16`."""
+    """How features are stored: `int8` with a scale for each vector, `float16`, `bfloat16`, or `int4`: maps at
+    half the bytes of int8, with a scale for each 64 channels or fewer, and vectors of boxes as int8."""
     precision: Precision | None = None
     """Arithmetic of the encoders; the backbone's own when not given. Workers of unlike hardware need one."""
     device: str = "auto"

@@ -100,19 +100,19 @@ class ClipBackbone(ClipText):
         }
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """The whole image, uint8 [H,W,3], squashed and normalised to float32 [3,R,R]; no region is lost."""
+        """The whole image, uint8 [H,W,3], squashed to [3,R,R], so no region is lost: pixels uint8, or
+        normalised float32 where the spec says "bilinear-noantialias", which gives no whole numbers."""
         return self.squash(image, self.resize)
 
     def squash(self, image: np.ndarray, resize: str) -> Tensor:
         """As `preprocess`, by another way of resizing than that of the spec; see `ClipSpec`."""
         side = (self.image_size, self.image_size)
+        if resize != "bilinear-noantialias":
+            squashed = np.array(Image.fromarray(image).resize(side, PIL_FILTERS[resize]))
+            return torch.from_numpy(squashed).permute(2, 0, 1).contiguous()
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.parts.mean, self.parts.std))
-        if resize == "bilinear-noantialias":
-            pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-            squashed = F.interpolate(pixels, side, mode="bilinear", align_corners=False)[0]
-        else:
-            squashed = Image.fromarray(image).resize(side, PIL_FILTERS[resize])
-            squashed = torch.from_numpy(np.array(squashed)).permute(2, 0, 1).float()
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+        squashed = F.interpolate(pixels, side, mode="bilinear", align_corners=False)[0]
         return (squashed / 255 - mean) / std
 
     @torch.inference_mode()
@@ -125,7 +125,7 @@ class ClipBackbone(ClipText):
         wanted = sorted({*self.blocks, before_last} if self.spec.values else {*self.blocks})
         with autocast(self.precision, self.device):
             found = self.model.visual.forward_intermediates(
-                batch.to(self.device, non_blocking=True),
+                self.normalise(batch),
                 indices=wanted,
                 stop_early=True,
                 intermediates_only=True,
@@ -147,7 +147,7 @@ class ClipBackbone(ClipText):
     def encode_image(self, batch: Tensor) -> Tensor:
         """open_clip's image embedding [B,E] of [B,3,R,R], float32, not normalised."""
         with autocast(self.precision, self.device):
-            features = self.model.encode_image(batch.to(self.device, non_blocking=True))
+            features = self.model.encode_image(self.normalise(batch))
         return features.float()
 
 

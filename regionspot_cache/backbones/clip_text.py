@@ -30,8 +30,25 @@ class ClipText:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """RGB in 0..1 that `preprocess` makes zero."""
+        """RGB in 0..1 that the network takes as zero."""
         return self.parts.mean
+
+    @cached_property
+    def _pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [3,1,1] of pixels in 0..1, on the device."""
+        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.parts.std))
+        return mean, std
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """Inputs of `preprocess` [B,3,h,w] as the network takes them, float32 on the device.
+
+        Pixels are uint8; floats were normalised before.
+        """
+        batch = batch.to(self.device, non_blocking=True)
+        if batch.dtype != torch.uint8:
+            return batch
+        mean, std = self._pixel_statistics
+        return (batch / 255).sub_(mean).div_(std)
 
     @cached_property
     def embed_dim(self) -> int:

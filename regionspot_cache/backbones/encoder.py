@@ -42,7 +42,11 @@ class Encoder(Protocol):
         """All that decides the values, json-able; the same on every machine."""
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """A whole image, uint8 [H,W,3] RGB, to the network's input on the CPU; called by several threads."""
+        """A whole image, uint8 [H,W,3] RGB, to the network's input on the CPU; called by several threads.
+
+        Resized pixels as uint8 are a quarter of the bytes of float32: the networks here give those, and
+        normalise on the device.
+        """
 
     def encode(
         self, batch: Tensor, boxes: Sequence[np.ndarray], sizes: Sequence[Size]
@@ -69,7 +73,7 @@ class TextEncoder(Protocol):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """RGB in 0..1 that `preprocess` makes zero; masked crops are filled with it."""
+        """RGB in 0..1 that the network takes as zero; masked crops are filled with it."""
 
     @property
     def logit_scale(self) -> float:

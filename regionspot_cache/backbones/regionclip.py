@@ -83,19 +83,18 @@ class RegionClip(ClipText):
         }
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """The image by its short side, normalised, without padding.
+        """The image by its short side, without padding.
 
         Args:
             image: uint8 [H,W,3] RGB.
 
         Returns:
-            float32 [3,h,w] on the CPU; h and w differ from image to image.
+            uint8 [3,h,w] on the CPU; h and w differ from image to image.
         """
         size = image.shape[0], image.shape[1]
         height, width = by_short_side(size, self.spec.short_side, self.spec.long_side)
         resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.parts.mean, self.parts.std))
-        return (torch.from_numpy(resized).permute(2, 0, 1).float() / 255 - mean) / std
+        return torch.from_numpy(resized).permute(2, 0, 1).contiguous()
 
     @torch.inference_mode()
     def encode(
@@ -103,7 +102,7 @@ class RegionClip(ClipText):
     ) -> dict[str, list[Tensor]]:
         """`region`: for each of B images float32 [n,E], of inputs [B,3,h,w]; boxes as of `Encoder.encode`."""
         with autocast(self.precision, self.device):
-            maps = self.feature_map(batch.to(self.device, non_blocking=True))
+            maps = self.feature_map(self.normalise(batch))
         height, width = batch.shape[-2:]
         found = []
         for image_map, own, size in zip(maps, boxes, sizes, strict=True):

@@ -61,7 +61,11 @@ class FrozenSam(ABC):
 
     @abstractmethod
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """uint8 [H,W,3] RGB as the network's input, float32 [3,S,S] on the CPU; thread-safe."""
+        """uint8 [H,W,3] RGB as what `normalise` takes, [C,S,S] on the CPU; thread-safe."""
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """Inputs of `preprocess` [B,C,S,S] as the network takes them, float32 [B,3,S,S] on the device."""
+        return batch.to(self.device, non_blocking=True)
 
     @abstractmethod
     def _levels(self, batch: Tensor) -> Sequence[Tensor]:
@@ -94,9 +98,9 @@ class FrozenSam(ABC):
 
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> Embedding:
-        """Embeddings, float32, of inputs [B,3,S,S]."""
+        """Embeddings, float32, of inputs [B,C,S,S] of `preprocess`."""
         with autocast(self.precision, self.device):
-            found = self._levels(batch.to(self.device, non_blocking=True))
+            found = self._levels(self.normalise(batch))
         cells, *fine = (level.float() for level in found)
         return LayeredEmbedding(cells, tuple(fine)) if fine else cells
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from regionspot_cache.backbones.assets import published_sams
 from regionspot_cache.backbones.mobile_sam import TinyVitEncoder
+from regionspot_cache.backbones.sam_attention import freeze_blocks
 
 PUBLISHED: dict[str, dict[str, Any]] = published_sams()["segment_anything"]
 
@@ -28,6 +29,7 @@ def build_sam(config: Mapping[str, Any]) -> Sam:
     else:
         layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)
         encoder = ImageEncoderViT(**config["image_encoder"], norm_layer=layer_norm)
+        freeze_blocks(encoder)
     return Sam(
         encoder,
         PromptEncoder(**prompt | sizes),

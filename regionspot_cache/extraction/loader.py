@@ -25,7 +25,7 @@ from regionspot_cache.datasets.images import (
 )
 from regionspot_cache.store import PartitionPlan
 
-SHARED_STEPS = ("read", "decode", "prepare")
+SHARED_STEPS = ("read", "decode", "prepare", "wait", "encode", "store", "device")
 
 
 class Clock:
@@ -79,7 +79,10 @@ class ImageLoader:
     def batches(
         self, planned: PartitionPlan, slots: Sequence[int], *, size: int, threads: int
     ) -> Iterator[list[Loaded]]:
-        """Batches in the order of `slots`; two batches are read ahead, so memory stays bounded."""
+        """Batches in the order of `slots`; the inputs of two batches are read ahead, so memory stays bounded.
+
+        The clock takes as "wait" the seconds in which whoever asks for a batch waited for its images.
+        """
         with ThreadPoolExecutor(threads) as pool:
             ahead: deque[Future[Loaded]] = deque()
             waiting = iter(slots)
@@ -91,7 +94,8 @@ class ImageLoader:
                         break
                 if not ahead:
                     break
-                batch.append(ahead.popleft().result())
+                with self.clock("wait"):
+                    batch.append(ahead.popleft().result())
                 if len(batch) == size:
                     yield batch
                     batch = []

@@ -5,7 +5,8 @@ A plain function of (job, partition), so that any executor runs it anywhere, and
 
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -18,7 +19,7 @@ from regionspot_cache.backbones.weights import Progress
 from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.errors import IdentityError
 from regionspot_cache.extraction.devices import resolve_device
-from regionspot_cache.extraction.features import PartitionFeatures, part_spec
+from regionspot_cache.extraction.features import PartitionFeatures, part_spec, side_by_side
 from regionspot_cache.extraction.loader import Clock, ImageLoader
 from regionspot_cache.identity import require_same
 from regionspot_cache.store import (
@@ -56,7 +57,10 @@ class PartitionReport:
     Attributes:
         images, boxes: worked on, failed ones included.
         failures: failed images by reason.
-        seconds: by step; "decode" and "prepare" are summed over threads.
+        seconds: by step. "read", "decode" and "prepare" are summed over threads. Of whoever encodes, "wait"
+            is the time without images to work on, "encode" all other time; that holds the networks by part,
+            "store" (stored form, copies) and, on a GPU, "device": waiting until it has done earlier batches.
+            "write" runs beside the next partition.
         busy: another process works on what the partition lacks.
     """
 
@@ -77,20 +81,63 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
     Raises:
         IdentityError: the networks of this process are not those of the cache; nothing is computed.
     """
+    return _encode_partition(job, p, on_images)()
+
+
+def extract_partitions(
+    job: ExtractJob, partitions: Iterable[int], on_images: OnImages | None = None
+) -> Iterator[tuple[int, Callable[[], PartitionReport]]]:
+    """As `extract_partition` of each; a thread commits one while the next is encoded.
+
+    Memory holds the stored bytes of two partitions.
+
+    Yields:
+        the partition, and a function that waits for its end and gives its report or raises its error.
+    """
+    with ThreadPoolExecutor(1, "commit") as committer:
+        before: tuple[int, Future[PartitionReport]] | None = None
+        for p in partitions:
+            try:
+                ended = committer.submit(_encode_partition(job, p, on_images))
+            except Exception as error:
+                ended = Future()
+                ended.set_exception(error)
+            if before:
+                yield before[0], before[1].result
+            before = p, ended
+        if before:
+            yield before[0], before[1].result
+
+
+def _encode_partition(job: ExtractJob, p: int, on_images: OnImages | None) -> Callable[[], PartitionReport]:
+    """Encodes what partition `p` lacks; what commits it, which keeps the claim until then."""
     writer, report = open_writer(job.cache), PartitionReport(partition=p)
     planned = writer.partition(p)
     if not _lacking(job, writer, planned):
-        return report
-    with ExitStack() as claim:
+        return lambda: report
+    with ExitStack() as stack:
         try:
-            claim.enter_context(writer.claim(p))
+            stack.enter_context(writer.claim(p))
         except BlockingIOError:
             report.busy = True
-            return report
+            return lambda: report
         # Asked again: whoever held the claim may have finished meanwhile.
-        if wanted := _lacking(job, writer, planned):
-            _fill(job, writer, planned, wanted, report, on_images)
-    return report
+        wanted, clock = _lacking(job, writer, planned), Clock()
+        if not wanted:
+            return lambda: report
+        features = _encode(job, writer, planned, wanted, report, on_images, clock)
+        claim = stack.pop_all()
+
+    def commit() -> PartitionReport:
+        with claim:
+            for part, slots in wanted.items():
+                with clock("write"):
+                    _commit(writer, part, features, slots, clock.of(part, list(wanted)))
+        report.failures = Counter(reason for reason, _ in features.failures.values())
+        report.seconds = dict(clock.seconds)
+        return report
+
+    return commit
 
 
 def _lacking(job: ExtractJob, writer: CacheWriter, planned: PartitionPlan) -> dict[str, list[int]]:
@@ -99,33 +146,34 @@ def _lacking(job: ExtractJob, writer: CacheWriter, planned: PartitionPlan) -> di
     return {part: lacking for part, lacking in slots.items() if lacking}
 
 
-def _fill(
+def _encode(
     job: ExtractJob,
     writer: CacheWriter,
     planned: PartitionPlan,
     wanted: Mapping[str, list[int]],
     report: PartitionReport,
     on_images: OnImages | None,
-) -> None:
-    device, clock = resolve_device(job.device), Clock()
+    clock: Clock,
+) -> PartitionFeatures:
+    device = resolve_device(job.device)
     specs = {spec.name: spec for spec in specs_of(job.spec, job.parts, device, job.dtype)}
     _require_own_networks(writer, job, specs)
     networks = backbone_of(job.spec, job.parts, device).parts
     encoders = {part: networks[part] for part in wanted}
     loader = ImageLoader(root=Path(job.image_root), exif=job.exif, encoders=encoders, clock=clock)
-    features = PartitionFeatures(planned, {part: specs[part] for part in wanted}, encoders, clock)
     slots = sorted(set().union(*wanted.values()))
-    for batch in loader.batches(planned, slots, size=job.batch_size, threads=job.decode_threads):
-        features.add(batch)
-        boxes = sum(len(item.boxes) for item in batch)
-        report.images, report.boxes = report.images + len(batch), report.boxes + boxes
-        if on_images:
-            on_images(len(batch), boxes)
-    for part, todo in wanted.items():
-        with clock("write"):
-            _commit(writer, part, features, todo, clock.of(part, list(wanted)))
-    report.failures = Counter(reason for reason, _ in features.failures.values())
-    report.seconds = dict(clock.seconds)
+    with side_by_side(encoders) as each:
+        features = PartitionFeatures(planned, {part: specs[part] for part in wanted}, encoders, clock, each)
+        for batch in loader.batches(planned, slots, size=job.batch_size, threads=job.decode_threads):
+            with clock("encode"):
+                features.add(batch)
+            boxes = sum(len(item.boxes) for item in batch)
+            report.images, report.boxes = report.images + len(batch), report.boxes + boxes
+            if on_images:
+                on_images(len(batch), boxes)
+        with clock("encode"):
+            features.finish()
+    return features
 
 
 def missing_slots(marker: Marker | None, planned: PartitionPlan) -> list[int]:

@@ -11,7 +11,7 @@ from regionspot_cache.backbones.presets import BackboneSpec, load_preset
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError
 from regionspot_cache.extraction.devices import resolve_device
-from regionspot_cache.extraction.partition import ExtractJob, OnImages, extract_partition, specs_of
+from regionspot_cache.extraction.partition import ExtractJob, OnImages, extract_partitions, specs_of
 from regionspot_cache.identity import require_same
 from regionspot_cache.store import CacheWriter, PartSpec, StorageName, create_cache, open_writer
 from regionspot_cache.store.create import add_parts
@@ -256,7 +256,7 @@ def extract(
     for place, job in segments_to_fill(path, whole, dataset, specs, plan or Plan(), update=update):
 
         def run(partitions: Sequence[int], job: ExtractJob = job) -> list[int]:
-            return [p for p in partitions if extract_partition(job, p, on_images).busy]
+            return [p for p, report in extract_partitions(job, partitions, on_images) if report().busy]
 
         run_all(job, todo(place, job.parts), run)
         if missing := seal(place, job.parts):

@@ -88,13 +88,14 @@ class PartSpec:
         names = [array.name for array in self.arrays]
         good = all(re.fullmatch(NAME, name) and not name.endswith(SCALE) for name in (*names, self.name))
         good = good and all(0 < prod(array.item_shape) <= _LARGEST_ITEM for array in self.arrays)
+        good = good and all(array.storage.fits(array.item_shape) for array in self.arrays)
         good = good and not {"status", "file"}.intersection(names) and len(set(names)) == len(names) > 0
         if not good or self.name in _TAKEN or len(self.name) > 64:
             raise InputError(
                 f"a part {self.name!r} with arrays {[(a.name, a.item_shape) for a in self.arrays]}",
                 "different names of small letters, digits and _; of a part none of "
                 f"{', '.join(sorted(_TAKEN))}, of an array not status, file or ..._scale; "
-                "shapes that fit into memory",
+                "shapes that fit into memory, and of int4 an even number of channels",
                 "rename it in the backbone file",
             )
 

@@ -64,12 +64,13 @@ def row_mask(ragged: bool, partition: PartitionPlan, status: np.ndarray) -> np.n
 
 def _array_rows(array: ArraySpec, features: Features, ok: np.ndarray) -> dict[str, np.ndarray]:
     given = features if isinstance(features, Stored) else Stored(features)
-    if given.values.shape != (len(ok), *array.item_shape):
+    item = array.stored[array.name][1] if isinstance(features, Stored) else array.item_shape
+    if given.values.shape != (len(ok), *item):
         found = f"{array.name} features of shape {list(given.values.shape)}"
-        raise _bug(found, f"{[len(ok), *array.item_shape]}")
+        raise _bug(found, f"{[len(ok), *item]}")
     given = given if ok.all() else given.take(ok)
     if isinstance(features, Stored):
-        array.storage.require(array.name, given)
+        array.storage.require(array.name, given, (len(given.values), *array.item_shape))
     else:
         given = array.storage.encode(given.values)
     return {

@@ -171,9 +171,9 @@ class CacheWriter:
             raise damage(str(error), "a record for every image") from None
         return rows
 
-    def claim(self, partition: int) -> AbstractContextManager[Any]:
+    def claim(self, partition: int, *, wait: bool = False) -> AbstractContextManager[Any]:
         """The work on a partition; given up with a killed process. BlockingIOError where it is taken."""
-        return self.objects.exclusive(f"work-{partition:06d}", wait=False, long=True)
+        return self.objects.exclusive(f"work-{partition:06d}", wait=wait, long=True)
 
     def discard(self, part: str, partition: int) -> None:
         """Make a partition uncommitted, for example because it is damaged; extraction then does it again."""

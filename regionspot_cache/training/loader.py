@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from regionspot_cache.errors import InputError, RegionSpotError
 from regionspot_cache.store import STORAGE, Stored
+from regionspot_cache.store.storage import INT4_PAIRS
 from regionspot_cache.training.losses import box_weights
 from regionspot_cache.training.sources import FeatureSource
 
@@ -33,8 +35,8 @@ class Batch:
     source: int  # index of the stage's source
     tokens: Tensor  # float32 [B, N, D], zero where padded
     real: Tensor  # bool [B, N]
-    maps: Tensor  # [B, M, C] of their storage type
-    scales: Tensor | None  # float16 [B, M] of a scaled type, else None
+    maps: Tensor  # [B, M, C] of their storage type; uint8 [B, M, C / 2] of int4
+    scales: Tensor | None  # float16 [B, M], of int4 [B, M, G], of a scaled type; else None
     places: Tensor  # int64 [T], where the real boxes lie in the flattened [B * N]
     labels: Tensor  # int64 [T], rows of the source's text embeddings
     weights: Tensor  # float32 [T], see `losses.box_weights`
@@ -42,6 +44,8 @@ class Batch:
 
     def feature_map(self) -> Tensor:
         """float32 [B, M, C]."""
+        if self.maps.dtype == torch.uint8 and self.scales is not None:
+            return _from_int4(self.maps, self.scales)
         maps = self.maps.float()
         return maps if self.scales is None else maps * self.scales.float().unsqueeze(-1)
 
@@ -58,13 +62,25 @@ class Batch:
         return replace(self, **tensors, targets=tuple(map(change, self.targets)))
 
 
+@cache
+def _int4_pairs(device: torch.device) -> Tensor:
+    """int64 [256]: the bits of the two float32 values of a byte, for one look-up instead of two."""
+    return torch.from_numpy(INT4_PAIRS).view(torch.int64).flatten().to(device)
+
+
+def _from_int4(maps: Tensor, scales: Tensor) -> Tensor:
+    """float32 [B, M, C], as `storage` decodes them."""
+    pairs = _int4_pairs(maps.device).index_select(0, maps.flatten().int()).view(torch.float32)
+    return pairs.view(*scales.shape, -1).mul_(scales.float().unsqueeze(-1)).flatten(2)
+
+
 class SourceReader:
     """Reads images of one source, from its cache or, once `load` was called, from memory."""
 
     def __init__(self, source: FeatureSource, images: NDArray[np.int64]) -> None:
         self.source = source
         self._images = images
-        self._dtype: torch.dtype = getattr(torch, source.map_dtype)
+        self._dtype: torch.dtype = getattr(torch, STORAGE[source.map_dtype].torch_dtype)
         self._maps: Stored | None = None
         self._tokens: list[NDArray[np.float32]] = []
 
@@ -102,8 +118,8 @@ class Read(NamedTuple):
     """What was read of B images."""
 
     tokens: list[NDArray[np.float32]]  # [n, D] per image
-    maps: Tensor  # [B, M, C] as stored
-    scales: Tensor | None  # [B, M]
+    maps: Tensor  # as of `Batch`
+    scales: Tensor | None
     labels: list[NDArray[np.int64]]  # [n] per image
     targets: tuple[Tensor, ...]  # as of `Batch`
 

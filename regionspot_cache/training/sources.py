@@ -100,7 +100,8 @@ class FeatureSource:
     @property
     def map_bytes(self) -> int:
         """Stored bytes of the maps of one image, without their scales."""
-        return int(np.prod(self.map_shape)) * np.dtype(STORAGE[self.map_dtype].dtype).itemsize
+        dtype, shape = STORAGE[self.map_dtype].arrays("", self.map_shape)[""]
+        return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
     @property
     def query_bytes(self) -> int:
@@ -108,7 +109,7 @@ class FeatureSource:
         return int(self.cache.offsets[-1]) * self.head_sizes()["token_dim"] * 4
 
     def raw_maps(self, images: Sequence[int]) -> Stored:
-        """Maps [k, M, C] as stored and the scales [k, M] of scaled ones, all of the memory in turn."""
+        """Maps [k, M, C] as stored and the scales [k, M] of scaled ones (`Stored`), the memory in turn."""
         found = [self.cache.cache.raw_images(path, images) for path in self.inputs.memory]
         if len(found) == 1:
             return found[0]

@@ -34,7 +34,7 @@ def outputs_of(module: torch.nn.Module, clip: ClipBackbone, batch: torch.Tensor)
 
 
 def images(clip: ClipBackbone, count: int = 2) -> torch.Tensor:
-    return torch.stack([clip.preprocess(picture(60, 40 + i, seed=i)) for i in range(count)])
+    return clip.normalise(torch.stack([clip.preprocess(picture(60, 40 + i, seed=i)) for i in range(count)]))
 
 
 def test_map_is_the_transformer_output_before_the_final_norm(clip: ClipBackbone) -> None:
@@ -103,7 +103,9 @@ def test_preprocess_squashes_with_pil(clip: ClipBackbone) -> None:
     squashed = Image.fromarray(image).resize((48, 48), Image.Resampling.BICUBIC)
     mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
     expected = (torch.from_numpy(np.array(squashed)) / 255 - mean) / std
-    torch.testing.assert_close(clip.preprocess(image), expected.permute(2, 0, 1))
+    pixels = clip.preprocess(image)
+    assert pixels.dtype == torch.uint8
+    torch.testing.assert_close(clip.normalise(pixels[None])[0], expected.permute(2, 0, 1))
 
 
 def test_preprocess_can_follow_the_official_predictor() -> None:

@@ -138,7 +138,7 @@ def test_maps_and_embeddings_are_those_of_the_family(name: str, shallow: Callabl
     blocks = visual.transformer.resblocks if name == "native" else visual.trunk.blocks
     seen: list[torch.Tensor] = []
     hook = blocks[-1].register_forward_hook(lambda module, args, out: seen.append(out))
-    batch = torch.stack([clip.preprocess(picture(40, 60, seed=i)) for i in range(2)])
+    batch = clip.normalise(torch.stack([clip.preprocess(picture(40, 60, seed=i)) for i in range(2)]))
     with torch.no_grad():
         embedded = clip.model.encode_image(batch)
     hook.remove()
@@ -172,7 +172,7 @@ def test_pe_core_is_resized_bilinearly_to_half_range(shallow: Callable[..., Clip
     clip, image = shallow("pe-core"), picture(50, 90)
     squashed = Image.fromarray(image).resize((384, 384), Image.Resampling.BILINEAR)
     expected = torch.from_numpy(np.array(squashed)).permute(2, 0, 1) / 127.5 - 1
-    torch.testing.assert_close(clip.preprocess(image), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(clip.normalise(clip.preprocess(image)[None])[0], expected, rtol=0, atol=1e-5)
 
 
 def test_another_resolution_changes_the_grid(shallow: Callable[..., ClipBackbone]) -> None:

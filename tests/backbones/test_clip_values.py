@@ -85,7 +85,7 @@ def clip() -> ClipBackbone:
 
 
 def test_values_are_the_dense_features_of_fg_clip(clip: ClipBackbone) -> None:
-    batch = torch.stack([clip.preprocess(picture(60, 40 + i, seed=i)) for i in range(3)])
+    batch = clip.normalise(torch.stack([clip.preprocess(picture(60, 40 + i, seed=i)) for i in range(3)]))
     twin = in_transformers(clip)
     with torch.no_grad():
         torch.testing.assert_close(twin(batch).image_embeds, clip.encode_image(batch), rtol=1e-4, atol=1e-5)
@@ -96,7 +96,7 @@ def test_values_are_the_dense_features_of_fg_clip(clip: ClipBackbone) -> None:
 
 
 def test_maps_are_what_they_are_without_the_values(clip: ClipBackbone) -> None:
-    batch = clip.preprocess(picture(60, 40))[None]
+    batch = clip.normalise(clip.preprocess(picture(60, 40))[None])
     plain = ClipBackbone(clip.parts, small_clip(layers=(-1, 0)).spec)
     found, expected = clip.encode(batch), plain.encode(batch)
     assert found.keys() - expected.keys() == {"values"}

@@ -119,7 +119,7 @@ def short_texts(model: transformers.CLIPModel, texts: list[str]) -> Tensor:
 
 def test_values_are_the_published_dense_features(small: ClipSpec, reference: transformers.CLIPModel) -> None:
     clip = load_clip(small)
-    batch = torch.stack([clip.preprocess(picture(40, 60, seed)) for seed in (0, 1)])
+    batch = clip.normalise(torch.stack([clip.preprocess(picture(40, 60, seed)) for seed in (0, 1)]))
     found = clip.encode(batch)
     expected = dense_features(reference, batch)
     assert found["values"].shape == expected.shape == (2, 9, 24)
@@ -133,10 +133,10 @@ def test_values_are_the_published_dense_features(small: ClipSpec, reference: tra
 
 
 def test_pixels_are_those_of_the_published_processor(small: ClipSpec) -> None:
-    image = picture(40, 60)
+    image, clip = picture(40, 60), load_clip(small)
     processor = transformers.CLIPImageProcessor(size={"shortest_edge": 48}, crop_size=48)
     expected = processor(Image.fromarray(image).resize((48, 48)), return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(load_clip(small).preprocess(image), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(clip.normalise(clip.preprocess(image)[None])[0], expected, rtol=0, atol=1e-5)
 
 
 def test_texts_are_the_published_short_ones(small: ClipSpec, reference: transformers.CLIPModel) -> None:
@@ -151,7 +151,7 @@ def test_clip_roi_pools_them_and_then_normalises(small: ClipSpec, reference: tra
     backbone = Backbone({"clip": clip}, BackboneSpec(parts={"clip": small}, head=NO_HEAD))
     text = normalize(short_texts(reference, TEXTS), dim=-1)
     found = embedding_method("clip-roi", backbone).probabilities(RegionInputs(backbone, image, boxes), text)
-    dense = dense_features(reference, clip.preprocess(image)[None])
+    dense = dense_features(reference, clip.normalise(clip.preprocess(image)[None]))
     cells = torch.from_numpy(boxes) * torch.tensor([3 / 60, 3 / 40] * 2)
     pooled = roi_align(dense.mT.reshape(1, -1, 3, 3), [cells], (1, 1), 1.0, -1, True)[..., 0, 0]
     expected = (np.exp(4.5) * normalize(pooled, dim=-1) @ text.T).log_softmax(-1)

@@ -73,7 +73,7 @@ def sampled(image_map: Tensor, box: Tensor, side: int) -> Tensor:
 def test_boxes_are_cut_out_of_the_map_of_the_third_stage(network: RegionClip) -> None:
     image, boxes = picture(100, 190), random_boxes(70, 100, 190)  # more than are embedded at once
     boxes[0] = [0, 0, 190, 100]  # more than one sample a bin
-    batch = network.preprocess(image)[None]
+    batch = network.normalise(network.preprocess(image)[None])
     visual = network.visual
     with torch.no_grad():
         image_map = visual.layer3(visual.layer2(visual.layer1(visual.stem(batch))))
@@ -114,7 +114,10 @@ def test_images_keep_their_shape(network: RegionClip) -> None:
     resized = np.array(Image.fromarray(image).resize((144, 96), Image.Resampling.BILINEAR), np.float32)
     expected = (resized / 255 - np.array(PARTS.mean)) / np.array(PARTS.std)
     np.testing.assert_allclose(
-        network.preprocess(image).permute(1, 2, 0).numpy(), expected, rtol=1e-4, atol=1e-5
+        network.normalise(network.preprocess(image)[None])[0].permute(1, 2, 0).numpy(),
+        expected,
+        rtol=1e-4,
+        atol=1e-5,
     )
     assert network.preprocess(picture(50, 500)).shape == (3, 32, 200)  # by the long side; 32 at least
 

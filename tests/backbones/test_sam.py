@@ -56,7 +56,9 @@ def test_preprocess_is_the_input_of_sam_predictor(sam: SamBackbone, size: tuple[
     hook = sam.network.image_encoder.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     SamPredictor(sam.network).set_image(picture(*size))
     hook.remove()
-    torch.testing.assert_close(sam.preprocess(picture(*size)), seen[0][0], rtol=0, atol=0)
+    pixels = sam.preprocess(picture(*size))
+    assert pixels.dtype == torch.uint8
+    torch.testing.assert_close(sam.normalise(pixels[None]), seen[0], rtol=0, atol=0)
 
 
 def test_tokens_of_many_images_equal_the_predictor_image_by_image(

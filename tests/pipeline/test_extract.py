@@ -55,21 +55,21 @@ def test_one_part_after_the_other_equals_both_at_once(workplace: Path, finished:
 def test_what_a_run_lacks_is_all_that_the_next_one_does(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, done = partition.extract_partition, []
+    real, done = partition._encode_partition, []
 
     def stops_at_three(job: partition.ExtractJob, p: int, on_images: object = None) -> object:
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(p)
-        return real(job, p)
+        return real(job, p, None)
 
-    monkeypatch.setattr("pipeline.extract.extract_partition", stops_at_three)
+    monkeypatch.setattr(partition, "_encode_partition", stops_at_three)
     ran = extract(code=130)
     assert "the same command continues" in ran.err
     status = rs_cache("status", CACHE, "--json").json
     assert [part["committed"] for part in status["parts"].values()] == [3, 3]
     assert rs_cache("verify", CACHE).code == 3
-    monkeypatch.setattr("pipeline.extract.extract_partition", real)
+    monkeypatch.setattr(partition, "_encode_partition", real)
     assert "; 3 to do" in extract().err
     verified()
 
@@ -243,8 +243,9 @@ def test_swapped_maps_stop_training_and_a_fast_verification(workplace: Path) -> 
 def test_each_part_is_given_its_own_seconds(workplace: Path) -> None:
     extract()
     parts = rs_cache("status", CACHE, "--json").json["parts"]
-    assert set(parts["sam"]["seconds"]) == {"read", "decode", "prepare", "sam", "write"}
-    assert set(parts["clip"]["seconds"]) == {"read", "decode", "prepare", "clip", "write"}
+    shared = {"read", "decode", "prepare", "wait", "encode", "store", "write"}
+    assert set(parts["sam"]["seconds"]) == shared | {"sam"}
+    assert set(parts["clip"]["seconds"]) == shared | {"clip"}
     assert parts["sam"]["seconds"]["decode"] == parts["clip"]["seconds"]["decode"]
 
 

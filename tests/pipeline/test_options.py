@@ -76,7 +76,7 @@ def least(name: str, settings: type, key: str) -> dict[str, Any]:
             config[field.name] = NEEDED[field.name]
     if name == "import":
         config["backbone"] = "bl"
-    if name == "export":
+    if name in ("export", "convert"):
         config["out"] = "a.pth"
     config.pop(key, None)
     return config

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.store import CacheWriter, create_cache, open_writer, rebuild_part
+from regionspot_cache.store.convert import convert
 from tests.store.small_world import clip_part, features, make_dataset, sam_part, status_of
 
 FAILING = {"train/000003.jpg": "missing", "train/000017.jpg": "undecodable"}
@@ -98,3 +99,8 @@ def report_error(path: Path, work: Callable[[Path], None], limit: int | None, qu
         queue.put((error.found, error.expected, error.remedy))
     else:
         queue.put(None)
+
+
+def convert_beside(path: Path) -> None:
+    """Convert the cache "source" in the same folder."""
+    convert(path.with_name("source"), path, "int4")

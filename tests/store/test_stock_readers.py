@@ -33,7 +33,7 @@ def check_features(path: Path, cache: Cache, read) -> None:
             for name, rows in ours.items():
                 np.testing.assert_array_equal(stored[name][partition, : len(rows)], rows, err_msg=name)
     maps, scales = read(path, "clip/map"), None
-    if cache.parts["clip"].arrays[0].dtype == "int8":
+    if cache.parts["clip"].arrays[0].storage.scaled:
         scales = read(path, "clip/map_scale")
     for i in np.flatnonzero(cache.ok_mask("clip")):
         place = divmod(int(i), cache.partition_size)
@@ -54,8 +54,8 @@ def test_int8_features(sealed: Path, read) -> None:
 
 
 @STOCK
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_float_features(tmp_path: Path, read, dtype: StorageName) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int4"])
+def test_features_of_other_types(tmp_path: Path, read, dtype: StorageName) -> None:
     make_cache(tmp_path / "c", dtype=dtype, failing={"train/000000.jpg": "too large"})
     check_features(tmp_path / "c", open_cache(tmp_path / "c"), read)
 
