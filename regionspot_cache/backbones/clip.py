@@ -13,6 +13,7 @@ from torch import Tensor
 
 from regionspot_cache.backbones.arithmetic import autocast, choose
 from regionspot_cache.backbones.clip_build import ClipParts
+from regionspot_cache.backbones.clip_class_token import image_embedding
 from regionspot_cache.backbones.clip_text import ClipText
 from regionspot_cache.backbones.clip_values import require_value_path, value_map
 from regionspot_cache.backbones.encoder import Array
@@ -147,7 +148,7 @@ class ClipBackbone(ClipText):
     def encode_image(self, batch: Tensor) -> Tensor:
         """open_clip's image embedding [B,E] of [B,3,R,R], float32, not normalised."""
         with autocast(self.precision, self.device):
-            features = self.model.encode_image(self.normalise(batch))
+            features = image_embedding(self.model.visual, self.normalise(batch))
         return features.float()
 
 
