@@ -20,7 +20,7 @@ TEXT = (Path(__file__).parents[1] / "docs" / "caches.md").read_text(encoding="ut
 STEPS = [block.splitlines() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)]
 BACKBONE = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 CACHE = Path("rs-cache-data/caches/my-small")
-SHORT = {"extract": ("--set", "partition_size=4"), "train": ("--config", "train.yaml")}
+SHORT = {"extract": ("--set", "partition_size=4"), "train": ("--config", "train.yaml"), "convert": ()}
 
 
 def run(command: str) -> tuple[Any, str]:
@@ -57,7 +57,7 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_labels_at_use_and_updates(annotations: dict[str, Any]) -> None:
-    [[extract, first, _, again], [other], [dry, update]] = STEPS
+    [[extract, first, _, again], [other], [dry, update], [dense]] = STEPS
     assert run(extract)[0]["images"] == len(annotations["images"]) - 2
     before = contents()
     run(first)
@@ -88,6 +88,11 @@ def test_labels_at_use_and_updates(annotations: dict[str, Any]) -> None:
         len(annotations["annotations"]),
     )
     assert Path(info["annotations"]["dataset"]).name == "my.json"
+    held = contents()
+    run(dense)
+    assert contents() == held
+    converted = rs_cache("info", f"{CACHE}-int4", "--json").json
+    assert (converted["segments"], converted["boxes"]) == (info["segments"], info["boxes"])
 
 
 def test_the_stored_embedding(tmp_path: Path) -> None:
