@@ -64,8 +64,15 @@ def _counted(work: Callable[[], Any]) -> float:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused layer of PyTorch
     try:
-        with FlopCounterMode(display=False) as counter:
+        # SAM's attention adds its scores to the relative positions where these lie.
+        in_place = {torch.ops.aten.baddbmm_: _product_flops}
+        with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
             work()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops() / 1e9
+
+
+def _product_flops(_: Any, one: tuple[int, ...], other: tuple[int, ...], **__: Any) -> int:
+    """Operations of a sum with the products of matrices [b,m,k] and [b,k,n]."""
+    return 2 * one[0] * one[1] * one[2] * other[2]

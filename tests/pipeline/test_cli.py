@@ -104,7 +104,7 @@ def test_help_lists_every_verb(monkeypatch: pytest.MonkeyPatch) -> None:
         (("extract", "--set", "batch_size=0"), "batch_size = 0"),
         (("extract", "--set", "batch_size=many"), "batch_size"),
         (("extract", "--set", "policy.min_sise=3"), "policy.min_sise"),
-        (("extract", "--set", "dtype=int4"), "dtype"),
+        (("extract", "--set", "dtype=int2"), "dtype"),
         (("eval", "--proposals", "magic", "--method", "clip-box", "--set", "backbone=small.yaml"), "magic"),
         (("eval", "--method", "clip"), "--method clip."),
         (("train", "--set", "training.stages=[]"), "steps"),

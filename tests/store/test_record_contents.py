@@ -136,7 +136,7 @@ def test_any_other_content_is_refused(
         ("cache.json", (("id_kind",), "float"), "id_kind"),
         ("parts/clip.json", (("spec", "arrays", 0, "item_shape", 0), -5), "item_shape"),
         ("parts/clip.json", (("spec", "arrays", 0, "item_shape", 0), 2**30), "spec"),
-        ("parts/clip.json", (("spec", "arrays", 0, "dtype"), "int4"), "dtype"),
+        ("parts/clip.json", (("spec", "arrays", 0, "dtype"), "int2"), "dtype"),
         ("manifest.json", (("parts", "clip", "markers"), []), "lists 0 partitions"),
         ("manifest.json", (("parts", "clip", "failed"), [[99, 2]]), "lists failed images"),
         ("manifest.json", (("parts", "clip", "failed"), [[0, 1]]), "the code of no failure"),
