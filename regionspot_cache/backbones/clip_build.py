@@ -17,7 +17,13 @@ from torch import Tensor
 from regionspot_cache.backbones.assets import PACKAGED_TOKENIZER, packaged_config, packaged_state
 from regionspot_cache.backbones.clip_tags import BRINGS_WEIGHTS, check_names, preprocessing
 from regionspot_cache.backbones.presets import ClipSpec, RegionClipSpec
-from regionspot_cache.backbones.weights import load_state, random_seed, weights_home
+from regionspot_cache.backbones.weights import (
+    load_state,
+    missing_hub,
+    random_seed,
+    weights_home,
+    why_not_fetched,
+)
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -82,6 +88,7 @@ class _LazyTokenizer:
 
     @cached_property
     def tokenize(self) -> Tokenizer:
+        missing_hub()
         try:
             with _quiet():
                 return open_clip.get_tokenizer(self.spec.model, cache_dir=open_clip_folder())
@@ -92,9 +99,8 @@ class _LazyTokenizer:
                 "uv pip install transformers",
             ) from None
         except (RuntimeError, OSError, ValueError) as error:
-            detail = " ".join(str(error).split())[:200]
             raise MissingFileError(
-                f"The tokenizer of {self.spec.model} could not be fetched: {detail}",
+                f"The tokenizer of {self.spec.model} could not be fetched: {why_not_fetched(error)}",
                 f"A network once, or its copy under {open_clip_folder()}.",
                 "Fetch it elsewhere and copy that folder, or set HF_HOME to a cache that has it.",
             ) from None
@@ -144,6 +150,8 @@ def _image_size(spec: ClipSpec | RegionClipSpec) -> int | None:
 def _create(spec: ClipSpec, known: dict[str, Any], device: str) -> Any:
     seed = random_seed(spec.weights)
     brings = spec.model.startswith(BRINGS_WEIGHTS)
+    if seed is None:
+        missing_hub()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed or 0)
         return open_clip.create_model(
@@ -184,14 +192,15 @@ def _described_errors(spec: ClipSpec) -> Generator[None]:
         AttributeError,
         pickle.UnpicklingError,
     ) as error:
-        detail = " ".join(str(error).split())[:200]
         local = spec.model.startswith("local-dir:") or Path(spec.weights).is_file()
         if random_seed(spec.weights) is None and not local:
             raise MissingFileError(
-                f"The weights of {spec.model} ({spec.weights}) could not be fetched: {detail}",
+                f"The weights of {spec.model} ({spec.weights}) could not be fetched: "
+                f"{why_not_fetched(error, 200)}",
                 f"A network, or open_clip's copy under {open_clip_folder()}.",
                 "Fetch them elsewhere and give clip.weights as the path of the .safetensors or .pt file.",
             ) from error
+        detail = " ".join(str(error).split())[:200]
         raise InputError(
             f"{spec.model} cannot be made with weights {spec.weights}: {detail}", "Weights that fit."
         ) from error

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from regionspot_cache.backbones.clip_build import ClipParts, build_clip
 from regionspot_cache.backbones.presets import ClipSpec
-from regionspot_cache.backbones.weights import load_state, random_seed, read_state
+from regionspot_cache.backbones.weights import (
+    load_state,
+    missing_hub,
+    random_seed,
+    read_state,
+    why_not_fetched,
+)
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
 
 
@@ -150,12 +156,12 @@ def _fetched(repository: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HTTPError
 
+    missing_hub()
     try:
         return Path(huggingface_hub.hf_hub_download(repository, WEIGHTS_FILE))
     except (HTTPError, OSError, ValueError) as error:
-        detail = " ".join(str(error).split())[:160]
         raise MissingFileError(
-            f"{repository} is not here and could not be fetched: {detail}",
+            f"{repository} is not here and could not be fetched: {why_not_fetched(error)}",
             f"Its {WEIGHTS_FILE}.",
             f"Where there is a network: hf download {repository} {WEIGHTS_FILE}",
         ) from None

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from regionspot_cache.backbones.weights import random_seed, read_state
+from regionspot_cache.backbones.weights import missing_hub, random_seed, read_state, why_not_fetched
 from regionspot_cache.errors import InputError, MissingFileError, RegionSpotError, UsageError
 from regionspot_cache.files import read_json
 
@@ -43,6 +43,7 @@ def transformers_library(what: str) -> Any:
             "transformers 5 or newer.",
             "uv pip install transformers",
         ) from None
+    missing_hub()
     return transformers
 
 
@@ -142,9 +143,8 @@ def _loaded(model_class: Any, source: str | None, text: str, **options: Any) -> 
 
 
 def missing(source: str | None, error: Exception) -> MissingFileError:
-    detail = " ".join(str(error).split())[:160]
     return MissingFileError(
-        f"{source} is not here and could not be fetched: {detail}",
+        f"{source} is not here and could not be fetched: {why_not_fetched(error)}",
         "A folder or a repository with config.json and .safetensors weights.",
         f"Where there is a network and, for gated weights, a login: hf download {source}",
     )

@@ -4,12 +4,15 @@ import fcntl
 import hashlib
 import http.client
 import os
+import socket
 import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from safetensors.torch import load_file
@@ -63,6 +66,30 @@ def fetch(remote: RemoteFile, *, progress: Progress | None = None) -> Path:
         finally:
             partial.unlink(missing_ok=True)
     return path
+
+
+@cache
+def missing_hub() -> str:
+    """Why the hub cannot be asked, "" where it can: then its library is told to look at local copies alone.
+
+    It would ask five times more for every file, for half a minute. Proxies find the address themselves.
+    """
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname
+    if constants.is_offline_mode() or urllib.request.getproxies():
+        return ""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        constants.HF_HUB_OFFLINE = True
+        return f"{host} has no address here: {error}"
+    return ""
+
+
+def why_not_fetched(error: Exception, limit: int = 160) -> str:
+    """What the hub's library, or a user of it, could not do, on one line."""
+    return missing_hub() or (" ".join(str(error).split()) or type(error).__name__)[:limit]
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

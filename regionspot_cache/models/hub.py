@@ -105,8 +105,10 @@ def _explained(
     # The library re-exports the base of its HTTP client's errors, whichever client its version has.
     from huggingface_hub.errors import HFValidationError, HTTPError
 
+    from regionspot_cache.backbones.weights import missing_hub, why_not_fetched  # it imports torch
+
+    missing_hub()
     try:
         yield
     except (HTTPError, HFValidationError, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise kind(f"{found}: {first}", expected, remedy) from error
+        raise kind(f"{found}: {why_not_fetched(error)}", expected, remedy) from error

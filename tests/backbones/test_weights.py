@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
+from regionspot_cache.backbones import weights
 from regionspot_cache.backbones.weights import (
     RemoteFile,
     fetch,
@@ -169,3 +171,20 @@ def test_random_seed_is_read() -> None:
     for wrong in ("random", "random:", "random:-1"):
         with pytest.raises(UsageError, match="random:SEED"):
             random_seed(wrong)
+
+
+def test_without_an_address_the_hub_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(host: str, _: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example")
+    monkeypatch.setattr(weights.socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(weights.urllib.request, "getproxies", lambda: {"https": "http://proxy.example"})
+    ask = weights.missing_hub.__wrapped__
+    assert ask() == ""
+    assert not constants.is_offline_mode()
+    monkeypatch.setattr(weights.urllib.request, "getproxies", dict)
+    assert ask() == "hub.example has no address here: no network"
+    assert constants.is_offline_mode()
+    assert ask() == ""  # as where a user says so: the library's own words
