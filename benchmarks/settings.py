@@ -1,4 +1,4 @@
-"""How much each measurement does. The defaults take under three minutes together on two idle cores."""
+"""How much each measurement does. The defaults take under five minutes together on two idle cores."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,13 @@ class Extract:
     data: Path = WORKPLACE / "datasets"
     batch_size: int = 8
     decode_threads: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """SAM's image encoder, an image at a time."""
+
+    model: Literal["vit_b", "vit_l", "vit_h"] = "vit_b"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +84,12 @@ class Settings:
     random_weights: bool = False
     """Nothing is fetched: speeds depend on the sizes of the networks only."""
     device: str = "auto"
-    """Of `extract` and `train`."""
+    """Of `encoder`, `extract` and `train`."""
     repeats: PositiveInt = 3
     """Runs of each contender, taken in turns; medians are shown."""
     full: bool = False
     read: Read = field(default_factory=Read)
+    encoder: Encoder = field(default_factory=Encoder)
     extract: Extract = field(default_factory=Extract)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)

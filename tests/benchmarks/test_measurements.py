@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import evaluate, extract, read, train, workers
+from benchmarks import encoder, evaluate, extract, read, train, workers
 from benchmarks.evaluate import random_problem, write_problem
 from benchmarks.harness import OURS, Findings, Row
 from benchmarks.read import STREAMS
@@ -63,6 +63,21 @@ def test_a_window_is_one_partition() -> None:
     images = np.concatenate(read.window_order(Read(images=16, partition_size=8, batch_size=4)))
     windows = (images // 8).reshape(-1, 8)
     assert (windows == windows[:, :1]).all()
+
+
+def test_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = encoder.PUBLISHED["vit_b"]
+    sizes = {"img_size": 64, "embed_dim": 32, "num_heads": 2, "depth": 2, "global_attn_indexes": [1]}
+    prompts = {"image_embedding_size": [4, 4], "input_image_size": [64, 64]}
+    small = published | {
+        "image_encoder": published["image_encoder"] | sizes,
+        "prompt_encoder": published["prompt_encoder"] | prompts,
+    }
+    monkeypatch.setitem(encoder.PUBLISHED, "vit_b", small)
+    ours, rate = rows(encoder.measure(SMALL, tmp_path))
+    assert (ours.peer, rate.peer) == (encoder.THEIRS, encoder.PRODUCT)
+    assert len(ours.ours) == len(ours.theirs) == 2
+    assert min(*rate.ours, *rate.theirs) > 0
 
 
 def test_extract(tmp_path: Path) -> None:
