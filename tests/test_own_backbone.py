@@ -35,7 +35,7 @@ SHORT = {  # of each verb, what makes the commands of the page short
         *("--set", "training.stages=[{name: a, steps: 2}]", "--set", "training.batch_size=2"),
         *("--set", "prompts.templates=single"),  # of 320 classes, whose embedding is most of the time
     ),
-    "eval": ("--limit", "4"),
+    "eval": ("--limit", "4", "--set", "details=false"),
 }
 
 
