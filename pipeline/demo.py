@@ -136,7 +136,8 @@ def _pictures(facts: DemoFacts, settings: DemoSettings) -> list[ReportSection]:
     predictor = RegionPredictor.from_pretrained(facts.run, device=resolve_device(settings.device))
     dataset = load_dataset("shapes:val", data_root=WORKPLACE / "datasets")
     names, text = dataset.class_names, predictor.embed(dataset.class_names)
-    methods = (predictor.method, ClipCrops(masked=False), ClipCrops(masked=True))
+    clip = predictor.backbone.text
+    methods = (predictor.method, ClipCrops(clip, masked=False), ClipCrops(clip, masked=True))
     shown: list[ReportSection] = []
     for record in map(dataset.__getitem__, pick_images(dataset, dataset.seed)[: settings.pictures].tolist()):
         inputs = predictor.set_image(dataset.image_root / record.file_name).inputs(record.boxes)

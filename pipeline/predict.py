@@ -64,8 +64,8 @@ def seen(predictor: RegionPredictor, prediction: Prediction, settings: PredictSe
     inputs = predictor.inputs(prediction.boxes)
     scores = {predictor.method.name: prediction.probabilities}
     if settings.compare or settings.report:
-        text = predictor.embed(prediction.classes)
-        for baseline in (ClipCrops(masked=False), ClipCrops(masked=True)):
+        text, clip = predictor.embed(prediction.classes), predictor.backbone.text
+        for baseline in (ClipCrops(clip, masked=False), ClipCrops(clip, masked=True)):
             scores[baseline.name] = baseline.probabilities(inputs, text)
     return see(settings.image.name, inputs, scores, prediction.classes, predictor.method)
 

@@ -4,8 +4,10 @@
 `clip-roi-mask` pool a value-path map, one pass an image; `regionclip` is RegionCLIP's recogniser.
 """
 
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,8 +20,8 @@ from regionspot_cache.backbones.clip import VALUES
 from regionspot_cache.backbones.clip_values import pool_boxes
 from regionspot_cache.backbones.presets import BackboneSpec, ClipSpec, OwnSpec, RegionClipSpec, Tipsv2Spec
 from regionspot_cache.errors import UsageError
-from regionspot_cache.evaluation.selection import ScoreRule
 from regionspot_cache.recognition.inputs import RegionInputs
+from regionspot_cache.recognition.methods import RegionMethod
 
 # Side of the crop over the side of the box: for each baseline the stronger of 1.0 and 1.25 on `shapes`.
 BOX_CONTEXT, MASK_CONTEXT = 1.0, 1.25
@@ -29,55 +31,66 @@ CPU_BATCH = 8  # whose activations stay in the caches
 PACKAGED = RegionClipSpec(model="packaged", weights="included", short_side=384, long_side=768)
 
 
-class EmbeddingMethod:
+class EmbeddingMethod(RegionMethod):
     """What the methods here share.
 
     Attributes:
         background: a column of similarity 0 that belongs to no class takes its share of the probability.
+
+    Args:
+        encoder: embeds the class names, in the space of the boxes' embeddings.
     """
 
-    name: str
-    score_rule: ScoreRule | None = None
     reads: tuple[str, ...] = ()
-    text_part: str | None = None
     background = False
 
-    def embed(self, inputs: RegionInputs) -> Tensor:
-        """An embedding of every box, float32 [N, E], not normalised."""
-        raise NotImplementedError
-
-    def logit_scale(self, inputs: RegionInputs) -> float:
-        """Factor of cosine similarities."""
-        return inputs.backbone.text_of(self.text_part).logit_scale
+    def __init__(self, encoder: TextEncoder) -> None:
+        self.encoder = encoder
 
     @torch.inference_mode()
-    def probabilities(self, inputs: RegionInputs, text: Tensor) -> NDArray[np.float32]:
-        """float32 [N, K] for N boxes and unit text embeddings [K, E]."""
-        if len(inputs.boxes) == 0:
-            return np.zeros((0, len(text)), np.float32)
-        logits = self.logit_scale(inputs) * normalize(self.embed(inputs).float(), dim=-1) @ text.T
+    def embed(self, batch: Sequence[RegionInputs]) -> list[Tensor]:
+        """As of `Recogniser`."""
+        found = iter(self._embed([inputs for inputs in batch if len(inputs.boxes)]))
+        return [next(found).float() if len(inputs.boxes) else self._nothing for inputs in batch]
+
+    @torch.inference_mode()
+    def scores(self, embeddings: Tensor, text: Tensor) -> Tensor:
+        """As of `Recogniser`: a softmax of scaled cosines."""
+        logits = self.encoder.logit_scale * normalize(embeddings, dim=-1) @ text.T
         if self.background:
             logits = torch.cat([logits, logits.new_zeros(len(logits), 1)], dim=1)
-        return logits.softmax(-1)[:, : len(text)].cpu().numpy()
+        return logits.softmax(-1)[:, : len(text)]
+
+    @abstractmethod
+    def _embed(self, batch: Sequence[RegionInputs]) -> Iterable[Tensor]:
+        """As `embed`, of images that have boxes."""
+
+    @cached_property
+    def _nothing(self) -> Tensor:
+        return self.encoder.encode_text([""])[:0].float()
 
 
 class ClipCrops(EmbeddingMethod):
-    """CLIP on a crop of every box; with `masked`, pixels outside SAM's mask take CLIP's mean colour."""
+    """CLIP on a crop of every box; with `masked`, pixels outside SAM's mask take CLIP's mean colour.
 
-    def __init__(self, *, masked: bool) -> None:
+    The crops of all images of a batch share the passes.
+    """
+
+    def __init__(self, encoder: TextEncoder, *, masked: bool) -> None:
+        super().__init__(encoder)
         self.masked = masked
         self.context = MASK_CONTEXT if masked else BOX_CONTEXT
         self.name = "clip-mask" if masked else "clip-box"
 
-    def embed(self, inputs: RegionInputs) -> Tensor:
-        clip = inputs.backbone.text
-        out = []
+    def _embed(self, batch: Sequence[RegionInputs]) -> Iterable[Tensor]:
+        clip = self.encoder
+        rows = [(inputs, i) for inputs in batch for i in range(len(inputs.boxes))]
         size = CPU_BATCH if clip.device.type == "cpu" else CROP_BATCH
-        for start in range(0, len(inputs.boxes), size):
-            rows = range(start, min(start + size, len(inputs.boxes)))
-            batch = torch.stack([clip.preprocess(self._crop(inputs, i)) for i in rows])
-            out.append(clip.encode_image(batch).float())
-        return torch.cat(out)
+        out = []
+        for start in range(0, len(rows), size):
+            crops = [clip.preprocess(self._crop(*row)) for row in rows[start : start + size]]
+            out.append(clip.encode_image(torch.stack(crops)).float())
+        return torch.cat(out).split([len(inputs.boxes) for inputs in batch]) if out else ()
 
     def _crop(self, inputs: RegionInputs, i: int) -> NDArray[np.uint8]:
         x0, y0, x1, y1 = crop_window(inputs.boxes[i], inputs.size, self.context)
@@ -85,7 +98,7 @@ class ClipCrops(EmbeddingMethod):
         if not self.masked:
             return crop
         inside = inputs.masks[0][i, y0:y1, x0:x1, None]
-        fill = np.round(255 * np.asarray(inputs.backbone.text.mean)).astype(np.uint8)
+        fill = np.round(255 * np.asarray(self.encoder.mean)).astype(np.uint8)
         return np.where(inside, crop, fill)
 
 
@@ -97,13 +110,17 @@ class ClipRoi(EmbeddingMethod):
         grid: rows and columns of the map.
     """
 
-    def __init__(self, part: str, grid: tuple[int, int], *, masked: bool) -> None:
+    def __init__(self, encoder: TextEncoder, part: str, grid: tuple[int, int], *, masked: bool) -> None:
+        super().__init__(encoder)
         self.part, self.grid, self.masked = part, grid, masked
         self.name = "clip-roi-mask" if masked else "clip-roi"
         self.reads = (f"{part}/{VALUES}",)
         self.text_part = part
 
-    def embed(self, inputs: RegionInputs) -> Tensor:
+    def _embed(self, batch: Sequence[RegionInputs]) -> Iterable[Tensor]:
+        return map(self._pooled, batch)
+
+    def _pooled(self, inputs: RegionInputs) -> Tensor:
         values = inputs.memory(self.reads)  # [rows * columns, E]
         if not self.masked:
             return pool_boxes(values, self.grid, inputs.boxes, inputs.size)
@@ -126,12 +143,13 @@ class RegionClipRoi(EmbeddingMethod):
     name = "regionclip"
     background = True
 
-    def __init__(self, part: str) -> None:
+    def __init__(self, encoder: TextEncoder, part: str) -> None:
+        super().__init__(encoder)
         self.reads = (f"{part}/region",)
         self.text_part = part
 
-    def embed(self, inputs: RegionInputs) -> Tensor:
-        return inputs.query(self.reads[0])
+    def _embed(self, batch: Sequence[RegionInputs]) -> Iterable[Tensor]:
+        return (inputs.query(self.reads[0]) for inputs in batch)
 
 
 def embedding_method(name: str, backbone: Backbone) -> EmbeddingMethod:
@@ -142,13 +160,13 @@ def embedding_method(name: str, backbone: Backbone) -> EmbeddingMethod:
     """
     masked = name.endswith("mask")
     if name in ("clip-box", "clip-mask"):
-        return ClipCrops(masked=masked)
+        return ClipCrops(backbone.text, masked=masked)
     for part, encoder in backbone.parts.items():
         if name == "regionclip" and isinstance(encoder, RegionClip):
-            return RegionClipRoi(part)
+            return RegionClipRoi(encoder, part)
         values = encoder.arrays.get(VALUES) if name != "regionclip" else None
         if values and values.grid and isinstance(encoder, TextEncoder):
-            return ClipRoi(part, values.grid, masked=masked)
+            return ClipRoi(encoder, part, values.grid, masked=masked)
     needed = "{network: clip, values: true} or {network: tipsv2, values: true}"
     if name == "regionclip":
         needed = "{network: regionclip}"

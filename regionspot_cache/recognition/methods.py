@@ -1,9 +1,10 @@
-"""Recognition methods behind one interface: image and boxes in, probabilities of classes out.
+"""Recognition methods behind one interface: images and boxes in, embeddings and probabilities of classes out.
 
 `regionspot` relates SAM tokens to CLIP's map; module `embedding` has the methods that embed every box.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -34,41 +35,85 @@ class Recogniser(Protocol):
     @property
     def text_part(self) -> str | None: ...
 
-    def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> NDArray[np.float32]:
-        """float32 [N, K] for N boxes and unit text embeddings [K, E].
+    def embed(self, batch: Sequence[RegionInputs]) -> list[torch.Tensor]:
+        """Embeddings of the boxes of every image, float32 [N_i, E], not normalised, in the space of its text
+        encoder; the networks run on all images of the batch at once where they can.
+
+        Raises:
+            ImageFailure: a file was needed and cannot be read.
+        """
+        ...
+
+    def scores(self, embeddings: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Probabilities float32 [N, K] of embeddings [N, E] and unit text embeddings [K, E].
 
         Rows sum to 1, or to less where the method also knows that a box shows none of the classes.
         """
         ...
 
+    def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> NDArray[np.float32]:
+        """`scores` of what `embed` gives of one image, float32 [N, K]."""
+        ...
 
-class HeadMethod(ABC):
-    """A trained head on a vector of every box and the maps of the whole image."""
+
+class RegionMethod(ABC):
+    """What all methods here share."""
 
     name: str
     score_rule: ScoreRule | None = None
     text_part: str | None = None
+
+    @abstractmethod
+    def embed(self, batch: Sequence[RegionInputs]) -> list[torch.Tensor]:
+        """As of `Recogniser`."""
+
+    @abstractmethod
+    def scores(self, embeddings: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """As of `Recogniser`."""
+
+    def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> NDArray[np.float32]:
+        """As of `Recogniser`."""
+        if len(inputs.boxes) == 0:
+            return np.zeros((0, len(text)), np.float32)
+        return self.scores(self.embed([inputs])[0], text).cpu().numpy()
+
+
+class HeadMethod(RegionMethod):
+    """A trained head on a vector of every box and the maps of the whole image."""
 
     def __init__(self, head: RegionHead, arrays: HeadInputs | None = None) -> None:
         self.head, self.arrays = head.eval(), arrays or HeadInputs()
 
     @property
     def reads(self) -> tuple[str, ...]:
+        """As of `Recogniser`."""
         return self.arrays.arrays
 
-    def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> NDArray[np.float32]:
-        return self.logits(inputs, text).softmax(-1).float().cpu().numpy()
+    @torch.inference_mode()
+    def embed(self, batch: Sequence[RegionInputs]) -> list[torch.Tensor]:
+        """As of `Recogniser`; images with the same number of boxes pass the head together."""
+        nothing = torch.zeros(0, self.head.config.text_dim, device=next(self.head.parameters()).device)
+        found = [nothing] * len(batch)
+        counts = [len(inputs.boxes) for inputs in batch]
+        for count in dict.fromkeys(filter(None, counts)):
+            alike = [i for i, n in enumerate(counts) if n == count]
+            vectors, maps = zip(*(self._inputs(batch[i]) for i in alike), strict=True)
+            for i, embeddings in zip(alike, self.head(torch.stack(vectors), torch.stack(maps)), strict=True):
+                found[i] = embeddings.float()
+        return found
 
     @torch.inference_mode()
+    def scores(self, embeddings: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """As of `Recogniser`: a softmax, as in the official code."""
+        return self.head.logits(embeddings, text).softmax(-1)
+
     def logits(self, inputs: RegionInputs, text: torch.Tensor) -> torch.Tensor:
-        """float32 [N, K]; the softmax over them is the probability (as in the official code)."""
-        if len(inputs.boxes) == 0:
-            return text.new_zeros(0, len(text))
-        return self.head.logits(self.head(*self._inputs(inputs)), text)[0]
+        """float32 [N, K]; the softmax over them is the probability."""
+        return self.head.logits(self.embed([inputs])[0], text)
 
     @abstractmethod
     def _inputs(self, inputs: RegionInputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors [1, N, D] and maps [1, M, C]."""
+        """Vectors [N, D] and maps [M, C]."""
 
 
 class RegionSpot(HeadMethod):
@@ -79,8 +124,9 @@ class RegionSpot(HeadMethod):
     @torch.inference_mode()
     def attention(self, inputs: RegionInputs) -> NDArray[np.float32]:
         """Cross-attention weights of every layer and box over the map tokens, float32 [L, N, M]."""
-        _, weights = self.head(*self._inputs(inputs), return_attention=True)
+        vectors, maps = self._inputs(inputs)
+        _, weights = self.head(vectors[None], maps[None], return_attention=True)
         return torch.stack([layer[0] for layer in weights]).float().cpu().numpy()
 
     def _inputs(self, inputs: RegionInputs) -> tuple[torch.Tensor, torch.Tensor]:
-        return inputs.query(self.arrays.query)[None], inputs.memory(self.arrays.memory)[None]
+        return inputs.query(self.arrays.query), inputs.memory(self.arrays.memory)

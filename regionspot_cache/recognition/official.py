@@ -52,7 +52,7 @@ class OfficialRegionSpot(HeadMethod):
         embedding = sam.embed(inputs.backbone.parts[sam_part].preprocess(image)[None])
         tokens = sam.tokens(embedding, [boxes], [size])[token][0].float()
         image_map = clip.encode(clip.squash(image, "bilinear-noantialias")[None])[name]
-        return tokens[None], image_map.float()
+        return tokens, image_map[0].float()
 
 
 def resized_size(height: int, width: int) -> tuple[int, int]:

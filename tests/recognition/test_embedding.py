@@ -58,7 +58,7 @@ def test_crops_are_what_clip_says_of_each_crop(
     monkeypatch.setattr("regionspot_cache.recognition.embedding.CPU_BATCH", batch)
     inputs, clip = inputs_of(backbone), backbone.parts["clip"]
     assert isinstance(clip, ClipBackbone)
-    found = ClipCrops(masked=masked).probabilities(inputs, TEXT)
+    found = ClipCrops(backbone.text, masked=masked).probabilities(inputs, TEXT)
     for i, box in enumerate(BOXES):
         x0, y0, x1, y1 = crop_window(box, SIZE, MASK_CONTEXT if masked else BOX_CONTEXT)
         crop = IMAGE[y0:y1, x0:x1].copy()
@@ -68,6 +68,19 @@ def test_crops_are_what_clip_says_of_each_crop(
         with torch.inference_mode():
             expected = likely(clip.encode_image(clip.preprocess(crop)[None]), clip.logit_scale)[0]
         np.testing.assert_allclose(found[i], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["clip-box", "clip-mask", "clip-roi", "clip-roi-mask", "regionclip"])
+def test_a_batch_gives_each_image_what_it_gets_alone(name: str, backbone: Backbone) -> None:
+    method, none = embedding_method(name, backbone), np.zeros((0, 4), np.float32)
+    images = [inputs_of(backbone, boxes) for boxes in (BOXES[:1], none, BOXES, none)]
+    found = method.embed(images)
+    for embeddings, inputs in zip(found, images, strict=True):
+        assert embeddings.shape == (len(inputs.boxes), found[0].shape[1])
+    for i in (0, 2):
+        torch.testing.assert_close(found[i], method.embed([images[i]])[0], rtol=1e-4, atol=1e-5)
+        expected = method.scores(found[i], TEXT).numpy()
+        np.testing.assert_allclose(method.probabilities(images[i], TEXT), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_roi_pools_the_values_of_the_image(backbone: Backbone) -> None:
@@ -93,7 +106,7 @@ def test_masked_roi_weighs_cells_by_their_share_of_the_mask(
     inputs = RegionInputs(backbone, picture(30, 60), boxes)
     monkeypatch.setattr(inputs, "masks", (masks, np.ones(3, np.float32)))
     values = inputs.memory(("clip/values",))
-    found = embedding_method("clip-roi-mask", backbone).embed(inputs)
+    found = embedding_method("clip-roi-mask", backbone).embed([inputs])[0]
     torch.testing.assert_close(found[0], values[0])
     torch.testing.assert_close(found[1], (values[0] * 0.25 + values[1] * 0.5) / 0.75)
     torch.testing.assert_close(found[2:], pool_boxes(values, (3, 3), boxes[2:], (30, 60)))
