@@ -96,7 +96,7 @@ def _scene(
     record = recognition.dataset[index]
     classes = recognition.dataset.class_names
     proposed, objectness = boxes[record.image_id]
-    inputs = recognition.inputs(index, proposed, set())
+    inputs = recognition.inputs(index, proposed)
     if not len(inputs.boxes):
         return None
     scores = {  # as in the detections
@@ -192,6 +192,8 @@ class OwnMethods:
             score_rule=settings.rule,
             ap=settings.ap,
             protocol=_protocol(settings, scorer),
+            batch_size=settings.batch_size,
+            threads=settings.threads,
         )
         found = recognition.run(self.methods)
         _say_coverage(recognition, found)

@@ -1,7 +1,8 @@
 """Recognition over a dataset: of every image its regions, what a cache has of it, and what methods detect."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,11 +24,12 @@ from regionspot_cache.evaluation import (
     BestOfImages,
     Collector,
     DetectionProtocol,
+    Detections,
     ScoreRule,
     encode_mask,
 )
 from regionspot_cache.evaluation.confusion import ConfusionMeter
-from regionspot_cache.recognition import Recogniser, RegionInputs
+from regionspot_cache.recognition import EmbeddedImage, Recogniser, RecognitionEngine, RegionInputs
 from regionspot_cache.recognition.proposals import Proposals
 from regionspot_cache.store import Cache, match, open_cache
 from regionspot_cache.store.identity import require_fingerprint
@@ -51,8 +53,8 @@ class CachedFeatures:
         """Images of the dataset that are there."""
         return int((self._images >= 0).sum())
 
-    def of(self, index: int, boxes: NDArray[np.float32], used: set[str]) -> "CachedImage | None":
-        """Features of image `index` of the dataset and of boxes [N, 4], if any; `used` takes what is read."""
+    def of(self, index: int, boxes: NDArray[np.float32]) -> "CachedImage | None":
+        """Features of image `index` of the dataset and of boxes [N, 4], if any."""
         i = int(self._images[index])
         if i < 0:
             return None
@@ -62,23 +64,18 @@ class CachedFeatures:
             for path, by_box in self._arrays.items()
             if self.cache.ok(i, path.partition("/")[0]) and (rows is not None or not by_box)
         ]
-        return CachedImage(
-            self.cache, i, {path: rows if self._arrays[path] else None for path in paths}, used
-        )
+        return CachedImage(self.cache, i, {path: rows if self._arrays[path] else None for path in paths})
 
 
 class CachedImage(Mapping[str, NDArray[np.float32]]):
     """By PART/ARRAY the features of image `i`, or of its boxes where `rows` say which."""
 
-    def __init__(
-        self, cache: Cache, i: int, rows: Mapping[str, NDArray[np.intp] | None], used: set[str]
-    ) -> None:
-        self._cache, self._i, self._rows, self._used = cache, i, rows, used
+    def __init__(self, cache: Cache, i: int, rows: Mapping[str, NDArray[np.intp] | None]) -> None:
+        self._cache, self._i, self._rows = cache, i, rows
 
     def __getitem__(self, path: str) -> NDArray[np.float32]:
         rows = self._rows[path]
         values = self._cache.read(path, self._i)
-        self._used.add(path)
         return values if rows is None else values[rows]
 
     def __iter__(self) -> Iterator[str]:
@@ -200,6 +197,10 @@ class Recognition:
     protocol: DetectionProtocol = field(default_factory=DetectionProtocol)
     """Standard AP: which detections are kept for an image."""
     ap: ApType = "standard"
+    batch_size: int = 8
+    """Images in one pass of a network."""
+    threads: int = 2
+    """Read and prepare images ahead."""
 
     def run(self, methods: Sequence[Recogniser]) -> Recognised:
         """Every method on every image."""
@@ -210,57 +211,85 @@ class Recognition:
                 for m in methods
             }
         )
-        boxes_done = 0
-        with console.progress("recognising", len(self.dataset)) as ticker:
-            for i in range(len(self.dataset)):
-                try:
-                    boxes_done += self._image(i, methods, found)
-                except ImageFailure as failure:
-                    found.failures[failure.reason] += 1
+        engine = RecognitionEngine(
+            methods=methods,
+            proposer=self.regions.proposer,
+            batch_size=self.batch_size,
+            threads=self.threads,
+        )
+        boxes_done, scored = 0, deque[Future[int]]()
+        with console.progress("recognising", len(self.dataset)) as ticker, ThreadPoolExecutor(1) as scoring:
+            for i, image in enumerate(engine.run(self, range(len(self.dataset)))):
+                scored.append(scoring.submit(self._score, image, methods, found))
+                if len(scored) > self.batch_size:  # so that what waits stays bounded
+                    boxes_done += scored.popleft().result()
                 elapsed = max(ticker.elapsed, 1e-9)
                 images = console.rate((i + 1) / elapsed, "image")
                 ticker.update(i + 1, f"{images}  {console.rate(boxes_done / elapsed, 'box', 'boxes')}")
+            for last in scored:
+                last.result()
         return found
 
     def text_of(self, method: Recogniser) -> torch.Tensor:
         """Embeddings of the class names [K, E] that a method compares with."""
         return self.texts[method.text_part]
 
-    def inputs(self, index: int, boxes: NDArray[np.float32], used: set[str]) -> RegionInputs:
-        """An image with boxes [N, 4] and its cached features; `used` takes those that are read."""
+    def inputs(self, index: int, boxes: NDArray[np.float32]) -> RegionInputs:
+        """An image with boxes [N, 4] and its cached features."""
         record = self.dataset[index]
         return RegionInputs(
             self.backbone,
             partial(self._read, record),
             boxes,
             size=(record.height, record.width),
-            cached=self._cached(index, boxes, used),
+            cached=self._cached(index, boxes),
         )
 
-    def _image(self, index: int, methods: Sequence[Recogniser], found: Recognised) -> int:
+    def open(self, index: int) -> RegionInputs:
+        """As of `RegionSource`."""
+        known = self.regions.known
+        boxes = np.zeros((0, 4), np.float32) if known is None else known[self.dataset[index].image_id][0]
+        return self.inputs(index, boxes)
+
+    def regions_of(self, index: int, inputs: RegionInputs) -> tuple[RegionInputs, NDArray[np.float32] | None]:
+        """As of `RegionSource`."""
+        boxes, scores = self.regions.of(self.dataset[index], inputs)
+        known = self.regions.known is not None
+        return inputs if known else inputs.on(boxes, self._cached(index, boxes)), scores
+
+    def _score(self, image: EmbeddedImage, methods: Sequence[Recogniser], found: Recognised) -> int:
         """Adds one image to every tally, or, when it cannot be read, to none; the number of its boxes."""
-        record, used = self.dataset[index], set[str]()
-        without = self.inputs(index, np.zeros((0, 4), np.float32), used)
-        boxes, scores = self.regions.of(record, without)
-        inputs = without.on(boxes, self._cached(index, boxes, used))
-        masks = MaskCodes(inputs) if self.masks else None
-        outcomes = []
-        for method in methods:
-            probabilities = method.probabilities(inputs, self.text_of(method))  # [N, K]
-            rule = method.score_rule or self.score_rule
-            tally = found.tallies[method.name]
-            chosen = tally.collector.select(record.image_id, inputs.boxes, probabilities, scores, rule, masks)
-            outcomes.append((tally, chosen, probabilities))
+        try:
+            if image.failure is not None:
+                raise image.failure
+            outcomes = list(self._outcomes(image, methods, found))
+        except ImageFailure as failure:
+            found.failures[failure.reason] += 1
+            return 0
         # Nothing is read from here on: an image is added for all methods alike.
+        record, inputs = self.dataset[image.index], image.inputs
         for tally, chosen, probabilities in outcomes:
             tally.collector.add(chosen)
-            if scores is None:
+            if image.objectness is None:
                 tally.accuracy.update(probabilities, record.labels)
                 tally.confusion.update(probabilities, record.labels)
-        if self.regions.proposer is not None and scores is not None:
-            found.regions.append((record.image_id, inputs.boxes, scores))
-        found.from_cache.update(used)
+        if self.regions.proposer is not None and image.objectness is not None:
+            found.regions.append((record.image_id, inputs.boxes, image.objectness))
+        found.from_cache.update(inputs.from_cache)
         return len(inputs.boxes)
+
+    def _outcomes(
+        self, image: EmbeddedImage, methods: Sequence[Recogniser], found: Recognised
+    ) -> Iterator[tuple[Tally, Detections, NDArray[np.float32]]]:
+        inputs, image_id = image.inputs, self.dataset[image.index].image_id
+        masks = MaskCodes(inputs) if self.masks else None
+        for method, embeddings in zip(methods, image.embeddings, strict=True):
+            probabilities = method.scores(embeddings, self.text_of(method)).cpu().numpy()  # [N, K]
+            tally, rule = found.tallies[method.name], method.score_rule or self.score_rule
+            chosen = tally.collector.select(
+                image_id, inputs.boxes, probabilities, image.objectness, rule, masks
+            )
+            yield tally, chosen, probabilities
 
     def _collector(self) -> Collector:
         categories = self.dataset.category_ids
@@ -270,10 +299,8 @@ class Recognition:
         path = find_image(self.dataset.image_root, record.file_name)
         return read_image(path, expected_size=(record.width, record.height), exif=self.dataset.exif)
 
-    def _cached(
-        self, index: int, boxes: NDArray[np.float32], used: set[str]
-    ) -> Mapping[str, NDArray[np.float32]] | None:
-        return None if self.cached is None else self.cached.of(index, boxes, used)
+    def _cached(self, index: int, boxes: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]] | None:
+        return None if self.cached is None else self.cached.of(index, boxes)
 
 
 class MaskCodes:

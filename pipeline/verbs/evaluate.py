@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, NonNegativeInt
+from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 
 from pipeline import names
 from pipeline.names import require_named_backbone, warn_of_photographs
@@ -88,6 +88,10 @@ class EvalSettings:
     """Images that the report shows, drawn by `seed`; 0 for none."""
     details: bool = True
     """Detections, classes and report beside metrics.json; without, the numbers alone, in seconds less."""
+    batch_size: PositiveInt = 8
+    """Images in one pass of a network."""
+    threads: PositiveInt = 2
+    """That read and prepare images ahead."""
     device: str = "auto"
 
     def __post_init__(self) -> None:

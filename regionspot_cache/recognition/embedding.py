@@ -76,6 +76,8 @@ class ClipCrops(EmbeddingMethod):
     The crops of all images of a batch share the passes.
     """
 
+    reads_pixels = True
+
     def __init__(self, encoder: TextEncoder, *, masked: bool) -> None:
         super().__init__(encoder)
         self.masked = masked

@@ -23,11 +23,13 @@ class Recogniser(Protocol):
     Attributes:
         score_rule: how probability and objectness become the score, where the method itself says so.
         reads: the arrays that it reads, PART/ARRAY; a cache may have them.
+        reads_pixels: it looks at the image itself, whatever is cached.
         text_part: the part whose text encoder embeds its class names; None for the backbone's first.
     """
 
     name: str
     score_rule: ScoreRule | None
+    reads_pixels: bool
 
     @property
     def reads(self) -> tuple[str, ...]: ...
@@ -61,6 +63,7 @@ class RegionMethod(ABC):
 
     name: str
     score_rule: ScoreRule | None = None
+    reads_pixels = False
     text_part: str | None = None
 
     @abstractmethod

@@ -29,6 +29,7 @@ class OfficialRegionSpot(HeadMethod):
 
     name = "official"
     score_rule: ScoreRule | None = "official"
+    reads_pixels = True
 
     @property
     def reads(self) -> tuple[str, ...]:

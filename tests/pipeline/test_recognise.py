@@ -1,6 +1,7 @@
 """A pass of recognition over a dataset."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,16 +29,20 @@ class Fixed:
     name = "fixed"
     score_rule = text_part = None
     reads = (TOKENS, MAP)
+    reads_pixels = False
 
     def __init__(self) -> None:
         self.inputs: list[RegionInputs] = []
 
-    def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> np.ndarray:
-        self.inputs.append(inputs)
-        inputs.query(TOKENS)
-        inputs.memory((MAP,))
-        widths = torch.from_numpy(inputs.boxes[:, 2] - inputs.boxes[:, 0])
-        return (-(torch.arange(len(text)) - widths[:, None]).abs()).softmax(-1).numpy()
+    def embed(self, batch: Sequence[RegionInputs]) -> list[torch.Tensor]:
+        self.inputs += batch
+        for inputs in batch:
+            inputs.query(TOKENS)
+            inputs.memory((MAP,))
+        return [torch.from_numpy(inputs.boxes[:, 2:3] - inputs.boxes[:, :1]) for inputs in batch]
+
+    def scores(self, embeddings: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        return (-(torch.arange(len(text)) - embeddings).abs()).softmax(-1)
 
 
 @pytest.fixture
@@ -131,7 +136,7 @@ def test_detections_are_the_best_pairs_of_box_and_class(dataset, small_backbone)
     assert len(detections.scores) <= 5 * len(dataset)
     assert (detections.scores > 0).all()
     first = dataset[0]
-    found = method.probabilities(method.inputs[0], torch.eye(len(dataset.class_names)))
+    found = method.scores(*method.embed(method.inputs[:1]), torch.eye(len(dataset.class_names))).numpy()
     best = np.sort(found.ravel())[::-1][:5]
     rows = detections.image_of_row == detections.image_ids.index(first.image_id)
     mine = np.sort(detections.scores[rows])[::-1]
@@ -162,9 +167,7 @@ def test_fixed_ap_keeps_every_pair(dataset, small_backbone) -> None:
 
 def test_unreadable_images_are_counted_and_the_rest_goes_on(dataset, small_backbone, tmp_path: Path) -> None:
     class NeedsPixels(Fixed):
-        def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> np.ndarray:
-            assert inputs.image.ndim == 3
-            return super().probabilities(inputs, text)
+        reads_pixels = True
 
     known = ground_truth_proposals(dataset)
     object.__setattr__(dataset, "image_root", tmp_path)
@@ -186,13 +189,12 @@ def test_an_image_that_goes_missing_in_the_middle_is_left_out_for_every_method(
     class Removing(Fixed):
         name = "removing"
 
-        def probabilities(self, inputs: RegionInputs, text: torch.Tensor) -> np.ndarray:
-            self.inputs.append(inputs)
-            if len(self.inputs) in (4, 7):
-                (root / dataset.file_names[len(self.inputs) - 1]).unlink()
+        def embed(self, batch: Sequence[RegionInputs]) -> list[torch.Tensor]:
+            for i in (3, 6):
+                (root / dataset.file_names[i]).unlink(missing_ok=True)
             if not masks:
-                assert inputs.image.ndim == 3
-            return Fixed().probabilities(inputs, text)
+                assert all(inputs.image.ndim == 3 for inputs in batch)
+            return super().embed(batch)
 
     root = tmp_path / "images"
     shutil.copytree(dataset.image_root, root)
