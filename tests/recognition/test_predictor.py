@@ -110,7 +110,7 @@ def test_images_that_are_none(image: np.ndarray, predictor: RegionPredictor, tmp
 
 
 def test_predict_wants_an_image_first(finished: Path, small_backbone, predictor: RegionPredictor) -> None:
-    fresh = RegionPredictor(predictor.method.head, small_backbone, prompts=predictor.prompts)
+    fresh = RegionPredictor(predictor.method, small_backbone)
     with pytest.raises(InputError, match="set_image"):
         fresh.predict([[1, 1, 5, 5]], CLASSES)
 
