@@ -1,7 +1,7 @@
 """Examples beside words: how many regions are named right with 1, 5 and 20 example regions of every class.
 
-Images are new drawn scenes, which no network or head was trained on. A run draws its examples by a seed of its
-own, from the same embedded regions.
+Images are new drawn scenes, which no network or head was trained on. A run draws its examples by a seed of
+its own, from the same embedded regions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import Findings, Row
-from benchmarks.settings import Examples, Settings
+from benchmarks.settings import Settings
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.datasets.coco_style import read_coco_style
 from regionspot_cache.datasets.shapes import materialise
@@ -47,8 +47,8 @@ def measure(settings: Settings, folder: Path) -> Findings:
         found += list(_of_method(method, dataset, settings))
     counts = np.bincount(dataset.labels[: dataset.offsets[chosen.images]], minlength=len(dataset.class_names))
     found.append(
-        f"{chosen.images} images to draw examples from, with {counts.min()} to {counts.max()} regions of each of "
-        f"{len(counts)} classes, {sum(dataset.class_novel)} of them novel; {chosen.tested} images to test on."
+        f"{chosen.images} images for examples, with {counts.min()} to {counts.max()} regions of each of "
+        f"{len(counts)} classes, {sum(dataset.class_novel)} of them novel; {chosen.tested} to test on."
     )
     return found
 

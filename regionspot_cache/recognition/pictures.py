@@ -46,9 +46,7 @@ def _of_pil(image: Image.Image) -> NDArray[np.uint8]:
     try:
         return to_rgb(image)
     except Exception as error:  # whatever Pillow makes of a broken or closed file, or a mode it cannot turn
-        raise InputError(
-            f"a PIL image of mode {image.mode}: {error}", KINDS, 'image.convert("RGB")'
-        ) from None
+        raise InputError(f"a PIL image of mode {image.mode}: {error}", KINDS) from None
 
 
 def _of_tensor(image: torch.Tensor) -> NDArray[np.uint8]:
