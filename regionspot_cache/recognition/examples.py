@@ -1,7 +1,8 @@
 """Classes by examples: pictures of regions beside the words, or where words say too little.
 
 The prototype of a class is the mean of the unit embeddings of its examples, mixed with the embedding of its
-name. How much the examples count is chosen by leaving each of them out in turn.
+name. How much the examples count is chosen by leaving each of them out in turn
+(benchmarks/2026-11-26-examples.md).
 """
 
 from collections import Counter
@@ -20,7 +21,7 @@ from regionspot_cache.errors import InputError, MissingFileError, near
 from regionspot_cache.recognition.pictures import to_pixels
 
 WEIGHTS = tuple(np.linspace(0, 1, 11).tolist())
-WEIGHT = 0.5  # where no class has two examples, so that none can be left out
+WEIGHT = 0.1  # where nothing can be chosen: no class has two examples, or only one has any
 ROWS_AT_ONCE = 4096
 Source = Path | str | DetectionDataset | Mapping[str, Sequence[Any]]
 
@@ -70,86 +71,99 @@ def prototypes(
 ) -> Prototypes:
     """Examples and words as one embedding a class.
 
-    Pictures lie apart from words in such spaces. A class without examples therefore gets, in the place of
-    their mean, its words moved by what the means of the other classes differ from theirs on average.
+    Pictures lie apart from words in such spaces, so that classes with examples would be nearer to every
+    region. The words of the other classes are therefore moved towards the mean of the examples, by as much as
+    examples of other classes came nearer to those that have some.
 
     Args:
         embeddings: [n, E], rows of length 1.
         labels: [n], the class of each; negative for none.
         text: [K, E], rows of length 1.
-        weight: of the examples; chosen by leaving each out in turn when not given.
+        weight: of the examples; when not given, the one that names most of them right: each left out of its
+            own class, and where some classes have no examples, in that share, as if its class had none.
     """
     kept = labels >= 0
-    embeddings, labels = embeddings[kept], labels[kept]
-    if not len(labels):
+    if not kept.any():
         return Prototypes(text, 0.0)
-    sums = np.zeros_like(text)
-    np.add.at(sums, labels, embeddings)
-    means = _means(sums, np.bincount(labels, minlength=len(text)) > 0, text)
-    if weight is None:
-        weight = _best_weight(embeddings, labels, sums, means, text)
-    return Prototypes(_mixed(means, text, weight), weight)
+    given = _Given(embeddings[kept], labels[kept], text)
+    weight = given.best_weight() if weight is None else weight
+    return Prototypes(given.classes(weight)[0], weight)
 
 
-def _means(
-    sums: NDArray[np.float32], known: NDArray[np.bool_], text: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Unit means [K, E] of the examples; for classes without, the words moved to where pictures lie."""
-    means = _unit(sums)
-    means[~known] = _unit(text[~known] + (means[known] - text[known]).mean(0))
-    return means
+class _Given:
+    """Examples and words, unit rows."""
+
+    def __init__(
+        self, embeddings: NDArray[np.float32], labels: NDArray[np.int64], text: NDArray[np.float32]
+    ) -> None:
+        self.embeddings, self.labels, self.text = embeddings, labels, text
+        self.counts = np.bincount(labels, minlength=len(text))
+        self.known = self.counts > 0
+        self.sums = np.zeros_like(text)
+        np.add.at(self.sums, labels, embeddings)
+
+    def classes(self, weight: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """[K, E] that stands for the classes, and [K, E] that would if they had no examples."""
+        mixed = np.where(self.known[:, None], _mixed(self.sums, self.text, weight), self.text)
+        moved = self._moved(mixed)
+        return np.where(self.known[:, None], mixed, moved), moved
+
+    def _moved(self, mixed: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The words, moved along the mean of the examples; as they are where only one class has any."""
+        others = int(self.known.sum()) - 1
+        centre = self.embeddings.mean(0)
+        length = float(np.linalg.norm(centre))
+        if not others or not length:
+            return self.text
+        change = mixed - self.text
+        own = float((self.embeddings * change[self.labels]).sum())
+        total = len(self.labels) * float(centre @ change.sum(0))
+        along = self.text @ (axis := centre / length)
+        wanted = np.clip(along + (total - own) / (len(self.labels) * others * length), -0.99, 0.99)[:, None]
+        across = _unit(self.text - along[:, None] * axis)
+        return (wanted * axis + np.sqrt(1 - wanted**2) * across).astype(np.float32)
+
+    def best_weight(self) -> float:
+        """Of equally good weights the one with the widest margins; every class counts the same."""
+        if self.counts.max() < 2 or len(self.text) < 2 or self.known.sum() < 2:
+            return WEIGHT
+        shares = {True: float(self.known.mean()), False: float(1 - self.known.mean())}
+        found = []
+        for weight in WEIGHTS:
+            score = np.zeros(2)
+            for others, share in shares.items():
+                if share:
+                    score += share * self._judged(weight, with_others=others)
+            found.append((*score.tolist(), weight))
+        return max(found)[2]
+
+    def _judged(self, weight: float, *, with_others: bool) -> NDArray[np.float64]:
+        """The share of the examples named right and their mean margin over the next class.
+
+        Args:
+            with_others: the class of each is made of its other examples; of its words alone otherwise.
+        """
+        tried = np.flatnonzero(self.counts[self.labels] > 1)
+        standing, moved = self.classes(weight)
+        margins = []
+        for start in range(0, len(tried), ROWS_AT_ONCE):
+            rows = tried[start : start + ROWS_AT_ONCE]
+            regions, own = self.embeddings[rows], self.labels[rows]
+            mine = _mixed(self.sums[own] - regions, self.text[own], weight) if with_others else moved[own]
+            similar = regions @ standing.T
+            similar[np.arange(len(rows)), own] = -np.inf
+            margins.append((regions * mine).sum(1) - similar.max(1))
+        margin = np.concatenate(margins)
+        share = 1 / self.counts[self.labels[tried]]
+        return np.array([share @ (margin > 0), share @ margin]) / share.sum()
 
 
-def _best_weight(
-    embeddings: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    sums: NDArray[np.float32],
-    means: NDArray[np.float32],
-    text: NDArray[np.float32],
-) -> float:
-    """The weight that names most examples right, each left out of its own class; of equals the widest margin.
-
-    Every class counts the same, however many examples it has.
-    """
-    counts = np.bincount(labels, minlength=len(text))
-    tried = np.flatnonzero(counts[labels] > 1)
-    if not len(tried) or len(text) < 2:
-        return WEIGHT
-    share = 1 / counts[labels[tried]]
-    found = []
-    for weight in WEIGHTS:
-        margins = _margins(embeddings, labels, tried, sums, _mixed(means, text, weight), text, weight)
-        found.append((float(share @ (margins > 0)), float(share @ margins), weight))
-    return max(found)[2]
+def _mixed(sums: NDArray[np.float32], text: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
+    return _unit(np.float32(weight) * _unit(sums) + np.float32(1 - weight) * text)
 
 
-def _margins(
-    embeddings: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    tried: NDArray[np.intp],
-    sums: NDArray[np.float32],
-    mixed: NDArray[np.float32],
-    text: NDArray[np.float32],
-    weight: float,
-) -> NDArray[np.float32]:
-    """How much nearer each tried example is to its own class, made without it, than to the next other."""
-    margins = []
-    for start in range(0, len(tried), ROWS_AT_ONCE):
-        rows = tried[start : start + ROWS_AT_ONCE]
-        regions, own = embeddings[rows], labels[rows]
-        without = _mixed(_unit(sums[own] - regions), text[own], weight)
-        similar = regions @ mixed.T
-        similar[np.arange(len(rows)), own] = -np.inf
-        margins.append((regions * without).sum(1) - similar.max(1))
-    return np.concatenate(margins)
-
-
-def _mixed(means: NDArray[np.float32], text: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
-    return _unit(np.float32(weight) * means + np.float32(1 - weight) * text)
-
-
-def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+def _unit(x: NDArray[Any]) -> NDArray[np.float32]:
+    return (x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)).astype(np.float32)
 
 
 def read_examples(
