@@ -17,10 +17,10 @@ from regionspot_cache.backbones.vocabulary import listed_names
 from regionspot_cache.errors import InputError, UsageError, one_of
 from regionspot_cache.identity import require_same, without_arithmetic
 from regionspot_cache.models.hub import BACKBONE_FILE, CONFIG_FILE, model_folder
-from regionspot_cache.recognition.embedding import EmbeddingMethod, embedding_method, with_networks_of
+from regionspot_cache.recognition.embedding import embedding_method, with_networks_of
 from regionspot_cache.recognition.examples import Examples, Source, prototypes, read_examples
 from regionspot_cache.recognition.inputs import RegionInputs
-from regionspot_cache.recognition.methods import HeadMethod, RegionSpot
+from regionspot_cache.recognition.methods import Recogniser, RegionSpot
 from regionspot_cache.recognition.pictures import to_pixels
 from regionspot_cache.recognition.prediction import Prediction
 from regionspot_cache.recognition.words import ClassEmbeddings
@@ -48,7 +48,7 @@ class RegionPredictor:
 
     def __init__(
         self,
-        method: HeadMethod | EmbeddingMethod,
+        method: Recogniser,
         backbone: Backbone,
         *,
         prompts: Mapping[str, Any] | None = None,
@@ -238,19 +238,8 @@ class RegionPredictor:
         probabilities = self.method.probabilities(inputs, text)  # [N, K]
         return Prediction(boxes=inputs.boxes, probabilities=probabilities, classes=names, image=inputs.image)
 
-    @torch.inference_mode()
     def _regions(self, inputs: RegionInputs) -> torch.Tensor:
-        if not len(inputs.boxes):
-            return self._classes(("region",))[:0]
-        found = _embedded(self.method, inputs)
-        return normalize(found.float(), dim=-1)
-
-
-def _embedded(method: HeadMethod | EmbeddingMethod, inputs: RegionInputs) -> torch.Tensor:
-    """[N, E], not normalised."""
-    if isinstance(method, EmbeddingMethod):
-        return method.embed(inputs)
-    return method.head(*method._inputs(inputs))[0]
+        return normalize(self.method.embed([inputs])[0], dim=-1)
 
 
 def head_inputs(config: Mapping[str, Any]) -> HeadInputs:
