@@ -15,7 +15,9 @@ from regionspot_cache.backbones import load_proposer
 from regionspot_cache.errors import InputError
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.recognition import ClipCrops
-from regionspot_cache.recognition.predictor import Prediction, RegionPredictor
+from regionspot_cache.recognition.examples import Examples
+from regionspot_cache.recognition.prediction import Prediction
+from regionspot_cache.recognition.predictor import RegionPredictor
 from regionspot_cache.reporting.drawing import attention, comparison, regions, sheet
 from regionspot_cache.reporting.page import Cell, KeyValues, Text, write_report
 from regionspot_cache.reporting.scene import Scene
@@ -30,7 +32,7 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 def predict(
     settings: PredictSettings,
     boxes: NDArray[np.float32] | None,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     *,
     as_json: bool = False,
 ) -> Prediction:
@@ -42,7 +44,8 @@ def predict(
     if boxes is None:
         proposer = load_proposer(predictor.backbone, console.fetching)
         boxes = predictor.inputs(np.zeros((0, 4))).proposals(proposer)[0][: settings.top]
-    prediction = predictor.predict(boxes, classes)
+    examples = embedded(predictor, settings.examples) if settings.examples else None
+    prediction = predictor.predict(boxes, classes, examples=examples)
     scene = seen(predictor, prediction, settings)
     pictures = save_pictures(scene, settings.out or Path(f"{settings.image.stem}-regions.png"))
     facts: dict[str, Any] = {
@@ -57,6 +60,16 @@ def predict(
     text = "\n".join([*map(line_of, facts["regions"]), *written])
     console.result(facts, text, as_json=as_json)
     return prediction
+
+
+def embedded(predictor: RegionPredictor, source: Path) -> Examples:
+    """The examples, with a warning about those that cannot be read."""
+    examples = predictor.embed_examples(source)
+    if examples.left_out:
+        console.warn(
+            f"left out of {source}: {', '.join(f'{n} {why}' for why, n in examples.left_out.items())}"
+        )
+    return examples
 
 
 def seen(predictor: RegionPredictor, prediction: Prediction, settings: PredictSettings) -> Scene:
@@ -112,6 +125,7 @@ def write_page(path: Path, scene: Scene, prediction: Prediction, settings: Predi
         "size": f"{width} x {height} pixels",
         "boxes": "given" if settings.boxes else f"the best {settings.top} of the RPN",
         "classes": len(prediction.classes),
+        "examples": str(settings.examples or "none"),
         "model": str(settings.checkpoint),
     }
     sections = [*(shown if count else [Text(body="No boxes.")]), KeyValues(title="Settings", items=facts)]
@@ -121,11 +135,8 @@ def write_page(path: Path, scene: Scene, prediction: Prediction, settings: Predi
 
 def _details(scene: Scene, prediction: Prediction) -> dict[str, list[str]]:
     """Columns beside the names: the runners-up, and the boxes in pixels."""
-    ranked = np.argsort(-prediction.probabilities, axis=1, kind="stable")[:, 1 : 1 + RUNNERS_UP]
-    runners_up = [
-        "; ".join(f"{prediction.classes[k]} {probability[k]:.2f}" for k in row)
-        for row, probability in zip(ranked.tolist(), prediction.probabilities, strict=True)
-    ]
+    ranked = prediction.top(1 + RUNNERS_UP)
+    runners_up = ["; ".join(f"{name} {score:.2f}" for name, score in row[1:]) for row in ranked]
     places = [NO_BREAK.join(f"{value:.0f}" for value in box) for box in scene.boxes]
     return {"next": runners_up, NO_BREAK.join(("x0", "y0", "x1", "y1")): places}
 

@@ -15,8 +15,8 @@ from pipeline import names
 from pipeline.names import require_named_backbone, warn_of_photographs
 from pipeline.options import option, verb
 from pipeline.places import WORKPLACE
-from regionspot_cache.backbones.vocabulary import read_class_names
-from regionspot_cache.errors import MissingFileError, UsageError, near
+from regionspot_cache.backbones.vocabulary import listed_names, read_class_names
+from regionspot_cache.errors import InputError, MissingFileError, UsageError, near
 from regionspot_cache.models.hub import CLASSES_FILE, CONFIG_FILE
 
 
@@ -34,8 +34,14 @@ class PredictSettings:
     classes: str | None = option(
         None,
         "--classes",
-        "Names separated by commas, or a file with one a line; those of training if not given.",
+        "Names separated by commas, or a file with one a line; else those of --examples or of training.",
         "NAMES",
+    )
+    examples: Path | None = option(
+        None,
+        "--examples",
+        "Pictures of classes beside their names: a folder of images a class, or a COCO-style file.",
+        "PLACE",
     )
     checkpoint: Path = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
     backbone: names.Backbone | None = names.backbone_option(None)
@@ -60,7 +66,8 @@ def predict(settings: PredictSettings, *, as_json: bool) -> None:
     """
     require_image(settings.image)
     boxes = parse_boxes(settings.boxes) if settings.boxes else None
-    classes = parse_classes(settings.classes, settings.checkpoint)
+    named = settings.classes is not None or settings.examples is None
+    classes = parse_classes(settings.classes, settings.checkpoint) if named else None
     warn_of_photographs(settings.backbone or settings.checkpoint, settings.image)
     from pipeline.predict import predict as run
 
@@ -113,7 +120,8 @@ def parse_classes(text: str | None, checkpoint: Path) -> list[str]:
         return read_class_names(checkpoint / CLASSES_FILE)
     if text.endswith(".txt") or os.path.isfile(text):  # names may be longer than a path can be
         return read_class_names(Path(text))
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise UsageError(f"--classes {text!r} names nothing.", "Names separated by commas, or a file.")
-    return names
+    try:
+        return list(listed_names(text))
+    except InputError:
+        expected = "Names separated by commas, or a file."
+        raise UsageError(f"--classes {text!r} names nothing.", expected) from None

@@ -76,6 +76,20 @@ def read_class_names(path: Path) -> list[str]:
     return names
 
 
+def listed_names(classes: str | Sequence[str]) -> tuple[str, ...]:
+    """Class names as people type them: one text with commas between, or a list. InputError: names nothing."""
+    names = classes.split(",") if isinstance(classes, str) else classes
+    example = 'Names such as "car, bus" or ["car", "bus"].'
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"classes {str(classes)[:200]!r}", example)
+    found = tuple(name.strip() for name in names)
+    if isinstance(classes, str):  # a comma too many names nothing
+        found = tuple(filter(None, found))
+    if not all(found) or not found:
+        raise InputError(f"classes {str(classes)[:200]!r}: a name is missing", example)
+    return found
+
+
 def unique_classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Equal names merged, as V3Det has them: by first appearance, and which each became, int64 [N]."""
     position: dict[str, int] = {}

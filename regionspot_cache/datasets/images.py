@@ -159,7 +159,7 @@ def decode_image(
         if expected_size is not None and size != tuple(expected_size):
             found, annotated = (f"{width} x {height}" for width, height in (size, expected_size))
             raise ImageFailure(SIZE_MISMATCH, f"{found} in the file, {annotated} annotated")
-        pixels = _to_rgb(image)
+        pixels = to_rgb(image)
     turn = _TURNS.get(orientation)
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
@@ -205,7 +205,8 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """What `decode_image` makes of an open image; raises ImageFailure, and whatever Pillow does."""
     image.load()
     if image.mode.startswith("I"):  # 16-bit grey levels; Pillow's own conversion saturates them at 255
         grey = (np.clip(np.asarray(image).astype(np.int32), 0, 65535) >> 8).astype(np.uint8)

@@ -1,7 +1,7 @@
 """Names for the boxes of one image: pay once in `set_image`, then ask `predict` as often as you like."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,53 +9,52 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
+from torch.nn.functional import normalize
 
 from regionspot_cache.backbones import Backbone, MaskEncoder, load_backbone, load_preset
 from regionspot_cache.backbones.presets import HeadInputs
-from regionspot_cache.backbones.vocabulary import text_embeddings
-from regionspot_cache.datasets.images import ImageFailure, read_image
-from regionspot_cache.errors import InputError
+from regionspot_cache.backbones.vocabulary import listed_names
+from regionspot_cache.errors import InputError, UsageError, one_of
 from regionspot_cache.identity import require_same, without_arithmetic
 from regionspot_cache.models.hub import BACKBONE_FILE, CONFIG_FILE, model_folder
-from regionspot_cache.recognition import RegionInputs, RegionSpot
+from regionspot_cache.recognition.embedding import embedding_method, with_networks_of
+from regionspot_cache.recognition.examples import Examples, Source, prototypes, read_examples
+from regionspot_cache.recognition.inputs import RegionInputs
+from regionspot_cache.recognition.methods import Recogniser, RegionSpot
+from regionspot_cache.recognition.pictures import to_pixels
+from regionspot_cache.recognition.prediction import Prediction
+from regionspot_cache.recognition.words import ClassEmbeddings
 from regionspot_cache.training.head import RegionHead, read_model_config
 
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What the boxes of an image show."""
-
-    boxes: NDArray[np.float32]  # [N, 4] xyxy, pixels of the image
-    names: tuple[str, ...]  # the best class of each box
-    scores: NDArray[np.float32]  # [N], its probability among the classes asked for
-    probabilities: NDArray[np.float32]  # [N, K], rows sum to 1
-    classes: tuple[str, ...]  # the K names asked for
+METHODS = ("clip-box", "clip-mask", "clip-roi", "clip-roi-mask", "regionclip")
+Classes = str | Sequence[str]
 
 
 class RegionPredictor:
-    """RegionSpot on single images.
+    """Recognition of regions of single images, by a trained head or by an embedding method.
+
+    Images are whatever `pictures.to_pixels` reads: paths, PIL images, arrays, tensors. Class names are a
+    list, or one text with commas between.
 
     Example:
         predictor = RegionPredictor.from_pretrained("rs-cache-data/runs/shapes")
-        prediction = predictor.set_image("street.jpg").predict([[10, 20, 200, 180]], ["car", "bus"])
+        prediction = predictor.set_image("street.jpg").predict([[10, 20, 200, 180]], "car, bus")
 
     Args:
-        head: a trained head.
-        backbone: the frozen networks that it was trained on.
+        method: how regions are embedded and compared.
+        backbone: the frozen networks that it reads.
         prompts: keyword arguments of `vocabulary.text_embeddings`: templates, cleaning, average.
-        arrays: what the head relates.
     """
 
     def __init__(
         self,
-        head: RegionHead,
+        method: Recogniser,
         backbone: Backbone,
         *,
-        prompts: dict[str, Any],
-        arrays: HeadInputs | None = None,
+        prompts: Mapping[str, Any] | None = None,
     ) -> None:
-        self.backbone, self.prompts = backbone, prompts
-        self.method = RegionSpot(head, arrays)
+        self.backbone, self.method = backbone, method
+        self._classes = ClassEmbeddings(backbone.text_of(method.text_part), prompts or {})
         self._image: RegionInputs | None = None
 
     @classmethod
@@ -81,16 +80,38 @@ class RegionPredictor:
         text = config["text"]
         prompts = {name: text[name] for name in ("templates", "cleaning", "average")}
         head = RegionHead.from_pretrained(folder, device=device)
-        return cls(head, networks, prompts=prompts, arrays=head_inputs(config))
+        return cls(RegionSpot(head, head_inputs(config)), networks, prompts=prompts)
 
-    def set_image(self, image: NDArray[np.uint8] | Path | str) -> Self:
-        """Runs both frozen networks on an image: uint8 [H, W, 3] RGB, or a file. InputError: not an image."""
-        inputs = RegionInputs(self.backbone, _pixels(image), np.zeros((0, 4), np.float32))
-        inputs.memory(self.method.arrays.memory)
-        for part, encoder in self.backbone.parts.items():
-            if isinstance(encoder, MaskEncoder):
-                inputs.embedding_of(part)
-        self._image = inputs
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | Path = "tiny",
+        *,
+        method: str = "clip-box",
+        device: str = "cpu",
+        prompts: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A predictor without a trained head.
+
+        Args:
+            backbone: a preset or YAML file.
+            method: one of `METHODS`, see `recognition.embedding`.
+            prompts: as of the class.
+
+        Raises:
+            UsageError: no such method or backbone, or one without a network for the other.
+        """
+        if method not in METHODS:
+            trained = "RegionPredictor.from_pretrained(FOLDER)" if method == RegionSpot.name else ""
+            raise UsageError(
+                f"There is no method {method!r} without a head.", one_of(method, METHODS), trained
+            )
+        networks = load_backbone(with_networks_of([method], load_preset(backbone)), device)
+        return cls(embedding_method(method, networks), networks, prompts=prompts)
+
+    def set_image(self, image: Any) -> Self:
+        """Runs the frozen networks on an image, as of `pictures.to_pixels`. InputError: not an image."""
+        self._image = self._encoded(image)
         return self
 
     def inputs(self, boxes: Any) -> RegionInputs:
@@ -103,24 +124,122 @@ class RegionPredictor:
             raise InputError("predict before set_image", "An image.", "predictor.set_image(image)")
         return self._image.on(_checked(boxes, self._image.size))
 
-    def predict(self, boxes: Any, classes: Sequence[str]) -> Prediction:
-        """Names boxes [N, 4] xyxy, pixels, of the present image by K classes in any words."""
-        text = self.embed(classes)
-        inputs = self.inputs(boxes)
-        probabilities = self.method.probabilities(inputs, text)  # [N, K]
-        best = probabilities.argmax(1) if len(probabilities) else np.zeros(0, np.int64)
-        return Prediction(
-            boxes=inputs.boxes,
-            names=tuple(classes[int(i)] for i in best),
-            scores=probabilities[np.arange(len(best)), best],
-            probabilities=probabilities,
-            classes=tuple(classes),
-        )
+    def predict(
+        self, boxes: Any, classes: Classes | None = None, *, examples: Examples | Source | None = None
+    ) -> Prediction:
+        """Names boxes of the present image.
 
-    def embed(self, classes: Sequence[str]) -> torch.Tensor:
-        """Text embeddings of class names by the prompts of training, float32 [K, E]."""
-        embeddings = text_embeddings(self.backbone.text, classes, **self.prompts)
-        return torch.from_numpy(embeddings).to(self.backbone.text.device)
+        Args:
+            boxes: [N, 4] xyxy, pixels.
+            classes: K names in any words; those of the examples when not given.
+            examples: pictures of regions of some of the classes, which then count beside the words; what
+                `embed_examples` returns or reads. Embed them once if you ask often.
+
+        Raises:
+            InputError: what is not such boxes, names or examples, or no image yet.
+        """
+        inputs = self.inputs(boxes)
+        return self._named(inputs, *self._text(classes, examples))
+
+    def predict_batch(
+        self,
+        images: Sequence[Any],
+        boxes: Sequence[Any],
+        classes: Classes | None = None,
+        *,
+        examples: Examples | Source | None = None,
+    ) -> list[Prediction]:
+        """`predict` for several images with boxes [N_i, 4] of each; the present image stays.
+
+        The networks see the images one after the other. InputError names the image that cannot be used.
+        """
+        if isinstance(images, (str, Path)) or len(images) != len(boxes):
+            count = "one image" if isinstance(images, (str, Path)) else f"{len(images)} images"
+            found = f"{count} with boxes of {len(boxes)}"
+            raise InputError(found, "A list of images, and boxes [N, 4] for each of them.")
+        text = self._text(classes, examples)
+        predictions = []
+        for position, (image, own) in enumerate(zip(images, boxes, strict=True)):
+            try:
+                encoded = self._encoded(image)
+                predictions.append(self._named(encoded.on(_checked(own, encoded.size)), *text))
+            except InputError as error:
+                found = f"image {position} of {len(images)}: {error.found}"
+                raise type(error)(found, error.expected, error.remedy) from None
+        return predictions
+
+    def embed(self, classes: Classes) -> torch.Tensor:
+        """Text embeddings of class names, float32 [K, E], rows of length 1; each name is embedded once."""
+        return self._classes(listed_names(classes))
+
+    def embed_regions(self, image_or_boxes: Any, boxes: Any = None) -> torch.Tensor:
+        """Embeddings in the space of `embed`, float32 [N, E], rows of length 1.
+
+        `embed_regions(boxes)` is of the present image, `embed_regions(image, boxes)` of another one, which
+        does not become the present. InputError as of `predict`.
+        """
+        if boxes is None:
+            return self._regions(self.inputs(image_or_boxes))
+        encoded = self._encoded(image_or_boxes)
+        return self._regions(encoded.on(_checked(boxes, encoded.size)))
+
+    def embed_examples(self, source: Source, *, images: Path | None = None) -> Examples:
+        """Embeds example regions, to be given to `predict` again and again.
+
+        Args:
+            source, images: as of `examples.read_examples`.
+
+        Raises:
+            InputError: there is not one that can be read; also as of `read_examples`.
+        """
+        left_out: Counter[str] = Counter()
+        rows: list[NDArray[np.float32]] = []
+        names: list[str] = []
+        for example in read_examples(source, left_out, images=images):
+            rows.append(self.embed_regions(example.image, example.boxes).cpu().numpy())
+            names += example.names
+        if not names:
+            counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+            raise InputError(f"No example region; left out: {counts or 'nothing'}.", "At least one image.")
+        known = tuple(dict.fromkeys(names))
+        labels = np.array([known.index(name) for name in names])
+        return Examples(names=known, embeddings=np.concatenate(rows), labels=labels, left_out=left_out)
+
+    def _encoded(self, image: Any) -> RegionInputs:
+        """An image after the networks whose output does not depend on boxes."""
+        inputs = RegionInputs(self.backbone, to_pixels(image), np.zeros((0, 4), np.float32))
+        for path in self.method.reads:
+            part, _, name = path.partition("/")
+            encoder = self.backbone.parts.get(part)  # none for the positions of boxes
+            if isinstance(encoder, MaskEncoder):
+                inputs.embedding_of(part)
+            elif encoder is not None and not encoder.arrays[name].per_box:
+                inputs.memory((path,))
+        return inputs
+
+    def _text(
+        self, classes: Classes | None, examples: Examples | Source | None
+    ) -> tuple[tuple[str, ...], torch.Tensor]:
+        """Names, and what stands for them [K, E]."""
+        if examples is not None and not isinstance(examples, Examples):
+            examples = self.embed_examples(examples)
+        if classes is None:
+            if examples is None:
+                raise InputError("Neither classes nor examples.", "Names, such as ['car', 'bus'].")
+            classes = examples.names
+        names = listed_names(classes)
+        text = self._classes(names)
+        if examples is None:
+            return names, text
+        made = prototypes(examples.embeddings, examples.labels_among(names), text.cpu().numpy())
+        return names, torch.from_numpy(made.embeddings).to(text.device)
+
+    def _named(self, inputs: RegionInputs, names: tuple[str, ...], text: torch.Tensor) -> Prediction:
+        probabilities = self.method.probabilities(inputs, text)  # [N, K]
+        return Prediction(boxes=inputs.boxes, probabilities=probabilities, classes=names, image=inputs.image)
+
+    def _regions(self, inputs: RegionInputs) -> torch.Tensor:
+        return normalize(self.method.embed([inputs])[0], dim=-1)
 
 
 def head_inputs(config: Mapping[str, Any]) -> HeadInputs:
@@ -174,17 +293,6 @@ def check_origin(config: Mapping[str, Any], model: str) -> None:
             "networks, inputs and text as training writes them",
             "train again or restore the file",
         ) from None
-
-
-def _pixels(image: NDArray[np.uint8] | Path | str) -> NDArray[np.uint8]:
-    if isinstance(image, (str, Path)):
-        try:
-            return read_image(Path(image))
-        except ImageFailure as failure:
-            raise InputError(f"{failure}.", "An image file that can be decoded.") from None
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError(f"an image of {image.dtype} {list(image.shape)}", "uint8 [H, W, 3] RGB")
-    return image
 
 
 def _checked(boxes: Any, size: tuple[int, int]) -> NDArray[np.float32]:

@@ -1,15 +1,16 @@
 """Every measurement at its smallest."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import encoder, evaluate, extract, read, train, workers
+from benchmarks import encoder, evaluate, examples, extract, read, train, workers
 from benchmarks.evaluate import random_problem, write_problem
 from benchmarks.harness import OURS, Findings, Row
 from benchmarks.read import STREAMS
-from benchmarks.settings import Evaluate, Extract, Read, Settings, Train, Workers
+from benchmarks.settings import Evaluate, Examples, Extract, Read, Settings, Train, Workers
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.evaluation import evaluate as average_precision
 from regionspot_cache.evaluation import read_results
@@ -138,6 +139,23 @@ def test_a_results_file_like_those_of_other_systems(tmp_path: Path) -> None:
     scored = average_precision(found, truth)
     assert set(scored) == {"bbox", "segm"}
     assert 0 < scored["segm"].metrics["AR"] < 1
+
+
+def test_examples(finished: Path, tmp_path: Path) -> None:
+    small = Examples(
+        checkpoint=finished / "rs-cache-data/runs/small",
+        methods=("regionspot",),
+        images=4,
+        tested=3,
+        shots=(2,),
+    )
+    found = examples.measure(replace(SMALL, examples=small), tmp_path)
+    assert [row.what.partition(": ")[2] for row in rows(found)] == ["all regions", "novel regions"] * 2
+    assert all(len(row.ours) == len(row.theirs) == 2 for row in rows(found))
+    assert all(0 <= value <= 100 for row in rows(found) for value in (*row.ours, *row.theirs))
+    assert "4 images for examples" in remarks(found)
+    elsewhere = replace(SMALL, examples=replace(small, checkpoint=tmp_path))
+    assert "rs-cache demo trains one" in remarks(examples.measure(elsewhere, tmp_path))
 
 
 @pytest.mark.slow

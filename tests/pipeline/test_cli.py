@@ -25,7 +25,7 @@ OPTIONS = {
     "export": "config json out set",
     "push": "config json metrics private set",
     "eval": "ap backbone checkpoint config dataset images json limit method out proposals set",
-    "predict": "backbone boxes checkpoint classes compare config json out report set top",
+    "predict": "backbone boxes checkpoint classes compare config examples json out report set top",
     "reproduce": "config dry-run json out seeds set workers world",
     "demo": "config out set",
     "backbones": "config json set",

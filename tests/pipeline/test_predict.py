@@ -92,6 +92,26 @@ def test_a_page_with_everything(finished: Path, tmp_path: Path) -> None:
     assert "256 x 256 pixels" in page.text
 
 
+def test_examples_beside_names(finished: Path, tmp_path: Path) -> None:
+    image = Image.open(finished / IMAGE).convert("RGB")
+    for name, box in {"left": (0, 0, 100, 256), "right": (156, 0, 256, 256)}.items():
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for k in range(2):
+            image.crop(box).save(tmp_path / "mine" / name / f"{k}.png")
+    (tmp_path / "mine" / "left" / "notes.txt").write_text("no image")
+    given = ("--boxes", "0,0,100,256", "--examples", tmp_path / "mine", "--out", tmp_path / "a.png")
+    ran = predict(finished, *given, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["regions"][0]["name"] in ("left", "right")
+    assert "1 undecodable" in ran.err
+    refused = predict(finished, *given, "--classes", "leff,other")
+    assert refused.code == 1
+    assert "Did you mean left?" in refused.err
+    absent = predict(finished, "--boxes", "0,0,9,9", "--examples", "nowhere")
+    assert absent.code == 1
+    assert "no examples at nowhere" in absent.err
+
+
 def test_the_network_proposes_boxes_and_the_head_knows_its_classes(finished: Path, tmp_path: Path) -> None:
     ran = predict(finished, "--top", 5, "--out", tmp_path / "a.jpg", "--json")
     assert ran.code == 0, ran.err
