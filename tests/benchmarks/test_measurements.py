@@ -130,11 +130,12 @@ def test_live_batches_are_those_of_the_cache_with_pixels_for_maps(tmp_path: Path
 def test_evaluate(tmp_path: Path) -> None:
     found = evaluate.measure(SMALL, tmp_path)
     for row in rows(found, "detections"):
-        assert row.peer in ("lvis package", "faster-coco-eval")
+        assert row.peer in ("lvis package", "faster-coco-eval", "hotcoco")
         assert min(*row.ours, *row.theirs) > 0
     assert all(0.02 < value < 2 for row in rows(found, "memory") for value in row.ours)
-    assert [row.met for row in rows(found, "largest difference")] == [True, True]
-    assert len(rows(found)) == 6
+    peers = 3 - remarks(found).count("not installed")
+    assert [row.met for row in rows(found, "largest difference")] == [True] * peers
+    assert len(rows(found)) == 3 * peers
 
 
 def test_the_random_problem_has_detections_of_all_outcomes() -> None:
