@@ -172,7 +172,8 @@ LIMIT = "numpy memmap (limit)"
 FORMATS = (".pth per image", *STREAMS)  # twice the speed of the best of them is the goal
 REMARKS = [
     "The files are in the page cache: decoding, copies and overhead are compared, not disks.",
-    "Every reader is called from one thread; tensorstore uses threads of its own. Ours checks checksums.",
+    "Every reader is called from one thread; tensorstore and zarrs use threads of their own.",
+    "Ours, zarr-python, zarrs and tensorstore check the checksum of every record; memmap checks nothing.",
     "window: random within one partition at a time; a stream shuffles by its own means.",
 ]
 
