@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 OURS = "ours"
 PLACES = ("workplace", "fetched weights")  # of one machine, of no interest to others
-PEERS = ("tensorstore", "faster-coco-eval", "litdata", "mosaicml-streaming", "webdataset")
+PEERS = (
+    *("zarr", "zarrs", "tensorstore", "litdata", "mosaicml-streaming", "webdataset"),
+    *("faster-coco-eval", "hotcoco"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

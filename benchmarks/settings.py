@@ -55,6 +55,10 @@ class Train:
     classes: int = 365
     steps: int | None = None
     """Of one run; 500 on CUDA, else 4."""
+    live: tuple[HeadSize, ...] | None = None
+    """Measured beside CLIP in every step; all of `sizes` with CUDA or --full, elsewhere tiny and b16."""
+    live_steps: int | None = None
+    """Of one run of that peer; 50 on CUDA, else 2."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
-"""Steps a second of the training loop, beside the same loop around a head of `nn.TransformerDecoder`."""
+"""Steps a second of the training loop, beside a head of `nn.TransformerDecoder` and CLIP in every step."""
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import OURS, Findings, against, take_turns
+from benchmarks.harness import OURS, Findings, Row, against, take_turns
+from benchmarks.live import draw_images, frozen_clip, live_steps
 from benchmarks.random_cache import MAP, QUERY, random_cache
 from benchmarks.settings import HeadSize, Settings, Train
 from regionspot_cache.backbones.arithmetic import autocast, choose
@@ -24,6 +26,7 @@ from regionspot_cache.training import train as train_head
 from regionspot_cache.training.losses import region_loss
 
 PEER = "nn.TransformerDecoder head"
+LIVE = "CLIP run live in every step"
 BATCHES = 4  # ready ones, of the peer
 
 
@@ -47,6 +50,7 @@ SIZES: dict[HeadSize, Sizes] = {
     "l14": Sizes(16, 1024, 256, 768),
     "l14-336": Sizes(24, 1024, 256, 768),
 }
+SMALL: tuple[HeadSize, ...] = ("tiny", "b16")  # whose CLIP takes no minutes on a CPU
 
 
 def measure(settings: Settings, folder: Path) -> Findings:
@@ -55,17 +59,18 @@ def measure(settings: Settings, folder: Path) -> Findings:
     cuda = device.type == "cuda"
     chosen = work.sizes or [name for name in SIZES if cuda or settings.full or name != "l14-336"]
     config = _config(work, cuda)
+    sources = {name: _source(name, work, folder / name) for name in chosen}
     found: Findings = []
-    for name in chosen:
+    for name, source in sources.items():
         contenders = {
-            OURS: partial(_ours, _source(name, work, folder / name), config, folder, device),
+            OURS: lambda source=source: _ours(source, config, folder, device).rate,
             PEER: partial(_theirs, SIZES[name], work, config, device),
         }
         runs = take_turns(contenders, settings.repeats)
-        what = f"head {name}, map {list(SIZES[name].map_shape)}, batch {config.batch_size}, {device.type}"
         on_h200 = cuda and "H200" in torch.cuda.get_device_name(device)
         goals = {PEER: ">= 500"} if name == "l14-336" and on_h200 else {}
-        found += against(what, "steps/s", runs, goals=goals)
+        found += against(_what(name, config, device), "steps/s", runs, goals=goals)
+    found += _beside_live(settings, sources, config, folder, device)
     found.append(
         f"{work.boxes} boxes an image, {work.classes} classes. Ours is `train` as it is, with its cache in "
         "memory and collating included; the peer gets collated batches."
@@ -73,6 +78,46 @@ def measure(settings: Settings, folder: Path) -> Findings:
     if left_out := [name for name in SIZES if name not in chosen]:
         found.append(f"Not measured: {', '.join(left_out)} (--full, or --set train.sizes).")
     return found if cuda else [*found, "GPU: none used, not measured."]
+
+
+def _what(name: HeadSize, config: TrainConfig, device: torch.device) -> str:
+    shape = list(SIZES[name].map_shape)
+    return f"head {name}, map {shape}, batch {config.batch_size}, {device.type}"
+
+
+def _beside_live(
+    settings: Settings,
+    sources: dict[HeadSize, TrainingSource],
+    config: TrainConfig,
+    folder: Path,
+    device: torch.device,
+) -> Findings:
+    """Ours reads the maps from disk, the peer computes them; both read the same tokens and labels."""
+    work, cuda = settings.train, device.type == "cuda"
+    everywhere = settings.full or cuda
+    live = work.live if work.live is not None else tuple(n for n in sources if everywhere or n in SMALL)
+    from_disk = replace(config, memory_bytes=0)
+    draw_images(folder, work.images)
+    found: Findings = []
+    for name in (name for name in live if name in sources):
+        source, clip, waiting = sources[name], frozen_clip(name, device), []
+
+        def ours(source: TrainingSource = source, waiting: list[float] = waiting) -> float:
+            speed = _ours(source, from_disk, folder, device)
+            waiting.append(speed.waiting)
+            return speed.rate
+
+        steps = work.live_steps or (50 if cuda else 2)
+        theirs = partial(live_steps, source, from_disk, clip, device, steps)
+        runs = take_turns({OURS: ours, LIVE: theirs}, settings.repeats)
+        what = f"{_what(name, config, device)}, from disk"
+        found += against(what, "steps/s", runs, goals={LIVE: ">= 15x"} if name == "l14" and not cuda else {})
+        found.append(
+            Row(what=f"{what}: waiting for batches", unit="", ours=waiting, goal="<= 0.02", lower=True)
+        )
+    if left_out := [name for name in sources if name not in live]:
+        found.append(f"{LIVE}: not measured for {', '.join(left_out)} (--full, or --set train.live).")
+    return found
 
 
 def _source(name: HeadSize, work: Train, path: Path) -> TrainingSource:
@@ -113,18 +158,25 @@ class _Enough(Exception):  # noqa: N818 - no error: stops `train` before it writ
     pass
 
 
-def _ours(source: TrainingSource, config: TrainConfig, folder: Path, device: torch.device) -> float:
-    """Median of the laps that `train` reports, without the first."""
-    laps: list[float] = []
+class Speed(NamedTuple):
+    """Steps a second, and the share of the time spent waiting for batches."""
+
+    rate: float
+    waiting: float
+
+
+def _ours(source: TrainingSource, config: TrainConfig, folder: Path, device: torch.device) -> Speed:
+    """Medians of the laps that `train` reports, without the first."""
+    laps: list[Speed] = []
 
     def on_step(report: StepReport) -> None:
-        laps.append(report.steps_per_second)
+        laps.append(Speed(report.steps_per_second, report.waiting))
         if report.step == config.total_steps:
             raise _Enough
 
     with suppress(_Enough), TemporaryDirectory(dir=folder) as out:
         train_head([source], config, out, device=device, on_step=on_step)
-    return median(laps[1:])
+    return Speed(*map(median, zip(*laps[1:], strict=True)))
 
 
 class TorchHead(nn.Module):

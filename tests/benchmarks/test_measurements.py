@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import encoder, evaluate, examples, extract, read, train, workers
+from benchmarks import encoder, evaluate, examples, extract, live, read, train, workers
 from benchmarks.evaluate import random_problem, write_problem
 from benchmarks.harness import OURS, Findings, Row
 from benchmarks.read import STREAMS
@@ -14,13 +15,14 @@ from benchmarks.settings import Evaluate, Examples, Extract, Read, Settings, Tra
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.evaluation import evaluate as average_precision
 from regionspot_cache.evaluation import read_results
+from regionspot_cache.training.loader import SourceReader
 
 SMALL = Settings(
     repeats=2,
     device="cpu",
     read=Read(images=20, tokens=5, width=16, partition_size=8, batch_size=4, seconds=0.01),
     extract=Extract(images=3, batch_size=2),
-    train=Train(sizes=("tiny",), batch_size=2, boxes=2, images=4, classes=3, steps=2),
+    train=Train(sizes=("tiny",), batch_size=2, boxes=2, images=4, classes=3, steps=2, live_steps=1),
     evaluate=Evaluate(images=3, detections=6, categories=4),
     workers=Workers(images=48, partition_size=4),
 )
@@ -103,21 +105,38 @@ def test_cosine_distance() -> None:
 
 def test_train(tmp_path: Path) -> None:
     found = train.measure(SMALL, tmp_path)
-    (row,) = rows(found)
-    assert len(row.ours) == len(row.theirs) == 2
-    assert min(*row.ours, *row.theirs) > 0
+    head, live, waiting = rows(found)
+    assert (head.peer, live.peer) == (train.PEER, train.LIVE)
+    for row in (head, live):
+        assert len(row.ours) == len(row.theirs) == 2
+        assert min(*row.ours, *row.theirs) > 0
+    assert all(0 <= share < 1 for share in waiting.ours)
     assert "l14-336" in remarks(found)
     assert not list(tmp_path.rglob("*.safetensors"))  # stopped before the checkpoint
+
+
+def test_live_batches_are_those_of_the_cache_with_pixels_for_maps(tmp_path: Path) -> None:
+    source = train._source("tiny", SMALL.train, tmp_path / "tiny")
+    live.draw_images(tmp_path, SMALL.train.images)
+    images = np.arange(SMALL.train.images)
+    clip = live.frozen_clip("tiny", torch.device("cpu"))
+    pixels, cached = live.PixelReader(source, images, clip), SourceReader(source, images)
+    ours, theirs = cached.read(images[1:3]), pixels.read(images[1:3])
+    for name in ("tokens", "labels"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert clip.encode(theirs.maps)["map"].shape == ours.maps.shape  # what the head takes
+    assert not torch.equal(*theirs.maps)
 
 
 def test_evaluate(tmp_path: Path) -> None:
     found = evaluate.measure(SMALL, tmp_path)
     for row in rows(found, "detections"):
-        assert row.peer in ("lvis package", "faster-coco-eval")
+        assert row.peer in ("lvis package", "faster-coco-eval", "hotcoco")
         assert min(*row.ours, *row.theirs) > 0
     assert all(0.02 < value < 2 for row in rows(found, "memory") for value in row.ours)
-    assert [row.met for row in rows(found, "largest difference")] == [True, True]
-    assert len(rows(found)) == 6
+    peers = 3 - remarks(found).count("not installed")
+    assert [row.met for row in rows(found, "largest difference")] == [True] * peers
+    assert len(rows(found)) == 3 * peers
 
 
 def test_the_random_problem_has_detections_of_all_outcomes() -> None:
