@@ -2,8 +2,8 @@
 
 The elements of an array that lie in one window are decoded at once by msgspec, more than twice as fast as by
 the json module. What it refuses (the NaN that Python writes, lone surrogates, mistakes) is decoded again by
-the C scanner of the json module, one by one: values and errors are those of json. Readers of events are slower
-when one file has several arrays.
+the C scanner of the json module, one by one: values and errors are those of json. Readers of events are
+slower when one file has several arrays.
 """
 
 import codecs
