@@ -71,6 +71,15 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Planning of random annotations; --full is the size of Objects365 v2."""
+
+    images: int = 10_000
+    boxes: float = 15.5
+    """Of an image, on average."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workers:
     """Extraction by local Dask workers; `images` are for all of them, and one alone gets its share."""
 
@@ -112,5 +121,6 @@ class Settings:
     extract: Extract = field(default_factory=Extract)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    plan: Plan = field(default_factory=Plan)
     workers: Workers = field(default_factory=Workers)
     examples: Examples = field(default_factory=Examples)

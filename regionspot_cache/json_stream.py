@@ -1,7 +1,9 @@
 """Large JSON files entry by entry, in and out: memory follows the largest entry, not the file.
 
-Entries are decoded by the C scanner of the json module. Readers of events are slower when one file has
-several arrays, refuse the NaN that Python writes, and set no limit to nesting.
+The elements of an array that lie in one window are decoded at once by msgspec, more than twice as fast as by
+the json module. What it refuses (the NaN that Python writes, lone surrogates, mistakes) is decoded again by
+the C scanner of the json module, one by one: values and errors are those of json. Readers of events are
+slower when one file has several arrays.
 """
 
 import codecs
@@ -12,14 +14,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import open_file
 
-_CHUNK = 1 << 20  # bytes
+_CHUNK = 1 << 18  # bytes; what is decoded at once stays in the cache of a core
 _LARGEST_ENTRY = 1 << 28  # characters; beyond this the file is no list of entries
 # A decoding error this close to the end of the window may only mean that the entry continues.
 _TAIL = 32
 _SPACE = re.compile(r"[ \t\r\n]*")
+_NEXT = re.compile(r"[ \t\r\n]*,[ \t\r\n]*[\[{]")  # what stands between two arrays or objects
 _CLOSING = {"[": "]", "{": "}"}
 _ENCODER = json.JSONEncoder(allow_nan=False)
 _REMEDY = "Fetch or write the file again and compare its size or checksum with the source."
@@ -46,15 +51,30 @@ class JsonFile:
 
         Raises MissingFileError, and InputError for neither, cut off or not JSON, with the file and the byte.
         """
+        for key, values in self.pieces():
+            for value in values:
+                yield key, value
+
+    def pieces(self) -> Iterator[tuple[str | None, list[Any]]]:
+        """As `entries`, but yields elements of an array together, as many as come at once."""
         with open_file(self.path, "A JSON file.") as file:
             window = _Window(file, self.path)
             self.opening = window.peek()
-            for key in window.entries():
-                yield key, window.value()
+            if self.opening == "[":
+                yield from ((None, values) for values in window.elements())
+            else:
+                for key in window.entries():
+                    yield key, [window.value()]
             self.sha256 = window.finish()
 
     def sections(self) -> Iterator[tuple[str, Any]]:
         """Yields (key, entry) for every entry of every array in an object; an array at the top is refused."""
+        for key, entries in self.batches():
+            for entry in entries:
+                yield key, entry
+
+    def batches(self) -> Iterator[tuple[str, list[Any]]]:
+        """As `sections`, but yields entries that follow each other together, as many as come at once."""
         with open_file(self.path, "A JSON file.") as file:
             window = _Window(file, self.path)
             self.opening = window.peek()
@@ -71,8 +91,8 @@ class JsonFile:
                     window.value()
                     continue
                 self.arrays.append(key)
-                for _ in window.entries():
-                    yield key, window.value()
+                for entries in window.elements():
+                    yield key, entries
             self.sha256 = window.finish()
 
 
@@ -84,7 +104,9 @@ class _Window:
         self._decode = codecs.getincrementaldecoder("utf-8-sig")()
         self._scan = json.JSONDecoder().raw_decode
         self._sha = hashlib.sha256()
+        self._decode_many = msgspec.json.Decoder().decode
         self._text, self._at, self._ended = "", 0, False
+        self._refused = False  # msgspec found something in this window that it does not decode
         self._bytes_read = 0
 
     def peek(self) -> str:
@@ -107,6 +129,33 @@ class _Window:
             key = self._key() if closing == "}" else None
             yield key
             following = self._take("," + closing)
+
+    def elements(self) -> Iterator[list[Any]]:
+        """The values of the array at the position, in pieces."""
+        for _ in self.entries():
+            yield [self.value()]
+            if many := self._many():
+                yield many
+
+    def _many(self) -> list[Any]:
+        """Further elements behind the one that ends at the position: those that are whole in the window.
+
+        They are taken to end where the last separator like the first one stands. That may be inside of an
+        element or behind the array; but then the text up to there, in brackets, is no JSON.
+        """
+        separator = _NEXT.match(self._text, self._at)
+        if separator is None or self._refused:
+            return []
+        end = self._text.rfind(self._text[self._at - 1 : separator.end()], self._at) + 1
+        if end <= self._at:
+            return []
+        try:
+            values = self._decode_many(f"[{self._text[separator.end() - 1 : end]}]")
+        except (msgspec.DecodeError, RecursionError):
+            self._refused = True
+            return []
+        self._at = end
+        return values
 
     def value(self) -> Any:
         """Decodes the value at the position and steps behind it."""
@@ -167,6 +216,7 @@ class _Window:
                 "Unpack the file, or save it as UTF-8.",
             ) from None
         self._text, self._at = self._text[self._at :] + new, 0
+        self._refused = False
         return True
 
     def _unexpected(self, expected: str) -> InputError:

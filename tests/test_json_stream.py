@@ -161,3 +161,35 @@ def test_a_syntax_error_is_found_without_reading_the_rest(
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"none\.json"):
         list(JsonFile(tmp_path / "none.json").sections())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '"}, {"',
+        "[{}, {}]",
+        '{"x": [{"y": 1}, {"y": 2}]}',
+        "NaN",
+        '"\\ud800"',
+        "1" + "0" * 30,
+        '"}, {\\"", "b": 2',
+    ],
+)
+@pytest.mark.parametrize("chunk", [16, 90, 1 << 18])
+def test_elements_decoded_together_equal_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, chunk: int
+) -> None:
+    """What looks like the end of an element, or what the fast decoder refuses, changes nothing."""
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    entries = [f'{{"a": {odd if number == 7 else number}}}' for number in range(20)]
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"first": [{", ".join(entries)}], "second": [{{"a": 1}}, {{"a": {odd}}}]}}')
+    content = json.loads(path.read_text())
+    found = [(key, repr(entry)) for key, entry in JsonFile(path).sections()]
+    assert found == [(key, repr(entry)) for key in content for entry in content[key]]
+
+
+def test_elements_come_together(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"a": number} for number in range(100)]))
+    assert [len(values) for _, values in JsonFile(path).pieces()] == [1, 98, 1]

@@ -60,7 +60,41 @@ class Columns:
         self.dropped: Counter[str] = Counter()
         self.sha256 = ""
 
-    def add_annotation(self, entry: dict[str, Any]) -> None:
+    def add(self, section: str, entries: list[Any], file: Path) -> None:
+        """Takes entries of a section; those of others are passed over. InputError for an unusable one."""
+        if section not in _REQUIRED or (section == "annotations" and self._add_annotations(entries)):
+            return
+        add_one = {"images": self._add_image, "annotations": self._add_annotation}
+        for entry in entries:
+            try:
+                add_one.get(section, self._add_category)(entry)
+            except ENTRY_ERRORS as error:
+                raise unusable_entry(file, section, entry, error) from None
+
+    def _add_annotations(self, entries: list[dict[str, Any]]) -> bool:
+        """Takes all entries a column at a time, five times as fast, or none: False when one is not plain."""
+        try:
+            boxes = np.array([entry["bbox"] for entry in entries])
+            images = [entry["image_id"] for entry in entries]
+            categories = array("q", [entry["category_id"] for entry in entries])
+            ids = array("q", [entry["id"] for entry in entries])
+            crowd = array("b", [entry.get("iscrowd") or entry.get("ignore") or 0 for entry in entries])
+            plain = boxes.dtype.kind in "if" and boxes.shape == (len(entries), 4)
+            if not plain or not set(crowd) <= {0, 1} or not {*map(type, images)} <= {int, str}:
+                return False
+            codes = array("q", map(self._code, images))
+        except ENTRY_ERRORS:
+            return False
+        boxes[:, 2:] += boxes[:, :2]
+        with np.errstate(over="ignore"):  # becomes infinite, as in an array of single numbers
+            self.box_corners.frombytes(boxes.astype(np.float32).tobytes())
+        self.box_codes += codes
+        self.box_categories += categories
+        self.box_ids += ids
+        self.box_crowd += crowd
+        return True
+
+    def _add_annotation(self, entry: dict[str, Any]) -> None:
         x, y, width, height = entry["bbox"]
         self.box_corners.extend((x, y, x + width, y + height))
         self.box_codes.append(self._code(entry["image_id"]))
@@ -71,7 +105,7 @@ class Columns:
             raise ValueError(f"`iscrowd` or `ignore` is {group!r}, neither 0 nor 1")
         self.box_crowd.append(group)
 
-    def add_image(self, entry: dict[str, Any]) -> None:
+    def _add_image(self, entry: dict[str, Any]) -> None:
         code, file_name = self._code(entry["id"]), safe_file_name(_file_name(entry))
         width, height = side(entry, "width"), side(entry, "height")
         self.federated |= "neg_category_ids" in entry
@@ -84,7 +118,7 @@ class Columns:
         self.widths.append(width)
         self.heights.append(height)
 
-    def add_category(self, entry: dict[str, Any]) -> None:
+    def _add_category(self, entry: dict[str, Any]) -> None:
         frequency = entry.get("frequency")
         category = Category(
             category_id(entry["id"]),
@@ -151,19 +185,11 @@ class Columns:
 def read_columns(path: Path, also: EntryReader | None = None) -> Columns:
     """Reads a file in one pass, which `also` may share; errors as of `read_coco_style`."""
     columns, file = Columns(), JsonFile(path)
-    add = {
-        "images": columns.add_image,
-        "annotations": columns.add_annotation,
-        "categories": columns.add_category,
-    }
-    for key, entry in file.sections():
-        if key in add:
-            try:
-                add[key](entry)
-            except ENTRY_ERRORS as error:
-                raise unusable_entry(path, key, entry, error) from None
+    for key, entries in file.batches():
+        columns.add(key, entries, path)
         if also is not None:
-            also(key, entry)
+            for entry in entries:
+                also(key, entry)
     columns.sha256 = file.sha256
     _check(columns, file)
     return columns
@@ -187,8 +213,12 @@ def _check(columns: Columns, file: JsonFile) -> None:
 
 def require_unique(file: Path, kind: str, ids: Sequence[ImageId] | NDArray[np.int64]) -> None:
     """Refuses ids that a file lists twice."""
-    number = len(np.unique(ids)) if isinstance(ids, np.ndarray) else len(set(ids))
-    if number < len(ids):
+    if isinstance(ids, np.ndarray):
+        ordered = np.sort(ids)  # np.unique without an index hashes, which is ten times as slow
+        repeated = bool((ordered[1:] == ordered[:-1]).any())
+    else:
+        repeated = len(set(ids)) < len(ids)
+    if repeated:
         twice = next(value for value, count in Counter(ids).items() if count > 1)
         found = f"{file} lists {kind} id {twice} more than once."
         raise InputError(found, f"Unique {kind} ids.", "Renumber them, or fetch the file again.")

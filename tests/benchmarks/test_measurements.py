@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import encoder, evaluate, examples, extract, live, read, train, workers
+from benchmarks import encoder, evaluate, examples, extract, live, plan, read, train, workers
 from benchmarks.evaluate import random_problem, write_problem
 from benchmarks.harness import OURS, Findings, Row
 from benchmarks.read import STREAMS
-from benchmarks.settings import Evaluate, Examples, Extract, Read, Settings, Train, Workers
+from benchmarks.settings import Evaluate, Examples, Extract, Plan, Read, Settings, Train, Workers
+from regionspot_cache.datasets.coco_style import read_coco_style
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.evaluation import evaluate as average_precision
 from regionspot_cache.evaluation import read_results
@@ -24,6 +25,7 @@ SMALL = Settings(
     extract=Extract(images=3, batch_size=2),
     train=Train(sizes=("tiny",), batch_size=2, boxes=2, images=4, classes=3, steps=2, live_steps=1),
     evaluate=Evaluate(images=3, detections=6, categories=4),
+    plan=Plan(images=20, boxes=1.5),
     workers=Workers(images=48, partition_size=4),
 )
 
@@ -212,3 +214,18 @@ def test_steady_state_leaves_out_the_start_and_the_end() -> None:
 def test_no_steady_state_is_an_error(other: str) -> None:
     with pytest.raises(RegionSpotError, match="of 2 workers"):
         workers.steady_state([workers.Task("a", 0, 1), workers.Task(other, 0, 1)], 2)
+
+
+def test_plan(tmp_path: Path) -> None:
+    found = plan.measure(SMALL, tmp_path)
+    speed, memory = rows(found, "plan of 20 images, 30 boxes")
+    assert speed.peer == plan.PEER
+    assert min(*speed.ours, *speed.theirs) > 0
+    assert memory.met
+    assert "--full" in remarks(found)
+
+
+def test_annotations_to_plan_have_the_boxes_asked_for(tmp_path: Path) -> None:
+    plan.write_annotations(tmp_path / "a.json", 20, 1.5)
+    dataset = read_coco_style(tmp_path / "a.json", require_images=False)
+    assert (len(dataset), dataset.num_boxes, dataset.dropped.total()) == (20, 30, 0)

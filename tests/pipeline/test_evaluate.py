@@ -225,13 +225,13 @@ def test_normalised_proposals_and_logits_by_a_setting(place: Path) -> None:
 
 def test_the_annotation_file_is_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    original = JsonFile.sections
+    original = JsonFile.batches
 
-    def counted(self: JsonFile) -> Iterator[tuple[str, Any]]:
+    def counted(self: JsonFile) -> Iterator[tuple[str, list[Any]]]:
         opened.append(self.path.name)
         return original(self)
 
-    monkeypatch.setattr(JsonFile, "sections", counted)
+    monkeypatch.setattr(JsonFile, "batches", counted)
     evaluate(place, "--limit", 2, "--set", "masks=false")
     assert opened.count("val.json") == 1
 
