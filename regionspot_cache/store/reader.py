@@ -14,6 +14,7 @@ from regionspot_cache.store.objects import Objects, open_objects
 from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.segment import Segment, incomplete, open_segment
 from regionspot_cache.store.segments import SegmentEntry, Segments, UpdateRecord, within
+from regionspot_cache.store.shards import Check
 from regionspot_cache.store.storage import Stored
 
 
@@ -22,7 +23,7 @@ def open_cache(
     *,
     parts: Iterable[str] | None = None,
     expect: Mapping[str, Mapping[str, Any]] | None = None,
-    check: bool = True,
+    check: Check = "first",
 ) -> "Cache":
     """Open a sealed cache for reading.
 
@@ -30,8 +31,8 @@ def open_cache(
         path: folder or URL.
         parts: those that are needed; all that are complete when left out.
         expect: fingerprint by part that the features must have been made with.
-        check: compare the bytes of every record that is read with its crc32c. That the record was committed
-            for this very image is compared in any case.
+        check: when the bytes of a record are compared with its crc32c: as this process reads it "first",
+            "always" or "never". That the record was committed for this very image is compared at every read.
 
     Raises:
         MissingFileError: no cache there.
@@ -54,7 +55,7 @@ def open_as_it_is(
     parts: Iterable[str] | None,
     expect: Mapping[str, Mapping[str, Any]] | None = None,
     *,
-    check: bool = True,
+    check: Check = "first",
 ) -> "Cache":
     """As `open_cache`, also while an update is under way; parts=() is images and boxes, sealed or not."""
     objects, expected = open_objects(path), expect or {}
@@ -80,7 +81,7 @@ def _open_segments(
     parts: tuple[str, ...] | None,
     expect: Mapping[str, Mapping[str, Any]],
     *,
-    check: bool,
+    check: Check,
 ) -> list[Segment]:
     """All segments with the same parts: those named, or those that are complete in every segment."""
     opened = [open_segment(place, parts, expect, check=check) for place in places]
@@ -109,7 +110,7 @@ class Cache:
         removed: Sequence[np.ndarray],
         *,
         source: Any,
-        check: bool,
+        check: Check,
     ) -> None:
         self.url, self.segments, self.source, self._check = url, tuple(segments), source, check
         first = self.segments[0]

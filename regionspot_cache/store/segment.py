@@ -22,7 +22,7 @@ from regionspot_cache.store.objects import Objects
 from regionspot_cache.store.plan import PartitionPlan
 from regionspot_cache.store.plan_store import StoredPlan
 from regionspot_cache.store.records import damage
-from regionspot_cache.store.shards import ChunkError, StoredArray
+from regionspot_cache.store.shards import Check, ChunkError, StoredArray
 from regionspot_cache.store.storage import SCALE, Stored
 
 
@@ -31,7 +31,7 @@ def open_segment(
     parts: Sequence[str] | None,
     expect: Mapping[str, Mapping[str, Any]],
     *,
-    check: bool,
+    check: Check,
 ) -> "Segment":
     """A segment with the features of some parts, or of all that are sealed; errors as of `open_cache`."""
     record = CacheRecord.read(objects)
@@ -87,7 +87,7 @@ class Segment:
         records: Mapping[str, PartRecord],
         sealed: Mapping[str, SealedPart],
         *,
-        check: bool,
+        check: Check,
     ) -> None:
         self._objects, self._sealed, self._plan = objects, sealed, StoredPlan(objects, record)
         self.plan_digest, self.source, self.image_root = record.plan_digest, record.source, record.image_root

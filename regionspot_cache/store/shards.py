@@ -13,7 +13,7 @@ Format: zarr v3 "sharding_indexed" codec, index at the end, inner codecs bytes +
 import base64
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import google_crc32c
 import numpy as np
@@ -27,8 +27,15 @@ _NO_CHUNK = np.uint64(2**64 - 1)
 _ABSENT, _IMPOSSIBLE = -1, -2  # in place of an offset
 _NOT_COMMITTED = "the record is not the one that was committed here"
 
+Check = Literal["first", "always", "never"]
+"""When the bytes of a record are compared with its crc32c: by its first reader in a process, or by all."""
+
 Sums = Callable[[int], memoryview]
 """From the number of a stored object to the uint32 crc32c of its inner chunks, in the order of its index."""
+
+
+_Recorded = tuple[int, bytearray, int]
+"""Of an inner chunk: its recorded crc32c, and where is kept whether its bytes were compared with it."""
 
 
 def _is_list_of_crcs(text: str) -> str:
@@ -117,20 +124,20 @@ def chunk_sums(array: StackedArray, data: memoryview) -> np.ndarray:
 class StoredArray:
     """Reads rows of one stored array.
 
-    `sums` are the recorded crc32c of every inner chunk, which the one stored beside it must be; with `check`
-    the bytes are compared with it, too.
+    `sums` are the recorded crc32c of every inner chunk, which the one stored beside it must be; `check` says
+    when the bytes are compared with it, too.
     """
 
     def __init__(
-        self, open_object: Callable[[str], Handle], array: StackedArray, sums: Sums, *, check: bool = True
+        self, open_object: Callable[[str], Handle], array: StackedArray, sums: Sums, *, check: Check = "first"
     ) -> None:
         self.array = array
         self._open = open_object
         self._sums = sums
         self._check = check
-        # Version, offsets and recorded checksums by shard, 12 bytes an inner chunk. A memoryview yields plain
-        # integers quickly.
-        self._indexes: dict[int, tuple[Hashable, memoryview, memoryview]] = {}
+        # By shard: version, offsets, recorded checksums, and which bytes were compared; 13 bytes a chunk.
+        # A memoryview yields plain integers quickly.
+        self._indexes: dict[int, tuple[Hashable, memoryview, memoryview, bytearray]] = {}
 
     def read_rows(self, partition: int, start: int, stop: int) -> np.ndarray:
         """Rows start:stop of one partition, [stop - start, *item_shape]. Raises ChunkError."""
@@ -166,7 +173,7 @@ class StoredArray:
         stored = np.empty(len(places), "<u4")
         checksums = list(stored.view(np.uint8).reshape(-1, CRC_BYTES))
         stride = self.array.chunk_bytes + CRC_BYTES
-        recorded: list[int] = []
+        recorded: list[_Recorded] = []
         for handle, offset, begin, end in self._runs(places, stride, recorded):
             buffers = [piece for i in range(begin, end) for piece in (into[i], checksums[i])]
             try:
@@ -176,25 +183,25 @@ class StoredArray:
         self._compare(places, into, stored.tolist(), recorded)
 
     def _runs(
-        self, places: Sequence[tuple[int, int]], stride: int, recorded: list[int]
+        self, places: Sequence[tuple[int, int]], stride: int, recorded: list[_Recorded]
     ) -> Iterator[tuple[Handle, int, int, int]]:
         """Neighbouring chunks: (object, offset in it, begin and end in `places`). Raises ChunkError.
 
-        Appends to `recorded` the checksum that each of `places` must have.
+        Appends to `recorded` what is known of each of `places`.
         """
         if not places:
             return
         begin, group, record = 0, self.array.group, recorded.append
         shard = places[0][0] // group
-        handle, index, sums = self._index(places[0][0])
+        handle, index, sums, compared = self._index(places[0][0])
         while begin < len(places):
             partition, chunk = places[begin]
             if partition // group != shard:
                 shard = partition // group
-                handle, index, sums = self._index(partition)
+                handle, index, sums, compared = self._index(partition)
             base = (partition % group) * self.array.chunks_per_partition
             offset, end = index[base + chunk], begin + 1
-            record(sums[base + chunk])
+            record((sums[base + chunk], compared, base + chunk))
             if offset < 0:
                 what = "the record was never written" if offset == _ABSENT else "the index is impossible"
                 raise ChunkError(self.array, partition, chunk, what)
@@ -202,7 +209,8 @@ class StoredArray:
             while (
                 end < len(places) and places[end][0] == partition and index[base + places[end][1]] == wanted
             ):
-                record(sums[base + places[end][1]])
+                following = base + places[end][1]
+                record((sums[following], compared, following))
                 wanted += stride
                 end += 1
             yield handle, offset, begin, end
@@ -211,12 +219,12 @@ class StoredArray:
     def present(self, partition: int) -> np.ndarray:
         """bool [chunks_per_partition]: which inner chunks of a partition are stored. Raises ChunkError."""
         base = (partition % self.array.group) * self.array.chunks_per_partition
-        _, index, _ = self._index(partition)
+        _, index, _, _ = self._index(partition)
         return np.asarray(index)[base : base + self.array.chunks_per_partition] >= 0
 
     def compare_stored_sums(self, partition: int, chunks: Sequence[int]) -> None:
         """Compares the checksums beside some stored chunks with the recorded ones. Raises ChunkError."""
-        handle, index, sums = self._index(partition)
+        handle, index, sums, _ = self._index(partition)
         base = (partition % self.array.group) * self.array.chunks_per_partition
         for chunk in chunks:
             stored = np.empty(1, "<u4")
@@ -228,8 +236,9 @@ class StoredArray:
             if stored[0] != sums[base + chunk]:
                 raise ChunkError(self.array, partition, chunk, _NOT_COMMITTED)
 
-    def _index(self, partition: int) -> tuple[Handle, memoryview, memoryview]:
-        """Of the object that holds a partition: handle, int64 offsets and recorded uint32 checksums."""
+    def _index(self, partition: int) -> tuple[Handle, memoryview, memoryview, bytearray]:
+        """Of the object that holds a partition: handle, int64 offsets, recorded uint32 checksums, and 1 for
+        each inner chunk whose bytes were compared."""
         shard = partition // self.array.group
         try:
             handle = self._open(self.array.key(shard))
@@ -237,9 +246,10 @@ class StoredArray:
             raise ChunkError(self.array, partition, 0, "the object is missing") from None
         known = self._indexes.get(shard)
         if known is None or known[0] != handle.version:
-            known = (handle.version, self._read_index(handle, partition), self._sums(shard))
+            index, sums = self._read_index(handle, partition), self._sums(shard)
+            known = (handle.version, index, sums, bytearray(len(sums)))
             self._indexes[shard] = known
-        return handle, known[1], known[2]
+        return handle, *known[1:]
 
     def _read_index(self, handle: Handle, partition: int) -> memoryview:
         try:
@@ -258,14 +268,14 @@ class StoredArray:
         places: Sequence[tuple[int, int]],
         into: Sequence[np.ndarray],
         stored: list[int],
-        recorded: list[int],
+        recorded: list[_Recorded],
     ) -> None:
-        if stored != recorded:
-            wrong = next(i for i, (a, b) in enumerate(zip(stored, recorded, strict=True)) if a != b)
-            raise ChunkError(self.array, *places[wrong], _NOT_COMMITTED)
-        if not self._check:
-            return
-        checksum = google_crc32c.value
-        for place, data, expected in zip(places, into, recorded, strict=True):
+        always, never, checksum = self._check == "always", self._check == "never", google_crc32c.value
+        for place, data, found, (expected, compared, at) in zip(places, into, stored, recorded, strict=True):
+            if found != expected:
+                raise ChunkError(self.array, *place, _NOT_COMMITTED)
+            if never or (compared[at] and not always):
+                continue
             if checksum(data) != expected:
                 raise ChunkError(self.array, *place, "the record does not match its crc32c")
+            compared[at] = 1

@@ -6,6 +6,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ from regionspot_cache.errors import (
 from regionspot_cache.store import Cache, StorageName, create_cache, open_cache, open_writer
 from regionspot_cache.store.identity import require_fingerprint
 from regionspot_cache.store.layout import PartSpec
+from regionspot_cache.store.shards import Check
 from tests.store.small_world import (
     PROMPT_DIM,
     TOKEN_DIM,
@@ -264,7 +266,20 @@ def test_a_flipped_byte_names_image_partition_and_array(damaged: Path) -> None:
     cache.read("clip/map", 4)
     with pytest.raises(DamageError, match=rf"{name}.*crc32c.*clip/map, partition 1"):
         cache.read("clip/map", 5)
-    assert open_cache(damaged, check=False).read("clip/map", 5).shape == (5, 12)
+    assert open_cache(damaged, check="never").read("clip/map", 5).shape == (5, 12)
+
+
+@pytest.mark.parametrize(("check", "compared"), [("first", 0), ("always", 2), ("never", 0)])
+def test_bytes_are_compared_again_where_it_is_asked(
+    damaged: Path, check: Check, compared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, compare, seen = open_cache(damaged, check=check), google_crc32c.value, []
+    first = cache.read("clip/map", 5)
+    monkeypatch.setattr(google_crc32c, "value", lambda data: seen.append(len(data)) or compare(data))
+    assert np.array_equal(first, cache.read("clip/map", 5))
+    assert len(seen) == compared  # of the map and its scales
+    cache.read("clip/map", 6)
+    assert (len(seen) > compared) == (check != "never")
 
 
 def test_a_missing_object_is_never_zeros(damaged: Path) -> None:
