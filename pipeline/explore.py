@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from pipeline.console import counts
 from pipeline.regions import Embedder, RegionsFound, find_regions, picture
 from pipeline.verbs.explore import ExploreSettings, is_cache
 from regionspot_cache.datasets import to_coco_dict
+from regionspot_cache.datasets.images import ImageFailure
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import read_json, replacing
 from regionspot_cache.recognition import RegionSpot
 from regionspot_cache.reporting.explore_page import (
+    doubtful,
     embed_pictures,
     packed,
     packed_attention,
@@ -60,7 +63,7 @@ def write_page(out: Path, found: RegionsFound, table: pa.Table, settings: Explor
     data |= {
         "thumbnails": pictures.thumbnails,
         "pictures": pictures.pictures,
-        "attention": _few_attentions(found),
+        "attention": _few_attentions(found, table),
         "key": hashlib.sha256(json.dumps([data["id"], data["images"]]).encode()).hexdigest()[:16],
         **_searchable(found, data["names"]),
     }
@@ -141,15 +144,15 @@ def _attends(embedder: Embedder) -> bool:
     return isinstance(embedder.method, RegionSpot) and embedder.method.head.config.use_map
 
 
-def _few_attentions(found: RegionsFound) -> dict[int, dict[str, Any]]:
-    """Of the most doubtful regions, those with the least margin."""
-    embedder, named = found.embedder, found.regions.named
-    if embedder is None or named is None or not _attends(embedder):
+def _few_attentions(found: RegionsFound, table: pa.Table) -> dict[int, dict[str, Any]]:
+    """Of the regions that the page lists first; of images that cannot be read, nothing."""
+    if found.embedder is None or not _attends(found.embedder):
         return {}
-    scores, attention = named.scores, _Attention(found, embedder)
-    margin = scores[:, 0] - scores[:, 1] if scores.shape[1] > 1 else scores[:, 0]
-    few = np.argsort(margin, kind="stable")[:ATTENTION_OF].tolist()
-    return {row: packed_attention(attention(row)) for row in few}
+    attention, weights = _Attention(found, found.embedder), {}
+    for row in doubtful(table)[:ATTENTION_OF].tolist():
+        with suppress(ImageFailure):  # counted with the pictures
+            weights[row] = packed_attention(attention(row))
+    return weights
 
 
 def _searchable(found: RegionsFound, names: list[str]) -> dict[str, Any]:

@@ -78,6 +78,16 @@ def image_numbers(table: pa.Table) -> NDArray[np.int64]:
     return encoded.indices.to_numpy().astype(np.int64)
 
 
+def doubtful(table: pa.Table) -> NDArray[np.int64]:
+    """Rows as the page lists them at first: sure predictions that differ from the class, then small margins."""
+    if table["predicted"].null_count:  # nothing was recognised
+        return np.argsort(-table["novelty"].to_numpy(), kind="stable")
+    margin = table["margin"].to_numpy()
+    classes, predicted = table["class"].to_pylist(), table["predicted"].to_pylist()
+    differs = np.array([a is not None and a != b for a, b in zip(classes, predicted, strict=True)])
+    return np.argsort(np.where(differs, -1 - margin, margin), kind="stable")
+
+
 def embed_pictures(table: pa.Table, pixels: Pixels, limit: int) -> Pictures:
     """Thumbnails of all regions, and pictures of images until `limit` bytes are full."""
     found, used = Pictures(), 0
