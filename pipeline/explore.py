@@ -45,7 +45,7 @@ def explore(settings: ExploreSettings, *, as_json: bool = False) -> None:
         serve(make_server(found, table, settings), as_json=as_json)
         return
     out = settings.out or Path(f"{_stem(settings.source)}-regions.html")
-    facts = {"page": str(out), **write_page(out, found, table, settings)}
+    facts: dict[str, Any] = {"page": str(out), **write_page(out, found, table, settings)}
     text = (
         f"Wrote {out} ({console.size(facts['bytes'])}): {facts['regions']:,} of "
         f"{found.source.dataset.num_boxes:,} regions, {facts['pictures']} pictures."
@@ -97,7 +97,9 @@ def make_server(found: RegionsFound, table: pa.Table, settings: ExploreSettings)
 def serve(server: ExploreServer, *, as_json: bool) -> None:
     """Serves until Ctrl-C."""
     facts = {"address": server.address, "save": str(server.served.reviews.path)}
-    console.result(facts, f"Open {server.address}\nReviews go to {facts['save']}; Ctrl-C ends.", as_json=as_json)
+    console.result(
+        facts, f"Open {server.address}\nReviews go to {facts['save']}; Ctrl-C ends.", as_json=as_json
+    )
     with server:
         try:
             server.serve_forever()

@@ -1,6 +1,7 @@
 """`rs-cache export`: regions as Parquet, a head as ONNX or as an official checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 from pipeline import console
 from pipeline.regions import find_regions
@@ -17,7 +18,7 @@ def export_regions(settings: ExportSettings, *, as_json: bool = False) -> None:
     found = find_regions(settings.source, settings)
     table = region_table(found.regions, found.facts)
     write_regions(table, settings.out)
-    facts = {"file": str(settings.out), **found.facts, "bytes": settings.out.stat().st_size}
+    facts: dict[str, Any] = {"file": str(settings.out), **found.facts, "bytes": settings.out.stat().st_size}
     text = (
         f"Wrote {facts['regions']:,} regions of {facts['images']:,} images with embeddings of "
         f"{found.regions.embeddings.shape[1]} numbers to {settings.out} ({console.size(facts['bytes'])})."

@@ -53,14 +53,15 @@ def read_source(source: str, settings: RegionSettings) -> RegionSource:
 
 
 def _of_annotations(source: str, settings: RegionSettings) -> RegionSource:
-    dataset = load_dataset(
-        source,
-        data_root=settings.data,
-        images=settings.images,
-        limit=settings.limit,
-        seed=settings.seed,
-        progress=console.fetching,
-    )
+    with console.progress("drawing shapes", 1) as ticker:
+        dataset = load_dataset(
+            source,
+            data_root=settings.data,
+            images=settings.images,
+            limit=settings.limit,
+            seed=settings.seed,
+            progress=lambda done, total: ticker.update(done, "images", total=total),
+        )
     return RegionSource(
         dataset=dataset, labelled=_has_classes(dataset), cache=None, left_out=Counter(dataset.dropped)
     )
@@ -143,7 +144,7 @@ def _of_boxes(cache: Cache, settings: RegionSettings) -> DetectionDataset:
         name=Path(cache.url).name,
         split="",
         format="coco",
-        image_root=settings.images or Path(str(cache.image_root)),
+        image_root=settings.images or Path(cache.image_root),
         annotation_files=(),
         annotation_sha256="",
         class_names=(CATEGORY,),

@@ -172,7 +172,10 @@ def _recognised(
     text, failures, rows = embedder.text, Counter[str](), []
     top = min(settings.top, len(embedder.classes))
     embeddings = np.zeros((dataset.num_boxes, text.shape[1]), np.float32)
-    labels, scores = np.zeros((dataset.num_boxes, top), np.int32), np.zeros((dataset.num_boxes, top), np.float32)
+    labels, scores = (
+        np.zeros((dataset.num_boxes, top), np.int32),
+        np.zeros((dataset.num_boxes, top), np.float32),
+    )
     with console.progress("recognising", len(dataset)) as ticker:
         for i in range(len(dataset)):
             of_image = slice(int(dataset.offsets[i]), int(dataset.offsets[i + 1]))

@@ -23,7 +23,7 @@ class RegionSettings:
     method: str = option(
         "regionspot",
         "--method",
-        "What embeds and names regions, as of eval; or PART/ARRAY, an array by box of the cache, without names.",
+        "What embeds and names regions, as of eval; or PART/ARRAY, an array by box of the cache.",
         "NAME",
         lambda: RECOGNISERS,
     )

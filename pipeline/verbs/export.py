@@ -18,7 +18,9 @@ class ExportSettings(RegionSettings):
     """What is written where; the settings of regions count for a table alone."""
 
     source: str = option(
-        ..., "SOURCE", "For .parquet a CACHE, or annotations: NAME or FILE.json; else a RUN, written by train."
+        ...,
+        "SOURCE",
+        "For .parquet a CACHE, or annotations: NAME or FILE.json; else a RUN, written by train.",
     )
     out: Path = option(
         ..., "--out", "FILE.parquet of regions, or of a head FILE.onnx or (official) FILE.pth.", "FILE"
@@ -31,7 +33,9 @@ class ExportSettings(RegionSettings):
         if self.out.suffix in HEADS:
             for one in fields(RegionSettings):
                 if getattr(self, one.name) != one.default:
-                    raise UsageError(f"{one.name} is given for --out {self.out}.", f"It is for {TABLE} alone.")
+                    raise UsageError(
+                        f"{one.name} is given for --out {self.out}.", f"It is for {TABLE} alone."
+                    )
 
 
 def _named_networks(said: Mapping[str, Any], config: Path | None) -> Mapping[str, Any]:

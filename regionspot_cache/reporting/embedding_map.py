@@ -68,7 +68,7 @@ def nearest(
 
 
 def novelty(distances: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How unlike all others each region is: its mean distance to its neighbours, float32 [N]; 0 without any."""
+    """How unlike all others a region is: its mean distance to its neighbours, float32 [N]; 0 without."""
     return distances.mean(axis=1) if distances.shape[1] else np.zeros(len(distances), np.float32)
 
 

@@ -79,7 +79,7 @@ def image_numbers(table: pa.Table) -> NDArray[np.int64]:
 
 
 def doubtful(table: pa.Table) -> NDArray[np.int64]:
-    """Rows as the page lists them at first: sure predictions that differ from the class, then small margins."""
+    """Rows as the page lists them at first: sure predictions unlike the class, then small margins."""
     if table["predicted"].null_count:  # nothing was recognised
         return np.argsort(-table["novelty"].to_numpy(), kind="stable")
     margin = table["margin"].to_numpy()

@@ -69,7 +69,7 @@ class Served:
     attention: Callable[[int], NDArray[np.float32]] | None
 
 
-class _NotFound(Exception):
+class _NotFound(Exception):  # noqa: N818 - an answer, not an error of the program
     """Nothing is at that address."""
 
 
@@ -159,7 +159,6 @@ class ExploreServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: ExploreServer
     protocol_version = "HTTP/1.1"
     timeout = 60
     headers_sent: ClassVar[dict[str, str]] = {
@@ -170,11 +169,16 @@ class _Handler(BaseHTTPRequestHandler):
         "X-Frame-Options": "DENY",
     }
 
+    @property
+    def _own(self) -> ExploreServer:
+        assert isinstance(self.server, ExploreServer)
+        return self.server
+
     def do_GET(self) -> None:
         split = urlsplit(self.path)
         query = parse_qs(split.query)
         if self._may(query):
-            self._try(lambda: self.server.answer(split.path, query))
+            self._try(lambda: self._own.answer(split.path, query))
 
     def do_POST(self) -> None:
         split = urlsplit(self.path)
@@ -191,18 +195,18 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.headers.get_content_type() != "application/json":
             self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "JSON is expected")
         else:
-            self._try(lambda: self.server.review(json.loads(body)))
+            self._try(lambda: self._own.review(json.loads(body)))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing: the command line does."""
 
     def _may(self, query: Mapping[str, list[str]]) -> bool:
         """Whether the request is of the page itself; answers it if not."""
-        host = f"{HOST}:{self.server.server_port}"
+        host = f"{HOST}:{self._own.server_port}"
         origin = self.headers.get("Origin")
         token = (query.get("token") or [""])[0].encode()
         own = self.headers.get("Host") == host and origin in (None, f"http://{host}")
-        if own and hmac.compare_digest(token, self.server.token.encode()):
+        if own and hmac.compare_digest(token, self._own.token.encode()):
             return True
         self._refuse(HTTPStatus.FORBIDDEN, "open the address that rs-cache explore printed")
         return False

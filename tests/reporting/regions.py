@@ -10,7 +10,11 @@ from regionspot_cache.reporting.embedding_map import nearest, novelty, project, 
 from regionspot_cache.reporting.regions_table import EmbeddedRegions, RankedNames
 
 CLASSES = ("<script>alert(1)</script>", "cat", "a & b", "dog")
-BOXES = (((2, 2, 10, 12), (20, 5, 30, 25), (0, 0, 40, 30)), ((5, 5, 20, 20),), ((1, 1, 9, 9), (10, 10, 30, 28)))
+BOXES = (
+    ((2, 2, 10, 12), (20, 5, 30, 25), (0, 0, 40, 30)),
+    ((5, 5, 20, 20),),
+    ((1, 1, 9, 9), (10, 10, 30, 28)),
+)
 
 
 def dataset_in(folder: Path) -> DetectionDataset:

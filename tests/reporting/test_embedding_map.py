@@ -69,9 +69,7 @@ def test_few_regions_have_a_map_too(shape: tuple[int, int]) -> None:
     assert np.isfinite(places).all()
 
 
-def test_umap_that_is_not_installed_is_named(
-    embeddings: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_umap_that_is_not_installed_is_named(embeddings: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(UsageError, match="umap-learn is not installed"):
         project(embeddings, "umap")

@@ -75,9 +75,13 @@ def test_everything_to_operate_has_a_name(html: str) -> None:
     labelled = {label.get("for") for label in page.all("label")}
     for tag in ("input", "select"):
         for one in page.all(tag):
-            wrapped = re.search(rf'<label>[^<]*(<output[^>]*>[^<]*</output>\s*)?<{tag} id="{one["id"]}"', html)
+            wrapped = re.search(
+                rf'<label>[^<]*(<output[^>]*>[^<]*</output>\s*)?<{tag} id="{one["id"]}"', html
+            )
             assert one["id"] in labelled or wrapped, one
-    assert all(re.search(rf'id="{b["id"]}"[^>]*>[^<]+</button>', html) for b in page.all("button") if b.get("id"))
+    assert all(
+        re.search(rf'id="{b["id"]}"[^>]*>[^<]+</button>', html) for b in page.all("button") if b.get("id")
+    )
     assert all(section.get("aria-label") for section in page.all("section"))
     ids = [attrs["id"] for _, attrs in page.elements if attrs.get("id")]
     assert len(ids) == len(set(ids))

@@ -80,7 +80,9 @@ def test_many_threads_lose_nothing(coco: dict, tmp_path: Path) -> None:
     assert [review["name"] for review in again.by_row().values()] == names
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"reviews": [3]}', '{"reviews": [{"action": "accept"}]}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"reviews": [3]}', '{"reviews": [{"action": "accept"}]}']
+)
 def test_another_file_is_not_replaced(content: str, coco: dict, tmp_path: Path) -> None:
     (tmp_path / "new.json").write_text(content)
     with pytest.raises(InputError) as caught:
