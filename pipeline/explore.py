@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline import console
 from pipeline.console import counts
 from pipeline.regions import Embedder, RegionsFound, find_regions, picture
+from pipeline.report_figures import patch_attention
 from pipeline.verbs.explore import ExploreSettings, is_cache
 from regionspot_cache.datasets import to_coco_dict
 from regionspot_cache.datasets.images import ImageFailure
@@ -35,6 +37,7 @@ from regionspot_cache.reporting.regions_table import region_table
 from regionspot_cache.reporting.review import ReviewedFile
 
 ATTENTION_OF = 40  # regions of a written page
+KEPT_ATTENTIONS = 16  # images
 
 
 def explore(settings: ExploreSettings, *, as_json: bool = False) -> None:
@@ -128,18 +131,20 @@ class _Attention:
 
     def __init__(self, found: RegionsFound, embedder: Embedder) -> None:
         self._regions, self._embedder, self._lock = found.regions, embedder, threading.Lock()
+        self._of_image = lru_cache(KEPT_ATTENTIONS)(self._weights)
 
     def __call__(self, row: int) -> NDArray[np.float32]:
-        regions, method = self._regions, self._embedder.method
+        regions, index = self._regions, int(self._regions.images[row])
+        with self._lock:
+            weights = self._of_image(index)
+        return weights[:, int(regions.boxes[row] - regions.dataset.offsets[index])]
+
+    @torch.inference_mode()
+    def _weights(self, index: int) -> NDArray[np.float32]:
+        """Of all boxes of an image, [layers, boxes, rows, columns]."""
+        method = self._embedder.method
         assert isinstance(method, RegionSpot)
-        index = int(regions.images[row])
-        with self._lock, torch.inference_mode():
-            weights = method.attention(self._embedder.inputs(regions.dataset, index))
-        config = method.head.config
-        (rows, columns), first = config.grid, config.prefix_tokens if config.class_token else 0
-        box = int(regions.boxes[row] - regions.dataset.offsets[index])
-        patches = weights[:, box, first : first + rows * columns]
-        return patches.reshape(len(weights), rows, columns)
+        return patch_attention(method, self._embedder.inputs(self._regions.dataset, index))
 
 
 def _attends(embedder: Embedder) -> bool:
@@ -151,7 +156,7 @@ def _few_attentions(found: RegionsFound, table: pa.Table) -> dict[int, dict[str,
     if found.embedder is None or not _attends(found.embedder):
         return {}
     attention, weights = _Attention(found, found.embedder), {}
-    for row in doubtful(table)[:ATTENTION_OF].tolist():
+    for row in sorted(doubtful(table)[:ATTENTION_OF].tolist()):  # image by image
         with suppress(ImageFailure):  # counted with the pictures
             weights[row] = packed_attention(attention(row))
     return weights

@@ -16,7 +16,7 @@ SHAPES = Path("rs-cache-data/datasets/shapes")
 
 
 def labels_in(place: Path, finished: Path) -> Path:
-    """Three pictures of the drawn world and their boxes, the first class renamed; `labels.json` in `place`."""
+    """Three pictures of the drawn world and their boxes, the first class renamed, as `labels.json`."""
     truth = json.loads((finished / SHAPES / "val.json").read_text())
     images = truth["images"][:3]
     chosen = {image["id"] for image in images}

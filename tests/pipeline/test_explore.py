@@ -193,8 +193,12 @@ def test_what_is_not_of_the_page_changes_nothing(
         "/image/%2e%2e",
         "/image/1e3",
         "/thumbnail/x",
-    ]
-    + ["/image/99999999999999999999", "/labels.json", "//etc/passwd", "/attention/", "/image/0/"],
+        "/image/99999999999999999999",
+        "/labels.json",
+        "//etc/passwd",
+        "/attention/",
+        "/image/0/",
+    ],
 )
 def test_no_path_leads_to_a_file(path: str, server: ExploreServer) -> None:
     assert ask(server, path)[0] == 404
