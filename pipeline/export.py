@@ -9,8 +9,9 @@ from pipeline.verbs.export import ExportSettings
 from regionspot_cache.backbones import ClipSpec, load_preset
 from regionspot_cache.models.hub import BACKBONE_FILE
 from regionspot_cache.models.official import export_official, released_backbone
+from regionspot_cache.models.onnx_head import export_onnx
 from regionspot_cache.reporting.regions_table import region_table, write_regions
-from regionspot_cache.training.head import RegionHead
+from regionspot_cache.training.head import RegionHead, read_model_config
 
 
 def export_regions(settings: ExportSettings, *, as_json: bool = False) -> None:
@@ -33,10 +34,14 @@ def export_head(run: Path, out: Path, *, as_json: bool = False) -> None:
     its packages are not installed; IdentityError as of `export_official`.
     """
     head = RegionHead.from_pretrained(run)
-    if out.suffix == ".pth":
+    if out.suffix == ".onnx":
+        config = read_model_config(run)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        export_onnx(head, out, {key: config[key] for key in ("inputs", "text") if key in config})
+    else:
         _check_official(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    export_official(head, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        export_official(head, out)
     facts = {"file": str(out), "tensors": len(head.state_dict())}
     console.result(facts, f"Wrote {facts['tensors']} tensors to {out}.", as_json=as_json)
 

@@ -182,8 +182,10 @@ def test_filters_and_search_of_a_written_page(opened: Any, written: str) -> None
     assert page.evaluate("window.page.rows.every((row) => window.page.regions.score(row) <= 0.1)")
     page.click("#clear")
     page.select_option("#class", label=ODD)
-    both = "(row) => { const { regions } = window.page; return [regions.className(row), regions.predicted(row)]; }"
-    chosen = page.evaluate(f"window.page.rows.map({both})")
+    chosen = page.evaluate(
+        """() => { const { regions, rows } = window.page;
+        return rows.map((row) => [regions.className(row), regions.predicted(row)]); }"""
+    )
     assert chosen
     assert all(ODD in names for names in chosen)
     assert page.evaluate("window.harmed") is None

@@ -14,6 +14,8 @@ from regionspot_cache.errors import MissingFileError
 from regionspot_cache.recognition.predictor import RegionPredictor
 from regionspot_cache.reporting.regions_table import table_metadata
 from regionspot_cache.store import open_cache
+from regionspot_cache.training.head import RegionHead
+from tests.models.test_onnx_head import require_same, session_of
 from tests.running import Ran, rs_cache
 
 RUN = Path("rs-cache-data/runs/small")
@@ -99,6 +101,22 @@ def test_what_cache_and_annotations_do_not_share_is_counted(finished: Path, tmp_
     assert left_out == {"box not in the cache": 1, "box without annotation": 2}
     assert {first["id"], second["id"]}.isdisjoint(dataset.annotation_ids.tolist())
     assert dataset.num_boxes == len(truth["annotations"]) - 1
+
+
+def test_a_head_for_onnxruntime(finished: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    ran = rs_cache("export", RUN, "--out", tmp_path / "new" / "head.onnx", "--json", cwd=finished)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.json["file"] == str(tmp_path / "new" / "head.onnx")
+    head, session = RegionHead.from_pretrained(finished / RUN), session_of(tmp_path / "new" / "head.onnx")
+    about = json.loads(session.get_modelmeta().custom_metadata_map["regionspot-cache"])
+    assert about["inputs"] == {"query": "sam/transformer", "memory": ["clip/map"]}
+    for boxes, names, map_tokens in (
+        (1, 3, head.config.map_tokens),
+        (80, 1, head.config.map_tokens),
+        (2, 2, 7),
+    ):
+        require_same(head, session, 2, boxes, names, map_tokens)
 
 
 @pytest.mark.parametrize(
