@@ -1,7 +1,7 @@
 """Regions with embeddings, names, map and neighbours: what `export` writes and `explore` shows."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import normalize
 
 from pipeline import console
 from pipeline.console import counts
@@ -29,13 +28,12 @@ from regionspot_cache.datasets.images import ImageFailure, find_image, read_imag
 from regionspot_cache.errors import InputError, UsageError
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.recognition import Recogniser, RegionInputs
-from regionspot_cache.recognition.embedding import EmbeddingMethod
-from regionspot_cache.recognition.methods import HeadMethod
 from regionspot_cache.reporting.embedding_map import nearest, novelty, project, unit
 from regionspot_cache.reporting.regions_table import EmbeddedRegions, RankedNames
 from regionspot_cache.store import open_cache
 
 NO_FEATURES = "image without features"
+BATCH = 8  # images whose features are in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,57 +162,45 @@ def _vocabulary(source: RegionSource, settings: RegionSettings) -> Sequence[str]
     return parse_classes(settings.classes, settings.checkpoint)
 
 
-@torch.inference_mode()
 def _recognised(
     embedder: Embedder, dataset: DetectionDataset, settings: RegionSettings
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], RankedNames, Counter[str]]:
     """Rows of the boxes, their embeddings and names; and images that could not be read, by reason."""
     text, failures, rows = embedder.text, Counter[str](), []
-    top = min(settings.top, len(embedder.classes))
-    embeddings = np.zeros((dataset.num_boxes, text.shape[1]), np.float32)
-    labels, scores = (
-        np.zeros((dataset.num_boxes, top), np.int32),
-        np.zeros((dataset.num_boxes, top), np.float32),
-    )
-    with console.progress("recognising", len(dataset)) as ticker:
-        for i in range(len(dataset)):
-            of_image = slice(int(dataset.offsets[i]), int(dataset.offsets[i + 1]))
-            if of_image.stop > of_image.start:
-                try:
-                    inputs = embedder.inputs(dataset, i)
-                    found = _embed(embedder.method, inputs)
-                except ImageFailure as failure:
-                    failures[failure.reason] += 1
-                    continue
-                best = _scores(embedder.method, inputs, found, text).topk(top, dim=1)
-                embeddings[of_image] = found.float().cpu().numpy()
+    total, top = dataset.num_boxes, min(settings.top, len(embedder.classes))
+    embeddings = np.zeros((total, text.shape[1]), np.float32)
+    labels, scores = np.zeros((total, top), np.int32), np.zeros((total, top), np.float32)
+    images = np.flatnonzero(np.diff(dataset.offsets)).tolist()
+    with console.progress("recognising", len(images)) as ticker:
+        for start in range(0, len(images), BATCH):
+            batch = images[start : start + BATCH]
+            for i, found in _embedded(embedder, dataset, batch, failures):
+                of_image = slice(int(dataset.offsets[i]), int(dataset.offsets[i + 1]))
+                best = embedder.method.scores(found, text).float().topk(top, dim=1)
+                embeddings[of_image] = found.cpu().numpy()
                 labels[of_image], scores[of_image] = best.indices.cpu().numpy(), best.values.cpu().numpy()
                 rows.append(np.arange(of_image.start, of_image.stop))
-            ticker.update(i + 1, console.rate((i + 1) / max(ticker.elapsed, 1e-9), "image"))
+            done = start + len(batch)
+            ticker.update(done, console.rate(done / max(ticker.elapsed, 1e-9), "image"))
     kept = np.concatenate([*rows, np.zeros(0, np.int64)])
     named = RankedNames(classes=embedder.classes, labels=labels[kept], scores=scores[kept])
     return kept, embeddings[kept], named, failures
 
 
-def _embed(method: Recogniser, inputs: RegionInputs) -> torch.Tensor:
-    """Embeddings of the boxes, float32 [N, E], in the space of the texts."""
-    if isinstance(method, HeadMethod):
-        return method.head(*method._inputs(inputs))[0].float()
-    assert isinstance(method, EmbeddingMethod)
-    return method.embed(inputs).float()
-
-
-def _scores(
-    method: Recogniser, inputs: RegionInputs, embeddings: torch.Tensor, text: torch.Tensor
-) -> torch.Tensor:
-    """Probabilities of the classes, float32 [N, K]."""
-    if isinstance(method, HeadMethod):
-        return method.head.logits(embeddings, text).softmax(-1)
-    assert isinstance(method, EmbeddingMethod)
-    logits = method.logit_scale(inputs) * normalize(embeddings, dim=-1) @ text.T
-    if method.background:
-        logits = torch.cat([logits, logits.new_zeros(len(logits), 1)], dim=1)
-    return logits.softmax(-1)[:, : len(text)]
+def _embedded(
+    embedder: Embedder, dataset: DetectionDataset, images: Sequence[int], failures: Counter[str]
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Images with the embeddings of their boxes [N, E]; those that cannot be read are counted."""
+    try:
+        found = embedder.method.embed([embedder.inputs(dataset, i) for i in images])
+    except ImageFailure as failure:
+        if len(images) == 1:
+            failures[failure.reason] += 1
+            return
+        for i in images:  # one of them; the others lose nothing
+            yield from _embedded(embedder, dataset, [i], failures)
+    else:
+        yield from zip(images, found, strict=True)
 
 
 def _of_array(

@@ -16,6 +16,7 @@ from regionspot_cache.reporting.regions_table import table_metadata
 from regionspot_cache.store import open_cache
 from regionspot_cache.training.head import RegionHead
 from tests.models.test_onnx_head import require_same, session_of
+from tests.pipeline.explore_world import labels_in
 from tests.running import Ran, rs_cache
 
 RUN = Path("rs-cache-data/runs/small")
@@ -55,6 +56,19 @@ def test_names_are_those_of_the_predictor(finished: Path, tmp_path: Path) -> Non
     sure = [i for i, row in enumerate(rows) if row["margin"] > 0.1]
     assert sure
     assert [rows[i]["predicted"] for i in sure] == [said.names[i] for i in sure]
+
+
+def test_a_picture_that_cannot_be_read_is_counted_alone(finished: Path, tmp_path: Path) -> None:
+    labels = labels_in(tmp_path, finished)
+    broken, *whole = json.loads(labels.read_text())["images"]
+    (tmp_path / broken["file_name"]).write_bytes(b"nothing")
+    ran = export(finished, labels, tmp_path / "r.parquet", "--set", "cache=rs-cache-data/caches/none")
+    assert ran.code == 1  # a cache that was named must be there
+    ran = export(finished, labels, tmp_path / "r.parquet")
+    assert ran.code == 0, ran.err
+    assert ran.json["failures"] == {"undecodable": 1}
+    table = pq.read_table(tmp_path / "r.parquet")
+    assert set(table["image_id"].to_pylist()) == {image["id"] for image in whole}
 
 
 def test_an_array_of_the_cache_has_no_names(finished: Path, tmp_path: Path) -> None:
