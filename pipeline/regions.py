@@ -22,7 +22,7 @@ from pipeline.verbs.explore import RegionSettings
 from pipeline.verbs.predict import parse_classes
 from pipeline.verbs.train import PromptSettings
 from regionspot_cache.backbones import Backbone
-from regionspot_cache.backbones.vocabulary import unique_classes
+from regionspot_cache.backbones.vocabulary import text_embeddings, unique_classes
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.datasets.images import ImageFailure, find_image, read_image
 from regionspot_cache.errors import InputError, UsageError
@@ -60,7 +60,14 @@ class Embedder:
 
     def embed_words(self, words: Sequence[str]) -> NDArray[np.float32]:
         """Unit embeddings of words by the prompts of the method, float32 [n, E]."""
-        return embed_names(self.backbone.text_of(self.method.text_part), words, self.prompts)
+        prompts = self.prompts
+        return text_embeddings(
+            self.backbone.text_of(self.method.text_part),
+            words,
+            templates=prompts.templates,
+            cleaning=prompts.cleaning,
+            average=prompts.average,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from pipeline.names import require_named_backbone, warn_of_photographs
 from pipeline.options import option, verb
 from pipeline.places import WORKPLACE
 from pipeline.verbs.evaluate import RECOGNISERS
+from regionspot_cache.datasets.catalog import DATASET_NAMES
 from regionspot_cache.errors import MissingFileError, UsageError, one_of
 
 
@@ -60,8 +61,9 @@ class RegionSettings:
 
 
 def is_cache(source: str) -> bool:
-    """Whether a source is a folder or URL, not annotations."""
-    return "://" in source or Path(source).is_dir()
+    """Whether a source is a folder or URL, not annotations; a name of the catalog never is a folder."""
+    named = source.partition(":")[0] in DATASET_NAMES
+    return "://" in source or (not named and Path(source).is_dir())
 
 
 def check_source(source: str) -> None:

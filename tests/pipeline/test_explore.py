@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.explore import make_server
 from pipeline.regions import RegionsFound
-from pipeline.verbs.explore import ExploreSettings
+from pipeline.verbs.explore import ExploreSettings, is_cache
 from regionspot_cache.errors import InputError
 from regionspot_cache.reporting.explore_server import HOST, ExploreServer
 from regionspot_cache.reporting.regions_table import region_table
@@ -67,6 +67,34 @@ def test_what_cannot_be_explored(
 ) -> None:
     ran = rs_cache("explore", *arguments, "--checkpoint", RUN, cwd=finished)
     assert (ran.code, found in ran.error["error"]) == (code, True), ran.err
+
+
+def test_serving_says_where_until_ctrl_c(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(server: ExploreServer) -> None:
+        assert server.server_address[0] == HOST
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ExploreServer, "serve_forever", interrupted)
+    options = ("--checkpoint", RUN, "--limit", 2, "--serve", "--save", tmp_path / "r.json")
+    ran = rs_cache("explore", CACHE, *options, cwd=finished)
+    assert ran.code == 0, ran.err
+    assert re.search(rf"Open http://{HOST}:\d+/\?token=[\w-]{{32}}\n", ran.out)
+    assert f"Reviews go to {tmp_path / 'r.json'}" in ran.out
+    assert "what was reviewed is saved" in ran.err
+
+
+def test_a_folder_with_the_name_of_a_dataset_is_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("coco", "mine"):
+        Path(name).mkdir()
+    assert [is_cache(source) for source in ("coco", "coco:val", "./coco", "mine", "s3://a/b")] == [
+        *(False, False),
+        *(True, True, True),
+    ]
 
 
 @pytest.fixture(scope="module")
