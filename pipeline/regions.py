@@ -1,7 +1,7 @@
 """Regions with embeddings, names, map and neighbours: what `export` writes and `explore` shows."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from pipeline import console
 from pipeline.console import counts
 from pipeline.evaluate.own_methods import OwnMethods
 from pipeline.evaluate.recognise import CachedFeatures, cached_features
-from pipeline.region_source import RegionSource, read_source
+from pipeline.region_set import RegionSet, read_region_set
 from pipeline.train_inputs import embed_names
 from pipeline.verbs.evaluate import WITH_HEAD, EvalSettings
 from pipeline.verbs.explore import RegionSettings
@@ -24,16 +24,15 @@ from pipeline.verbs.train import PromptSettings
 from regionspot_cache.backbones import Backbone
 from regionspot_cache.backbones.vocabulary import text_embeddings, unique_classes
 from regionspot_cache.datasets import DetectionDataset
-from regionspot_cache.datasets.images import ImageFailure, find_image, read_image
+from regionspot_cache.datasets.images import find_image, read_image
 from regionspot_cache.errors import InputError, UsageError
 from regionspot_cache.extraction.devices import resolve_device
-from regionspot_cache.recognition import Recogniser, RegionInputs
+from regionspot_cache.recognition import Recogniser, RecognitionEngine, RegionInputs
 from regionspot_cache.reporting.embedding_map import nearest, novelty, project, unit
 from regionspot_cache.reporting.regions_table import EmbeddedRegions, RankedNames
 from regionspot_cache.store import open_cache
 
 NO_FEATURES = "image without features"
-BATCH = 8  # images whose features are in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class Embedder:
     def inputs(self, dataset: DetectionDataset, index: int) -> RegionInputs:
         """An image of a dataset with all its boxes, and what is cached of them."""
         record = dataset[index]
-        cached = self.cached.of(index, record.boxes, set()) if self.cached else None
+        cached = self.cached.of(index, record.boxes) if self.cached else None
         size, read = (record.height, record.width), partial(picture, dataset, index)
         return RegionInputs(self.backbone, read, record.boxes, size=size, cached=cached)
 
@@ -74,7 +73,7 @@ class Embedder:
 class RegionsFound:
     """All about the regions of a source; `embedder` is None where the embeddings are an array."""
 
-    source: RegionSource
+    source: RegionSet
     regions: EmbeddedRegions
     embedder: Embedder | None
     facts: Mapping[str, Any]
@@ -98,7 +97,7 @@ def find_regions(name: str, settings: RegionSettings, *, most: int | None = None
     Raises:
         InputError, MissingFileError, IdentityError, IncompleteError: what the source or the networks refuse.
     """
-    source = read_source(name, settings)
+    source = read_region_set(name, settings)
     dataset = _few(source.dataset, most, settings.seed)
     embedder = None if settings.array else _embedder(source, dataset, settings)
     kept, embeddings, named, failures = (
@@ -136,7 +135,7 @@ def _few(dataset: DetectionDataset, most: int | None, seed: int) -> DetectionDat
     return dataset.select(np.sort(drawn[: max(count, 1)]))
 
 
-def _embedder(source: RegionSource, dataset: DetectionDataset, settings: RegionSettings) -> Embedder:
+def _embedder(source: RegionSet, dataset: DetectionDataset, settings: RegionSettings) -> Embedder:
     chosen = EvalSettings(
         checkpoint=settings.checkpoint,
         backbone=settings.backbone,
@@ -159,7 +158,7 @@ def _embedder(source: RegionSource, dataset: DetectionDataset, settings: RegionS
     )
 
 
-def _vocabulary(source: RegionSource, settings: RegionSettings) -> Sequence[str]:
+def _vocabulary(source: RegionSet, settings: RegionSettings) -> Sequence[str]:
     if settings.classes is None and source.labelled:
         return source.dataset.class_names
     if settings.classes is None and settings.method not in WITH_HEAD:
@@ -178,40 +177,41 @@ def _recognised(
     embeddings = np.zeros((total, text.shape[1]), np.float32)
     labels, scores = np.zeros((total, top), np.int32), np.zeros((total, top), np.float32)
     images = np.flatnonzero(np.diff(dataset.offsets)).tolist()
+    engine = RecognitionEngine(methods=[embedder.method])
     with console.progress("recognising", len(images)) as ticker:
-        for start in range(0, len(images), BATCH):
-            batch = images[start : start + BATCH]
-            for i, found in _embedded(embedder, dataset, batch, failures):
-                of_image = slice(int(dataset.offsets[i]), int(dataset.offsets[i + 1]))
-                best = embedder.method.scores(found, text).float().topk(top, dim=1)
-                embeddings[of_image] = found.cpu().numpy()
-                labels[of_image], scores[of_image] = best.indices.cpu().numpy(), best.values.cpu().numpy()
-                rows.append(np.arange(of_image.start, of_image.stop))
-            done = start + len(batch)
+        for done, image in enumerate(engine.run(_AllBoxes(embedder, dataset), images), start=1):
             ticker.update(done, console.rate(done / max(ticker.elapsed, 1e-9), "image"))
+            if image.failure is not None:
+                failures[image.failure.reason] += 1
+                continue
+            of_image = slice(int(dataset.offsets[image.index]), int(dataset.offsets[image.index + 1]))
+            [found] = image.embeddings
+            best = embedder.method.scores(found, text).float().topk(top, dim=1)
+            embeddings[of_image] = found.cpu().numpy()
+            labels[of_image], scores[of_image] = best.indices.cpu().numpy(), best.values.cpu().numpy()
+            rows.append(np.arange(of_image.start, of_image.stop))
     kept = np.concatenate([*rows, np.zeros(0, np.int64)])
     named = RankedNames(classes=embedder.classes, labels=labels[kept], scores=scores[kept])
     return kept, embeddings[kept], named, failures
 
 
-def _embedded(
-    embedder: Embedder, dataset: DetectionDataset, images: Sequence[int], failures: Counter[str]
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Images with the embeddings of their boxes [N, E]; those that cannot be read are counted."""
-    try:
-        found = embedder.method.embed([embedder.inputs(dataset, i) for i in images])
-    except ImageFailure as failure:
-        if len(images) == 1:
-            failures[failure.reason] += 1
-            return
-        for i in images:  # one of them; the others lose nothing
-            yield from _embedded(embedder, dataset, [i], failures)
-    else:
-        yield from zip(images, found, strict=True)
+class _AllBoxes:
+    """The images of a dataset with their own boxes, for the engine."""
+
+    def __init__(self, embedder: Embedder, dataset: DetectionDataset) -> None:
+        self._embedder, self._dataset = embedder, dataset
+
+    def open(self, index: int) -> RegionInputs:
+        """As of `recognition.engine.RegionSource`."""
+        return self._embedder.inputs(self._dataset, index)
+
+    def regions_of(self, index: int, inputs: RegionInputs) -> tuple[RegionInputs, NDArray[np.float32] | None]:
+        """As of `recognition.engine.RegionSource`; the boxes have no objectness."""
+        return inputs, None
 
 
 def _of_array(
-    source: RegionSource, dataset: DetectionDataset, settings: RegionSettings
+    source: RegionSet, dataset: DetectionDataset, settings: RegionSettings
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], None, Counter[str]]:
     """As `_recognised`, of an array by box of a cache."""
     path = settings.array
@@ -228,7 +228,7 @@ def _of_array(
     for i, record in enumerate(dataset):
         if not len(record.boxes):
             continue
-        cached = features.of(i, record.boxes, set())
+        cached = features.of(i, record.boxes)
         if cached is None or path not in cached:
             failures[NO_FEATURES] += 1
             continue
@@ -240,7 +240,7 @@ def _of_array(
 
 def _facts(
     name: str,
-    source: RegionSource,
+    source: RegionSet,
     settings: RegionSettings,
     regions: EmbeddedRegions,
     failures: Counter[str],

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.region_source import _cached_alone
+from pipeline.region_set import _cached_alone
 from regionspot_cache.datasets import load_source
 from regionspot_cache.errors import MissingFileError
 from regionspot_cache.recognition.predictor import RegionPredictor
@@ -88,7 +88,7 @@ def test_a_cache_whose_annotations_are_gone(
     def gone(*_: object, **__: object) -> None:
         raise MissingFileError("There is no file labels.json.")
 
-    monkeypatch.setattr("pipeline.region_source.load_source", gone)
+    monkeypatch.setattr("pipeline.region_set.load_source", gone)
     ran = export(finished, CACHE, tmp_path / "r.parquet", "--limit", "3")
     assert ran.code == 0, ran.err
     assert "have no classes: There is no file labels.json." in ran.err

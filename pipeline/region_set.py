@@ -21,7 +21,7 @@ NOT_ANNOTATED = "box without annotation"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionSource:
+class RegionSet:
     """Images with boxes.
 
     Attributes:
@@ -37,7 +37,7 @@ class RegionSource:
     left_out: Counter[str]
 
 
-def read_source(source: str, settings: RegionSettings) -> RegionSource:
+def read_region_set(source: str, settings: RegionSettings) -> RegionSet:
     """The images and boxes of a cache, with their annotations if these can be read, or of annotations.
 
     Raises:
@@ -52,7 +52,7 @@ def read_source(source: str, settings: RegionSettings) -> RegionSource:
     return found
 
 
-def _of_annotations(source: str, settings: RegionSettings) -> RegionSource:
+def _of_annotations(source: str, settings: RegionSettings) -> RegionSet:
     with console.progress("drawing shapes", 1) as ticker:
         dataset = load_dataset(
             source,
@@ -62,19 +62,19 @@ def _of_annotations(source: str, settings: RegionSettings) -> RegionSource:
             seed=settings.seed,
             progress=lambda done, total: ticker.update(done, "images", total=total),
         )
-    return RegionSource(
+    return RegionSet(
         dataset=dataset, labelled=_has_classes(dataset), cache=None, left_out=Counter(dataset.dropped)
     )
 
 
-def _of_cache(source: str, settings: RegionSettings) -> RegionSource:
+def _of_cache(source: str, settings: RegionSettings) -> RegionSet:
     cache = open_cache(source)
     dataset = _annotations(cache, settings)
     if dataset is None:
         dataset, labelled, left_out = _of_boxes(cache, settings), False, Counter[str]()
     else:
         labelled, (dataset, left_out) = _has_classes(dataset), _cached_alone(dataset, cache)
-    return RegionSource(
+    return RegionSet(
         dataset=dataset.sample(settings.limit, settings.seed),
         labelled=labelled,
         cache=source,
