@@ -42,7 +42,7 @@ def project(embeddings: NDArray[np.float32], kind: MapKind = "pca", seed: int = 
 def nearest(
     embeddings: NDArray[np.float32], count: int, *, block: int = BLOCK, device: str | torch.device = "cpu"
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The most similar other regions of every region, exactly; best first, ties by row.
+    """The most similar other regions of every region, exactly; best first.
 
     Memory beside the embeddings is `block` squared similarities; work is N squared times E.
 
@@ -82,15 +82,14 @@ def _nearest_of(
         similar = mine @ all_rows[first : first + block].to(mine.device).T
         if first == start:
             similar.fill_diagonal_(-torch.inf)
-        joined = torch.cat([best, similar], dim=1)
-        columns = torch.arange(first, first + similar.shape[1], device=mine.device).expand(len(mine), -1)
-        numbers = torch.cat([where, columns], dim=1)
+        values, columns = similar.topk(min(k, similar.shape[1]), dim=1)
+        joined, rows = torch.cat([best, values], dim=1), torch.cat([where, columns + first], dim=1)
         best, chosen = joined.topk(min(k, joined.shape[1]), dim=1)
-        where = numbers.gather(1, chosen)
+        where = rows.gather(1, chosen)
     distances = (1 - best).clamp(min=0).cpu().numpy()
-    rows = where.cpu().numpy()
-    order = np.lexsort((rows, distances), axis=1)
-    return np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1)
+    numbers = where.cpu().numpy()
+    order = np.lexsort((numbers, distances), axis=1)
+    return np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1)
 
 
 def _pca(embeddings: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
