@@ -69,6 +69,9 @@ def _of_annotations(source: str, settings: RegionSettings) -> RegionSet:
 
 def _of_cache(source: str, settings: RegionSettings) -> RegionSet:
     cache = open_cache(source)
+    if settings.images is not None and not settings.images.is_dir():
+        found = f"There is no image folder {settings.images}."
+        raise MissingFileError(found, "The folder that the file names start from.", "--images DIR")
     dataset = _annotations(cache, settings)
     if dataset is None:
         dataset, labelled, left_out = _of_boxes(cache, settings), False, Counter[str]()

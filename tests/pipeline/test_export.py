@@ -144,6 +144,7 @@ def test_a_head_for_onnxruntime(finished: Path, tmp_path: Path) -> None:
         (("no/where", "--out", "r.parquet"), 1, "no cache at no/where"),
         (("none.json", "--out", "r.parquet"), 1, "none.json"),
         ((RUN, "--out", "r.parquet"), 1, "no cache"),
+        ((CACHE, "--out", "r.parquet", "--images", "none"), 1, "no image folder none"),
         ((CACHE, "--out", "r.parquet", "--classes", " , "), 2, "names nothing"),
         ((RUN, "--out", "a.pth", "--limit", "3"), 2, "limit is given for --out a.pth"),
         ((CACHE, "--out", "r.parquet", "--set", "backbone=other.yaml"), 4, "clip.weights_sha256"),
