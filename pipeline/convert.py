@@ -1,4 +1,4 @@
-"""`rs-cache import`, `export` and `push`: model folders from and to elsewhere."""
+"""`rs-cache import` and `push`: model folders from and to elsewhere."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from regionspot_cache.errors import InputError, MissingFileError
 from regionspot_cache.files import file_sha256, replacing
 from regionspot_cache.models.card import model_card
 from regionspot_cache.models.hub import BACKBONE_FILE, CARD_FILE, CONFIG_FILE, push_to_hub
-from regionspot_cache.models.official import export_official, import_official, released_backbone
+from regionspot_cache.models.official import import_official, released_backbone
 from regionspot_cache.training.checkpoint import publish_model
 from regionspot_cache.training.distributed import ProcessGroup
 from regionspot_cache.training.folder import claim_folder
@@ -54,22 +54,6 @@ def import_checkpoint(
     text = f"Imported {facts['tensors']} tensors into {out}; frozen networks {recorded}."
     console.result(facts, text, as_json=as_json)
     return out
-
-
-def export_checkpoint(run: Path, out: Path, *, as_json: bool = False) -> None:
-    """A trained head as a checkpoint that the official code loads.
-
-    UsageError for a head on other networks than the official code has; IdentityError as of `export_official`.
-    """
-    head = RegionHead.from_pretrained(run)
-    spec = load_preset(run / BACKBONE_FILE, from_model_folder=True)
-    released_backbone(spec)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    export_official(head, out)
-    if (resize := spec.first(ClipSpec).resize) != "bilinear-noantialias":
-        console.warn(f"the official code squashes images without antialias; this head has seen them {resize}")
-    facts = {"file": str(out), "tensors": len(head.state_dict())}
-    console.result(facts, f"Wrote {facts['tensors']} tensors to {out}.", as_json=as_json)
 
 
 def push(

@@ -41,7 +41,7 @@ def see(
         named[method] = Names([classes[int(k)] for k in best], found[kept, best])
     attention = None
     if isinstance(shown, RegionSpot) and shown.head.config.use_map and len(kept):
-        attention = _patch_attention(shown, inputs)[:, kept]
+        attention = patch_attention(shown, inputs)[:, kept]
     return Scene(
         title=title,
         image=inputs.image,
@@ -53,7 +53,7 @@ def see(
     )
 
 
-def _patch_attention(method: RegionSpot, inputs: RegionInputs) -> NDArray[np.float32]:
+def patch_attention(method: RegionSpot, inputs: RegionInputs) -> NDArray[np.float32]:
     """Cross-attention over the patches of the first map, [L, N, rows, columns]."""
     weights, config = method.attention(inputs), method.head.config  # [L, N, M]
     (rows, columns), first = config.grid, config.prefix_tokens if config.class_token else 0

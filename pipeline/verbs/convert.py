@@ -1,4 +1,4 @@
-"""`rs-cache import`, `export` and `push`: heads from and to elsewhere."""
+"""`rs-cache import` and `push`: heads from and to elsewhere."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,23 +19,10 @@ class ImportSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """Which trained head."""
+class PushSettings:
+    """Which trained head, where it goes, and how."""
 
     run: Path = option(..., "RUN", "Model folder written by train.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings(ModelSettings):
-    """Where it goes."""
-
-    out: Path = option(..., "--out", "FILE.pth to write.", "FILE")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushSettings(ModelSettings):
-    """Where it goes, and how."""
-
     repository: str = option(..., "REPOSITORY", "ORG/NAME on the Hugging Face hub.")
     private: bool = option(False, "--private", "Make a new repository private.")
     metrics: Path | None = option(None, "--metrics", "metrics.json of an evaluation, for the card.", "FILE")
@@ -50,17 +37,6 @@ def import_checkpoint(settings: ImportSettings, *, as_json: bool) -> None:
     from pipeline.convert import import_checkpoint as run
 
     run(settings.checkpoint, settings.backbone, settings.out, as_json=as_json)
-
-
-@verb(ExportSettings)
-def export_checkpoint(settings: ExportSettings, *, as_json: bool) -> None:
-    """Write a head as a checkpoint that RegionSpot's own code loads.
-
-    Example: rs-cache export runs/bl --out bl.pth
-    """
-    from pipeline.convert import export_checkpoint as run
-
-    run(settings.run, settings.out, as_json=as_json)
 
 
 @verb(PushSettings)

@@ -22,10 +22,11 @@ OPTIONS = {
     "propose": "backbone config exclude images json limit out set top-n",
     "concepts": "config json min-images out overlap set",
     "import": "backbone config json out set",
-    "export": "config json out set",
+    "export": "backbone checkpoint classes config images json limit map method out set",
     "push": "config json metrics private set",
     "eval": "ap backbone checkpoint config dataset images json limit method out proposals set",
     "predict": "backbone boxes checkpoint classes compare config examples json out report set top",
+    "explore": "backbone checkpoint classes config images json limit map method out save serve set",
     "reproduce": "config dry-run json out seeds set workers world",
     "demo": "config out set",
     "backbones": "config json set",
@@ -42,7 +43,8 @@ ARGUMENTS = {
     "propose": ["source"],
     "concepts": ["source"],
     "import": ["checkpoint"],
-    "export": ["run"],
+    "export": ["source"],
+    "explore": ["source"],
     "push": ["run", "repository"],
 }
 

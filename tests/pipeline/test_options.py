@@ -26,11 +26,21 @@ KNOWN = {
     "overlap": ("shapes:val", "lvis", "coco:val"),
     ("propose", "out"): ("a.json", "b.json", "c.json"),
     ("concepts", "out"): ("a.txt", "b.txt", "c.txt"),
+    ("export", "out"): ("a.parquet", "b.parquet", "c.parquet"),
+    "method": ("clip-box", "clip-mask", "sam/transformer"),
     "price": (1.0, 2.0, 3.0),
     "backbones": (["tiny"], ["bb", "bl"], ["bl336"]),
     "methods": (["clip-box"], ["clip-mask", "official"], ["regionspot"]),
 }
-NEEDED = {"world": "w", "image": "i.jpg", "cache": "c", "checkpoint": "c", "run": "r", "repository": "a/b"}
+NEEDED = {
+    "world": "w",
+    "image": "i.jpg",
+    "cache": "c",
+    "checkpoint": "c",
+    "run": "r",
+    "repository": "a/b",
+    "source": "shapes:val",
+}
 CASES = [
     pytest.param(name, field, id=f"{name}-{field.key}")
     for name, command in cli.VERBS.items()
@@ -69,7 +79,7 @@ def least(name: str, settings: type, key: str) -> dict[str, Any]:
     needed = {"reproduce": "reproduce/worlds/shapes.yaml", "plan": "plan/paper.yaml"}
     config = yaml.safe_load(shipped(needed[name]).read_text()) if name in needed else {}
     names = {field.name for field in fields(settings)}
-    if {"backbone", "dataset"} <= names or name in ("predict", "propose"):
+    if {"backbone", "dataset"} <= names or name in ("predict", "propose", "export", "explore"):
         config["backbone"] = "tiny"  # for any dataset and picture
     for field in fields(settings):
         if field.default is MISSING and field.default_factory is MISSING and field.name in NEEDED:
@@ -77,7 +87,9 @@ def least(name: str, settings: type, key: str) -> dict[str, Any]:
     if name == "import":
         config["backbone"] = "bl"
     if name in ("export", "convert"):
-        config["out"] = "a.pth"
+        config["out"] = "a.parquet"
+    if (name, key) == ("explore", "save"):
+        config["serve"] = True
     config.pop(key, None)
     return config
 
