@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -23,10 +24,11 @@ class Curves:
 
     @classmethod
     def empty(cls, num_categories: int) -> Self:
-        thresholds, recalls, areas = len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), len(AREA_NAMES)
+        # What is filled in together, the recalls of a threshold, lies together.
+        shape = (num_categories, len(AREA_NAMES), len(IOU_THRESHOLDS))
         return cls(
-            precision=np.full((thresholds, recalls, num_categories, areas), NOT_MEASURED),
-            recall=np.full((thresholds, num_categories, areas), NOT_MEASURED),
+            precision=np.full((*shape, len(RECALL_THRESHOLDS)), NOT_MEASURED).transpose(2, 3, 0, 1),
+            recall=np.full(shape, NOT_MEASURED).transpose(2, 0, 1),
         )
 
     def set(self, area: int, category: int, hits: np.ndarray, false: np.ndarray, wanted: int) -> None:
@@ -36,15 +38,20 @@ class Curves:
         out, for precision is highest at true positives. `false` i64 [K,T] are the false positives up to here.
         """
         self.recall[:, category, area] = hits.sum(axis=0) / wanted
-        for t in range(len(IOU_THRESHOLDS)):
-            false_here = false[hits[:, t], t]
-            true_here = np.arange(1.0, len(false_here) + 1)
-            precision = true_here / (false_here + true_here + np.spacing(1))
-            best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-            at = np.searchsorted(true_here / wanted, RECALL_THRESHOLDS)
-            reached = at < len(precision)
-            self.precision[t, :, category, area] = 0
-            self.precision[t, reached, category, area] = best_from_here[at[reached]]
+        true = hits.cumsum(axis=0)  # [K,T]
+        row, threshold = np.nonzero(hits)
+        found = true[row, threshold]  # the how many-th true positive it is
+        # By threshold and true positives; 0 where there are not so many.
+        precision = np.zeros((len(IOU_THRESHOLDS), wanted + 1))
+        precision[threshold, found - 1] = found / (false[row, threshold] + found + np.spacing(1))
+        best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        self.precision[:, :, category, area] = best_from_here[:, _needed(wanted)]
+
+
+@lru_cache(maxsize=4096)
+def _needed(wanted: int) -> np.ndarray:
+    """i64 [R], how many of `wanted` true positives, less one, reach each recall."""
+    return np.searchsorted(np.arange(1.0, wanted + 1) / wanted, RECALL_THRESHOLDS)
 
 
 @dataclass(frozen=True, kw_only=True)
