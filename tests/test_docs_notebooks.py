@@ -1,4 +1,4 @@
-"""The notebooks of docs/notebooks, as they stand there, cell by cell; the build of the pages runs them too."""
+"""The notebooks of docs/notebooks, cell by cell; the build of the pages runs them too."""
 
 import re
 import shlex
