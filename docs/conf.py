@@ -25,7 +25,6 @@ myst_enable_extensions = ["colon_fence"]
 
 # Notebooks run at every build, each in an empty folder: what they show is what this version does.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of `!rs-cache`
-os.environ["TERM"] = "dumb"  # no moving progress in what it prints
 nb_output_stderr = "remove"
 nb_execution_mode = "force"
 nb_execution_in_temp = True

@@ -20,7 +20,7 @@ def run_cell(code: str, names: dict[str, Any]) -> None:
         exec(compile(code, "notebook", "exec"), names)
         return
     for line in code.splitlines():
-        program, *arguments = shlex.split(line.removeprefix("!"))
+        program, *arguments = shlex.split(line.removeprefix("!").partition(" 2>")[0])
         assert program == "rs-cache"
         ran = rs_cache(*arguments)
         assert ran.code == 0, ran.err
