@@ -1,4 +1,4 @@
-"""The notebooks of docs/notebooks, cell by cell; the build of the pages runs them too."""
+"""The notebooks of docs/notebooks, cell by cell; the build of the pages runs them as well."""
 
 import re
 import shlex
@@ -26,6 +26,7 @@ def run_cell(code: str, names: dict[str, Any]) -> None:
         assert ran.code == 0, ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
