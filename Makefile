@@ -1,13 +1,14 @@
-# Everything starts here: `make demo`, `make reproduce`, `make check`, `make test`. All build .venv first.
+# Everything starts here: `make demo`, `make reproduce`, `make check`, `make test`, `make docs`. All build .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+DOCS_STAMP := .venv/.installed-docs
 IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # Two processes with one thread each are faster than one with two: most of the tests' work is Python. A file stays
 # in one process, because its tests share what they make.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: setup demo reproduce bench check lint types test fuzz wheel test-pythons clean
+.PHONY: setup demo reproduce bench check lint types test fuzz wheel test-pythons docs clean
 
 setup: $(STAMP)
 
@@ -60,5 +61,14 @@ wheel: setup
 test-pythons: setup
 	PYTHONS="$(PYTHONS)" .ci/pythons $(PARALLEL) $(TESTS)
 
+$(DOCS_STAMP): $(STAMP) requirements-optional.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.txt -c requirements-optional.txt \
+	  -r pyproject.toml --extra docs
+	touch $@
+
+# The pages of docs/ with the API and the notebooks, which are run: docs/_build/html/index.html. Needs no network.
+docs: $(DOCS_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q --fail-on-warning --keep-going docs docs/_build/html
+
 clean:
-	rm -rf .venv .venvs .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venvs .pytest_cache .ruff_cache .hypothesis build docs/_build *.egg-info

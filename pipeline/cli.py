@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import console
-from pipeline.options import Verbs, add
+from pipeline.options import Verbs, add, near_option
 from pipeline.verbs import (
     about,
     captions,
@@ -157,9 +157,10 @@ def _wrong_usage(error: Any, verb: str) -> tuple[int, dict[str, Any]]:
     """Of Typer's own usage errors."""
     verb = f"{verb} " if verb in VERBS else ""
     parts = {"found": error.format_message()}
-    if known := getattr(error, "possibilities", None):
+    if hasattr(error, "possibilities"):  # no such option
         parts["found"] = error.message
-        parts["expected"] = f"Did you mean {' or '.join(sorted(known))}?"
+        if expected := near_option(error.ctx.command, error.option_name):
+            parts["expected"] = expected
     code = int(getattr(error, "exit_code", 2))
     return code, {**parts, "next": f"rs-cache {verb}--help", "exit_code": code}
 

@@ -7,7 +7,7 @@ import inspect
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -16,8 +16,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline.places import find_config, shipped_names
-from regionspot_cache.config import load_config
-from regionspot_cache.errors import UsageError
+from regionspot_cache.config import keys_of, load_config, near_key
+from regionspot_cache.errors import UsageError, near, one_of
 
 Defaults = Callable[[Mapping[str, Any], Path | None], Mapping[str, Any]]
 """All that is said, and the config, to values that count where nothing is said."""
@@ -117,6 +117,12 @@ class Verbs(TyperGroup):
         _fit(ctx)
         return super().get_help(ctx)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            found = f"There is no verb {args[0]!r}."
+            raise UsageError(found, one_of(args[0], self.commands), "rs-cache --help")
+        return super().resolve_command(ctx, args)
+
 
 class VerbCommand(TyperCommand):
     """A command whose help shows arguments by their names; Typer takes all of them for optional texts."""
@@ -131,6 +137,15 @@ class VerbCommand(TyperCommand):
                 if one.required:
                     text = text.replace(f"[{one.name}]", one.name, 1)
         return text
+
+
+def near_option(command: Any, name: str) -> str:
+    """What an option that a verb does not have may have been: another one, or a setting without an option."""
+    own = [word for one in command.params for word in (*one.opts, *one.secondary_opts)]
+    settings, key = getattr(command.callback, "settings", None), name.lstrip("-").replace("-", "_")
+    found = near_key(settings, key, lambda place: f"--set {place}=VALUE") if settings else ""
+    exact = any(f"{part}=" in found for part in (f" {key}", f".{key}"))
+    return ((exact and found) or near(name, own) or found).strip()
 
 
 def _fit(context: Any) -> None:
@@ -238,7 +253,9 @@ def _common(settings: type, has_options: bool, reports: bool) -> list[inspect.Pa
             "--set",
             metavar="KEY=VALUE",
             help="Set one setting; repeat. It beats --config, and an option beats it.",
-            autocompletion=lambda incomplete: [k for k in _keys(settings) if k.startswith(incomplete)],
+            autocompletion=lambda incomplete: [
+                f"{k}=" for k in keys_of(settings) if k.startswith(incomplete)
+            ],
         )
         found += [_named("config", list[str], config), _named("set_", list[str], override)]
     if reports:
@@ -259,14 +276,3 @@ def _configs(incomplete: str) -> list[str]:
     here = [f"{path}/" if path.is_dir() else str(path) for path in paths]
     found = [text for text in (*here, *shipped_names()) if text.endswith(("/", ".yaml"))]
     return sorted({text for text in found if text.startswith(incomplete)})
-
-
-def _keys(settings: Any, prefix: str = "") -> Iterable[str]:
-    """Keys of settings as --set takes them: `training.seed=`."""
-    hints = get_type_hints(settings)
-    for one in fields(settings):
-        hint = hints[one.name]
-        if is_dataclass(inner := _plain(hint)):
-            yield from _keys(inner, f"{prefix}{one.name}.")
-        else:
-            yield f"{prefix}{one.name}="

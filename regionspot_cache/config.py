@@ -3,7 +3,7 @@
 The later wins: defaults, the file, the overrides, the options. A message names the one it speaks of.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -105,8 +105,10 @@ def _explained(cls: type, error: Any, place: Place, source: str) -> UsageError:
     where, around = ".".join(names), _type_at(cls, place[:-1])
     known = [field.name for field in fields(around)] if is_dataclass(around) else []
     if known and place[-1] not in known:
-        hint = near(place[-1], known).strip().replace("mean ", f"mean {'.'.join([*names[:-1], ''])}")
-        return UsageError(f"Unknown key {where} in {source}.", hint or f"Known keys: {', '.join(known)}.")
+        hint = near(place[-1], known, lambda key: ".".join([*names[:-1], key]))
+        hint = hint or (near_key(cls, where) if len(place) == 1 else "")
+        expected = hint.strip() or f"Known keys: {', '.join(known)}."
+        return UsageError(f"Unknown key {where} in {source}.", expected)
     if error["type"] == "missing":
         return UsageError(f"{where} is not given.", f"A value for {where}.")
     expected = f"A valid value for {where}."
@@ -115,6 +117,22 @@ def _explained(cls: type, error: Any, place: Place, source: str) -> UsageError:
     return UsageError(
         f"{where} = {shown(error['input'])} in {source}: {error['msg']}.", expected, "rs-cache VERB --help"
     )
+
+
+def keys_of(cls: Any, prefix: str = "") -> Iterator[str]:
+    """Keys of a dataclass at any depth, as an override takes them: `training.seed`."""
+    hints = get_type_hints(cls)
+    for one in fields(cls):
+        if is_dataclass(inner := _plain(hints[one.name])):
+            yield from keys_of(inner, f"{prefix}{one.name}.")
+        else:
+            yield f"{prefix}{one.name}"
+
+
+def near_key(cls: Any, word: str, shown: Callable[[str], str] = str) -> str:
+    """`near` for the last part of a key, wherever in `cls` it stands."""
+    homes = {key.rpartition(".")[2]: key for key in reversed(list(keys_of(cls)))}
+    return near(word, homes, lambda last: shown(homes[last]))
 
 
 def _type_at(kind: Any, place: Place) -> Any:

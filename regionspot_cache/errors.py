@@ -5,7 +5,8 @@ Only the command line turns these into text and an exit code; the library raises
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 _LONGEST = 2000  # characters of one part of a message
 
@@ -30,16 +31,26 @@ def _shown(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def near(word: object, known: Iterable[str]) -> str:
-    """ "Did you mean X? " for a misspelt word, else nothing."""
+def near(word: object, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
+    """ "Did you mean X? " for a misspelt word, else nothing; X is the known word as it is `shown`."""
     found = difflib.get_close_matches(str(word)[:100], list(known), n=1)
-    return f"Did you mean {found[0]}? " if found else ""
+    return f"Did you mean {shown(found[0])}? " if found else ""
 
 
 def one_of(word: object, known: Iterable[str]) -> str:
     """What was expected in place of a word that is none of the known ones."""
     names = list(known)
     return f"{near(word, names)}One of {', '.join(names)}."
+
+
+def near_path(path: str | Path) -> str:
+    """`near` for a file or folder that is not there: one beside it that is spelt alike."""
+    path = Path(path)
+    try:
+        beside = [entry.name for entry in path.parent.iterdir() if entry.name != path.name]
+    except (OSError, ValueError):
+        return ""
+    return near(path.name, beside, lambda name: str(path.with_name(name)))
 
 
 class RegionSpotError(Exception):

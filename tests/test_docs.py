@@ -5,6 +5,7 @@ import shlex
 from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import typer
@@ -205,3 +206,36 @@ def test_a_change_names_at_most_three_files_and_what_is_in_them(row: str) -> Non
 
 def test_the_table_of_changes_has_rows() -> None:
     assert len(ROWS) == 10
+
+
+TREES = re.findall(r"```\{toctree\}\n(.*?)```", TEXTS["index.md"], re.DOTALL)
+ENTRIES = [line for tree in TREES for line in tree.splitlines() if line and not line.startswith(":")]
+
+
+def in_tree(page: str, entry: str) -> bool:
+    return page.count("/") == entry.count("/") and fnmatch(page, entry)
+
+
+def test_every_page_is_in_the_contents_of_the_site() -> None:
+    docs = ROOT / "docs"
+    pages = {page.relative_to(docs).with_suffix("").as_posix() for page in docs.rglob("*.md")}
+    pages = {page for page in pages if not page.startswith("_build/")} - {"index"}
+    assert len(pages) > 15
+    assert {page for page in pages if not any(in_tree(page, entry) for entry in ENTRIES)} == set()
+    assert [entry for entry in ENTRIES if not any(in_tree(page, entry) for page in pages)] == []
+
+
+PUBLIC = (
+    *(f"regionspot_cache.store.{name}" for name in ("Cache", "open_cache")),
+    *("regionspot_cache.extraction.extract", "regionspot_cache.training.train"),
+    "regionspot_cache.backbones.Encoder",
+)
+MODULES = ("", ".datasets", ".recognition", ".recognition.predictor", ".errors")
+
+
+def test_the_python_pages_have_the_public_names() -> None:
+    text = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "docs" / "api").glob("*.md"))
+    directives = re.findall(r"^\.\. auto\w+:: (\S+)", text, re.MULTILINE)
+    assert {*PUBLIC, *(f"regionspot_cache{module}" for module in MODULES)} <= set(directives)
+    for path in directives:
+        resolve_name(path)

@@ -23,7 +23,7 @@ from regionspot_cache.backbones import Backbone, load_backbone, load_preset, loa
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.datasets.images import ImageFailure
 from regionspot_cache.datasets.regions import box_iou
-from regionspot_cache.errors import MissingFileError
+from regionspot_cache.errors import MissingFileError, near_path
 from regionspot_cache.evaluation import DetectionProtocol, IouType, regionclip_protocol, write_results
 from regionspot_cache.evaluation.selection import pair_scores
 from regionspot_cache.extraction.devices import resolve_device
@@ -215,7 +215,7 @@ def _own_backbone(settings: EvalSettings) -> Path:
     if not path.is_file():
         raise MissingFileError(
             f"There is no trained head in {settings.checkpoint}.",
-            "A folder written by rs-cache train.",
+            f"{near_path(settings.checkpoint)}A folder written by rs-cache train.",
             "rs-cache train, or --checkpoint DIR, or --method clip-box --set backbone=tiny",
         )
     return path

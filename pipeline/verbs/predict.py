@@ -16,7 +16,7 @@ from pipeline.names import require_named_backbone, warn_of_photographs
 from pipeline.options import option, verb
 from pipeline.places import WORKPLACE
 from regionspot_cache.backbones.vocabulary import listed_names, read_class_names
-from regionspot_cache.errors import InputError, MissingFileError, UsageError, near
+from regionspot_cache.errors import InputError, MissingFileError, UsageError, near_path
 from regionspot_cache.models.hub import CLASSES_FILE, CONFIG_FILE
 
 
@@ -81,8 +81,7 @@ def require_image(path: Path) -> None:
         MissingFileError: there is none; names one that is spelt alike.
     """
     if not path.exists():
-        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise MissingFileError(f"There is no image {path}.", f"{near(path.name, beside)}An image file.")
+        raise MissingFileError(f"There is no image {path}.", f"{near_path(path)}An image file.")
 
 
 def parse_boxes(text: str) -> NDArray[np.float32]:
@@ -114,7 +113,7 @@ def parse_classes(text: str | None, checkpoint: Path) -> list[str]:
         if not (checkpoint / CONFIG_FILE).is_file():
             raise MissingFileError(
                 f"There is no trained head in {checkpoint}.",
-                "A folder written by rs-cache train.",
+                f"{near_path(checkpoint)}A folder written by rs-cache train.",
                 "rs-cache train, or --checkpoint DIR",
             )
         return read_class_names(checkpoint / CLASSES_FILE)

@@ -15,7 +15,7 @@ from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.datasets.shapes_annotations import SPACES
 from regionspot_cache.datasets.source import DatasetSource
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES, Source
-from regionspot_cache.errors import InputError, MissingFileError, UsageError, near
+from regionspot_cache.errors import InputError, MissingFileError, UsageError, near, one_of
 
 O365 = "o365"  # whichever release lies in the data folder
 SHAPES = {"shapes": None, **{f"shapes-{space}": space for space in SPACES}}  # name -> label space
@@ -200,7 +200,7 @@ def _check_split(name: str, split: str) -> None:
     splits = splits_of(name)
     if split not in splits:
         found = f"{name} has no split {split!r}."
-        raise UsageError(found, f"One of {', '.join(splits)}.", f"--dataset {name}:{splits[0]}")
+        raise UsageError(found, one_of(split, splits), f"--dataset {name}:{splits[0]}")
 
 
 def _absent(name: str, split: str, options: Sequence[Source], root: Path) -> MissingFileError:

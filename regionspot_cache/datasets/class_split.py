@@ -11,7 +11,7 @@ import numpy as np
 from regionspot_cache.config import validate
 from regionspot_cache.datasets.records import DetectionDataset
 from regionspot_cache.datasets.tables import offsets_of
-from regionspot_cache.errors import InputError, UsageError, one_of
+from regionspot_cache.errors import InputError, UsageError, near, one_of
 from regionspot_cache.yaml_text import read_yaml
 
 NAMED = Path(__file__).with_name("class_splits.yaml")
@@ -101,6 +101,6 @@ def _members(dataset: DetectionDataset, group: Sequence[str] | Frequencies) -> l
     if missing := [name for name in group if name not in label_of]:
         raise InputError(
             f"{dataset.name} lacks {len(missing)} of the {len(group)} classes, first {missing[0]!r}.",
-            f"A class of each name among its {len(label_of)}.",
+            f"{near(missing[0], label_of)}A class of each name among its {len(label_of)}.",
         )
     return [label_of[name] for name in group]

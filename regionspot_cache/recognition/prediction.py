@@ -87,8 +87,7 @@ class Prediction:
     def to_transformers(self) -> list[dict[str, Any]]:
         """As pipelines of zero-shot object detection return them; pixels are rounded to whole ones.
 
-        Returns:
-            `{"score": 0.9, "label": "car", "box": {"xmin": 1, "ymin": 2, "xmax": 30, "ymax": 40}}` a box.
+        A box is `{"score": 0.9, "label": "car", "box": {"xmin": 1, "ymin": 2, "xmax": 30, "ymax": 40}}`.
         """
         corners = ("xmin", "ymin", "xmax", "ymax")
         return [

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.datasets.source import DatasetSource
-from regionspot_cache.errors import IdentityError, MissingFileError
+from regionspot_cache.errors import IdentityError, MissingFileError, near_path
 from regionspot_cache.identity import require_same, without_arithmetic
 from regionspot_cache.store.layout import (
     CRC_BYTES,
@@ -120,7 +120,7 @@ class CacheRecord:
         except FileNotFoundError:
             raise MissingFileError(
                 f"no cache at {objects.url}: it has no {CACHE_KEY}",
-                "a folder or URL made by rs-cache extract",
+                f"{near_path(objects.url)}A folder or URL made by rs-cache extract.",
                 f"rs-cache extract --dataset NAME --cache {objects.url}",
             ) from None
         if value.pop("format", None) != FORMAT:

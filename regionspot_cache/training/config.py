@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from regionspot_cache.backbones.arithmetic import Precision
@@ -11,7 +12,15 @@ from regionspot_cache.training.head_config import HeadOptions
 
 # Settings that change how fast or how safely a run goes, never its result: they may differ on resume.
 RUNTIME_FIELDS = frozenset(
-    {"log_every", "checkpoint_seconds", "keep_checkpoints", "memory_bytes", "reader_threads", "batches_ahead"}
+    {
+        "loggers",
+        "log_every",
+        "checkpoint_seconds",
+        "keep_checkpoints",
+        "memory_bytes",
+        "reader_threads",
+        "batches_ahead",
+    }
 )
 
 
@@ -116,6 +125,7 @@ class TrainConfig:
     views: Literal["sample", "original"] = "sample"
     # "auto" is bfloat16 autocast where the hardware multiplies bfloat16 matrices, else float32
     precision: Precision = "auto"
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)  # beside metrics.jsonl
     log_every: int = 20
     checkpoint_seconds: float = 60.0  # time between checkpoints; also the most work that a crash can cost
     keep_checkpoints: int = 2
@@ -128,6 +138,12 @@ class TrainConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}", "at least 1", f"--set training.{name}=1")
+        if "wandb" in self.loggers and find_spec("wandb") is None:
+            raise UsageError(
+                "training.loggers names wandb, which is not installed.",
+                "The package of Weights & Biases, the extra `wandb`.",
+                "uv pip install wandb, or --set training.loggers=[tensorboard]",
+            )
         if not self.stages or any(stage.steps < 1 for stage in self.stages):
             raise UsageError("a run without steps", "at least one stage of at least one step")
 

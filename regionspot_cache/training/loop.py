@@ -150,7 +150,7 @@ class _Run:
 
     def finish_all_stages(self) -> None:
         """Do what is left of every stage and publish the head."""
-        log = MetricsLog(self.folder, self.step) if self.group.is_main else None
+        log = MetricsLog(self.folder, self.step, self.config) if self.group.is_main else None
         try:
             for index, start in enumerate(self._stage_starts()):
                 if self.step < start + self.config.stages[index].steps:

@@ -1,13 +1,13 @@
-"""Training curves: `metrics.jsonl` for programs, TensorBoard for eyes, `StepReport` for a live line."""
+"""Training curves: `metrics.jsonl` for programs, loggers for eyes, `StepReport` for a live line."""
 
 import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 from regionspot_cache.files import replacing
+from regionspot_cache.training.config import TrainConfig
+from regionspot_cache.training.loggers import LOGGERS
 
 METRICS_FILE = "metrics.jsonl"
 _CURVES = ("loss", "learning_rate", "gradient_norm", "steps_per_second", "samples_per_second", "waiting")
@@ -31,23 +31,26 @@ class StepReport:
 
 
 class MetricsLog:
-    """Appends reports below `folder`; those after `resumed_at` steps are cut off first."""
+    """Appends reports below `folder` and to the loggers; those after `resumed_at` steps are cut off first."""
 
-    def __init__(self, folder: Path, resumed_at: int) -> None:
+    def __init__(self, folder: Path, resumed_at: int, config: TrainConfig) -> None:
         path = folder / METRICS_FILE
         _cut(path, resumed_at)
+        settings = config.identity()
+        self._loggers = [LOGGERS[name](folder, resumed_at, settings) for name in config.loggers]
         self._lines = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
 
     def write(self, report: StepReport) -> None:
         self._lines.write(json.dumps(dataclasses.asdict(report)) + "\n")
         self._lines.flush()
-        for name in _CURVES:
-            self._board.add_scalar(name, getattr(report, name), report.step)
+        curves = {name: getattr(report, name) for name in _CURVES}
+        for logger in self._loggers:
+            logger.write(curves, report.step)
 
     def close(self) -> None:
         self._lines.close()
-        self._board.close()
+        for logger in self._loggers:
+            logger.close()
 
 
 def _cut(path: Path, last_step: int) -> None:

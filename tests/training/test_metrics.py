@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from regionspot_cache.training.config import TrainConfig
 from regionspot_cache.training.metrics import METRICS_FILE, MetricsLog, StepReport
 
 
@@ -15,13 +16,13 @@ def report(step: int) -> StepReport:
 
 
 def test_a_resumed_log_continues_at_its_checkpoint(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, 0)
+    log = MetricsLog(tmp_path, 0, TrainConfig())
     for step in (1, 2, 3):
         log.write(report(step))
     log.close()
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"step": 1, "lo')  # torn by a crash
-    log = MetricsLog(tmp_path, 2)
+    log = MetricsLog(tmp_path, 2, TrainConfig())
     log.write(report(3))
     log.close()
     steps = [json.loads(line)["step"] for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
