@@ -57,6 +57,11 @@ class RegionPredictor:
         self._classes = ClassEmbeddings(backbone.text_of(method.text_part), prompts or {})
         self._image: RegionInputs | None = None
 
+    @property
+    def prompts(self) -> Mapping[str, Any]:
+        """How class names become prompts."""
+        return self._classes.prompts
+
     @classmethod
     def from_pretrained(
         cls, folder: Path | str, *, backbone: str | Path | None = None, device: str = "cpu"
