@@ -163,7 +163,12 @@ def demo(settings: DemoSettings) -> Path:
     def evaluated(title: str, proposals: str, **options: Any) -> dict[str, Any]:
         out = settings.out / f"eval-{proposals}"
         # No pictures: the demo's page has its own.
-        common = {"checkpoint": training.out, "methods": METHODS, "pictures": 0, "device": settings.device}
+        common = {
+            "checkpoints": (training.out,),
+            "methods": METHODS,
+            "pictures": 0,
+            "device": settings.device,
+        }
         step(title, evaluate, EvalSettings(proposals=proposals, out=out, **common, **options))
         return json.loads((out / "metrics.json").read_text())
 

@@ -137,7 +137,7 @@ def _few(dataset: DetectionDataset, most: int | None, seed: int) -> DetectionDat
 
 def _embedder(source: RegionSet, dataset: DetectionDataset, settings: RegionSettings) -> Embedder:
     chosen = EvalSettings(
-        checkpoint=settings.checkpoint,
+        checkpoints=(settings.checkpoint,),
         backbone=settings.backbone,
         methods=(settings.method,),
         device=settings.device,

@@ -1,31 +1,27 @@
 """The methods of this package in an evaluation: one pass over the images, a scored row a method, pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
+from pipeline.evaluate.pictures import pictures, worst_images
 from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally, cached_features
-from pipeline.evaluate.report import OwnRows
+from pipeline.evaluate.report import BOXES_FILE, OwnRows
 from pipeline.evaluate.scoring import Scored, Scorer
-from pipeline.report_figures import figures, pick_images, see
 from pipeline.train import embed_names
-from pipeline.verbs.evaluate import WITH_HEAD, EvalSettings
+from pipeline.verbs.evaluate import EvalSettings, OwnRow
 from pipeline.verbs.train import PromptSettings
 from regionspot_cache.backbones import Backbone, load_backbone, load_preset, load_proposer
 from regionspot_cache.datasets import DetectionDataset
-from regionspot_cache.datasets.images import ImageFailure
-from regionspot_cache.datasets.regions import box_iou
-from regionspot_cache.errors import MissingFileError, near_path
+from regionspot_cache.errors import InputError, MissingFileError, near_path
 from regionspot_cache.evaluation import DetectionProtocol, IouType, regionclip_protocol, write_results
-from regionspot_cache.evaluation.selection import pair_scores
+from regionspot_cache.evaluation.box_table import BoxTable, box_table
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.models.hub import BACKBONE_FILE
 from regionspot_cache.recognition import (
@@ -37,106 +33,7 @@ from regionspot_cache.recognition import (
 )
 from regionspot_cache.recognition.predictor import head_inputs, require_backbone
 from regionspot_cache.recognition.proposals import Proposals, ground_truth_proposals, load_proposals
-from regionspot_cache.reporting.page import ReportSection, Text
-from regionspot_cache.reporting.scene import Scene
 from regionspot_cache.training.head import RegionHead, read_model_config
-
-ATTENTION_OF = 4  # boxes of an image
-PROPOSALS = 8  # of an image
-SAME_OBJECT = 0.5  # IoU
-
-
-def pictures(
-    recognition: Recognition, methods: Sequence[Recogniser], boxes: Proposals, settings: EvalSettings
-) -> list[ReportSection]:
-    """A few images, recognised once more; the first method that has attention shows it.
-
-    Args:
-        boxes: what the methods recognised.
-    """
-    dataset = recognition.dataset
-    shown: list[ReportSection] = []
-    count = 0
-    attending_first = sorted(methods, key=lambda method: not hasattr(method, "attention"))
-    for i in pick_images(dataset, settings.seed).tolist():
-        if count == settings.pictures:
-            break
-        try:
-            scene = _scene(recognition, attending_first, i, boxes)
-        except ImageFailure:  # counted in the pass
-            continue
-        if scene is not None:
-            shown += figures(scene, attention_of=ATTENTION_OF)
-            count += 1
-    body = _explanation(attending_first[0].name, boxes, settings)
-    return [Text(title="Pictures", body=body), *shown] if shown else []
-
-
-def _explanation(first: str, boxes: Proposals, settings: EvalSettings) -> str:
-    which = "the annotated boxes"
-    if boxes.scores is not None:
-        which = (
-            f"up to {PROPOSALS} boxes that {first} scores highest, none on top of another; a name has a tick "
-            f"or a cross where its box meets an annotated one (IoU of {SAME_OBJECT} or more)"
-        )
-    files = ""
-    if settings.result_files:
-        files = " Rows that were read from files name boxes of their own and are in the tables alone."
-    return (
-        f"Images drawn by seed {settings.seed}, with {which}: what each method says; SAM's masks; then the "
-        f"cross-attention of up to {ATTENTION_OF} boxes over the patches of the image in every layer of the "
-        f"head: the brighter, the more attention.{files}"
-    )
-
-
-def _scene(
-    recognition: Recognition, methods: Sequence[Recogniser], index: int, boxes: Proposals
-) -> Scene | None:
-    """One image as the methods name it; None without boxes."""
-    record = recognition.dataset[index]
-    classes = recognition.dataset.class_names
-    proposed, objectness = boxes[record.image_id]
-    inputs = recognition.inputs(index, proposed)
-    if not len(inputs.boxes):
-        return None
-    scores = {  # as in the detections
-        method.name: pair_scores(
-            method.probabilities(inputs, recognition.text_of(method)),
-            objectness,
-            method.score_rule or recognition.score_rule,
-        )
-        for method in methods
-    }
-    names = [classes[label] for label in record.labels]
-    seen = partial(
-        see, f"Image {record.image_id}", inputs, scores, classes, methods[0], masks=recognition.masks
-    )
-    if objectness is None:
-        return seen(truth=names)
-    kept = _distinct(inputs.boxes, scores[methods[0].name].max(axis=1))
-    met = _met(inputs.boxes[kept], record.boxes, names)
-    return seen(kept=kept, truth=met, annotated=(record.boxes, names))
-
-
-def _distinct(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.intp]:
-    """The best-scored boxes [n] of which no two show the same object, best first."""
-    kept: list[int] = []
-    for i in np.argsort(-scores, kind="stable").tolist():
-        if scores[i] == -np.inf:  # left out by the score rule
-            break
-        if len(kept) < PROPOSALS and not (box_iou(boxes[[i]], boxes[kept]) >= SAME_OBJECT).any():
-            kept.append(i)
-    return np.array(kept, np.intp)
-
-
-def _met(
-    boxes: NDArray[np.float32], annotated: NDArray[np.float32], names: Sequence[str]
-) -> list[str | None]:
-    """The name of the annotated box that each box meets best, None where it meets none."""
-    if not len(annotated):
-        return [None] * len(boxes)
-    iou = box_iou(boxes, annotated)
-    return [names[int(row.argmax())] if row.max() >= SAME_OBJECT else None for row in iou]
 
 
 class OwnMethods:
@@ -155,17 +52,22 @@ class OwnMethods:
         spec = with_networks_of(settings.methods, spec, settings.regionclip)
         console.arithmetic(self.device, **{name: part.precision for name, part in spec.parts.items()})
         self.backbone = load_backbone(spec, self.device, console.fetching)
-        config = read_model_config(settings.checkpoint) if set(WITH_HEAD) & set(settings.methods) else {}
-        self.methods = [self._method(name, config) for name in settings.recognisers]
-        self.prompts = settings.prompts or _trained_prompts(config)
+        with_head = [row.checkpoint for row in settings.own_rows if row.checkpoint is not None]
+        configs = {path: read_model_config(path) for path in with_head}
+        self.methods = [self._method(row, configs) for row in settings.own_rows]
+        self.checkpoints = {row.name: row.checkpoint for row in settings.own_rows}
+        self.prompts = settings.prompts or _trained_prompts(configs)
 
-    def _method(self, name: str, config: dict[str, Any]) -> Recogniser:
-        if name not in WITH_HEAD:
-            return embedding_method(name, self.backbone)
-        checkpoint = self.settings.checkpoint
-        require_backbone(config, self.backbone, str(checkpoint))
-        head = RegionHead.from_pretrained(checkpoint, device=self.device)
-        return (OfficialRegionSpot if name == "official" else RegionSpot)(head, head_inputs(config))
+    def _method(self, row: OwnRow, configs: Mapping[Path, dict[str, Any]]) -> Recogniser:
+        if row.checkpoint is None:
+            return embedding_method(row.method, self.backbone)
+        config = configs[row.checkpoint]
+        require_backbone(config, self.backbone, str(row.checkpoint))
+        head = RegionHead.from_pretrained(row.checkpoint, device=self.device)
+        kind = OfficialRegionSpot if row.method == "official" else RegionSpot
+        method = kind(head, head_inputs(config))
+        method.name = row.name
+        return method
 
     def score(self, scorer: Scorer) -> OwnRows:
         """Recognises the regions of the scorer's dataset; a row a method, and what a report shows.
@@ -182,50 +84,110 @@ class OwnMethods:
             part: embed_names(backbone.text_of(part), dataset.class_names, self.prompts)
             for part in dict.fromkeys([None, *(method.text_part for method in self.methods)])
         }
-        recognition = Recognition(
-            dataset=dataset,
-            backbone=backbone,
-            texts={part: torch.from_numpy(text).to(self.device) for part, text in texts.items()},
-            regions=regions,
-            cached=cached,
-            masks=settings.masks and scorer.truth.has_masks,
-            score_rule=settings.rule,
-            ap=settings.ap,
-            protocol=_protocol(settings, scorer),
-            batch_size=settings.batch_size,
-            threads=settings.threads,
-        )
-        found = recognition.run(self.methods)
+        tensors = {part: torch.from_numpy(text).to(self.device) for part, text in texts.items()}
+        with self._table(scorer) as table:
+            recognition = Recognition(
+                dataset=dataset,
+                backbone=backbone,
+                texts=tensors,
+                regions=regions,
+                cached=cached,
+                masks=settings.masks and scorer.truth.has_masks,
+                score_rule=settings.rule,
+                ap=settings.ap,
+                protocol=_protocol(settings, scorer),
+                batch_size=settings.batch_size,
+                threads=settings.threads,
+                table=table,
+            )
+            found = recognition.run(self.methods)
         _say_coverage(recognition, found)
         boxes = _recognised(recognition, found, scorer.out)
         tallies, given = found.tallies, boxes.scores is None
+        objects = {name: tally.objects for name, tally in tallies.items()}
+        worst = worst_images(dataset, objects[self.methods[0].name])
         return OwnRows(
             rows=[
-                _score(scorer, method, tallies[method.name], recognition, boxes, self.prompts)
+                self._score(scorer, method, tallies[method.name], recognition, boxes)
                 for method in self.methods
             ],
             text=texts[None],
             confusion={name: tally.confusion.result() for name, tally in tallies.items()} if given else {},
-            pictures=pictures(recognition, self.methods, boxes, settings),
+            objects=objects,
+            pictures=pictures(recognition, self.methods, boxes, settings, worst),
         )
+
+    def _score(
+        self,
+        scorer: Scorer,
+        method: Recogniser,
+        tally: Tally,
+        recognition: Recognition,
+        boxes: Proposals,
+    ) -> Scored:
+        given, prompts, checkpoint = boxes.scores is None, self.prompts, self.checkpoints[method.name]
+        head = "" if checkpoint is None else f" {checkpoint}"
+        rule = method.score_rule or recognition.score_rule
+        if rule == "official" and (scorer.settings.ap == "fixed" or scorer.settings.protocol != "shared"):
+            rule = "official, of all pairs"  # the first choice that the rule makes in an image is not made
+        origin = {
+            "method": f"{method.name} on {recognition.backbone.spec.name}{head}",
+            "proposals": boxes.identity,
+            "templates": prompts.templates,
+            "class_names": prompts.cleaning,
+            "score_rule": "probability" if given else rule,
+            "detections": str(recognition.protocol),
+        }
+        detections = tally.collector.build()
+        kinds: tuple[IouType, ...] = ("bbox", "segm") if recognition.masks else ("bbox",)
+        for kind in kinds if scorer.settings.details else ():
+            write_results(scorer.out / f"{method.name}-{kind}.json", detections, kind)
+        return scorer.score(
+            method.name,
+            detections,
+            origin,
+            masks=recognition.masks,
+            accuracy=tally.accuracy if given else None,
+            proposals=None if given else boxes,
+        )
+
+    @contextmanager
+    def _table(self, scorer: Scorer) -> Generator[BoxTable | None]:
+        if not self.settings.details:
+            yield None
+            return
+        files = [scorer.out / f"{BOXES_FILE}.{ending}" for ending in ("parquet", "csv")]
+        with box_table(scorer.dataset, *files) as table:
+            yield table
 
 
 def _own_backbone(settings: EvalSettings) -> Path:
-    path = settings.checkpoint / BACKBONE_FILE
+    path = settings.checkpoints[0] / BACKBONE_FILE
     if not path.is_file():
         raise MissingFileError(
-            f"There is no trained head in {settings.checkpoint}.",
-            f"{near_path(settings.checkpoint)}A folder written by rs-cache train.",
+            f"There is no trained head in {settings.checkpoints[0]}.",
+            f"{near_path(settings.checkpoints[0])}A folder written by rs-cache train.",
             "rs-cache train, or --checkpoint DIR, or --method clip-box --set backbone=tiny",
         )
     return path
 
 
-def _trained_prompts(config: Mapping[str, Any]) -> PromptSettings:
-    text = config.get("text", {})
-    return PromptSettings(
-        **{name: text[name] for name in ("templates", "cleaning", "average") if name in text}
-    )
+def _trained_prompts(configs: Mapping[Path, Mapping[str, Any]]) -> PromptSettings:
+    """Those that the heads were trained with. InputError: not with the same."""
+    found: dict[Path, PromptSettings] = {}
+    for path, config in configs.items():
+        text = config.get("text", {})
+        known = {name: text[name] for name in ("templates", "cleaning", "average") if name in text}
+        found[path] = PromptSettings(**known)
+    first, *others = found.items() or [(Path(), PromptSettings())]
+    for path, prompts in others:
+        if prompts != first[1]:
+            raise InputError(
+                f"{first[0]} was trained with {first[1]}, {path} with {prompts}.",
+                "Heads trained with the same prompts: one text embedding a class.",
+                "Say which to use, such as --set prompts.templates=single.",
+            )
+    return first[1]
 
 
 def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbone) -> Regions:
@@ -276,38 +238,3 @@ def _recognised(recognition: Recognition, found: Recognised, out: Path) -> Propo
     proposals = Proposals.from_images(f"RPN, top {regions.top_n} ({text})", found.regions)
     proposals.save(out / "proposals.npz")
     return proposals
-
-
-def _score(
-    scorer: Scorer,
-    method: Recogniser,
-    tally: Tally,
-    recognition: Recognition,
-    boxes: Proposals,
-    prompts: PromptSettings,
-) -> Scored:
-    given = boxes.scores is None
-    head = f" {scorer.settings.checkpoint}" if method.name in WITH_HEAD else ""
-    rule = method.score_rule or recognition.score_rule
-    if rule == "official" and (scorer.settings.ap == "fixed" or scorer.settings.protocol != "shared"):
-        rule = "official, of all pairs"  # the first choice that the rule makes in an image is not made
-    origin = {
-        "method": f"{method.name} on {recognition.backbone.spec.name}{head}",
-        "proposals": boxes.identity,
-        "templates": prompts.templates,
-        "class_names": prompts.cleaning,
-        "score_rule": "probability" if given else rule,
-        "detections": str(recognition.protocol),
-    }
-    detections = tally.collector.build()
-    kinds: tuple[IouType, ...] = ("bbox", "segm") if recognition.masks else ("bbox",)
-    for kind in kinds if scorer.settings.details else ():
-        write_results(scorer.out / f"{method.name}-{kind}.json", detections, kind)
-    return scorer.score(
-        method.name,
-        detections,
-        origin,
-        masks=recognition.masks,
-        accuracy=tally.accuracy if given else None,
-        proposals=None if given else boxes,
-    )

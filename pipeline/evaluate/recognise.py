@@ -28,11 +28,15 @@ from regionspot_cache.evaluation import (
     ScoreRule,
     encode_mask,
 )
+from regionspot_cache.evaluation.answers import BoxAnswers, ObjectAnswers, answers_of
+from regionspot_cache.evaluation.box_table import BoxTable
 from regionspot_cache.evaluation.confusion import ConfusionMeter
 from regionspot_cache.recognition import EmbeddedImage, Recogniser, RecognitionEngine, RegionInputs
 from regionspot_cache.recognition.proposals import Proposals
 from regionspot_cache.store import Cache, match, open_cache
 from regionspot_cache.store.identity import require_fingerprint
+
+TOP_NAMES = 5  # of a box in the table
 
 
 class CachedFeatures:
@@ -164,6 +168,7 @@ class Tally:
     collector: Collector
     accuracy: AccuracyMeter
     confusion: ConfusionMeter
+    objects: ObjectAnswers
 
 
 @dataclass(kw_only=True)
@@ -201,16 +206,12 @@ class Recognition:
     """Images in one pass of a network."""
     threads: int = 2
     """Read and prepare images ahead."""
+    table: BoxTable | None = None
+    """Where every box is written, if anywhere."""
 
     def run(self, methods: Sequence[Recogniser]) -> Recognised:
         """Every method on every image."""
-        classes = len(self.dataset.class_names)
-        found = Recognised(
-            tallies={
-                m.name: Tally(self._collector(), AccuracyMeter(classes), ConfusionMeter(classes))
-                for m in methods
-            }
-        )
+        found = Recognised(tallies={method.name: self._tally() for method in methods})
         engine = RecognitionEngine(
             methods=methods,
             proposer=self.regions.proposer,
@@ -268,8 +269,13 @@ class Recognition:
             return 0
         # Nothing is read from here on: an image is added for all methods alike.
         record, inputs = self.dataset[image.index], image.inputs
-        for tally, chosen, probabilities in outcomes:
+        first = int(self.dataset.offsets[image.index])
+        for method, (tally, chosen, probabilities) in zip(methods, outcomes, strict=True):
             tally.collector.add(chosen)
+            answers = _answers(record, image, chosen, probabilities)
+            tally.objects.add(first, answers)
+            if self.table is not None:
+                self.table.add(method.name, image.index, answers)
             if image.objectness is None:
                 tally.accuracy.update(probabilities, record.labels)
                 tally.confusion.update(probabilities, record.labels)
@@ -291,6 +297,12 @@ class Recognition:
             )
             yield tally, chosen, probabilities
 
+    def _tally(self) -> Tally:
+        classes, objects = len(self.dataset.class_names), len(self.dataset.labels)
+        return Tally(
+            self._collector(), AccuracyMeter(classes), ConfusionMeter(classes), ObjectAnswers(objects)
+        )
+
     def _collector(self) -> Collector:
         categories = self.dataset.category_ids
         return BestOfCategories(categories) if self.ap == "fixed" else BestOfImages(categories, self.protocol)
@@ -301,6 +313,27 @@ class Recognition:
 
     def _cached(self, index: int, boxes: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]] | None:
         return None if self.cached is None else self.cached.of(index, boxes)
+
+
+def _answers(
+    record: ImageRecord, image: EmbeddedImage, chosen: Detections, probabilities: NDArray[np.float32]
+) -> BoxAnswers:
+    """Of annotated boxes all; of proposals those that have a detection."""
+    if image.objectness is None:
+        return answers_of(record, image.inputs.boxes, probabilities, top=TOP_NAMES)
+    places = _rows(image.inputs.boxes, chosen.boxes)
+    assert places is not None
+    best = np.full(len(places), -np.inf, np.float32)
+    np.maximum.at(best, chosen.box_index, chosen.scores)
+    return answers_of(
+        record,
+        chosen.boxes,
+        probabilities[places],
+        places=places,
+        objectness=image.objectness[places],
+        ranks_by=best,
+        top=TOP_NAMES,
+    )
 
 
 class MaskCodes:

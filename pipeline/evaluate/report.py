@@ -13,11 +13,13 @@ from pipeline.evaluate.scoring import Scored
 from pipeline.report_tables import group_tables, overall_tables, percent, protocol_sections
 from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.evaluation import IouType
+from regionspot_cache.evaluation.answers import ObjectAnswers
 from regionspot_cache.evaluation.confusion import NEIGHBOURS, ConfusedPair, Confusion
 from regionspot_cache.files import replacing
 from regionspot_cache.reporting.page import Cell, ReportSection, Table, Text, write_report
 
 PER_CLASS_FILE, REPORT_FILE = "per_class.csv", "report.html"
+BOXES_FILE = "boxes"  # .parquet and .csv
 HARDEST, MIN_BOXES = 20, 5
 NEAR_PAIRS = 20
 MEASURED = ("AP box", "AP mask", "top-1", "most often confused with")
@@ -49,8 +51,8 @@ def class_results(scored: Scored, dataset: DetectionDataset, confusion: Confusio
     return ClassResults(
         method=scored.name,
         boxes=np.bincount(dataset.labels, minlength=num_classes),
-        ap_box=_by_class(scored, "bbox", dataset.category_ids),
-        ap_mask=_by_class(scored, "segm", dataset.category_ids),
+        ap_box=class_ap(scored, "bbox", dataset.category_ids),
+        ap_mask=class_ap(scored, "segm", dataset.category_ids),
         top1=np.full(num_classes, np.nan) if confusion is None else 1 - confusion.top1_error(),
         taken_for=taken_for,
         taken=taken,
@@ -58,7 +60,8 @@ def class_results(scored: Scored, dataset: DetectionDataset, confusion: Confusio
     )
 
 
-def _by_class(scored: Scored, kind: IouType, category_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+def class_ap(scored: Scored, kind: IouType, category_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """AP of every category of a method, f64 [K]; NaN where not measured."""
     ap = scored.average_precision.get(kind)
     found = dict(zip(ap.category_ids.tolist(), ap.per_category.tolist(), strict=True)) if ap else {}
     values = np.array([found.get(category, -1.0) for category in category_ids.tolist()])
@@ -97,11 +100,17 @@ class OwnRows:
     """[K, E], embeddings of the class names."""
     confusion: Mapping[str, Confusion]
     """By name of the row; empty for proposals."""
+    objects: Mapping[str, ObjectAnswers]
+    """By name of the row."""
     pictures: list[ReportSection]
 
 
 def write_evaluation_report(
-    out: Path, dataset: DetectionDataset, scored: Sequence[Scored], own: OwnRows | None
+    out: Path,
+    dataset: DetectionDataset,
+    scored: Sequence[Scored],
+    own: OwnRows | None,
+    compared: Sequence[ReportSection],
 ) -> None:
     """Writes `per_class.csv` and `report.html`; `own` is None when all rows come from files."""
     confusion = own.confusion if own else {}
@@ -111,6 +120,7 @@ def write_evaluation_report(
     sections = [
         Text(title="How well each method does"),
         *overall_tables(results),
+        *_titled(f"Compared with {scored[0].name}", compared),
         *_titled("Groups of classes", group_tables(results)),
         *_titled("Hardest classes", _hardest(classes, dataset)),
     ]
@@ -120,6 +130,8 @@ def write_evaluation_report(
     title = f"Recognition on {protocol['dataset']} {protocol['split']}".strip()
     write_report(out / REPORT_FILE, title, "", [*sections, *protocol_sections(results)])
     console.say(f"Every class is in {out / PER_CLASS_FILE}, the report in {out / REPORT_FILE}.")
+    if own:
+        console.say(f"Every box is in {out / BOXES_FILE}.parquet and, as text, in .csv.")
 
 
 def _titled(title: str, sections: Sequence[ReportSection]) -> list[ReportSection]:

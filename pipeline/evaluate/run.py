@@ -4,8 +4,10 @@ import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline import console
+from pipeline.evaluate.compare import compare_rows, line, sections
 from pipeline.evaluate.report import write_evaluation_report
 from pipeline.evaluate.scoring import Scored, Scorer, score_results
 from pipeline.places import WORKPLACE
@@ -53,12 +55,16 @@ def evaluate(settings: EvalSettings, *, as_json: bool = False) -> list[Scored]:
         rows = {row.name: row for row in (recognised.rows if recognised else ())}
         rows |= {path.stem: score_results(path, scorer, others) for path in settings.result_files}
         scored = [rows[name] for name in settings.row_names]
-        values = {"results": [row.result.to_json() for row in scored]}
+        values: dict[str, Any] = {"results": [row.result.to_json() for row in scored]}
+        compared = compare_rows(scored, dataset, recognised, settings) if settings.compares else []
+        if compared:
+            values["comparisons"] = [one.to_json() for one in compared]
         (out / "metrics.json").write_text(json.dumps(values, indent=1) + "\n")
-        console.result(values, "\n".join(str(row.result) for row in scored), as_json=as_json)
+        lines = [*(str(row.result) for row in scored), *map(line, compared)]
+        console.result(values, "\n".join(lines), as_json=as_json)
         console.say(f"metrics.json is in {out}.")
         if settings.details:
-            write_evaluation_report(out, dataset, scored, recognised)
+            write_evaluation_report(out, dataset, scored, recognised, sections(compared, settings))
     return scored
 
 

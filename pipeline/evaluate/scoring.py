@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
@@ -26,7 +27,9 @@ from regionspot_cache.evaluation import (
     read_results,
 )
 from regionspot_cache.evaluation import evaluate as average_precision
+from regionspot_cache.evaluation.average_precision import counted, judge
 from regionspot_cache.evaluation.ground_truth import GroundTruth
+from regionspot_cache.evaluation.resampled_ap import WeightedPrecision, ap_samples
 from regionspot_cache.evaluation.result import AP_TYPES
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ class Scored:
     name: str
     result: EvaluationResult
     average_precision: Mapping[IouType, AveragePrecision]
+    ap_samples: NDArray[np.float64]
+    """Box AP in draws of the images, [resamples]; empty where rows are not compared."""
 
 
 class Scorer:
@@ -103,7 +108,17 @@ class Scorer:
             **origin,
         )
         result = EvaluationResult(protocol=protocol, metrics=metrics)
-        return Scored(name=name, result=result, average_precision=scored)
+        return Scored(
+            name=name, result=result, average_precision=scored, ap_samples=self._ap_samples(detections)
+        )
+
+    def _ap_samples(self, detections: Detections) -> NDArray[np.float64]:
+        settings = self.settings
+        if not settings.compares or not settings.resamples:
+            return np.zeros(0)
+        best, per_pair = counted(detections, self.truth, settings.ap, settings.cap)
+        precision = WeightedPrecision.of(self.truth, judge(self.truth, best, "bbox", per_pair))
+        return ap_samples(precision, settings.resamples, settings.seed)
 
 
 def score_results(path: Path, scorer: Scorer, others: frozenset[str] | None) -> Scored:

@@ -219,7 +219,7 @@ class _Planner:
         files = [_stamp(boxes.proposals), _stamp(method.removeprefix(RESULTS))]
         key = _key(decides, row.backbone, head, self._contents(sources), files)
         return settings.out / "results" / f"{key}.json", EvalSettings(
-            checkpoint=training.out if training else Path("none"),
+            checkpoints=(training.out if training else Path("none"),),
             data=settings.data,
             cache=str(cache_folder(sources[0], settings)) if sources else None,
             backbone=str(backbone_file(row.backbone, settings)) if sources else None,

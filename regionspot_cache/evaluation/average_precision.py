@@ -38,7 +38,7 @@ COCO_PER_PAIR = 100  # detections per image and category in COCO's AP
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Candidates(Table):
+class Candidates(Table):
     """Detections that count, ordered by pair and falling score."""
 
     keys: np.ndarray  # i64 [D], pair keys
@@ -48,26 +48,60 @@ class _Candidates(Table):
     areas: np.ndarray  # f64 [D]
 
 
-def precision_curves(
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Detections that count, with what they match."""
+
+    candidates: Candidates
+    matches: Matches
+    ignore: np.ndarray  # bool [G,A], annotations that do not count for a range of sizes
+
+    def by_score(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Candidates of a category by falling score; equal ones by image, then as they were given.
+
+        Returns:
+            Rows of candidates i64 [D] in that order; rows of matches i64 [K], and their places in it, rising.
+        """
+        order = np.lexsort((-self.candidates.scores, self.candidates.categories))
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        hits = np.argsort(place[self.matches.detection])
+        return order, hits, place[self.matches.detection][hits]
+
+    def counts_unmatched(self, truth: GroundTruth, area: int) -> np.ndarray:
+        """bool [D], which candidates are false positives of a range of sizes unless they match."""
+        (low, high), areas = AREA_RANGES[area], self.candidates.areas
+        open_ended = _contains(truth.not_exhaustive, self.candidates.keys)
+        return ~(open_ended | (areas < low) | (areas > high))
+
+
+def judge(
     truth: GroundTruth, detections: Detections, iou_type: IouType, per_pair: int | None = None
-) -> Curves:
-    """Precision at 101 recalls for every threshold, category and size.
+) -> Judged:
+    """Matches detections and annotations.
 
     Counts the `detections` given (see `Detections.capped` and `best_of_categories`), `per_pair` of them for
     an image and category (None: all). Raises InputError as `image_index`, and for "segm" without masks.
     """
     if iou_type == "segm" and detections.masks is None and len(detections):
         raise InputError("the detections have no masks", "a mask for every box", "evaluate boxes only")
-    candidates = _candidates(truth, detections, iou_type, per_pair)
+    found = _candidates(truth, detections, iou_type, per_pair)
     areas = truth.areas[:, None]  # [G,1]
     ignore = truth.ignore[:, None] | (areas < AREA_RANGES[:, 0]) | (areas > AREA_RANGES[:, 1])  # [G,A]
-    matches = _match_all(truth, detections, candidates, iou_type, ignore)
-    return _accumulate(truth, candidates, matches, ignore)
+    matches = _match_all(truth, detections, found, iou_type, ignore)
+    return Judged(candidates=found, matches=matches, ignore=ignore)
+
+
+def precision_curves(
+    truth: GroundTruth, detections: Detections, iou_type: IouType, per_pair: int | None = None
+) -> Curves:
+    """Precision at 101 recalls for every threshold, category and size; arguments and errors as of `judge`."""
+    return _accumulate(truth, judge(truth, detections, iou_type, per_pair))
 
 
 def _candidates(
     truth: GroundTruth, detections: Detections, iou_type: IouType, per_pair: int | None
-) -> _Candidates:
+) -> Candidates:
     image = image_index(truth, detections)[detections.image_of_row]
     category = np.searchsorted(truth.category_ids, detections.category_ids)
     known = np.isin(detections.category_ids, truth.category_ids)
@@ -75,7 +109,7 @@ def _candidates(
     if truth.federated:
         known &= _contains(truth.pairs, keys) | _contains(truth.negative, keys)
     rows = np.flatnonzero(known)
-    found = _Candidates(
+    found = Candidates(
         keys=keys[rows],
         categories=category[rows],
         scores=detections.scores[rows],
@@ -117,7 +151,7 @@ def _areas(detections: Detections, box_index: np.ndarray, iou_type: IouType) -> 
 
 
 def _match_all(
-    truth: GroundTruth, detections: Detections, found: _Candidates, iou_type: IouType, ignore: np.ndarray
+    truth: GroundTruth, detections: Detections, found: Candidates, iou_type: IouType, ignore: np.ndarray
 ) -> Matches:
     boxes = detections.boxes[found.boxes]
     no_outcome = np.zeros((0, len(AREA_RANGES), len(IOU_THRESHOLDS)), np.uint8)
@@ -133,24 +167,17 @@ def _match_all(
     return Matches.concatenate(parts)
 
 
-def _accumulate(truth: GroundTruth, found: _Candidates, matches: Matches, ignore: np.ndarray) -> Curves:
+def _accumulate(truth: GroundTruth, judged: Judged) -> Curves:
     num_categories = len(truth.category_ids)
     curves = Curves.empty(num_categories)
-    # Detections of a category by falling score; equal ones by image, then as they were given.
-    by_score = np.lexsort((-found.scores, found.categories))
-    place = np.empty(len(by_score), np.int64)
-    place[by_score] = np.arange(len(by_score))
-    hits = np.argsort(place[matches.detection])
-    hit_place = place[matches.detection][hits]  # [K], ascending
-    bounds = np.searchsorted(found.categories[by_score], np.arange(num_categories + 1))
+    order, hits, hit_place = judged.by_score()
+    bounds = np.searchsorted(judged.candidates.categories[order], np.arange(num_categories + 1))
     hit_bounds = np.searchsorted(hit_place, bounds)
-    open_ended = _contains(truth.not_exhaustive, found.keys)[by_score]
-    areas = found.areas[by_score]
-    for a, (low, high) in enumerate(AREA_RANGES):
-        counts_unmatched = ~(open_ended | (areas < low) | (areas > high))  # [D]
+    for a in range(len(AREA_RANGES)):
+        counts_unmatched = judged.counts_unmatched(truth, a)[order]  # [D]
         total = np.concatenate([[0], np.cumsum(counts_unmatched)])  # before each detection, and in all
-        outcome = matches.outcome[hits, a]  # [K,T]
-        wanted = np.bincount(truth.categories[~ignore[:, a]], minlength=num_categories)
+        outcome = judged.matches.outcome[hits, a]  # [K,T]
+        wanted = np.bincount(truth.categories[~judged.ignore[:, a]], minlength=num_categories)
         # False positives up to each hit: unmatched detections that count, less the hits among them.
         spared = (outcome != UNMATCHED) & counts_unmatched[hit_place, None]
         spared = np.concatenate([np.zeros((1, spared.shape[1]), np.int64), np.cumsum(spared, axis=0)])
@@ -163,6 +190,15 @@ def _accumulate(truth: GroundTruth, found: _Candidates, matches: Matches, ignore
 
 
 ApType = Literal["standard", "fixed"]
+
+
+def counted(
+    detections: Detections, truth: GroundTruth, ap: ApType, cap: int = MAX_DETECTIONS
+) -> tuple[Detections, int | None]:
+    """The detections that count, and how many of them for an image and category; arguments of `evaluate`."""
+    if ap == "fixed":
+        return detections.best_of_categories(), None
+    return detections.capped(cap), None if truth.federated else COCO_PER_PAIR
 
 
 def evaluate(
@@ -194,15 +230,14 @@ def evaluate(
     """
     truth = ground_truth(annotations, image_ids)
     image_index(truth, detections)  # refuses detections of other images before any work
-    counted = detections.capped(cap) if ap == "standard" else detections.best_of_categories()
-    per_pair = COCO_PER_PAIR if ap == "standard" and not truth.federated else None
+    best, per_pair = counted(detections, truth, ap, cap)
 
     def curves(kind: IouType) -> Curves:
         if fast:
-            return precision_curves(truth, counted, kind, per_pair)
+            return precision_curves(truth, best, kind, per_pair)
         if truth.federated:
-            return lvis_curves(truth, counted, kind)
-        return coco_curves(truth, counted, kind, per_pair)
+            return lvis_curves(truth, best, kind)
+        return coco_curves(truth, best, kind, per_pair)
 
     categories, frequency = truth.category_ids, truth.frequency
     return {kind: summarize(curves(kind), categories, frequency, subsets or {}) for kind in iou_types}

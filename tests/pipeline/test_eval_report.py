@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.evaluate.own_methods import _distinct, _met
+from pipeline.evaluate.pictures import _distinct, _met
 from pipeline.evaluate.report import COLUMNS
 from pipeline.report_figures import FEW, pick_images
 from pipeline.report_tables import (
@@ -90,9 +90,11 @@ def test_the_page_has_every_part_and_loads_nothing(given: Path) -> None:
     headings = re.findall("<h2>(.*?)</h2>", html)
     assert headings == [
         "How well each method does",
+        "Compared with regionspot",
         "Groups of classes",
         "Hardest classes",
         "Confusion of near classes",
+        "Worst images",
         "Pictures",
         "Protocol",
     ]

@@ -163,7 +163,9 @@ def test_a_checkpoint_of_another_width_or_backbone_is_refused(copied_run: Path) 
 @pytest.mark.parametrize(
     ("options", "code", "found"),
     [
-        (("--checkpoint", "nowhere"), 2, "--checkpoint is given 2 times"),
+        (("--checkpoint", "nowhere"), 1, "nowhere"),
+        (("--checkpoint", RUN), 2, "--checkpoint names one folder twice"),
+        (("--checkpoint", "x", "--method", "clip-box"), 2, "2 checkpoints for methods without a head"),
         (("--proposals", "none.json"), 1, "none.json"),
         (("--proposals", "small.yaml"), 1, "small.yaml"),
         (("--dataset", "lvis"), 1, "lvis (val)"),

@@ -102,7 +102,7 @@ def test_a_run_of_ones_own_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("eval", "--checkpoint", "a", "--checkpoint", "b"),
+        ("eval", "--proposals", "gt", "--proposals", "rpn"),
         ("train", "--out", "a", "--out", "b"),
         ("extract", "--limit", "1", "--limit", "2"),
         ("predict", "x.jpg", "--config", "a", "--config", "b"),
