@@ -100,10 +100,7 @@ class Comparison:
         return {
             "first": self.first,
             "second": self.second,
-            "measures": {
-                name: {key: _finite(value) for key, value in asdict(found).items()}
-                for name, found in self.measures.items()
-            },
+            "measures": {name: found.to_json() for name, found in self.measures.items()},
             "objects": None if self.objects is None else self.objects.to_json(),
             "gained": [asdict(change) for change in self.gained],
             "lost": [asdict(change) for change in self.lost],

@@ -15,6 +15,9 @@ from regionspot_cache.evaluation.matching import MATCHED, UNMATCHED
 from regionspot_cache.evaluation.metrics import RECALL_THRESHOLDS
 from regionspot_cache.evaluation.significance import image_weights
 
+_STEPS = len(RECALL_THRESHOLDS) - 1  # of recall, from 0 to 1
+_ROUNDING = 1e-9  # a recall of 0.29 is there although 0.29 * 100 is less than 29
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedPrecision:
@@ -74,10 +77,10 @@ class WeightedPrecision:
             precision = true / (false + true + np.spacing(1))
             best = _best_from_here(precision, category)
             recall = true / np.maximum(wanted[:, category, None], 1)
-            reached = np.searchsorted(RECALL_THRESHOLDS, recall, side="right")  # [b,K,T]
+            reached = (recall * _STEPS + _ROUNDING).astype(np.int32) + 1  # recall thresholds, [b,K,T]
             new = np.diff(reached, axis=1, prepend=0)
             new[:, starts] = reached[:, starts]
-            areas = np.add.reduceat(best * new, starts, axis=1).mean(axis=2) / len(RECALL_THRESHOLDS)
+            areas = np.add.reduceat(best * new, starts, axis=1).mean(axis=2) / (_STEPS + 1)
             found[:, category[starts]] += areas
         return found
 

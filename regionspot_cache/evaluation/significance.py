@@ -5,7 +5,7 @@ methods are compared on the same ones.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,11 @@ class Difference:
     def difference(self) -> float:
         """The second less the first."""
         return self.second - self.first
+
+    def to_json(self) -> dict[str, float | None]:
+        """Every number, None for NaN."""
+        values = {**asdict(self), "difference": self.difference}
+        return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 
 def image_weights(images: int, resamples: int, seed: int, width: int = 1) -> Iterator[NDArray[np.int64]]:
