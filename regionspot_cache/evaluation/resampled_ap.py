@@ -16,7 +16,6 @@ from regionspot_cache.evaluation.metrics import RECALL_THRESHOLDS
 from regionspot_cache.evaluation.significance import image_weights
 
 _STEPS = len(RECALL_THRESHOLDS) - 1  # of recall, from 0 to 1
-_ROUNDING = 1e-9  # a recall of 0.29 is there although 0.29 * 100 is less than 29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ class WeightedPrecision:
             precision = true / (false + true + np.spacing(1))
             best = _best_from_here(precision, category)
             recall = true / np.maximum(wanted[:, category, None], 1)
-            reached = (recall * _STEPS + _ROUNDING).astype(np.int32) + 1  # recall thresholds, [b,K,T]
+            reached = _reached(recall)
             new = np.diff(reached, axis=1, prepend=0)
             new[:, starts] = reached[:, starts]
             areas = np.add.reduceat(best * new, starts, axis=1).mean(axis=2) / (_STEPS + 1)
@@ -113,6 +112,12 @@ def _best_from_here(precision: NDArray[np.float64], category: NDArray[np.int64])
     # One pass over all: what is added makes every category higher than those after it.
     above = 2.0 * (category[-1] - category)[:, None]
     return np.maximum.accumulate((precision + above)[:, ::-1], axis=1)[:, ::-1] - above
+
+
+def _reached(recall: NDArray[np.float64]) -> NDArray[np.int32]:
+    """How many recall thresholds are reached, as `np.searchsorted(..., side="right")` says, but sooner."""
+    highest = (recall * _STEPS + 1e-9).astype(np.int32)  # this threshold, or the one before it
+    return highest + (RECALL_THRESHOLDS[highest] <= recall)
 
 
 def _sums(values: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
