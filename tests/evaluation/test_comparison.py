@@ -5,7 +5,7 @@ import pytest
 
 from regionspot_cache.evaluation.comparison import Compared, compare
 from regionspot_cache.evaluation.significance import mcnemar
-from tests.store.small_world import small_dataset
+from tests.store.small_world import make_dataset
 
 
 def method(name: str, right: np.ndarray | None, class_ap: tuple[float, ...], ap: float = 0.5) -> Compared:
@@ -15,7 +15,7 @@ def method(name: str, right: np.ndarray | None, class_ap: tuple[float, ...], ap:
 
 
 def test_objects_are_counted_by_who_names_them_right() -> None:
-    dataset = small_dataset(30)
+    dataset = make_dataset(30)
     labels = dataset.labels
     first = labels == 0
     second = (labels == 1) | (first & (np.cumsum(first) > 2))
@@ -39,7 +39,7 @@ def test_objects_are_counted_by_who_names_them_right() -> None:
 
 
 def test_detections_alone_are_compared_by_ap() -> None:
-    dataset = small_dataset(5)
+    dataset = make_dataset(5)
     right = np.ones(len(dataset.labels), bool)
     found = compare(
         method("a", right, (0.5, 0.5, np.nan)), method("file", None, (0.7, 0.4, 0.3), 0.6), dataset, 0

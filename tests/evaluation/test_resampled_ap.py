@@ -32,7 +32,9 @@ def repeated(
     """The images as often as they say, copies under ids of their own."""
     copies = [(i, i + 10_000 * copy) for i, many in times.items() for copy in range(many)]
     images = {image["id"]: image for image in truth["images"]}
-    objects = [a | {"image_id": new} for old, new in copies for a in truth["annotations"] if a["image_id"] == old]
+    objects = [
+        a | {"image_id": new} for old, new in copies for a in truth["annotations"] if a["image_id"] == old
+    ]
     more = {
         "images": [images[old] | {"id": new} for old, new in copies],
         "annotations": [a | {"id": number} for number, a in enumerate(objects, 1)],

@@ -7,6 +7,7 @@ from html import unescape
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.evaluate.pictures import _distinct, _met
@@ -82,6 +83,20 @@ def test_the_csv_says_what_the_metrics_say(given: Path, method: str) -> None:
     assert (boxes * top1).sum() / boxes.sum() == pytest.approx(metrics["accuracy"]["top1"], abs=1e-5)
     assert all((row["top-1"] == "1.000000") == (row["most often confused with"] == "") for row in rows)
     assert all(row["most often confused with"] != row["name"] for row in rows)
+
+
+def test_the_table_of_boxes_says_what_the_metrics_say(given: Path, finished: Path) -> None:
+    results = json.loads((given / "metrics.json").read_text())["results"]
+    truth = json.loads((finished / "rs-cache-data/datasets/shapes/val.json").read_text())
+    rows = pq.read_table(given / "boxes.parquet").to_pylist()
+    for method, result in zip(METHODS, results, strict=True):
+        own = [row for row in rows if row["method"] == method]
+        assert sorted(row["box_id"] for row in own) == sorted(a["id"] for a in truth["annotations"])
+        top1, top5 = (np.mean([row["class"] in row["top_names"][:k] for row in own]) for k in (1, 5))
+        accuracy = result["metrics"]["accuracy"]
+        assert (top1, top5) == pytest.approx((accuracy["top1"], accuracy["top5"]))
+    with (given / "boxes.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["predicted"] for row in csv.DictReader(file)] == [row["predicted"] for row in rows]
 
 
 def test_the_page_has_every_part_and_loads_nothing(given: Path) -> None:
