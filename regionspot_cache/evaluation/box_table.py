@@ -135,7 +135,10 @@ def _lists(flat: pa.Array, shape: tuple[int, ...]) -> pa.Array:
 
 def _json_lists(texts: pa.Array) -> pa.Array:
     """Lists of JSON texts as JSON arrays."""
-    return pc.binary_join_element_wise("[", pc.binary_join(texts, ", "), "]", "")
+    joined = pc.call_function("binary_join", [texts, pa.scalar(", ")])
+    return pc.call_function(
+        "binary_join_element_wise", [pa.scalar("["), joined, pa.scalar("]"), pa.scalar("")]
+    )
 
 
 @contextmanager
