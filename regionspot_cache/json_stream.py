@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
@@ -69,12 +69,11 @@ class JsonFile:
 
     def sections(self) -> Iterator[tuple[str, Any]]:
         """Yields (key, entry) for every entry of every array in an object; an array at the top is refused."""
-        for key, entries in self.batches():
-            for entry in entries:
-                yield key, entry
+        return ((key, value) for key, kind, value in self.members() if kind == "entry")
 
-    def batches(self) -> Iterator[tuple[str, list[Any]]]:
-        """As `sections`, but yields entries that follow each other together, as many as come at once."""
+    def members(self) -> Iterator[tuple[str, MemberKind, Any]]:
+        """As `sections`, and also (key, "array", None) before its entries and (key, "value", value) for all
+        that is no array."""
         with open_file(self.path, "A JSON file.") as file:
             window = _Window(file, self.path)
             self.opening = window.peek()
@@ -88,11 +87,12 @@ class JsonFile:
             for key in window.entries():
                 self.keys.append(key)
                 if window.peek() != "[":
-                    window.value()
+                    yield key, "value", window.value()
                     continue
                 self.arrays.append(key)
-                for entries in window.elements():
-                    yield key, entries
+                yield key, "array", None
+                for _ in window.entries():
+                    yield key, "entry", window.value()
             self.sha256 = window.finish()
 
 

@@ -1,0 +1,180 @@
+"""Folders of YOLO: data.yaml, images, and a text file of lines CLASS CX CY W H (fractions) beside each."""
+
+import csv
+import hashlib
+import json
+import math
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from regionspot_cache.datasets.box_formats.box_set import Answers, BoxCollector, BoxSet, LabelledBox
+from regionspot_cache.datasets.box_formats.folder import replacing_folder
+from regionspot_cache.datasets.images import resolve_image
+from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.files import file_sha256, read_text
+
+DATA, SPLITS = "data.yaml", ("train", "val", "test")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+EXPECTED = "A data.yaml of YOLO: names, and train, val or test with folders of images."
+LINE = "CLASS CX CY W H as fractions of the image, or CLASS and the corners of a polygon."
+
+
+def read(path: Path, images: Path | None) -> BoxSet:
+    """The boxes of all splits; of a polygon the box around it. InputError: not as YOLO has it."""
+    file = path if path.is_file() else path / DATA
+    values = _values(file)
+    names, root = _names(values, file), images or _root(file, values)
+    collector, digest = BoxCollector(file, exif="apply"), hashlib.sha256(file_sha256(file).encode())
+    pictures = _pictures(root, values, file)
+    for name in pictures:
+        image = collector.image(name, None)
+        for number, line in enumerate(_lines(root, name), 1):
+            digest.update(f"{name}\0{line}\n".encode())
+            if line.split():
+                label, box = _parsed(line, f"{label_file(name)}, line {number}", names)
+                collector.box(image, box, names[label], fractions=True)
+    return collector.build(
+        "yolo", digest.hexdigest(), (root,), {"values": values, "names": names, "root": root}
+    )
+
+
+def _values(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(read_text(file, EXPECTED))
+    except yaml.YAMLError as error:
+        raise InputError(f"{file} is not YAML: {error}.", EXPECTED) from None
+    if not isinstance(values, dict) or not set(SPLITS) & set(values):
+        raise InputError(f"{file} names no images.", EXPECTED)
+    return values
+
+
+def _names(values: dict[str, Any], file: Path) -> dict[int, str]:
+    found = values.get("names", {})
+    found = dict(enumerate(found)) if isinstance(found, list) else found
+    if not isinstance(found, dict) or not all(type(k) is int and k >= 0 for k in found):
+        raise InputError(f"{file}: names are {found!r}.", EXPECTED)
+    return {number: str(name).strip() for number, name in found.items()}
+
+
+def _root(file: Path, values: dict[str, Any]) -> Path:
+    inside = values.get("path")
+    if not inside or str(inside) == ".":
+        return file.parent
+    found = Path(os.path.normpath(file.parent / str(inside)))
+    if found != file.parent and not found.is_relative_to(file.parent):
+        wanted = "A folder below that of the file, or the image root said by you."
+        raise InputError(f"{file}: path {inside} leads out of its folder.", wanted, f"--images {inside}")
+    return found
+
+
+def _pictures(root: Path, values: dict[str, Any], file: Path) -> list[str]:
+    found: list[str] = []
+    for split in SPLITS:
+        places = values.get(split) or ()
+        for place in [places] if isinstance(places, str) else places:
+            path = resolve_image(root, str(place).removeprefix("../"))  # as Roboflow writes it
+            if not path.exists():
+                raise MissingFileError(f"{file}: there is no {path}.", EXPECTED, "--images DIR")
+            if path.is_file():
+                found += [line.strip().removeprefix("./") for line in read_text(path, EXPECTED).splitlines()]
+            else:
+                found += [
+                    one.relative_to(root).as_posix() for one in sorted(path.rglob("*")) if is_picture(one)
+                ]
+    return [*dict.fromkeys(filter(None, found))]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's name is that of a picture."""
+    return path.suffix.lower() in PICTURES and path.is_file()
+
+
+def label_file(name: str) -> str:
+    """Where the boxes of an image are: `labels` in the place of the last folder `images`, .txt at the end."""
+    parts = list(PurePosixPath(name).with_suffix(".txt").parts)
+    places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return "/".join(parts)
+
+
+def _lines(root: Path, name: str) -> list[str]:
+    try:
+        path = resolve_image(root, label_file(name))
+    except InputError:  # the image is refused too, and counted
+        return []
+    return read_text(path, LINE).splitlines() if path.is_file() else []
+
+
+def _parsed(line: str, where: str, names: dict[int, str]) -> tuple[int, list[float]]:
+    try:
+        label, *values = (float(word) for word in line.split())
+        good = all(map(math.isfinite, values)) and len(values) in (4, 5) + tuple(range(6, len(values) + 1, 2))
+        label = int(label) if label == int(label) else -1
+    except (ValueError, OverflowError):
+        good, label, values = False, -1, []
+    if not good or label not in names:
+        known = f" Classes {min(names, default=0)} to {max(names, default=0)}."
+        raise InputError(f"{where}: {line[:80]!r}.", LINE + known)
+    if len(values) >= 6:
+        across, down = values[::2], values[1::2]
+        return label, [min(across), min(down), max(across), max(down)]
+    x, y, w, h = values[:4]
+    return label, [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+
+
+def write(path: Path, answers: Answers) -> None:
+    """data.yaml, labels, and scores.csv with what a line of YOLO has no place for."""
+    source, entry = answers.boxes, 0
+    same = source.format == "yolo"
+    known = source.header["names"] if same else {}
+    given = filter(None, (*known.values(), *source.dataset.class_names, *answers.classes))
+    numbers = {name: number for number, name in reversed(known.items())}
+    for name in given:
+        numbers.setdefault(name, max((*numbers.values(), *known), default=-1) + 1)
+    names = {**known, **{number: name for name, number in numbers.items()}}
+    values = (source.header["values"] if same else {"train": "images"}) | {
+        "names": dict(sorted(names.items()))
+    }
+    if "nc" in values:
+        values["nc"] = len(names)
+    with replacing_folder(path) as staging, (staging / "scores.csv").open("w", newline="") as file:
+        (staging / DATA).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
+        scores = csv.writer(file, lineterminator="\n")
+        scores.writerow(["image", "line", "name", "score", "margin", "names", "scores", "was"])
+        for i, name in enumerate(source.dataset.file_names):
+            lines = _lines(source.header["root"], name) if same else []
+            new, said = _new_lines(answers, i, numbers), list[LabelledBox | None]()
+            if same and not answers.proposed:
+                new = list[str]()
+                for line in lines:
+                    found = answers.of_entry(entry) if line.split() else None
+                    entry += bool(line.split())
+                    said.append(found)
+                    new.append(" ".join([str(numbers[found.name]), *line.split()[1:]]) if found else line)
+            else:
+                said += [one for one in answers.of_image(i) if one.name]
+            target = staging / label_file(name if same else f"images/{name}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text("".join(f"{line}\n" for line in new), "utf-8")
+            for k, found in enumerate(said, 1):
+                if found and found.answer:
+                    row = {
+                        key: json.dumps(v) if isinstance(v, list) else v for key, v in found.fields().items()
+                    }
+                    scores.writerow([name, k, found.name, *row.values()])
+
+
+def _new_lines(answers: Answers, index: int, numbers: dict[str, int]) -> list[str]:
+    """The boxes of an image that have a name, as fractions of its sides."""
+    dataset, lines = answers.boxes.dataset, []
+    width, height = float(dataset.widths[index]), float(dataset.heights[index])
+    for found in answers.of_image(index):
+        if found.name:
+            x0, y0, x1, y1 = found.box
+            sides = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+            lines.append(" ".join([str(numbers[found.name]), *(f"{side:.9g}" for side in sides)]))
+    return lines
