@@ -19,6 +19,8 @@ import msgspec
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import open_file
 
+MemberKind = Literal["array", "entries", "value"]
+
 _CHUNK = 1 << 18  # bytes; what is decoded at once stays in the cache of a core
 _LARGEST_ENTRY = 1 << 28  # characters; beyond this the file is no list of entries
 # A decoding error this close to the end of the window may only mean that the entry continues.
@@ -69,11 +71,16 @@ class JsonFile:
 
     def sections(self) -> Iterator[tuple[str, Any]]:
         """Yields (key, entry) for every entry of every array in an object; an array at the top is refused."""
-        return ((key, value) for key, kind, value in self.members() if kind == "entry")
+        for key, entries in self.batches():
+            for entry in entries:
+                yield key, entry
+
+    def batches(self) -> Iterator[tuple[str, list[Any]]]:
+        """As `sections`, but yields entries that follow each other together, as many as come at once."""
+        return ((key, value) for key, kind, value in self.members() if kind == "entries")
 
     def members(self) -> Iterator[tuple[str, MemberKind, Any]]:
-        """As `sections`, and also (key, "array", None) before its entries and (key, "value", value) for all
-        that is no array."""
+        """As `batches`, and (key, "array", None) before them, and (key, "value", value) of other members."""
         with open_file(self.path, "A JSON file.") as file:
             window = _Window(file, self.path)
             self.opening = window.peek()
@@ -91,8 +98,8 @@ class JsonFile:
                     continue
                 self.arrays.append(key)
                 yield key, "array", None
-                for _ in window.entries():
-                    yield key, "entry", window.value()
+                for entries in window.elements():
+                    yield key, "entries", entries
             self.sha256 = window.finish()
 
 

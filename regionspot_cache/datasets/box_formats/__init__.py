@@ -26,7 +26,7 @@ FORMATS = {
     "label-studio": Format(label_studio.write, ".json"),
 }
 KNOWN = (
-    "A COCO-style .json file, tasks of Label Studio, a .csv file, a folder of YOLO (data.yaml), of Pascal VOC "
+    "A COCO-style .json, tasks of Label Studio, a .csv file, a folder of YOLO (data.yaml), of Pascal VOC "
     "(.xml files) or of pictures."
 )
 

@@ -106,7 +106,7 @@ def _merged(answers: Answers, categories: dict[str, int], added: list[dict[str, 
     file, entry, open_array = JsonFile(answers.boxes.path), 0, ""
     for key, kind, value in file.members():
         if open_array == "categories" and key != open_array:
-            yield from (("categories", "entry", category) for category in added)
+            yield "categories", "entries", added
         open_array = key if kind != "value" else ""
         if key != "annotations" or kind == "value":
             yield key, kind, value
@@ -115,11 +115,12 @@ def _merged(answers: Answers, categories: dict[str, int], added: list[dict[str, 
             if answers.proposed:
                 yield from _annotations(answers, categories, answers.boxes.header["ids"])
         elif not answers.proposed:
-            found = answers.of_entry(entry)
-            entry += 1
-            yield key, kind, value | _said(found, categories) if found else value
+            found = [answers.of_entry(k) for k in range(entry, entry + len(value))]
+            entry += len(value)
+            pairs = zip(value, found, strict=True)
+            yield key, kind, [old | _said(new, categories) if new else old for old, new in pairs]
     if open_array == "categories":
-        yield from (("categories", "entry", category) for category in added)
+        yield "categories", "entries", added
     if "categories" not in file.arrays:
         yield from _array("categories", added)
     if answers.proposed and "annotations" not in file.arrays:
@@ -133,7 +134,7 @@ def _made(answers: Answers, categories: dict[str, int], added: list[dict[str, An
     yield "images", "array", None
     for i, name in enumerate(dataset.file_names):
         size = {"width": int(dataset.widths[i]), "height": int(dataset.heights[i])}
-        yield "images", "entry", {"id": i + 1, "file_name": name, **size}
+        yield "images", "entries", [{"id": i + 1, "file_name": name, **size}]
     yield "annotations", "array", None
     yield from _annotations(answers, categories, range(1, len(dataset) + 1))
     yield from _array("categories", added)
@@ -147,12 +148,12 @@ def _annotations(answers: Answers, categories: dict[str, int], ids: Any) -> Iter
             x0, y0, x1, y1 = found.box
             box = [x0, y0, x1 - x0, y1 - y0]
             own = {"id": number, "image_id": image_id, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-            yield "annotations", "entry", own | _said(found, categories)
+            yield "annotations", "entries", [own | _said(found, categories)]
 
 
 def _array(key: str, entries: list[dict[str, Any]]) -> Iterator[Member]:
     yield key, "array", None
-    yield from ((key, "entry", entry) for entry in entries)
+    yield key, "entries", entries
 
 
 def _said(found: LabelledBox, categories: dict[str, int]) -> dict[str, Any]:
@@ -166,9 +167,10 @@ class _Writer:
         self._file, self._closing, self._before = file, "", "{"
 
     def put(self, key: str, kind: str, value: Any) -> None:
-        if kind == "entry":
-            self._file.write(f"{self._entry}\n{json.dumps(value)}")
-            self._entry = ","
+        if kind == "entries":
+            for entry in value:
+                self._file.write(f"{self._entry}\n{json.dumps(entry)}")
+                self._entry = ","
             return
         self._file.write(f"{self._closing}{self._before}\n{json.dumps(key)}: ")
         self._before, self._closing, self._entry = ",", "]" if kind == "array" else "", ""

@@ -20,7 +20,7 @@ NO_NUMBERS = "no numbers"
 
 
 def read(path: Path, images: Path | None) -> BoxSet:
-    """The boxes of a CSV file with a line of names. InputError: columns are missing, or it is no such text."""
+    """The boxes of a CSV file with a line of names. InputError: columns are missing, or it is no text."""
     collector, places = BoxCollector(path), dict[str, int]()
     columns: list[str] = []
     for columns, row in _rows(path):

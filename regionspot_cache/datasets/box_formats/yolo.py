@@ -112,18 +112,22 @@ def _lines(root: Path, name: str) -> list[str]:
 def _parsed(line: str, where: str, names: dict[int, str]) -> tuple[int, list[float]]:
     try:
         label, *values = (float(word) for word in line.split())
-        good = all(map(math.isfinite, values)) and len(values) in (4, 5) + tuple(range(6, len(values) + 1, 2))
+        good = all(map(math.isfinite, values)) and (len(values) in (4, 5) or _is_polygon(values))
         label = int(label) if label == int(label) else -1
     except (ValueError, OverflowError):
         good, label, values = False, -1, []
     if not good or label not in names:
         known = f" Classes {min(names, default=0)} to {max(names, default=0)}."
         raise InputError(f"{where}: {line[:80]!r}.", LINE + known)
-    if len(values) >= 6:
+    if _is_polygon(values):
         across, down = values[::2], values[1::2]
         return label, [min(across), min(down), max(across), max(down)]
     x, y, w, h = values[:4]
     return label, [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+
+
+def _is_polygon(values: list[float]) -> bool:
+    return len(values) >= 6 and len(values) % 2 == 0
 
 
 def write(path: Path, answers: Answers) -> None:
