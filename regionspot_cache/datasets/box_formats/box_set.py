@@ -188,12 +188,21 @@ class BoxCollector:
         self.dropped[reason] += 1
         self._entry += 1
 
-    def build(self, form: str, sha256: str, roots: Sequence[Path], header: Any = None) -> BoxSet:
-        """All that was taken."""
+    def build(
+        self,
+        form: str,
+        sha256: str,
+        roots: Sequence[Path],
+        header: Any = None,
+        ids: Sequence[int | str] | None = None,
+    ) -> BoxSet:
+        """All that was taken; images have the ids that the source gives them, or their names."""
         root, pattern = choose_layout(
             [safe_file_name(name) or name for name in self._files], roots, coco_patterns(""), required=False
         )
         files = [pattern(name) for name in self._files]
+        unique = len(set(self._files)) == len(files)
+        ids = ids if ids is not None else self._files if unique else range(len(files))
         sizes, failures = self._all_sizes(root, files)
         widths, heights = sizes.T.copy()
         images = np.array(self._images, np.int64)
@@ -222,7 +231,7 @@ class BoxCollector:
             category_ids=np.arange(len(self.names)),
             class_frequency=("",) * len(self.names),
             class_novel=(False,) * len(self.names),
-            image_ids=list(range(len(files))),
+            image_ids=list(ids),
             file_names=files,
             widths=widths,
             heights=heights,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from regionspot_cache.datasets.box_formats.box_set import UNNAMED, Answers, BoxCollector, BoxSet, LabelledBox
-from regionspot_cache.datasets.values import ENTRY_ERRORS, side, text, unusable_entry
+from regionspot_cache.datasets.values import ENTRY_ERRORS, check_image_id, side, text, unusable_entry
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import replacing
 from regionspot_cache.json_stream import JsonFile
@@ -26,7 +26,8 @@ def read(path: Path, images: Path | None) -> BoxSet:
     if "images" not in file.keys:
         raise InputError(f"{path} lists no images.", "A COCO-style file: images, annotations, categories.")
     roots = (images,) if images else (path.parent, path.parent.parent)
-    return collector.finish().build("coco", file.sha256, roots, header=collector.header())
+    header = {"categories": collector.categories}
+    return collector.finish().build("coco", file.sha256, roots, header, ids=list(collector.images))
 
 
 class _Collector:
@@ -41,6 +42,7 @@ class _Collector:
     def take(self, section: str, entry: Any) -> None:
         if section == "images":
             name = entry.get("file_name") or "/".join(entry["coco_url"].split("/")[-2:])
+            check_image_id(entry["id"])
             if entry["id"] in self.images:
                 raise ValueError("the id repeats")
             self.images[entry["id"]] = text(name, "file name"), (side(entry, "width"), side(entry, "height"))
@@ -69,9 +71,6 @@ class _Collector:
             found.box(places.get(image, UNKNOWN), corners, names.get(category, UNNAMED), group=group)
         self.boxes.clear()
         return found
-
-    def header(self) -> dict[str, Any]:
-        return {"categories": self.categories, "ids": list(self.images)}
 
 
 def _are_numbers(box: tuple[Any, ...]) -> bool:
@@ -113,7 +112,7 @@ def _merged(answers: Answers, categories: dict[str, int], added: list[dict[str, 
         elif kind == "array":
             yield key, kind, value
             if answers.proposed:
-                yield from _annotations(answers, categories, answers.boxes.header["ids"])
+                yield from _annotations(answers, categories, answers.boxes.dataset.image_ids)
         elif not answers.proposed:
             found = [answers.of_entry(k) for k in range(entry, entry + len(value))]
             entry += len(value)
@@ -125,7 +124,7 @@ def _merged(answers: Answers, categories: dict[str, int], added: list[dict[str, 
         yield from _array("categories", added)
     if answers.proposed and "annotations" not in file.arrays:
         yield "annotations", "array", None
-        yield from _annotations(answers, categories, answers.boxes.header["ids"])
+        yield from _annotations(answers, categories, answers.boxes.dataset.image_ids)
 
 
 def _made(answers: Answers, categories: dict[str, int], added: list[dict[str, Any]]) -> Iterator[Member]:
