@@ -18,6 +18,7 @@ from pipeline.verbs import (
     evaluate,
     extract,
     inspect,
+    label,
     plan,
     predict,
     reencode,
@@ -57,6 +58,7 @@ VERBS = {
     "export": convert.export_checkpoint,
     "push": convert.push,
     "eval": evaluate.evaluate,
+    "label": label.label,
     "predict": predict.predict,
     "plan": plan.plan,
     "reproduce": reproduce.reproduce,
@@ -124,9 +126,9 @@ def _say(error: dict[str, Any]) -> None:
     if error["exit_code"] == INTERRUPTED:
         console.say(f"{error['found']} {error['next']}")
         return
-    for part, label in (("found", "error"), ("expected", "expected"), ("next", "next")):
+    for part, title in (("found", "error"), ("expected", "expected"), ("next", "next")):
         if part in error:
-            console.say(f"{label}: {' '.join(error[part].splitlines())}")
+            console.say(f"{title}: {' '.join(error[part].splitlines())}")
 
 
 def _explained(error: Exception, verb: str) -> tuple[int, dict[str, Any]]:

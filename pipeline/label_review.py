@@ -16,6 +16,7 @@ from regionspot_cache.errors import InputError
 from regionspot_cache.files import replacing
 
 PAIRS = 10
+COLUMNS = ("image", "x0", "y0", "x1", "y1", "label", "label_score", "best", "score", "doubt", "names")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def review(
     owner = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
     with replacing(path) as staging, staging.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow("image x0 y0 x1 y1 label label_score best score doubt names".split())
+        writer.writerow(COLUMNS)
         for row in wrong.tolist():
             own, best = float(found.own[row]), float(found.scores[row, 0])
             numbers = [round(value, 6) for value in (own, best, best - own)]
@@ -82,9 +83,7 @@ def review(
             place = [dataset.file_names[owner[row]], *dataset.boxes[row].tolist()]
             writer.writerow([*place, label, numbers[0], name, *numbers[1:], ranked])
     total = int(judged.sum())
-    confusions = [
-        {"label": names[a], "best": names[b], "boxes": n} for (a, b), n in pairs.most_common(PAIRS)
-    ]
+    confusions = [{"label": names[a], "best": names[b], "boxes": n} for (a, b), n in pairs.most_common(PAIRS)]
     return {
         "judged": total,
         "not_among_the_classes": int((labels < 0).sum()),

@@ -34,13 +34,15 @@ class LabelSettings:
         None, "--format", "Of --out; by its ending, or as DATA, if not given."
     )
     checkpoint: Path = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
-    method: str = option(
-        "regionspot", "--method", ", ".join(RECOGNISERS) + ".", "NAME", lambda: RECOGNISERS
-    )
+    method: str = option("regionspot", "--method", ", ".join(RECOGNISERS) + ".", "NAME", lambda: RECOGNISERS)
     backbone: names.Backbone | None = names.backbone_option(None)
     images: Path | None = names.images_option(None)
     proposals: Annotated[str, AfterValidator(names.check_boxes)] = option(
-        "gt", "--proposals", "gt (the boxes of DATA), rpn, or a file, as of eval.", "BOXES", lambda: names.BOXES
+        "gt",
+        "--proposals",
+        "gt (the boxes of DATA), rpn, or a file, as of eval.",
+        "BOXES",
+        lambda: names.BOXES,
     )
     top_n: PositiveInt = 100
     """Proposals of an image that are recognised."""
@@ -49,7 +51,10 @@ class LabelSettings:
     )
     top: PositiveInt = option(5, "--top", "Names of each box, best first.")
     none_below: str | None = option(
-        None, "--none-below", "Score below which a box shows none of the classes; auto: by labelled boxes.", "T"
+        None,
+        "--none-below",
+        "Score below which a box shows none of the classes; auto: by labelled boxes.",
+        "T",
     )
     none_name: str = "none of these"
     """The name of boxes below that score."""
@@ -77,7 +82,7 @@ class LabelSettings:
     @property
     def threshold(self) -> float | None:
         """The score that --none-below says; None without, and for auto."""
-        return None if self.none_below in (None, AUTO) else _threshold(str(self.none_below))
+        return None if self.none_below in (None, AUTO) else _threshold(self.none_below)
 
 
 def _threshold(text: str) -> float:
@@ -102,7 +107,7 @@ def label(settings: LabelSettings, *, as_json: bool) -> None:
 
     Example: rs-cache label boxes.json --classes names.txt --checkpoint runs/bl --out named.json
 
-    Example: rs-cache label photos --proposals rpn --classes names.txt --backbone bl --method clip-roi --out a.csv
+    Example: rs-cache label photos --proposals rpn --classes n.txt --method clip-roi --backbone bl --out a.csv
     """
     warn_of_photographs(settings.backbone or settings.checkpoint, settings.source)
     from pipeline.label import label as run

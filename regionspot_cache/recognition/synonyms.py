@@ -39,9 +39,7 @@ class Vocabulary:
         if twice := [word for word in words if counts[word.casefold()] > 1]:
             raise InputError(f"The word {twice[0]!r} is there twice.", "Every word once, in one class.")
         first = np.searchsorted(owner, np.arange(len(lines)))
-        return cls(
-            names=tuple(words[i] for i in first), words=tuple(words), owner=np.array(owner, np.int64)
-        )
+        return cls(names=tuple(words[i] for i in first), words=tuple(words), owner=np.array(owner, np.int64))
 
     @classmethod
     def read(cls, path: Path) -> "Vocabulary":
