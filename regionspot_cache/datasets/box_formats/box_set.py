@@ -132,17 +132,21 @@ class Answers:
         if row < 0 or self.proposed or (answer := self.of_row(row)) is None:
             return None
         dataset = self.boxes.dataset
-        x0, y0, x1, y1 = dataset.boxes[row].tolist()
-        return LabelledBox((x0, y0, x1, y1), dataset.class_names[dataset.labels[row]], answer)
+        return LabelledBox(_decimals(dataset.boxes[row]), dataset.class_names[dataset.labels[row]], answer)
 
     def of_image(self, index: int) -> Iterator[LabelledBox]:
         """The boxes of an image: those of the dataset, or the new ones."""
         dataset = self.boxes.dataset
         boxes, offsets = self._proposed or (dataset.boxes, dataset.offsets)
         for row in range(int(offsets[index]), int(offsets[index + 1])):
-            x0, y0, x1, y1 = boxes[row].tolist()
             before = UNNAMED if self._proposed else dataset.class_names[dataset.labels[row]]
-            yield LabelledBox((x0, y0, x1, y1), before, self.of_row(row))
+            yield LabelledBox(_decimals(boxes[row]), before, self.of_row(row))
+
+
+def _decimals(box: NDArray[np.float32]) -> tuple[float, float, float, float]:
+    """The shortest decimals that are these numbers in float32: 145.71 and not 145.7100067138672."""
+    x0, y0, x1, y1 = (float(str(value)) for value in box)
+    return x0, y0, x1, y1
 
 
 @dataclass

@@ -23,7 +23,7 @@ def read(path: Path, images: Path | None) -> BoxSet:
             collector.take(section, entry)
         except ENTRY_ERRORS as error:
             raise unusable_entry(path, section, entry, error) from None
-    if "images" not in file.keys:
+    if "images" not in file.arrays:
         raise InputError(f"{path} lists no images.", "A COCO-style file: images, annotations, categories.")
     roots = (images,) if images else (path.parent, path.parent.parent)
     header = {"categories": collector.categories}
@@ -145,7 +145,7 @@ def _annotations(answers: Answers, categories: dict[str, int], ids: Any) -> Iter
         for found in answers.of_image(i):
             number += 1
             x0, y0, x1, y1 = found.box
-            box = [x0, y0, x1 - x0, y1 - y0]
+            box = [x0, y0, round(x1 - x0, 6), round(y1 - y0, 6)]
             own = {"id": number, "image_id": image_id, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             yield "annotations", "entries", [own | _said(found, categories)]
 

@@ -77,8 +77,10 @@ def write(path: Path, answers: Answers) -> None:
             if originals is None:
                 tree, target = (
                     _new(answers, i),
-                    str(PurePosixPath(name).with_suffix(".xml")).replace("/", "__"),
+                    f"{PurePosixPath(name).with_suffix('')}.xml".replace("/", "__"),
                 )
+                if (staging / ANNOTATIONS / target).exists():
+                    target = f"{name}.xml".replace("/", "__")
             else:
                 tree, target = _parsed(originals[i])[0], originals[i].name
             entries = tree.findall("object")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,11 +13,11 @@ import yaml
 
 from regionspot_cache.datasets.box_formats.box_set import Answers, BoxCollector, BoxSet, LabelledBox
 from regionspot_cache.datasets.box_formats.folder import replacing_folder
-from regionspot_cache.datasets.images import resolve_image
+from regionspot_cache.datasets.images import resolve_image, safe_file_name
 from regionspot_cache.errors import InputError, MissingFileError
 from regionspot_cache.files import file_sha256, read_text
 
-DATA, SPLITS = "data.yaml", ("train", "val", "test")
+DATA, LIST, SPLITS = "data.yaml", "train.txt", ("train", "val", "test")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 EXPECTED = "A data.yaml of YOLO: names, and train, val or test with folders of images."
 LINE = "CLASS CX CY W H as fractions of the image, or CLASS and the corners of a polygon."
@@ -26,19 +27,17 @@ def read(path: Path, images: Path | None) -> BoxSet:
     """The boxes of all splits; of a polygon the box around it. InputError: not as YOLO has it."""
     file = path if path.is_file() else path / DATA
     values = _values(file)
-    names, root = _names(values, file), images or _root(file, values)
+    names, roots = _names(values, file), _roots(file, values, images)
     collector, digest = BoxCollector(file, exif="apply"), hashlib.sha256(file_sha256(file).encode())
-    pictures = _pictures(root, values, file)
-    for name in pictures:
+    for name in _pictures(roots, values, file):
         image = collector.image(name, None)
-        for number, line in enumerate(_lines(root, name), 1):
+        for number, line in enumerate(_lines(roots, name), 1):
             digest.update(f"{name}\0{line}\n".encode())
             if line.split():
                 label, box = _parsed(line, f"{label_file(name)}, line {number}", names)
                 collector.box(image, box, names[label], fractions=True)
-    return collector.build(
-        "yolo", digest.hexdigest(), (root,), {"values": values, "names": names, "root": root}
-    )
+    header = {"values": values, "names": names, "roots": roots}
+    return collector.build("yolo", digest.hexdigest(), roots[:1], header)
 
 
 def _values(file: Path) -> dict[str, Any]:
@@ -59,31 +58,42 @@ def _names(values: dict[str, Any], file: Path) -> dict[int, str]:
     return {number: str(name).strip() for number, name in found.items()}
 
 
-def _root(file: Path, values: dict[str, Any]) -> Path:
-    inside = values.get("path")
-    if not inside or str(inside) == ".":
-        return file.parent
-    found = Path(os.path.normpath(file.parent / str(inside)))
+def _roots(file: Path, values: dict[str, Any], images: Path | None) -> list[Path]:
+    """Where images are, then other places of label files and lists: the folder of data.yaml or its `path`."""
+    inside = str(values.get("path") or ".")
+    found = Path(os.path.normpath(file.parent / inside))
+    if images is not None:
+        return [images, file.parent]
     if found != file.parent and not found.is_relative_to(file.parent):
         wanted = "A folder below that of the file, or the image root said by you."
         raise InputError(f"{file}: path {inside} leads out of its folder.", wanted, f"--images {inside}")
-    return found
+    return [*dict.fromkeys((found, file.parent))]
 
 
-def _pictures(root: Path, values: dict[str, Any], file: Path) -> list[str]:
+def _find(roots: list[Path], name: str) -> Path:
+    """What has this name below one of the roots; below the first where none has it."""
+    paths = [resolve_image(root, name) for root in roots]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _places(values: dict[str, Any]) -> list[str]:
+    """Folders and lists of images of all splits."""
+    found = [values.get(split) or [] for split in SPLITS]
+    each = [place for places in found for place in ([places] if isinstance(places, str) else places)]
+    return [str(place).removeprefix("../") for place in each]  # which Roboflow writes before them
+
+
+def _pictures(roots: list[Path], values: dict[str, Any], file: Path) -> list[str]:
     found: list[str] = []
-    for split in SPLITS:
-        places = values.get(split) or ()
-        for place in [places] if isinstance(places, str) else places:
-            path = resolve_image(root, str(place).removeprefix("../"))  # as Roboflow writes it
-            if not path.exists():
-                raise MissingFileError(f"{file}: there is no {path}.", EXPECTED, "--images DIR")
-            if path.is_file():
-                found += [line.strip().removeprefix("./") for line in read_text(path, EXPECTED).splitlines()]
-            else:
-                found += [
-                    one.relative_to(root).as_posix() for one in sorted(path.rglob("*")) if is_picture(one)
-                ]
+    for place in _places(values):
+        path = _find(roots, place)
+        if not path.exists():
+            raise MissingFileError(f"{file}: there is no {path}.", EXPECTED, "--images DIR")
+        if path.is_file():
+            found += [line.strip().removeprefix("./") for line in read_text(path, EXPECTED).splitlines()]
+        else:
+            inside = [one for one in sorted(path.rglob("*")) if is_picture(one)]
+            found += [f"{place.rstrip('/')}/{one.relative_to(path).as_posix()}" for one in inside]
     return [*dict.fromkeys(filter(None, found))]
 
 
@@ -101,9 +111,9 @@ def label_file(name: str) -> str:
     return "/".join(parts)
 
 
-def _lines(root: Path, name: str) -> list[str]:
+def _lines(roots: list[Path], name: str) -> list[str]:
     try:
-        path = resolve_image(root, label_file(name))
+        path = _find(roots, label_file(name))
     except InputError:  # the image is refused too, and counted
         return []
     return read_text(path, LINE).splitlines() if path.is_file() else []
@@ -140,17 +150,18 @@ def write(path: Path, answers: Answers) -> None:
     for name in given:
         numbers.setdefault(name, max((*numbers.values(), *known), default=-1) + 1)
     names = {**known, **{number: name for name, number in numbers.items()}}
-    values = (source.header["values"] if same else {"train": "images"}) | {
-        "names": dict(sorted(names.items()))
-    }
+    values = (source.header["values"] if same else {"train": LIST}) | {"names": dict(sorted(names.items()))}
     if "nc" in values:
         values["nc"] = len(names)
     with replacing_folder(path) as staging, (staging / "scores.csv").open("w", newline="") as file:
         (staging / DATA).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
+        _write_lists(staging, answers)
         scores = csv.writer(file, lineterminator="\n")
         scores.writerow(["image", "line", "name", "score", "margin", "names", "scores", "was"])
         for i, name in enumerate(source.dataset.file_names):
-            lines = _lines(source.header["root"], name) if same else []
+            if safe_file_name(name) is None:  # counted as an image that cannot be read
+                continue
+            lines = _lines(source.header["roots"], name) if same else []
             new, said = _new_lines(answers, i, numbers), list[LabelledBox | None]()
             if same and not answers.proposed:
                 new = list[str]()
@@ -161,7 +172,10 @@ def write(path: Path, answers: Answers) -> None:
                     new.append(" ".join([str(numbers[found.name]), *line.split()[1:]]) if found else line)
             else:
                 said += [one for one in answers.of_image(i) if one.name]
-            target = staging / label_file(name if same else f"images/{name}")
+            target = staging / label_file(name)
+            if target.exists():
+                found = f"{name} and another image have the same label file {label_file(name)}."
+                raise InputError(found, "Images whose names differ without their endings.", "--format coco")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("".join(f"{line}\n" for line in new), "utf-8")
             for k, found in enumerate(said, 1):
@@ -170,6 +184,18 @@ def write(path: Path, answers: Answers) -> None:
                         key: json.dumps(v) if isinstance(v, list) else v for key, v in found.fields().items()
                     }
                     scores.writerow([name, k, found.name, *row.values()])
+
+
+def _write_lists(staging: Path, answers: Answers) -> None:
+    """The lists of images: those of the source, or one of all."""
+    source = answers.boxes
+    if source.format != "yolo":
+        (staging / LIST).write_text("".join(f"./{name}\n" for name in source.dataset.file_names), "utf-8")
+        return
+    for place in _places(source.header["values"]):
+        if (path := _find(source.header["roots"], place)).is_file():
+            (staging / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, staging / place)
 
 
 def _new_lines(answers: Answers, index: int, numbers: dict[str, int]) -> list[str]:
