@@ -25,6 +25,10 @@ OPTIONS = {
     "export": "config json out set",
     "push": "config json metrics private set",
     "eval": "ap backbone checkpoint config dataset images json limit method out proposals set",
+    "label": (
+        "backbone checkpoint classes config examples format images json method none-below out proposals relabel "
+        "set top"
+    ),
     "predict": "backbone boxes checkpoint classes compare config examples json out report set top",
     "reproduce": "config dry-run json out seeds set workers world",
     "demo": "config out set",
@@ -36,6 +40,7 @@ ARGUMENTS = {
     "info": ["cache"],
     "verify": ["cache"],
     "convert": ["cache"],
+    "label": ["source"],
     "predict": ["image"],
     "reproduce": ["names"],
     "backbones": ["names"],

@@ -28,9 +28,12 @@ KNOWN = {
     ("concepts", "out"): ("a.txt", "b.txt", "c.txt"),
     "price": (1.0, 2.0, 3.0),
     "backbones": (["tiny"], ["bb", "bl"], ["bl336"]),
+    "method": ("clip-box", "clip-mask", "official"),
+    "none_below": ("0.5", "auto", "0"),
     "methods": (["clip-box"], ["clip-mask", "official"], ["regionspot"]),
 }
 NEEDED = {"world": "w", "image": "i.jpg", "cache": "c", "checkpoint": "c", "run": "r", "repository": "a/b"}
+NEEDED |= {"source": "a.json", "classes": "c.txt", "out": "b.json"}
 CASES = [
     pytest.param(name, field, id=f"{name}-{field.key}")
     for name, command in cli.VERBS.items()
@@ -69,7 +72,7 @@ def least(name: str, settings: type, key: str) -> dict[str, Any]:
     needed = {"reproduce": "reproduce/worlds/shapes.yaml", "plan": "plan/paper.yaml"}
     config = yaml.safe_load(shipped(needed[name]).read_text()) if name in needed else {}
     names = {field.name for field in fields(settings)}
-    if {"backbone", "dataset"} <= names or name in ("predict", "propose"):
+    if {"backbone", "dataset"} <= names or name in ("label", "predict", "propose"):
         config["backbone"] = "tiny"  # for any dataset and picture
     for field in fields(settings):
         if field.default is MISSING and field.default_factory is MISSING and field.name in NEEDED:
