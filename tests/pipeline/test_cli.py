@@ -26,8 +26,8 @@ OPTIONS = {
     "push": "config json metrics private set",
     "eval": "ap backbone checkpoint config dataset images json limit method out proposals set",
     "label": (
-        "backbone checkpoint classes config examples format images json method none-below out proposals relabel "
-        "set top"
+        "backbone checkpoint classes config examples format images json method none-below out proposals "
+        "relabel set top"
     ),
     "predict": "backbone boxes checkpoint classes compare config examples json out report set top",
     "reproduce": "config dry-run json out seeds set workers world",

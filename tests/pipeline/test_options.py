@@ -33,7 +33,6 @@ KNOWN = {
     "methods": (["clip-box"], ["clip-mask", "official"], ["regionspot"]),
 }
 NEEDED = {"world": "w", "image": "i.jpg", "cache": "c", "checkpoint": "c", "run": "r", "repository": "a/b"}
-NEEDED |= {"source": "a.json", "classes": "c.txt", "out": "b.json"}
 CASES = [
     pytest.param(name, field, id=f"{name}-{field.key}")
     for name, command in cli.VERBS.items()
@@ -77,6 +76,8 @@ def least(name: str, settings: type, key: str) -> dict[str, Any]:
     for field in fields(settings):
         if field.default is MISSING and field.default_factory is MISSING and field.name in NEEDED:
             config[field.name] = NEEDED[field.name]
+    if name == "label":
+        config |= {"source": "a.json", "classes": "c.txt", "out": "b.json"}
     if name == "import":
         config["backbone"] = "bl"
     if name in ("export", "convert"):

@@ -1,12 +1,20 @@
 """COCO-style files: read with or without categories, and written with every other field as it was."""
 
 import json
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from regionspot_cache.datasets.box_formats.box_set import UNNAMED, Answers, BoxCollector, BoxSet, LabelledBox
-from regionspot_cache.datasets.values import ENTRY_ERRORS, check_image_id, side, text, unusable_entry
+from regionspot_cache.datasets.values import (
+    ENTRY_ERRORS,
+    category_id,
+    check_image_id,
+    side,
+    text,
+    unusable_entry,
+)
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import replacing
 from regionspot_cache.json_stream import JsonFile
@@ -31,13 +39,15 @@ def read(path: Path, images: Path | None) -> BoxSet:
 
 
 class _Collector:
-    """Entries in any order: boxes wait until images and categories are known."""
+    """Entries in any order: boxes wait, in arrays, until images and categories are known."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.images: dict[Any, tuple[str, tuple[int, int]]] = {}
         self.categories: list[dict[str, Any]] = []
-        self.boxes: list[tuple[Any, Any, Any, bool]] = []
+        self._image_ids: dict[Any, int] = {}
+        self._category_ids: dict[Any, int] = {}
+        self._refs, self._kinds, self._boxes = array("q"), array("b"), array("d")
 
     def take(self, section: str, entry: Any) -> None:
         if section == "images":
@@ -48,33 +58,40 @@ class _Collector:
             self.images[entry["id"]] = text(name, "file name"), (side(entry, "width"), side(entry, "height"))
         elif section == "categories":
             text(entry["name"], "class name")
-            self.categories.append({"id": entry["id"], "name": entry["name"].strip()})
+            self.categories.append({"id": category_id(entry["id"]), "name": entry["name"].strip()})
         elif section == "annotations":
-            group = bool(entry.get("iscrowd") or entry.get("ignore"))
-            box = entry.get("bbox")
-            self.boxes.append(
-                (entry.get("image_id"), tuple(box) if box else None, entry.get("category_id"), group)
-            )
+            self._annotation(entry)
+
+    def _annotation(self, entry: Any) -> None:
+        box, group = entry.get("bbox"), bool(entry.get("iscrowd") or entry.get("ignore"))
+        if box and not (len(box) == 4 and all(type(value) in (int, float) for value in box)):
+            raise ValueError(f"bbox {box!r} is no four numbers")
+        for ids, key in ((self._image_ids, "image_id"), (self._category_ids, "category_id")):
+            self._refs.append(ids.setdefault(entry.get(key), len(ids)))
+        self._boxes.extend(map(float, box or (0, 0, 0, 0)))
+        self._kinds.append(1 + group if box else 0)
 
     def finish(self) -> BoxCollector:
         found = BoxCollector(self.path)
-        names = {category["id"]: category["name"] for category in self.categories}
         places = {key: found.image(name, size) for key, (name, size) in self.images.items()}
-        for image, box, category, group in self.boxes:
-            if box is None:
+        images = [places.get(key, UNKNOWN) for key in self._image_ids]
+        names = self._names()
+        for row, kind in enumerate(self._kinds):
+            if not kind:
                 found.skip(NO_BOX)
                 continue
-            if category is not None and category not in names:
-                known = "An id of `categories`."
-                raise InputError(f"{self.path}: a box has the unlisted category_id {category!r}.", known)
-            corners = (*box[:2], box[0] + box[2], box[1] + box[3]) if _are_numbers(box) else box
-            found.box(places.get(image, UNKNOWN), corners, names.get(category, UNNAMED), group=group)
-        self.boxes.clear()
+            x, y, w, h = self._boxes[4 * row : 4 * row + 4]
+            image, category = images[self._refs[2 * row]], names[self._refs[2 * row + 1]]
+            found.box(image, (x, y, x + w, y + h), category, group=kind == 2)
         return found
 
-
-def _are_numbers(box: tuple[Any, ...]) -> bool:
-    return len(box) == 4 and all(type(value) in (int, float) for value in box)
+    def _names(self) -> list[str]:
+        """The names of the categories that boxes have, in the order in which they came."""
+        known = {category["id"]: category["name"] for category in self.categories} | {None: UNNAMED}
+        if absent := [key for key in self._category_ids if key not in known]:
+            found = f"{self.path}: a box has the unlisted category_id {absent[0]!r}."
+            raise InputError(found, "An id of `categories`, or none.", "Add what is missing.")
+        return [known[key] for key in self._category_ids]
 
 
 def write(path: Path, answers: Answers) -> None:
