@@ -13,7 +13,7 @@ from pipeline.label_review import best_threshold, review, review_lines
 from pipeline.label_work import Labeller, Pass
 from pipeline.verbs.label import AUTO, LabelSettings
 from regionspot_cache.datasets.box_formats import FORMATS, Answers, BoxSet, output_format, read_boxes
-from regionspot_cache.errors import InputError, UsageError
+from regionspot_cache.errors import InputError, MissingFileError, UsageError
 from regionspot_cache.recognition.synonyms import Vocabulary
 
 
@@ -40,6 +40,13 @@ def label(settings: LabelSettings, *, as_json: bool = False) -> dict[str, Any]:
     work = labeller.run(boxes, labels, cached)
     with Journal(settings.out, labeller.identity(boxes, cached, work.known)) as journal:
         done = work.go_on(journal)
+        if done.failures.total() and not (done.found.rows[:, 0] >= 0).any():
+            journal.remove()  # with another image root all of it is to be done again
+            raise MissingFileError(
+                f"No image of {settings.source} can be read: {counts(done.failures)}.",
+                f"Pictures below {boxes.dataset.image_root}, such as {boxes.dataset.file_names[0]}.",
+                "Give the folder with --images DIR.",
+            )
         threshold = settings.threshold
         if settings.none_below == AUTO:
             threshold = best_threshold(*_judged(labeller, done, boxes, labels))

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from regionspot_cache.errors import UsageError
+from regionspot_cache.errors import DamageError, UsageError
 from regionspot_cache.identity import require_same
 
 
@@ -54,7 +54,9 @@ class Journal:
             if not lines:
                 again = f"the same settings as before, another --out, or: rm {self.path}"
                 what = f"the unfinished {out}"
-                require_same(json.loads(line), identity, what=what, wanted_by="this run", remedy=again)
+                require_same(
+                    _identity(line, self.path), identity, what=what, wanted_by="this run", remedy=again
+                )
             whole, lines = whole + len(line), lines + 1
         os.truncate(self.path, whole)
         if not lines:
@@ -87,6 +89,19 @@ class Journal:
     def _append(self, value: Any) -> None:
         self._file.write(json.dumps(value, default=str).encode() + b"\n")
         self._file.flush()
+
+
+def _identity(line: bytes, path: Path) -> dict[str, Any]:
+    """The first line of a journal. DamageError: it is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise DamageError(
+            f"{path} is no journal of this program.", "What an unfinished run left.", f"rm {path}"
+        )
+    return found
 
 
 def journal_path(out: Path) -> Path:

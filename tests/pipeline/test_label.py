@@ -135,6 +135,33 @@ def test_another_identity_is_refused_with_what_to_do(finished: Path, classes: Pa
     assert not out.exists()
 
 
+def test_a_file_that_is_no_journal_is_left_alone(finished: Path, classes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new.json"
+    journal_path(out).write_text("notes\n")
+    ran = label(finished, out, classes)
+    assert (ran.code, ran.json["error"]["next"]) == (4, f"rm {journal_path(out)}")
+    assert journal_path(out).read_text() == "notes\n"
+
+
+def test_without_any_picture_nothing_is_written(finished: Path, classes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new.json"
+    ran = label(finished, out, classes, "--images", tmp_path)
+    assert (ran.code, ran.json["error"]["next"]) == (1, "Give the folder with --images DIR.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_boxes_of_a_file_of_proposals(finished: Path, classes: Path, tmp_path: Path) -> None:
+    image = json.loads((finished / DATA).read_text())["images"][2]["id"]
+    box = {"image_id": image, "bbox": [3, 4, 30, 20], "score": 0.5, "category_id": 1}
+    (tmp_path / "boxes.json").write_text(json.dumps([box]))
+    out = tmp_path / "new.json"
+    ran = label(finished, out, classes, "--proposals", tmp_path / "boxes.json", "--top", 2)
+    assert ran.code == 0, ran.err
+    [found] = annotations(out)
+    assert (found["image_id"], found["bbox"]) == (image, [3, 4, 30, 20])
+    assert len(found["names"]) == 2
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with Journal(tmp_path / "a.json", {}), pytest.raises(UsageError, match="Another process"):
         Journal(tmp_path / "a.json", {})
