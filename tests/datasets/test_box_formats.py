@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,11 @@ def write_voc(folder: Path, extra: str) -> None:
         ET.ElementTree(tree).write(folder / f"{Path(name).stem}.xml")
 
 
-def write_yolo(folder: Path, extra: Any) -> None:
+def write_yolo(folder: Path, extra: Any, *, pictures: bool = False) -> None:
+    if pictures:
+        (folder / "images").mkdir(parents=True)
+        for name in BOXES:
+            Image.new("RGB", SIZE).save(folder / "images" / name)
     (folder / "labels").mkdir(parents=True)
     (folder / "data.yaml").write_text(
         yaml.safe_dump({"train": "images", "names": [*NAMES[:2]], "nc": 2, "mine": extra})
@@ -231,9 +236,7 @@ def test_polygons_of_yolo_keep_their_corners(tmp_path: Path, photos: Path) -> No
     write_yolo(tmp_path / "set", 1)
     (tmp_path / "set" / "labels" / "b.txt").write_text("1 0.1 0.1 0.5 0.1 0.3 0.8\n")
     assert read_boxes(tmp_path / "set", photos).dataset.num_boxes == 4  # labels beside data.yaml
-    for name in BOXES:
-        (tmp_path / "set" / "images").mkdir(exist_ok=True)
-        Image.new("RGB", SIZE).save(tmp_path / "set" / "images" / name)
+    shutil.copytree(photos / "images", tmp_path / "set" / "images")
     boxes = read_boxes(tmp_path / "set")
     np.testing.assert_allclose(boxes.dataset[1].boxes, [[5, 4, 25, 32]], atol=1e-4)
     FORMATS["yolo"].write(tmp_path / "new", answers(boxes))

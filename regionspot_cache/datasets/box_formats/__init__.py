@@ -1,5 +1,6 @@
 """Boxes in the formats of other tools: read from what they are, written with all that they hold."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +47,7 @@ def read_boxes(path: Path, images: Path | None = None) -> BoxSet:
         raise MissingFileError(found, "The folder that the file names start from.", "--images DIR")
     if path.is_dir():
         return _read_folder(path, images)
-    if not path.exists():
+    if not os.path.isfile(path):  # a named pipe would block, and never raises
         raise MissingFileError(f"There is no file or folder {path}.", KNOWN)
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):

@@ -6,6 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from regionspot_cache.errors import InputError, RegionSpotError
+
 
 @contextmanager
 def replacing_folder(path: Path) -> Generator[Path]:
@@ -18,5 +20,10 @@ def replacing_folder(path: Path) -> Generator[Path]:
         if path.exists():
             shutil.rmtree(path)
         os.replace(staging, path)
+    except RegionSpotError:
+        raise
+    except (OSError, ValueError) as error:  # also names of images that no file can have
+        found = f"{path} cannot be written: {error}."
+        raise InputError(found, "Names of images that files can have, and space.") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)

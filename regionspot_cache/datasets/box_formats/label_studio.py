@@ -62,17 +62,17 @@ def file_name(task: dict[str, Any], path: Path, position: int) -> str:
 
 
 def _rectangles(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for source in (task.get("annotations"), task.get("predictions")):
-        found = [
-            result
-            for one in (source if isinstance(source, list) else ())
-            for result in (one.get("result") or () if isinstance(one, dict) else ())
-            if isinstance(result, dict) and result.get("type") == RECTANGLE
-            if isinstance(result.get("value"), dict)
-        ]
+    for key in ("annotations", "predictions"):
+        results = [result for one in _objects(task.get(key)) for result in _objects(one.get("result"))]
+        found = [r for r in results if r.get("type") == RECTANGLE and isinstance(r.get("value"), dict)]
         if found:
             yield from found
             return
+
+
+def _objects(values: Any) -> list[dict[str, Any]]:
+    """The objects in what may be a list."""
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def write(path: Path, answers: Answers) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from regionspot_cache.datasets.box_formats.box_set import UNNAMED, Answers, BoxCollector, BoxSet, LabelledBox
 from regionspot_cache.datasets.box_formats.folder import replacing_folder
+from regionspot_cache.datasets.images import safe_file_name
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import open_file
 
@@ -75,10 +76,7 @@ def write(path: Path, answers: Answers) -> None:
         (staging / ANNOTATIONS).mkdir()
         for i, name in enumerate(source.dataset.file_names):
             if originals is None:
-                tree, target = (
-                    _new(answers, i),
-                    f"{PurePosixPath(name).with_suffix('')}.xml".replace("/", "__"),
-                )
+                tree, target = _new(answers, i), f"{_stem(name, i)}.xml"
                 if (staging / ANNOTATIONS / target).exists():
                     target = f"{name}.xml".replace("/", "__")
             else:
@@ -95,6 +93,12 @@ def write(path: Path, answers: Answers) -> None:
                         _say(element, found)
             entry += len(entries)
             ET.ElementTree(tree).write(staging / ANNOTATIONS / target, encoding="utf-8")
+
+
+def _stem(name: str, index: int) -> str:
+    """The name of the file of an image; of one that leaves its folder only the number."""
+    safe = safe_file_name(name)
+    return str(PurePosixPath(safe).with_suffix("")).replace("/", "__") if safe else f"image-{index}"
 
 
 def _new(answers: Answers, index: int) -> ET.Element:

@@ -43,7 +43,9 @@ def read(path: Path, images: Path | None) -> BoxSet:
 def _values(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(read_text(file, EXPECTED))
-    except yaml.YAMLError as error:
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also dates and numbers that are none
         raise InputError(f"{file} is not YAML: {error}.", EXPECTED) from None
     if not isinstance(values, dict) or not set(SPLITS) & set(values):
         raise InputError(f"{file} names no images.", EXPECTED)
@@ -79,7 +81,7 @@ def _find(roots: list[Path], name: str) -> Path:
 def _places(values: dict[str, Any]) -> list[str]:
     """Folders and lists of images of all splits."""
     found = [values.get(split) or [] for split in SPLITS]
-    each = [place for places in found for place in ([places] if isinstance(places, str) else places)]
+    each = [place for places in found for place in (places if isinstance(places, list) else [places])]
     return [str(place).removeprefix("../") for place in each]  # which Roboflow writes before them
 
 
