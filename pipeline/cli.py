@@ -20,6 +20,7 @@ from pipeline.verbs import (
     export,
     extract,
     inspect,
+    label,
     plan,
     predict,
     reencode,
@@ -59,6 +60,7 @@ VERBS = {
     "export": export.export,
     "push": convert.push,
     "eval": evaluate.evaluate,
+    "label": label.label,
     "predict": predict.predict,
     "explore": explore.explore,
     "plan": plan.plan,
@@ -127,9 +129,9 @@ def _say(error: dict[str, Any]) -> None:
     if error["exit_code"] == INTERRUPTED:
         console.say(f"{error['found']} {error['next']}")
         return
-    for part, label in (("found", "error"), ("expected", "expected"), ("next", "next")):
+    for part, title in (("found", "error"), ("expected", "expected"), ("next", "next")):
         if part in error:
-            console.say(f"{label}: {' '.join(error[part].splitlines())}")
+            console.say(f"{title}: {' '.join(error[part].splitlines())}")
 
 
 def _explained(error: Exception, verb: str) -> tuple[int, dict[str, Any]]:

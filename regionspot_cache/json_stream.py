@@ -12,12 +12,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
 from regionspot_cache.errors import InputError
 from regionspot_cache.files import open_file
+
+MemberKind = Literal["array", "entries", "value"]
 
 _CHUNK = 1 << 18  # bytes; what is decoded at once stays in the cache of a core
 _LARGEST_ENTRY = 1 << 28  # characters; beyond this the file is no list of entries
@@ -75,6 +77,10 @@ class JsonFile:
 
     def batches(self) -> Iterator[tuple[str, list[Any]]]:
         """As `sections`, but yields entries that follow each other together, as many as come at once."""
+        return ((key, value) for key, kind, value in self.members() if kind == "entries")
+
+    def members(self) -> Iterator[tuple[str, MemberKind, Any]]:
+        """As `batches`, and (key, "array", None) before them, and (key, "value", value) of other members."""
         with open_file(self.path, "A JSON file.") as file:
             window = _Window(file, self.path)
             self.opening = window.peek()
@@ -88,11 +94,12 @@ class JsonFile:
             for key in window.entries():
                 self.keys.append(key)
                 if window.peek() != "[":
-                    window.value()
+                    yield key, "value", window.value()
                     continue
                 self.arrays.append(key)
+                yield key, "array", None
                 for entries in window.elements():
-                    yield key, entries
+                    yield key, "entries", entries
             self.sha256 = window.finish()
 
 

@@ -77,7 +77,7 @@ class OwnMethods:
             IdentityError, IncompleteError: a named cache that cannot be read.
         """
         settings, dataset, backbone = self.settings, scorer.dataset, self.backbone
-        regions = _regions(settings, dataset, backbone)
+        regions = regions_of(settings, dataset, backbone)
         parts = {path.partition("/")[0] for method in self.methods for path in method.reads}
         cached = cached_features(settings.cache, dataset, backbone, parts)
         texts = {
@@ -190,7 +190,8 @@ def _trained_prompts(configs: Mapping[Path, Mapping[str, Any]]) -> PromptSetting
     return first[1]
 
 
-def _regions(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbone) -> Regions:
+def regions_of(settings: EvalSettings, dataset: DetectionDataset, backbone: Backbone) -> Regions:
+    """The boxes that `settings.proposals` says: annotated ones, those of a proposer, or of a file."""
     if settings.proposals == "gt":
         return Regions(known=ground_truth_proposals(dataset))
     if settings.proposals == "rpn":

@@ -164,10 +164,11 @@ def decode_image(
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) by the header alone, EXIF orientation ignored; ImageFailure when that cannot be."""
+def image_size(path: Path, exif: ExifRule = "ignore") -> tuple[int, int]:
+    """(width, height) by the header alone, as `decode_image` gives them; ImageFailure when that cannot be."""
     with _failures_of(path), _open_file(path) as file:
-        return _open(file, max_pixels=None).size
+        image = _open(file, max_pixels=None)
+        return image.size[::-1] if exif == "apply" and _orientation(image) in (5, 6, 7, 8) else image.size
 
 
 def _outside(root: Path, file_name: str) -> InputError:

@@ -25,6 +25,10 @@ OPTIONS = {
     "export": "backbone checkpoint classes config images json limit map method out set",
     "push": "config json metrics private set",
     "eval": "ap backbone checkpoint config dataset images json limit method out proposals set",
+    "label": (
+        "backbone checkpoint classes config examples format images json method none-below out proposals "
+        "relabel set top"
+    ),
     "predict": "backbone boxes checkpoint classes compare config examples json out report set top",
     "explore": "backbone checkpoint classes config images json limit map method out save serve set",
     "reproduce": "config dry-run json out seeds set workers world",
@@ -37,6 +41,7 @@ ARGUMENTS = {
     "info": ["cache"],
     "verify": ["cache"],
     "convert": ["cache"],
+    "label": ["source"],
     "predict": ["image"],
     "reproduce": ["names"],
     "backbones": ["names"],

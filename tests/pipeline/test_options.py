@@ -30,6 +30,8 @@ KNOWN = {
     "method": ("clip-box", "clip-mask", "sam/transformer"),
     "price": (1.0, 2.0, 3.0),
     "backbones": (["tiny"], ["bb", "bl"], ["bl336"]),
+    ("label", "method"): ("clip-box", "clip-mask", "official"),
+    "none_below": ("0.5", "auto", "0"),
     "methods": (["clip-box"], ["clip-mask", "official"], ["regionspot"]),
 }
 NEEDED = {
@@ -79,11 +81,13 @@ def least(name: str, settings: type, key: str) -> dict[str, Any]:
     needed = {"reproduce": "reproduce/worlds/shapes.yaml", "plan": "plan/paper.yaml"}
     config = yaml.safe_load(shipped(needed[name]).read_text()) if name in needed else {}
     names = {field.name for field in fields(settings)}
-    if {"backbone", "dataset"} <= names or name in ("predict", "propose", "export", "explore"):
+    if {"backbone", "dataset"} <= names or name in ("label", "predict", "propose", "export", "explore"):
         config["backbone"] = "tiny"  # for any dataset and picture
     for field in fields(settings):
         if field.default is MISSING and field.default_factory is MISSING and field.name in NEEDED:
             config[field.name] = NEEDED[field.name]
+    if name == "label":
+        config |= {"source": "a.json", "classes": "c.txt", "out": "b.json"}
     if name == "import":
         config["backbone"] = "bl"
     if name in ("export", "convert"):
