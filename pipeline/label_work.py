@@ -59,7 +59,7 @@ class Labeller:
     def __init__(self, settings: LabelSettings, vocabulary: Vocabulary) -> None:
         self.settings, self.vocabulary = settings, vocabulary
         self.eval = EvalSettings(
-            checkpoint=settings.checkpoint,
+            checkpoints=(settings.checkpoint,),
             backbone=settings.backbone,
             methods=(settings.method,),
             proposals=settings.proposals,
