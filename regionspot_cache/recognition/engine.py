@@ -1,15 +1,15 @@
 """Recognition of many images: read ahead by threads, encoded in batches, by several methods at once."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regionspot_cache.ahead import batches_ahead
 from regionspot_cache.backbones import RegionProposer
 from regionspot_cache.backbones.proposer import SamRpnProposer
 from regionspot_cache.datasets.images import ImageFailure
@@ -59,20 +59,10 @@ class RecognitionEngine:
 
     def run(self, source: RegionSource, indices: Sequence[int]) -> Iterator[EmbeddedImage]:
         """Every image in order. A file that cannot be read is the failure of its image alone."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            ahead: deque[Future[EmbeddedImage]] = deque()
-            waiting, batch = iter(indices), list[EmbeddedImage]()
-            while True:
-                for index in waiting:
-                    ahead.append(pool.submit(self._open, source, index))
-                    if len(ahead) >= 2 * self.batch_size:
-                        break
-                if not ahead:
-                    break
-                batch.append(ahead.popleft().result())
-                if len(batch) == self.batch_size:
-                    yield from self._recognise(source, batch)
-                    batch = []
+        opened = batches_ahead(
+            partial(self._open, source), indices, size=self.batch_size, threads=self.threads
+        )
+        for batch in opened:
             yield from self._recognise(source, batch)
 
     @property
