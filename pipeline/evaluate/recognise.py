@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from regionspot_cache.evaluation import (
     DetectionProtocol,
     Detections,
     ScoreRule,
-    encode_mask,
 )
 from regionspot_cache.evaluation.confusion import ConfusionMeter
 from regionspot_cache.recognition import EmbeddedImage, Recogniser, RecognitionEngine, RegionInputs
@@ -282,7 +280,7 @@ class Recognition:
         self, image: EmbeddedImage, methods: Sequence[Recogniser], found: Recognised
     ) -> Iterator[tuple[Tally, Detections, NDArray[np.float32]]]:
         inputs, image_id = image.inputs, self.dataset[image.index].image_id
-        masks = MaskCodes(inputs) if self.masks else None
+        masks = inputs.masks if self.masks else None
         for method, embeddings in zip(methods, image.embeddings, strict=True):
             probabilities = method.scores(embeddings, self.text_of(method)).cpu().numpy()  # [N, K]
             tally, rule = found.tallies[method.name], method.score_rule or self.score_rule
@@ -301,16 +299,3 @@ class Recognition:
 
     def _cached(self, index: int, boxes: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]] | None:
         return None if self.cached is None else self.cached.of(index, boxes)
-
-
-class MaskCodes:
-    """Run lengths of SAM's masks, coded when asked for: the mask belongs to the box, whatever its class."""
-
-    def __init__(self, inputs: RegionInputs) -> None:
-        self._inputs = inputs
-        self._codes: dict[int, dict[str, Any]] = {}
-
-    def __getitem__(self, box: int) -> dict[str, Any]:
-        if box not in self._codes:
-            self._codes[box] = encode_mask(self._inputs.masks[0][box])
-        return self._codes[box]
