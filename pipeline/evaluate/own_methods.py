@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally, cached_features
+from pipeline.evaluate.cached import cached_features
+from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally
 from pipeline.evaluate.report import OwnRows
 from pipeline.evaluate.scoring import Scored, Scorer
 from pipeline.report_figures import figures, pick_images, see

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluate.recognise import CachedFeatures, Recognition, Regions
+from pipeline.evaluate.cached import CachedFeatures
+from pipeline.evaluate.recognise import Recognition, Regions
 from regionspot_cache.backbones import SamSpec, load_backbone, load_preset
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.evaluation import DetectionProtocol
