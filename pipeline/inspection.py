@@ -1,24 +1,21 @@
 """`rs-cache status`, `info` and `verify`: how far a cache is, what is in it, and whether it is whole."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline import console
 from pipeline.console import counts
 from pipeline.contents import Contents, waited
+from pipeline.recompute import recomputed
 from regionspot_cache.datasets.augmentation import Augmentation
-from regionspot_cache.errors import DamageError, IdentityError, IncompleteError, InputError
-from regionspot_cache.identity import require_same, without_arithmetic
+from regionspot_cache.errors import DamageError, IdentityError, IncompleteError
 from regionspot_cache.store import Cache, Problem, open_cache, open_writer
 from regionspot_cache.store import verify as verify_store
 from regionspot_cache.store.segments import within
-
-if TYPE_CHECKING:
-    from regionspot_cache.backbones import Encoder
 
 TOLERANCE = 1e-3  # cosine distance of a recomputed token
 TOLERANCE_INT4 = 2e-2  # what was converted to int4 was rounded twice
@@ -212,63 +209,3 @@ def _discard(path: str, damage: list[Problem]) -> None:
     for segment, part, partition in sorted(found):
         open_writer(within(path, segment)).discard(part, partition)
         console.say(f"uncommitted {part} partition {partition}{f' of {segment}' if segment else ''}")
-
-
-def recomputed(cache: Cache, count: int, backbone: str, images: Path | None) -> dict[str, Any]:
-    """Runs the encoders again on `count` random images; the largest cosine distance of every array."""
-    from regionspot_cache.extraction.features import PartitionFeatures
-    from regionspot_cache.extraction.loader import Clock, ImageLoader
-
-    encoders = _encoders_of(cache, backbone)
-    good = np.flatnonzero(np.logical_and.reduce([cache.ok_mask(part) for part in cache.parts]))
-    chosen = np.random.default_rng().choice(good, size=min(count, len(good)), replace=False)
-    loader = ImageLoader(
-        root=images or Path(cache.image_root), exif=cache.exif, encoders=encoders, clock=Clock()
-    )
-    worst: defaultdict[str, float] = defaultdict(float)
-    for i in chosen.tolist():
-        planned, slot = cache.partition(i // cache.partition_size), i % cache.partition_size
-        features = PartitionFeatures(planned, cache.parts, encoders, loader.clock)
-        for batch in loader.batches(planned, [slot], size=1, threads=1):
-            features.add(batch)
-        features.finish()
-        if slot in features.failures:
-            raise InputError(
-                f"{planned.file_names[slot]}: {features.failures[slot][1]}", "The image of the extraction."
-            )
-        for part, spec in cache.parts.items():
-            for array in spec.arrays:
-                path, rows = f"{part}/{array.name}", features.rows_of(array, slot)
-                again = array.storage.decode(*features.arrays[part][array.name].take(rows))
-                _note(worst, path, cache.read(path, i), again if array.ragged else again[0])
-    coarse = any(array.dtype == "int4" for spec in cache.parts.values() for array in spec.arrays)
-    return {"images": len(chosen), "cosine_distance": dict(worst), "int4": coarse}
-
-
-def _note(worst: dict[str, float], name: str, stored: Any, again: Any) -> None:
-    a, b = stored.astype(np.float64), again.astype(np.float64)
-    norms = np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-12)
-    distance = 1 - (a * b).sum(-1) / norms
-    worst[name] = max(worst[name], float(distance.max(initial=0.0)))
-
-
-def _encoders_of(cache: Cache, backbone: str) -> dict[str, "Encoder"]:
-    from regionspot_cache.backbones import load_backbone, load_preset
-
-    spec = load_preset(backbone)
-    if unknown := [part for part in cache.parts if part not in spec.parts]:
-        raise IdentityError(
-            f"The cache has part {', '.join(unknown)}; backbone {spec.name} has {', '.join(spec.parts)}.",
-            "The backbone that it was made with.",
-            "rs-cache verify CACHE --recompute K --backbone NAME",
-        )
-    encoders = dict(load_backbone(spec, parts=tuple(cache.parts)).parts)
-    for part, encoder in encoders.items():
-        require_same(
-            {part: without_arithmetic(cache.parts[part].fingerprint)},
-            {part: without_arithmetic(encoder.fingerprint())},
-            what="the cache",
-            wanted_by="these networks",
-            remedy="Name them: rs-cache verify CACHE --recompute K --backbone NAME",
-        )
-    return encoders

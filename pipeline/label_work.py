@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
+from pipeline.evaluate.cached import CachedFeatures, cached_features
 from pipeline.evaluate.own_methods import OwnMethods, regions_of
-from pipeline.evaluate.recognise import CachedFeatures, Recognition, cached_features
+from pipeline.evaluate.recognise import Recognition
 from pipeline.label_journal import Journal
 from pipeline.label_review import Found
 from pipeline.train_inputs import embed_names

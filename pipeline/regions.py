@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
+from pipeline.evaluate.cached import CachedFeatures, cached_features
 from pipeline.evaluate.own_methods import OwnMethods
-from pipeline.evaluate.recognise import CachedFeatures, cached_features
 from pipeline.region_set import RegionSet, read_region_set
 from pipeline.train_inputs import embed_names
 from pipeline.verbs.evaluate import WITH_HEAD, EvalSettings

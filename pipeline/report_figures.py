@@ -47,7 +47,7 @@ def see(
         image=inputs.image,
         boxes=inputs.boxes[kept],
         named=named,
-        masks=inputs.masks[0][kept] if masks and len(kept) else None,
+        masks=inputs.masks.pixels(kept) if masks and len(kept) else None,
         attention=attention,
         **known,
     )

@@ -10,8 +10,9 @@ import torch
 
 from pipeline import console
 from pipeline.console import counts
+from pipeline.evaluate.cached import cached_features
 from pipeline.evaluate.pictures import pictures, worst_images
-from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally, cached_features
+from pipeline.evaluate.recognise import Recognised, Recognition, Regions, Tally
 from pipeline.evaluate.report import BOXES_FILE, OwnRows
 from pipeline.evaluate.scoring import Scored, Scorer
 from pipeline.train import embed_names

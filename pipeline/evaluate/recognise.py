@@ -1,22 +1,20 @@
-"""Recognition over a dataset: of every image its regions, what a cache has of it, and what methods detect."""
+"""Recognition over a dataset: of every image its regions and what methods detect."""
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline import console
-from pipeline.plan import cache_path
+from pipeline.evaluate.cached import CachedFeatures, rows_of_boxes
 from regionspot_cache.backbones import Backbone, RegionProposer
 from regionspot_cache.datasets import DetectionDataset, ImageRecord
 from regionspot_cache.datasets.images import ImageFailure, find_image, read_image
-from regionspot_cache.errors import IdentityError, IncompleteError, MissingFileError
 from regionspot_cache.evaluation import (
     AccuracyMeter,
     ApType,
@@ -26,120 +24,14 @@ from regionspot_cache.evaluation import (
     DetectionProtocol,
     Detections,
     ScoreRule,
-    encode_mask,
 )
 from regionspot_cache.evaluation.answers import BoxAnswers, ObjectAnswers, answers_of
 from regionspot_cache.evaluation.box_table import BoxTable
 from regionspot_cache.evaluation.confusion import ConfusionMeter
 from regionspot_cache.recognition import EmbeddedImage, Recogniser, RecognitionEngine, RegionInputs
 from regionspot_cache.recognition.proposals import Proposals
-from regionspot_cache.store import Cache, match, open_cache
-from regionspot_cache.store.identity import require_fingerprint
 
 TOP_NAMES = 5  # of a box in the table
-
-
-class CachedFeatures:
-    """`parts` of a cache beside a dataset: images by file name and size, boxes by their exact coordinates."""
-
-    def __init__(self, cache: Cache, dataset: DetectionDataset, parts: Collection[str]) -> None:
-        self.cache = cache
-        live = cache.live if cache.views is None else cache.live & (cache.views == 0)
-        self._images = match(dataset, cache, live).images
-        self._arrays = {
-            f"{name}/{array.name}": array.ragged
-            for name, part in cache.parts.items()
-            if name in parts
-            for array in part.arrays
-        }
-
-    def __len__(self) -> int:
-        """Images of the dataset that are there."""
-        return int((self._images >= 0).sum())
-
-    def of(self, index: int, boxes: NDArray[np.float32]) -> "CachedImage | None":
-        """Features of image `index` of the dataset and of boxes [N, 4], if any."""
-        i = int(self._images[index])
-        if i < 0:
-            return None
-        rows = _rows(self.cache.boxes(i), boxes)
-        paths = [
-            path
-            for path, by_box in self._arrays.items()
-            if self.cache.ok(i, path.partition("/")[0]) and (rows is not None or not by_box)
-        ]
-        return CachedImage(self.cache, i, {path: rows if self._arrays[path] else None for path in paths})
-
-
-class CachedImage(Mapping[str, NDArray[np.float32]]):
-    """By PART/ARRAY the features of image `i`, or of its boxes where `rows` say which."""
-
-    def __init__(self, cache: Cache, i: int, rows: Mapping[str, NDArray[np.intp] | None]) -> None:
-        self._cache, self._i, self._rows = cache, i, rows
-
-    def __getitem__(self, path: str) -> NDArray[np.float32]:
-        rows = self._rows[path]
-        values = self._cache.read(path, self._i)
-        return values if rows is None else values[rows]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __contains__(self, path: object) -> bool:
-        return path in self._rows  # of the mixin it would read the features
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
-def _rows(there: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.intp] | None:
-    """Which of the cached boxes these are; None when one of them is not there."""
-    known = {row.tobytes(): i for i, row in enumerate(there + np.float32(0))}  # -0.0 becomes 0.0
-    found = [known.get(row.tobytes(), -1) for row in boxes.astype(np.float32) + np.float32(0)]
-    return None if -1 in found else np.array(found, np.intp)
-
-
-def cached_features(
-    given: str | None, dataset: DetectionDataset, backbone: Backbone, needed: Collection[str]
-) -> CachedFeatures | None:
-    """The given cache, or the one in the usual place; says which features are computed all the same, and why.
-
-    Raises:
-        MissingFileError, IdentityError, IncompleteError: the given one is not there, not ours, or not whole.
-    """
-    path = cache_path(given, dataset, backbone.spec)
-    try:
-        cache = open_cache(path)
-    except MissingFileError:
-        if given:
-            raise
-        return None
-    except (IdentityError, IncompleteError) as error:
-        if given:
-            raise
-        console.warn(f"{path} is not used, all features are computed on the fly: {error.found}")
-        return None
-    found = CachedFeatures(cache, dataset, _agreeing(cache, path, backbone, needed))
-    if not len(found):
-        console.warn(f"{path} has no image of {dataset.name}: all features are computed on the fly")
-    return found
-
-
-def _agreeing(cache: Cache, path: str, backbone: Backbone, needed: Collection[str]) -> list[str]:
-    """Parts of the cache that the networks in use have made; says of the others that they are of no use."""
-    agreeing = []
-    for name, encoder in backbone.parts.items():
-        if name not in cache.parts:
-            if name in needed:
-                console.warn(f"{path} has no complete part {name}: its features are computed on the fly")
-            continue
-        try:
-            require_fingerprint(cache.parts[name], encoder.fingerprint(), cache.url)
-        except IdentityError as error:
-            console.warn(f"{name} is computed on the fly: {error.found}; expected {error.expected}")
-        else:
-            agreeing.append(name)
-    return agreeing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +180,7 @@ class Recognition:
         self, image: EmbeddedImage, methods: Sequence[Recogniser], found: Recognised
     ) -> Iterator[tuple[Tally, Detections, NDArray[np.float32]]]:
         inputs, image_id = image.inputs, self.dataset[image.index].image_id
-        masks = MaskCodes(inputs) if self.masks else None
+        masks = inputs.masks if self.masks else None
         for method, embeddings in zip(methods, image.embeddings, strict=True):
             probabilities = method.scores(embeddings, self.text_of(method)).cpu().numpy()  # [N, K]
             tally, rule = found.tallies[method.name], method.score_rule or self.score_rule
@@ -321,7 +213,7 @@ def _answers(
     """Of annotated boxes all; of proposals those that have a detection."""
     if image.objectness is None:
         return answers_of(record, image.inputs.boxes, probabilities, top=TOP_NAMES)
-    places = _rows(image.inputs.boxes, chosen.boxes)
+    places = rows_of_boxes(image.inputs.boxes, chosen.boxes)
     assert places is not None
     best = np.full(len(places), -np.inf, np.float32)
     np.maximum.at(best, chosen.box_index, chosen.scores)
@@ -334,16 +226,3 @@ def _answers(
         ranks_by=best,
         top=TOP_NAMES,
     )
-
-
-class MaskCodes:
-    """Run lengths of SAM's masks, coded when asked for: the mask belongs to the box, whatever its class."""
-
-    def __init__(self, inputs: RegionInputs) -> None:
-        self._inputs = inputs
-        self._codes: dict[int, dict[str, Any]] = {}
-
-    def __getitem__(self, box: int) -> dict[str, Any]:
-        if box not in self._codes:
-            self._codes[box] = encode_mask(self._inputs.masks[0][box])
-        return self._codes[box]

@@ -1,5 +1,6 @@
-"""Region proposals for one image, from the small RPN on SAM embeddings, torchvision, or Detectron2."""
+"""Region proposals of images, from the small RPN on SAM embeddings, torchvision, or Detectron2."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -9,6 +10,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from regionspot_cache.backbones.detectron_rpn import DetectronRpn
+from regionspot_cache.backbones.encoder import Size
 from regionspot_cache.backbones.presets import ProposerSpec
 from regionspot_cache.backbones.rpn import SamRpn, filtered_proposals
 from regionspot_cache.backbones.sam import SamBackbone
@@ -22,8 +24,8 @@ Proposals = tuple[np.ndarray, np.ndarray]
 class RegionProposer(Protocol):
     """Class-agnostic boxes of one image."""
 
-    def propose(self, image: np.ndarray, embedding: Tensor | None = None) -> Proposals:
-        """Proposals of `image`, uint8 [H,W,3] RGB; `embedding` is its SAM embedding [1,D,h,w] where known."""
+    def propose(self, image: np.ndarray) -> Proposals:
+        """Proposals of `image`, uint8 [H,W,3] RGB."""
 
     def identity(self) -> dict[str, Any]:
         """What the proposals come from, json-able; printed beside every number made with them."""
@@ -33,7 +35,7 @@ class SamRpnProposer:
     """Proposals of the small RPN that reads SAM embeddings.
 
     Args:
-        sam: the SAM whose embeddings it was trained on; embeds images that come without an embedding.
+        sam: the SAM whose embeddings it was trained on; embeds images in `propose`.
     """
 
     def __init__(self, rpn: SamRpn, spec: ProposerSpec, sam: SamBackbone) -> None:
@@ -41,15 +43,20 @@ class SamRpnProposer:
         self.spec = spec
         self.sam = sam
 
+    def propose(self, image: np.ndarray) -> Proposals:
+        embedding = cells_of(self.sam.embed(self.sam.preprocess(image)[None]))
+        [found] = self.propose_on(embedding, [(image.shape[0], image.shape[1])])
+        return found
+
     @torch.inference_mode()
-    def propose(self, image: np.ndarray, embedding: Tensor | None = None) -> Proposals:
-        if embedding is None:
-            embedding = cells_of(self.sam.embed(self.sam.preprocess(image)[None]))
-        size = image.shape[0], image.shape[1]
-        framed = self.sam.resized_size(size)
-        [(boxes, scores)] = self.rpn(embedding, [framed])
-        scale = np.array([size[1] / framed[1], size[0] / framed[0]] * 2, dtype=np.float32)
-        return boxes.cpu().numpy() * scale, scores.cpu().numpy()
+    def propose_on(self, embeddings: Tensor, sizes: Sequence[Size]) -> list[Proposals]:
+        """Proposals of B images in one pass, of their SAM embeddings [B,D,h,w] and (height, width)."""
+        framed = [self.sam.resized_size(size) for size in sizes]
+        out = []
+        for (boxes, scores), inside, size in zip(self.rpn(embeddings, framed), framed, sizes, strict=True):
+            scale = np.array([size[1] / inside[1], size[0] / inside[0]] * 2, dtype=np.float32)
+            out.append((boxes.cpu().numpy() * scale, scores.cpu().numpy()))
+        return out
 
     def identity(self) -> dict[str, Any]:
         return _identity("small RPN on SAM embeddings", self.spec, self.rpn) | {
@@ -66,7 +73,7 @@ class DetectorProposer:
         self.spec = spec
 
     @torch.inference_mode()
-    def propose(self, image: np.ndarray, embedding: Tensor | None = None) -> Proposals:
+    def propose(self, image: np.ndarray) -> Proposals:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(self.device).float() / 255
         images, _ = self.detector.transform([pixels])
         features = list(self.detector.backbone(images.tensors).values())
@@ -95,7 +102,7 @@ class DetectronProposer:
         self.rpn = rpn.to(self.device).eval().requires_grad_(False)
         self.spec = spec
 
-    def propose(self, image: np.ndarray, embedding: Tensor | None = None) -> Proposals:
+    def propose(self, image: np.ndarray) -> Proposals:
         boxes, logits = self.propose_logits(image)
         return boxes, torch.from_numpy(logits).sigmoid().numpy()
 

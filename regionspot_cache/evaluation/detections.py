@@ -74,9 +74,11 @@ class MaskTable:
 
 
 class MaskSource(Protocol):
-    """Run lengths {"size", "counts"} by box; may compute them when asked."""
+    """Masks by box, such as a `MaskTable`; may compute them when asked."""
 
-    def __getitem__(self, box: int, /) -> Mapping[str, Any]: ...
+    def take(self, boxes: np.ndarray, /) -> MaskTable:
+        """The masks of some boxes, int [n]."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class Detections:
             scores=scores,
             box_index=index.astype(np.int32),
             boxes=boxes[used],
-            masks=None if masks is None else MaskTable.from_rles([masks[i] for i in used]),
+            masks=None if masks is None else masks.take(used),
         )
 
     @classmethod

@@ -27,6 +27,22 @@ def encode_mask(mask: np.ndarray) -> Rle:
     return _mask.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
+def encode_masks(masks: np.ndarray) -> list[Rle]:
+    """Run lengths of bool masks [n,h,w]; nothing is copied where the rows of each lie closest together."""
+    return _mask.encode(np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0)))
+
+
+def decode_masks(rles: Sequence[Rle], size: tuple[int, int]) -> np.ndarray:
+    """The masks of run lengths that `encode_masks` made of images of `size` (h, w), bool [n,h,w]."""
+    if not rles:
+        return np.zeros((0, *size), bool)
+    counts = [rle["counts"] for rle in rles]
+    lengths, place, _ = _run_lengths(
+        np.frombuffer(b"".join(counts), np.uint8), np.cumsum(list(map(len, counts)))
+    )
+    return np.repeat(place % 2 == 1, lengths).reshape(len(rles), size[1], size[0]).transpose(0, 2, 1)
+
+
 def annotation_rle(segmentation: Any, height: int, width: int) -> Rle:
     """Run lengths of a mask given as polygons, plain counts, or run lengths; InputError for others."""
     try:
@@ -83,15 +99,21 @@ def fills(data: bytes | bytearray, offsets: np.ndarray, sizes: np.ndarray) -> np
 
 def _fill(data: np.ndarray, ends: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """As `fills`, for masks that end at `ends` i64 [b] of `data` u8 [n] and have `pixels` i64 [b]."""
-    starts = np.concatenate([[0], ends[:-1]])
+    lengths, place, bad_byte = _run_lengths(data, ends)
+    first, starts = np.flatnonzero(place == 0), np.concatenate([[0], ends[:-1]])
+    broken = np.logical_or.reduceat(bad_byte, starts) | np.logical_or.reduceat(lengths < 0, first)
+    return ~broken & (np.add.reduceat(lengths, first) == pixels)
+
+
+def _run_lengths(data: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The run lengths of all masks i64 [k], the place of each within its mask [k], and wrong bytes [n]."""
     values, last_byte, bad_byte = _numbers(data, ends)
-    first = np.searchsorted(last_byte, starts)  # number of each mask
+    first = np.searchsorted(last_byte, np.concatenate([[0], ends[:-1]]))  # number of each mask
     place = np.arange(len(values)) - np.repeat(first, np.diff(np.append(first, len(values))))
     for start in (1, 2):  # from the fourth on, a number is the difference to the one before the last
         rows = np.flatnonzero((place >= start) & ((place - start) % 2 == 0))
         values[rows] = _running_sums(values[rows], place[rows] == start)
-    broken = np.logical_or.reduceat(bad_byte, starts) | np.logical_or.reduceat(values < 0, first)
-    return ~broken & (np.add.reduceat(values, first) == pixels)
+    return values, place, bad_byte
 
 
 def _numbers(data: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,11 +1,11 @@
 """Images of a partition: read and prepared for the networks by threads, a few batches ahead."""
 
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regionspot_cache.ahead import batches_ahead
 from regionspot_cache.backbones import Encoder
 from regionspot_cache.datasets.augmentation import view_of
 from regionspot_cache.datasets.images import (
@@ -83,24 +84,13 @@ class ImageLoader:
 
         The clock takes as "wait" the seconds in which whoever asks for a batch waited for its images.
         """
-        with ThreadPoolExecutor(threads) as pool:
-            ahead: deque[Future[Loaded]] = deque()
-            waiting = iter(slots)
-            batch: list[Loaded] = []
-            while True:
-                for slot in waiting:
-                    ahead.append(pool.submit(self._load, planned, slot))
-                    if len(ahead) >= 2 * size:
-                        break
-                if not ahead:
-                    break
-                with self.clock("wait"):
-                    batch.append(ahead.popleft().result())
-                if len(batch) == size:
-                    yield batch
-                    batch = []
-            if batch:
-                yield batch
+        found = batches_ahead(partial(self._load, planned), slots, size=size, threads=threads)
+        while True:
+            with self.clock("wait"):
+                batch = next(found, None)
+            if batch is None:
+                return
+            yield batch
 
     def _load(self, planned: PartitionPlan, slot: int) -> Loaded:
         width, height = (int(side) for side in planned.sizes[slot])

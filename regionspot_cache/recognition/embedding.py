@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
+from regionspot_cache.ahead import batches_ahead
 from regionspot_cache.backbones import Backbone, RegionClip, TextEncoder
 from regionspot_cache.backbones.clip import VALUES
 from regionspot_cache.backbones.clip_values import pool_boxes
@@ -27,6 +28,7 @@ from regionspot_cache.recognition.methods import RegionMethod
 BOX_CONTEXT, MASK_CONTEXT = 1.0, 1.25
 CROP_BATCH = 64
 CPU_BATCH = 8  # whose activations stay in the caches
+CROP_THREADS = 2  # prepare crops while the network runs
 # Objects of `shapes` then span the cells that the last stage knows best: 384 was the best of 256 to 640.
 PACKAGED = RegionClipSpec(model="packaged", weights="included", short_side=384, long_side=768)
 
@@ -87,21 +89,23 @@ class ClipCrops(EmbeddingMethod):
     def _embed(self, batch: Sequence[RegionInputs]) -> Iterable[Tensor]:
         clip = self.encoder
         rows = [(inputs, i) for inputs in batch for i in range(len(inputs.boxes))]
+        if self.masked:
+            for inputs in batch:
+                inputs.masks.decode(len(inputs.boxes))
         size = CPU_BATCH if clip.device.type == "cpu" else CROP_BATCH
-        out = []
-        for start in range(0, len(rows), size):
-            crops = [clip.preprocess(self._crop(*row)) for row in rows[start : start + size]]
-            out.append(clip.encode_image(torch.stack(crops)).float())
+        crops = batches_ahead(self._crop, rows, size=size, threads=CROP_THREADS)
+        out = [clip.encode_image(torch.stack(lot)).float() for lot in crops]
         return torch.cat(out).split([len(inputs.boxes) for inputs in batch]) if out else ()
 
-    def _crop(self, inputs: RegionInputs, i: int) -> NDArray[np.uint8]:
+    def _crop(self, row: tuple[RegionInputs, int]) -> Tensor:
+        """The network's input for one box."""
+        inputs, i = row
         x0, y0, x1, y1 = crop_window(inputs.boxes[i], inputs.size, self.context)
         crop = inputs.image[y0:y1, x0:x1]
-        if not self.masked:
-            return crop
-        inside = inputs.masks[0][i, y0:y1, x0:x1, None]
-        fill = np.round(255 * np.asarray(self.encoder.mean)).astype(np.uint8)
-        return np.where(inside, crop, fill)
+        if self.masked:
+            inside = inputs.masks.pixels([i])[0, y0:y1, x0:x1, None]
+            crop = np.where(inside, crop, np.round(255 * np.asarray(self.encoder.mean)).astype(np.uint8))
+        return self.encoder.preprocess(crop)
 
 
 class ClipRoi(EmbeddingMethod):
@@ -126,8 +130,11 @@ class ClipRoi(EmbeddingMethod):
         values = inputs.memory(self.reads)  # [rows * columns, E]
         if not self.masked:
             return pool_boxes(values, self.grid, inputs.boxes, inputs.size)
-        masks = torch.from_numpy(inputs.masks[0]).to(values.device, torch.float32)
-        weights = adaptive_avg_pool2d(masks, self.grid).flatten(1)  # the share of each cell that is inside
+        shares = [
+            adaptive_avg_pool2d(masks.to(values.device, torch.float32), self.grid).flatten(1)
+            for masks in map(torch.from_numpy, inputs.masks.chunks(len(inputs.boxes)))
+        ]
+        weights = torch.cat(shares)  # the share of each cell that is inside
         pooled = weights @ values / weights.sum(1, keepdim=True).clamp(min=1e-12)
         empty = weights.sum(1) == 0  # SAM found nothing
         if empty.any():

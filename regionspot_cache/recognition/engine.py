@@ -1,19 +1,24 @@
 """Recognition of many images: read ahead by threads, encoded in batches, by several methods at once."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regionspot_cache.ahead import batches_ahead
 from regionspot_cache.backbones import RegionProposer
-from regionspot_cache.backbones.proposer import SamRpnProposer
 from regionspot_cache.datasets.images import ImageFailure
-from regionspot_cache.recognition.inputs import EMBEDDING, RegionInputs, embed_together, encode_together
+from regionspot_cache.recognition.inputs import (
+    EMBEDDING,
+    RegionInputs,
+    embedding_part,
+    encode_together,
+    propose_together,
+)
 from regionspot_cache.recognition.methods import Recogniser
 
 
@@ -43,7 +48,7 @@ class RecognitionEngine:
     """Methods over many images.
 
     Memory: pixels and network inputs of 3 batches (one at work, two read ahead), and the features of one;
-    where masks are asked for, bool [N, H, W] of every image of it. What a caller still holds comes on top.
+    masks that are asked for as of `BoxMasks`. What a caller still holds comes on top.
 
     Args:
         methods: what embeds the boxes; they share the features.
@@ -59,20 +64,10 @@ class RecognitionEngine:
 
     def run(self, source: RegionSource, indices: Sequence[int]) -> Iterator[EmbeddedImage]:
         """Every image in order. A file that cannot be read is the failure of its image alone."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            ahead: deque[Future[EmbeddedImage]] = deque()
-            waiting, batch = iter(indices), list[EmbeddedImage]()
-            while True:
-                for index in waiting:
-                    ahead.append(pool.submit(self._open, source, index))
-                    if len(ahead) >= 2 * self.batch_size:
-                        break
-                if not ahead:
-                    break
-                batch.append(ahead.popleft().result())
-                if len(batch) == self.batch_size:
-                    yield from self._recognise(source, batch)
-                    batch = []
+        opened = batches_ahead(
+            partial(self._open, source), indices, size=self.batch_size, threads=self.threads
+        )
+        for batch in opened:
             yield from self._recognise(source, batch)
 
     @property
@@ -81,7 +76,7 @@ class RecognitionEngine:
 
     def _open(self, source: RegionSource, index: int) -> EmbeddedImage:
         inputs = source.open(index)
-        part = self._embedding_part(inputs)
+        part = embedding_part(inputs.backbone, self.proposer)
         try:
             inputs.prepare(
                 [*self._paths, *([f"{part}/{EMBEDDING}"] if part else ())],
@@ -92,13 +87,6 @@ class RecognitionEngine:
         except ImageFailure as failure:
             return EmbeddedImage(index=index, inputs=inputs, failure=failure)
         return EmbeddedImage(index=index, inputs=inputs)
-
-    def _embedding_part(self, inputs: RegionInputs) -> str | None:
-        """The part whose embeddings the proposer reads."""
-        if not isinstance(self.proposer, SamRpnProposer):
-            return None
-        sam = self.proposer.sam
-        return next((name for name, encoder in inputs.backbone.parts.items() if encoder is sam), None)
 
     def _recognise(self, source: RegionSource, batch: Sequence[EmbeddedImage]) -> list[EmbeddedImage]:
         readable = [image for image in batch if image.failure is None]
@@ -116,9 +104,8 @@ class RecognitionEngine:
     def _embed(self, source: RegionSource, batch: Sequence[EmbeddedImage]) -> list[EmbeddedImage]:
         if not batch:
             return []
-        part = self._embedding_part(batch[0].inputs)
-        if part:
-            embed_together([image.inputs for image in batch], part)
+        if self.proposer is not None:
+            propose_together([image.inputs for image in batch], self.proposer)
         regions = [source.regions_of(image.index, image.inputs) for image in batch]
         inputs = [on_boxes for on_boxes, _ in regions]
         encode_together(inputs, self._paths)

@@ -15,6 +15,7 @@ from regionspot_cache.backbones import Backbone, MaskEncoder, RegionProposer
 from regionspot_cache.backbones.proposer import Proposals, SamRpnProposer
 from regionspot_cache.backbones.sam_base import Embedding, FrozenSam, LayeredEmbedding, cells_of
 from regionspot_cache.datasets.regions import BOX_QUERY, position_vectors
+from regionspot_cache.recognition.masks import BoxMasks
 
 EMBEDDING = "embedding"
 
@@ -54,12 +55,15 @@ class RegionInputs:
         self._of_image: dict[str, torch.Tensor] = {}
         self._of_boxes: dict[str, torch.Tensor] = {}
         self._prepared: dict[str, torch.Tensor] = {}
+        self._proposals: dict[RegionProposer, Proposals] = {}
         self.from_cache: set[str] = set()
 
-    @cached_property
+    @property
     def image(self) -> NDArray[np.uint8]:
         """uint8 [H, W, 3] RGB."""
-        return self._source() if callable(self._source) else self._source
+        if callable(self._source):  # a cached_property of Python 3.11 would read one image at a time
+            self._source = self._source()
+        return self._source
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,12 +104,10 @@ class RegionInputs:
                 self.network_input(part)
 
     def proposals(self, proposer: RegionProposer) -> Proposals:
-        """Boxes of the image by a proposer, which gets the embedding that it reads."""
-        if isinstance(proposer, SamRpnProposer):
-            for part, encoder in self.backbone.parts.items():
-                if encoder is proposer.sam:
-                    return proposer.propose(self.image, self.embedding_of(part))
-        return proposer.propose(self.image)
+        """Boxes of the image by a proposer, on the embedding that it reads where that is one of a part."""
+        if proposer not in self._proposals:
+            propose_together([self], proposer)
+        return self._proposals[proposer]
 
     def query(self, path: str) -> torch.Tensor:
         """A vector for every box, float32 [N, D]: PART/ARRAY, or `BOX_QUERY`."""
@@ -134,8 +136,12 @@ class RegionInputs:
         return self._embeddings[part]
 
     @cached_property
-    def masks(self) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """A mask of every box, bool [N, H, W], and its predicted IoU, float32 [N]."""
+    def masks(self) -> BoxMasks:
+        """SAM's mask of every box."""
+        return BoxMasks(self._decode_masks, self.size)
+
+    def _decode_masks(self, boxes: NDArray[np.intp]) -> torch.Tensor:
+        """Masks of some boxes, bool [n, H, W]."""
         encoder = self.backbone.masks
         part = next(name for name, found in self.backbone.parts.items() if found is encoder)
         if isinstance(encoder, FrozenSam) and not encoder.masks_need_cells_alone:
@@ -143,8 +149,7 @@ class RegionInputs:
             if part in self._restored:
                 self._restored.remove(part)
                 del self._embeddings[part]
-        masks, quality = encoder.masks(self.embedding_of(part), self.boxes, self.size)
-        return masks.cpu().numpy(), quality.float().cpu().numpy()
+        return encoder.masks(self.embedding_of(part), self.boxes[boxes], self.size)[0]
 
     @property
     def _device(self) -> torch.device:
@@ -175,6 +180,27 @@ class RegionInputs:
             by_box = self.backbone.parts[part].arrays[name].per_box
             if by_box or path not in self._cached:
                 (self._of_boxes if by_box else self._of_image).setdefault(path, values.float())
+
+
+def embedding_part(backbone: Backbone, proposer: RegionProposer | None) -> str | None:
+    """The part whose embeddings a proposer reads."""
+    if not isinstance(proposer, SamRpnProposer):
+        return None
+    return next((name for name, encoder in backbone.parts.items() if encoder is proposer.sam), None)
+
+
+def propose_together(batch: Sequence[RegionInputs], proposer: RegionProposer) -> None:
+    """Boxes of images by a proposer: in one pass where it reads SAM's embeddings, else image by image."""
+    part = embedding_part(batch[0].backbone, proposer) if batch else None
+    if part is None or not isinstance(proposer, SamRpnProposer):
+        for inputs in batch:
+            inputs._proposals[proposer] = proposer.propose(inputs.image)
+        return
+    embed_together(batch, part)
+    cells = torch.cat([cells_of(inputs.embedding_of(part)) for inputs in batch])
+    found = proposer.propose_on(cells, [inputs.size for inputs in batch])
+    for inputs, proposals in zip(batch, found, strict=True):
+        inputs._proposals[proposer] = proposals
 
 
 def embed_together(batch: Sequence[RegionInputs], part: str) -> None:

@@ -85,7 +85,7 @@ def test_proposals_come_in_pixels_of_the_original() -> None:
     [(framed, _)] = proposer.rpn(embedding, [(75, 128)])
     np.testing.assert_allclose(boxes, framed.numpy() * 4, rtol=1e-5)
     assert boxes.dtype == scores.dtype == np.float32
-    again, _ = proposer.propose(image, embedding)
+    [(again, _)] = proposer.propose_on(embedding, [(300, 512)])
     np.testing.assert_array_equal(boxes, again)
     identity = proposer.identity()
     assert json.loads(json.dumps(identity))["sam_weights_sha256"] == sam.weights_sha256
@@ -113,3 +113,14 @@ def test_the_embedding_of_a_real_sam_trains_the_proposals() -> None:
     losses = small_rpn().losses(embedding, [BOXES[0]])
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_images_in_one_pass_get_what_each_gets_alone() -> None:
+    sam, sizes = small_sam(), [(300, 512), (90, 60), (128, 128)]
+    proposer = SamRpnProposer(small_rpn(), ProposerSpec(model="packaged", weights="random:0"), sam)
+    images = [picture(*size) for size in sizes]
+    together = proposer.propose_on(sam.embed(torch.stack([sam.preprocess(i) for i in images])), sizes)
+    for image, (boxes, scores) in zip(images, together, strict=True):
+        expected, expected_scores = proposer.propose(image)
+        np.testing.assert_allclose(boxes, expected, atol=1e-3)
+        np.testing.assert_allclose(scores, expected_scores, atol=1e-5)

@@ -7,6 +7,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from regionspot_cache.evaluation import Detections
+from regionspot_cache.evaluation.detections import MaskTable
 from regionspot_cache.evaluation.rle import annotation_rle
 
 WIDTH, HEIGHT = 200, 160
@@ -107,7 +108,7 @@ def detections(rng: np.random.Generator, problem: Problem, truth: dict[str, Any]
                 box_index=order,
                 category_ids=labels[order],
                 scores=scores[order],
-                masks=masks or None,
+                masks=MaskTable.from_rles(masks) if masks else None,
             )
         )
     return Detections.concatenate(parts)
@@ -128,7 +129,7 @@ def perfect_detections(truth: dict[str, Any]) -> Detections:
                 box_index=np.arange(len(own)),
                 category_ids=np.array([a["category_id"] for a in own], np.int64),
                 scores=np.ones(len(own), np.float32),
-                masks=[annotation_rle(a["segmentation"], height, width) for a in own],
+                masks=MaskTable.from_rles([annotation_rle(a["segmentation"], height, width) for a in own]),
             )
         )
     return Detections.concatenate(parts)

@@ -26,11 +26,21 @@ def random_masks(count: int) -> list[np.ndarray]:
     return [rng.random((7, 5 + i % 3)) < rng.random() for i in range(count)]
 
 
+def coded(masks: list[np.ndarray]) -> MaskTable:
+    return MaskTable.from_rles([encode_mask(mask) for mask in masks])
+
+
 def test_masks_belong_to_boxes() -> None:
     """Six detections of two boxes keep two masks; the mask of an unused box is never asked for."""
     masks = random_masks(2)
+
+    class Second:
+        def take(self, boxes: np.ndarray) -> MaskTable:
+            assert boxes.tolist() == [1]
+            return coded(masks[1:])
+
     parts = []
-    image(parts, 1, [0.1] * 6, masks=[encode_mask(mask) for mask in masks])
+    image(parts, 1, [0.1] * 6, masks=coded(masks))
     parts.append(
         Detections.of(
             2,
@@ -38,7 +48,7 @@ def test_masks_belong_to_boxes() -> None:
             box_index=np.array([1]),
             category_ids=np.array([3]),
             scores=np.array([0.5]),
-            masks=[None, encode_mask(masks[1])],
+            masks=Second(),
         )
     )
     found = Detections.concatenate(parts)
@@ -52,14 +62,14 @@ def test_masks_belong_to_boxes() -> None:
 def test_mask_areas_beyond_255() -> None:
     """pycocotools takes at most 255 masks in one call of area."""
     masks = random_masks(600)
-    table = MaskTable.from_rles([encode_mask(mask) for mask in masks])
+    table = coded(masks)
     rows = np.arange(600)[::-1]
     assert table.areas(rows).tolist() == [masks[i].sum() for i in rows]
 
 
 def test_all_boxes_have_masks_or_none() -> None:
     parts = []
-    image(parts, 1, [0.5, 0.5], masks=[encode_mask(mask) for mask in random_masks(2)])
+    image(parts, 1, [0.5, 0.5], masks=coded(random_masks(2)))
     image(parts, 2, [0.5])
     with pytest.raises(InputError, match="2 masks for 3 boxes"):
         Detections.concatenate(parts)

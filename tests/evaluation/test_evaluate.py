@@ -260,7 +260,7 @@ def test_order_does_not_matter_without_ties() -> None:
                 box_index=found.box_index[rows],
                 category_ids=found.category_ids[rows],
                 scores=found.scores[rows],
-                masks=found.masks.rles(np.arange(len(found.masks))),
+                masks=found.masks,
             )
         )
     assert_same(evaluate(found, truth), evaluate(Detections.concatenate(parts), truth))

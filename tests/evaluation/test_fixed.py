@@ -20,7 +20,7 @@ from regionspot_cache.evaluation import (
     evaluate,
 )
 from regionspot_cache.evaluation import detections as module
-from regionspot_cache.evaluation.detections import PER_CATEGORY
+from regionspot_cache.evaluation.detections import PER_CATEGORY, MaskTable
 from regionspot_cache.evaluation.reference import load_lvis_api
 from regionspot_cache.evaluation.results_file import image_entries
 from tests.evaluation.synthetic import Problem, annotations, detections, perfect_detections
@@ -128,7 +128,7 @@ def test_collected_by_category(seed: int, room: int, tied: bool, with_masks: boo
         objectness = rng.random(len(boxes)).astype(np.float32)
         if tied:
             probabilities, objectness = probabilities.round(1), np.ones_like(objectness)
-        own = masks[image * 8 : image * 8 + 8]
+        own = MaskTable.from_rles(masks[image * 8 : image * 8 + 8])
         chosen = collector.select(
             image, boxes, probabilities, objectness, "product", own if with_masks else None
         )
@@ -166,11 +166,11 @@ def test_collecting_twice_is_collecting_once() -> None:
 )
 def test_an_image_whose_masks_fail_leaves_no_trace(make: Callable[[np.ndarray], Collector]) -> None:
     class Gone:
-        def __getitem__(self, box: int) -> dict:
+        def take(self, boxes: np.ndarray) -> MaskTable:
             raise FileNotFoundError
 
     ids, boxes = np.array([1, 2]), np.eye(4, dtype=np.float32)
-    masks = [encode_mask(np.ones((3, 3), bool))] * 4
+    masks = MaskTable.from_rles([encode_mask(np.ones((3, 3), bool))] * 4)
     undisturbed, disturbed = make(ids), make(ids)
     for image in range(4):
         values = boxes + image, np.full((4, 2), 0.1 + image / 8), None, "product"

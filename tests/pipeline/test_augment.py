@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.evaluate.recognise import CachedFeatures, Regions
+from pipeline.evaluate.cached import CachedFeatures
+from pipeline.evaluate.recognise import Regions
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.datasets.augmentation import ViewTable
 from regionspot_cache.recognition.proposals import ground_truth_proposals

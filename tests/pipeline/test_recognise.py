@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluate.recognise import CachedFeatures, MaskCodes, Recognition, Regions
+from pipeline.evaluate.cached import CachedFeatures
+from pipeline.evaluate.recognise import Recognition, Regions
 from regionspot_cache.backbones import SamSpec, load_backbone, load_preset
 from regionspot_cache.datasets import load_dataset
 from regionspot_cache.evaluation import DetectionProtocol
-from regionspot_cache.evaluation.rle import mask_areas
 from regionspot_cache.extraction import extract
 from regionspot_cache.recognition import RegionInputs
 from regionspot_cache.recognition.proposals import Proposals, ground_truth_proposals
@@ -219,15 +219,3 @@ def test_an_image_that_goes_missing_in_the_middle_is_left_out_for_every_method(
         assert (built.masks and built.masks.data) == (wanted.masks and wanted.masks.data)
         assert tally.accuracy.summary(dataset.class_frequency)["boxes"] == left.num_boxes
         assert tally.confusion.result().boxes.tolist() == expected.confusion.result().boxes.tolist()
-
-
-def test_masks_are_coded_when_asked_for_and_once(dataset, small_backbone) -> None:
-    from regionspot_cache.datasets.images import read_image
-
-    record = dataset[0]
-    image = read_image(dataset.image_root / record.file_name)
-    inputs = RegionInputs(small_backbone, image, record.boxes)
-    codes = MaskCodes(inputs)
-    assert codes[0] is codes[0]
-    assert mask_areas([codes[0]])[0] == inputs.masks[0][0].sum()
-    assert len(codes._codes) == 1

@@ -63,7 +63,7 @@ def test_crops_are_what_clip_says_of_each_crop(
         x0, y0, x1, y1 = crop_window(box, SIZE, MASK_CONTEXT if masked else BOX_CONTEXT)
         crop = IMAGE[y0:y1, x0:x1].copy()
         if masked:
-            outside = ~inputs.masks[0][i, y0:y1, x0:x1]
+            outside = ~inputs.masks.pixels([i])[0, y0:y1, x0:x1]
             crop[outside] = np.round(255 * np.array(clip.parts.mean))
         with torch.inference_mode():
             expected = likely(clip.encode_image(clip.preprocess(crop)[None]), clip.logit_scale)[0]
@@ -104,7 +104,7 @@ def test_masked_roi_weighs_cells_by_their_share_of_the_mask(
     masks[1, 5:10, 10:40] = True  # a quarter of it and half of the next
     boxes = random_boxes(3, 30, 60)
     inputs = RegionInputs(backbone, picture(30, 60), boxes)
-    monkeypatch.setattr(inputs, "masks", (masks, np.ones(3, np.float32)))
+    monkeypatch.setattr(inputs, "_decode_masks", lambda boxes: torch.from_numpy(masks[boxes]))
     values = inputs.memory(("clip/values",))
     found = embedding_method("clip-roi-mask", backbone).embed([inputs])[0]
     torch.testing.assert_close(found[0], values[0])
