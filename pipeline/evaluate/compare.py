@@ -81,7 +81,7 @@ def _differences(comparisons: Sequence[Comparison], note: str) -> Table:
         for one in comparisons
         for name, d in one.measures.items()
     ]
-    columns = ["method", "measure", comparisons[0].first, "method's", "difference", "from", "to"]
+    columns = ["method", "measure", comparisons[0].first, "its own", "difference", "from", "to"]
     return Table(caption="Differences", columns=columns, rows=rows, note=note)
 
 

@@ -19,7 +19,7 @@ from regionspot_cache.evaluation.answers import ObjectAnswers
 from regionspot_cache.evaluation.significance import mcnemar
 from tests.running import Ran, rs_cache
 
-RUN = Path("rs-cache-data/runs/small")
+RUN, VAL = Path("rs-cache-data/runs/small"), Path("rs-cache-data/datasets/shapes")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -42,8 +42,25 @@ def both(other: Path, *options: object, code: int = 0) -> Ran:
     return ran
 
 
-def test_two_runs_on_given_boxes(other: Path) -> None:
-    ran = both(other, "--set", "pictures=1", "--set", "resamples=200")
+@pytest.fixture
+def few_classes(other: Path) -> tuple[object, ...]:
+    """Options for the validation images with three classes, so that much is right by chance."""
+    content = json.loads((VAL / "val.json").read_text())
+    kept = content["categories"][:3]
+    content["categories"] = [{"id": one["id"], "name": one["name"]} for one in kept]
+    for image in content["images"]:
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            image.pop(key, None)
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["category_id"] = kept[number % 3]["id"]
+    file = other.parent / "few.json"
+    file.write_text(json.dumps(content))
+    cache = Path("rs-cache-data/caches/shapes-val-small")
+    return "--dataset", file, "--images", VAL / "images", "--set", f"cache={cache}", "--set", "resamples=200"
+
+
+def test_two_runs_on_given_boxes(other: Path, few_classes: tuple[object, ...]) -> None:
+    ran = both(other, *few_classes, "--set", "pictures=1")
     out = other.parent / "out"
     methods = [result["protocol"]["method"] for result in ran.json["results"]]
     assert [method.split(" on ")[0] for method in methods] == ["regionspot-small", "regionspot-other"]
@@ -56,6 +73,7 @@ def test_two_runs_on_given_boxes(other: Path) -> None:
     (found,) = ran.json["comparisons"]
     assert (found["first"], found["second"]) == tuple(right)
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    assert min(gained, lost) > 0
     assert found["objects"] == {
         "both_right": int((first & second).sum()),
         "became_right": gained,
@@ -78,7 +96,7 @@ def test_two_runs_on_given_boxes(other: Path) -> None:
     ):
         assert words in text
     assert (out / "regionspot-other-bbox.json").is_file()
-    again = both(other, "--set", "pictures=0", "--set", "resamples=200")
+    again = both(other, *few_classes, "--set", "pictures=0")
     assert again.json["comparisons"] == ran.json["comparisons"]
 
 
