@@ -16,6 +16,7 @@ from regionspot_cache.datasets.box_formats.folder import replacing_folder
 from regionspot_cache.datasets.images import resolve_image, safe_file_name
 from regionspot_cache.errors import InputError, MissingFileError
 from regionspot_cache.files import file_sha256, read_text
+from regionspot_cache.yaml_text import NotYamlError, parse_yaml
 
 DATA, LIST, SPLITS = "data.yaml", "train.txt", ("train", "val", "test")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
@@ -42,10 +43,8 @@ def read(path: Path, images: Path | None) -> BoxSet:
 
 def _values(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(read_text(file, EXPECTED))
-    except InputError:
-        raise
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also dates and numbers that are none
+        values = parse_yaml(read_text(file, EXPECTED))
+    except NotYamlError as error:
         raise InputError(f"{file} is not YAML: {error}.", EXPECTED) from None
     if not isinstance(values, dict) or not set(SPLITS) & set(values):
         raise InputError(f"{file} names no images.", EXPECTED)
