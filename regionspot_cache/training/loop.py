@@ -19,6 +19,7 @@ from regionspot_cache.backbones.arithmetic import Arithmetic, autocast, choose
 from regionspot_cache.errors import InputError, RegionSpotError
 from regionspot_cache.hashing import random64
 from regionspot_cache.identity import require_same
+from regionspot_cache.training.anchor import Anchor
 from regionspot_cache.training.checkpoint import (
     load_tensors,
     newest_checkpoint,
@@ -118,6 +119,7 @@ class _Run:
         self.identity = run_identity(data.sources, config)
         self.metadata = {**model_metadata(data.sources), "precision": config.precision}
         self.head = initial_head(data.sources, config).to(device).train()
+        self.anchor = Anchor(self.head, config.towards_initial)
         self.gradients = FlatGradients(self.head.parameters())
         self.optimizer = self._new_optimizer()
         self.step = 0
@@ -201,6 +203,7 @@ class _Run:
         norm = self.gradients.clip(self.config.gradient_clip)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
+        self.anchor.pull(rate)
         self.pending.append(torch.stack([loss, norm]))
         self.step += 1
 

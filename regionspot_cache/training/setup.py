@@ -90,8 +90,20 @@ def initial_head(sources: Sequence[FeatureSource], config: TrainConfig) -> Regio
             remedy="extract the caches with the networks of that head: rs-cache extract --backbone",
         )
         start = RegionHead.from_pretrained(config.init_from)
+        _require_same_options(start, head, config.init_from)
         head.load_checked(start.state_dict(), source=config.init_from)
     return head
+
+
+def _require_same_options(start: RegionHead, head: RegionHead, folder: str) -> None:
+    """Tensors alone do not tell a head that normalises its map, say, from one that does not."""
+    found, wanted = start.config.to_dict(), head.config.to_dict()
+    for free in ("dropout", "self_attention"):  # one may well want others of the same weights
+        del found[free], wanted[free]
+    key = next((key for key in wanted if found[key] != wanted[key]), None)
+    require_same(
+        found, wanted, what=folder, wanted_by="this run", remedy=f"--set training.head.{key}={found.get(key)}"
+    )
 
 
 def run_identity(sources: Sequence[FeatureSource], config: TrainConfig) -> dict[str, Any]:
@@ -105,6 +117,12 @@ def _check_names(sources: Sequence[FeatureSource], config: TrainConfig) -> None:
         raise InputError("no cache to train on", "at least one", "rs-cache train --cache DIR")
     if len(set(names)) < len(names):
         raise UsageError(f"two caches are called {Counter(names).most_common(1)[0][0]}", "distinct names")
+    if config.towards_initial and not config.init_from:
+        raise UsageError(
+            f"towards_initial is {config.towards_initial} without a head to stay near",
+            "the folder of a trained head",
+            "--init RUN, or --set training.towards_initial=0",
+        )
     for stage in config.stages:
         if unknown := set(stage.sources) - set(names):
             raise UsageError(f"stage {stage.name}: no cache {min(unknown)}", f"one of {', '.join(names)}")

@@ -151,6 +151,8 @@ class TrainingSource(FeatureSource):
     class_map: NDArray[np.int64]  # int64 [C], label of the data set -> row of `text_embeddings`
     # bool [K, K]; ignore[label, k] leaves class k out of the loss of a box with that label
     ignore: NDArray[np.bool_] | None = None
+    # JSON-able; how the images were chosen among those of the annotations, where these are not all
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,6 +177,7 @@ class TrainingSource(FeatureSource):
         """JSON-able identity of features, annotations and label space."""
         return super().identity() | {
             "annotations": self.cache.dataset.annotation_sha256,
+            "chosen": dict(self.chosen),
             "class_map_sha256": _digest(self.class_map),
             "ignore_sha256": None if self.ignore is None else _digest(self.ignore),
         }
