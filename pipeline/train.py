@@ -124,7 +124,26 @@ def training_source(
         text_identity={**asdict(settings.prompts), "encoder": text.text.text_fingerprint()},
         ignore=ignore,
         scale=settings.scales.get(name, 1.0),
+        known=_known(text, settings),
     )
+
+
+def _known(text: Backbone, settings: TrainSettings) -> NDArray[np.float32] | None:
+    """Text embeddings of the classes of the initial head, where it shall not forget them; float32 [P, E]."""
+    training = settings.training
+    folder = settings.init or (Path(training.init_from) if training.init_from else None)
+    if not training.distillation or folder is None:
+        return None
+    path = folder / CLASSES_FILE
+    try:
+        names = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingFileError(
+            f"{path} cannot be read: {error}",
+            "The classes that the head was trained on, one a line.",
+            "--set training.distillation=0",
+        ) from None
+    return embed_names(text.text, names, settings.prompts)
 
 
 def _annotations(name: str, cache: Cache, settings: TrainSettings) -> DetectionDataset:

@@ -1,4 +1,4 @@
-"""`rs-cache train --dataset`: from labels of one's own to a head, and how much better it is on held-out boxes."""
+"""`rs-cache train --dataset`: from labels to a head, and how much better it is on held-out boxes."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -79,6 +79,7 @@ def train_own(settings: TrainSettings, *, as_json: bool = False) -> dict[str, An
     if not is_main():
         return {}
     facts = facts_of(result, sources) | {"cache": path, "train": _sizes(split.train)}
+    _call_held_out(facts["left_out"][learned.name], len(split.held_out))
     lines = [told(result, facts)]
     if split.held_out.num_boxes:
         facts |= {"held_out": _sizes(split.held_out)} | _judge(judged, text, settings, device)
@@ -125,6 +126,14 @@ def _split(dataset: DetectionDataset, settings: TrainSettings) -> Split:
     elif judged < classes:
         console.warn(f"{classes - judged} of {classes} classes are on too few images to hold one out")
     return split
+
+
+def _call_held_out(left_out: dict[str, int], images: int) -> None:
+    """Training sees images that are held out as images without boxes."""
+    if images:
+        left_out |= {"held out": images, "without boxes": left_out["without boxes"] - images}
+        if not left_out["without boxes"]:
+            del left_out["without boxes"]
 
 
 def _with_steps(settings: TrainSettings, boxes: int) -> TrainSettings:

@@ -14,11 +14,10 @@ from pipeline.places import WORKPLACE, shipped
 from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.backbones.vocabulary import check_prompts
 from regionspot_cache.errors import UsageError
+from regionspot_cache.models.hub import CLASSES_FILE
 from regionspot_cache.training.config import CaptionOptions, TrainConfig
 from regionspot_cache.training.head_config import HeadConfig, HeadOptions
 from regionspot_cache.yaml_text import read_yaml
-
-PULL = 300.0  # `towards_initial` of labels of one's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +151,7 @@ class TrainSettings:
     training: TrainConfig = field(default_factory=TrainConfig)
 
 
-def _defaults(said: Mapping[str, Any], config: Path | None) -> Mapping[str, Any]:
+def train_defaults(said: Mapping[str, Any], config: Path | None) -> Mapping[str, Any]:
     """The demo's run where nothing is said; else a folder of its own, for the demo's is the demo's."""
     if dataset := said.get("dataset"):
         values = _for_labels(str(dataset), said)
@@ -172,8 +171,11 @@ def _for_labels(dataset: str, said: Mapping[str, Any]) -> dict[str, Any]:
     if not init and not backbone:
         require_named_backbone(dataset, "--init RUN")
     out = WORKPLACE / "runs" / _own(Path(dataset.replace(":", "-")).stem)
-    training = {"loss": "softmax", "focal_gamma": 0.0}
-    return {"caches": (), "out": out, "training": training | ({"towards_initial": PULL} if init else {})}
+    training: dict[str, Any] = {"loss": "softmax", "focal_gamma": 0.0}
+    if init:  # an imported head does not say which classes it knew
+        known = (Path(init) / CLASSES_FILE).is_file()
+        training |= {"distillation": 1.0} if known else {"towards_initial": 300.0}
+    return {"caches": (), "out": out, "training": training}
 
 
 def _following(init: Path) -> dict[str, Any]:
@@ -203,9 +205,9 @@ def _own(name: str) -> str:
     return f"{name}-own" if name == TrainSettings.out.name else name
 
 
-@verb(TrainSettings, defaults=_defaults)
+@verb(TrainSettings, defaults=train_defaults)
 def train(settings: TrainSettings, *, as_json: bool) -> None:
-    """Train the head on cached features, or on labels of your own. Resumes by default. Several processes: torchrun.
+    """Train the head on cached features, or on labels of your own. Resumes by default. torchrun works too.
 
     Example: rs-cache train --dataset mine.json --images photos --init runs/bl
     """

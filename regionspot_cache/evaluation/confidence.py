@@ -14,7 +14,7 @@ INTERVAL = (2.5, 97.5)  # percentiles
 class Counted:
     """Named regions of I images by their true class; of several heads that named the same regions.
 
-    `right` int [H, I, K] are those named right, `total` int [I, K] all; `images` int [I] says which these are.
+    `right` int [H, I, K] are those named right, `total` int [I, K] all; `images` int [I] says which images.
     """
 
     images: NDArray[np.int64]

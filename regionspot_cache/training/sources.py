@@ -39,6 +39,8 @@ class FeatureSource:
     # JSON-able description of the text tower, templates and cleaning
     text_identity: Mapping[str, Any] = field(default_factory=dict)
     scale: float = 1.0  # factor of its loss
+    # float32 [P, E], unit length: of classes that an initial head knew and shall not forget
+    known: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         names, rows = len(self.class_names), len(self.text_embeddings)
@@ -140,6 +142,7 @@ class FeatureSource:
             "text": dict(self.text_identity),
             "text_sha256": _digest(self.text_embeddings),
             "scale": self.scale,
+            "known_sha256": None if self.known is None else _digest(self.known),
         }
 
 
