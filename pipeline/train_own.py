@@ -57,17 +57,10 @@ def train_own(settings: TrainSettings, *, as_json: bool = False) -> dict[str, An
     """
     device, spec = resolve_device(settings.device), backbone_spec(settings)
     dataset, path = _extracted(settings)
-    dataset = of_base_classes(Path(path).name, dataset, settings)
     settings = replace(settings, caches=(path,))
     check_named(settings)
     text = load_text_part(spec, device, console.fetching)
     whole = training_source(path, text, settings, dataset)
-    if len(whole.class_names) < 2:
-        raise InputError(
-            f"All boxes of {settings.dataset} are of one class, {whole.class_names[0]!r}.",
-            "Two classes or more: recognition tells them apart.",
-            "Label boxes of other things too.",
-        )
     split = _split(dataset, settings)
     chosen = {"held_out": settings.held_out.share, "seed": settings.held_out.seed}
     learned, judged = (
@@ -100,17 +93,30 @@ def _extracted(settings: TrainSettings) -> tuple[DetectionDataset, str]:
         device=settings.device,
     )
     dataset = open_dataset(wanted)
-    if not dataset.num_boxes:
-        raise InputError(
-            f"{settings.dataset} has no box to learn from (left out: {counts(dict(dataset.dropped))}).",
-            "Annotations with bbox and category_id.",
-        )
     path = cache_path(None, dataset, backbone_spec(settings))
+    labels = of_base_classes(Path(path).name, dataset, settings)
+    _check_labels(labels)
     known = open_as_it_is(path, ()).source if has_cache(path) else None
     same = known is not None and dataset.source is not None and known.dataset == dataset.source.dataset
     with console.one_document():  # the result of this command is another one
         extract(replace(wanted, update=same), as_json=True)
-    return dataset, path
+    return labels, path
+
+
+def _check_labels(dataset: DetectionDataset) -> None:
+    """Raises InputError unless there are boxes of two classes or more."""
+    names = sorted({dataset.class_names[label] for label in np.unique(dataset.labels)})
+    if not names:
+        raise InputError(
+            f"{dataset.name} has no box to learn from (left out: {counts(dict(dataset.dropped))}).",
+            "Annotations with bbox and category_id.",
+        )
+    if len(names) == 1:
+        raise InputError(
+            f"All boxes of {dataset.name} are of one class, {names[0]!r}.",
+            "Two classes or more: recognition tells them apart.",
+            "Label boxes of other things too.",
+        )
 
 
 def _split(dataset: DetectionDataset, settings: TrainSettings) -> Split:

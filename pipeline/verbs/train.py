@@ -132,7 +132,7 @@ class TrainSettings:
         "rs-cache-data/runs/NAME, the name of the config or of the caches.",
         "DIR",
     )
-    backbone: names.Backbone | None = names.backbone_option(None)
+    backbone: str | None = names.backbone_option(None)
     """Those that the caches were made with; their text tower embeds the class names. When not given, those of
     `init`, else `tiny`."""
     head: HeadArrays = field(default_factory=HeadArrays)
