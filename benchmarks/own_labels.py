@@ -64,7 +64,7 @@ def measure(settings: Settings, folder: Path) -> Findings:
     chosen, checkpoint = settings.own_labels, settings.own_labels.checkpoint.absolute()
     if not (checkpoint / CONFIG_FILE).is_file():
         return [f"Not measured: no head in {chosen.checkpoint}; rs-cache demo trains one."]
-    materialise(folder / "world", seed=WORLD_SEED, train=1, val=chosen.images + chosen.tested)
+    materialise(folder / "world", seed=WORLD_SEED, train=1, val=chosen.images + chosen.tested, processes=1)
     world = read_coco_style(folder / "world" / "val.json", roots=(folder / "world" / "images",))
     with contextlib.chdir(folder):
         tested = _tested(world.select(np.arange(chosen.images, len(world))), checkpoint, settings)

@@ -217,7 +217,7 @@ def _table(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"On {sizes['boxes']} held-out boxes ({sizes['images']} images, {sizes['classes']} classes), percent "
         "with 95 % intervals:",
-        f"{'':<8}{'top-1':<24}{'mean over classes':<24}",
+        f"{'':<8}{'top-1':<24}mean over classes",
     ]
     after = facts["after"]
     gain = {key: after[key]["gain"] for key in ("top1", "class_mean")}
