@@ -17,7 +17,7 @@ from benchmarks.settings import Settings
 from regionspot_cache.config import load_config
 from regionspot_cache.errors import RegionSpotError
 
-NAMES = ("read", "encoder", "extract", "train", "evaluate", "plan", "workers", "examples")
+NAMES = ("read", "encoder", "extract", "train", "evaluate", "plan", "workers", "examples", "own_labels")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -104,6 +104,28 @@ class Examples:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnLabels:
+    """`rs-cache train --dataset` on classes that a head was not trained on, in scenes drawn for it."""
+
+    checkpoint: Path = WORKPLACE / "runs" / "shapes"
+    """A head trained on the built-in world, as `rs-cache demo` makes it."""
+    boxes: int = 500
+    """To label, at least; of novel classes alone."""
+    images: int = 1300
+    """That these are drawn from, by image."""
+    tested: int = 500
+    """Other images, whose regions are named before and after."""
+    variants: dict[str, dict[str, float]] = field(
+        default_factory=lambda: {
+            "as it is": {},
+            "towards_initial 300 instead": {"distillation": 0.0, "towards_initial": 300.0},
+            "neither": {"distillation": 0.0},
+        }
+    )
+    """Settings of training by name, beside those of the command."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """`python -m benchmarks`."""
 
@@ -124,3 +146,4 @@ class Settings:
     plan: Plan = field(default_factory=Plan)
     workers: Workers = field(default_factory=Workers)
     examples: Examples = field(default_factory=Examples)
+    own_labels: OwnLabels = field(default_factory=OwnLabels)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from pipeline.train_inputs import embed_names, opened
 from pipeline.verbs.train import TrainSettings
 from regionspot_cache.backbones import (
     Backbone,
+    BackboneSpec,
     load_preset,
     load_text_part,
     save_preset,
@@ -37,32 +39,58 @@ from regionspot_cache.training.sources import FeatureSource
 
 def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     """Trains the head, or continues the run in `settings.out`."""
-    _check_named(settings)
-    device, own = resolve_device(settings.device), load_preset(check_backbone(settings.backbone))
-    spec = replace(own, head=settings.head.of(own.head))
+    check_named(settings)
+    device, spec = resolve_device(settings.device), backbone_spec(settings)
     text = load_text_part(spec, device, console.fetching)
     sources: list[FeatureSource] = [training_source(path, text, settings) for path in settings.caches]
     sources += caption_sources(text, settings, device)
     del text
-    total = settings.training.total_steps
-    main = int(os.environ.get("RANK", "0")) == 0  # of the processes of torchrun
-    if main:
-        caches = ", ".join((*settings.caches, *settings.captions.caches))
-        console.say(f"training on {caches} into {settings.out}: {total} steps on {device}")
-        console.arithmetic(device, training=settings.training.precision)
-    with console.progress("training", total) as ticker:
-        result = train_head(
-            sources, settings.training, settings.out, device=device, on_step=lambda step: _show(ticker, step)
-        )
-    if main:
-        save_preset(spec, settings.out / BACKBONE_FILE)
-        names = dict.fromkeys(name for source in sources for name in source.class_names)
-        (settings.out / CLASSES_FILE).write_text("\n".join(names) + "\n", encoding="utf-8")
+    result = fit(sources, spec, settings, device)
+    if is_main():
         _report(result, sources, as_json=as_json)
     return result
 
 
-def training_source(path: str, text: Backbone, settings: TrainSettings) -> TrainingSource:
+def backbone_spec(settings: TrainSettings) -> BackboneSpec:
+    """The networks of a run: those that are named, those of the initial head, or `tiny`."""
+    if settings.backbone is not None or settings.init is None:
+        spec = load_preset(check_backbone(settings.backbone or "tiny"))
+    else:
+        spec = load_preset(settings.init / BACKBONE_FILE, from_model_folder=True)
+    return replace(spec, head=settings.head.of(spec.head))
+
+
+def is_main() -> bool:
+    """Whether this is the main one of the processes of torchrun."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def fit(
+    sources: Sequence[FeatureSource], spec: BackboneSpec, settings: TrainSettings, device: str
+) -> TrainResult:
+    """Trains on sources into `settings.out`, and leaves a model folder there."""
+    training = settings.training
+    if settings.init is not None:
+        training = replace(training, init_from=str(settings.init))
+    total = training.total_steps
+    if is_main():
+        names = ", ".join(source.name for source in sources)
+        console.say(f"training on {names} into {settings.out}: {total} steps on {device}")
+        console.arithmetic(device, training=training.precision)
+    with console.progress("training", total) as ticker:
+        result = train_head(
+            sources, training, settings.out, device=device, on_step=lambda step: _show(ticker, step)
+        )
+    if is_main():
+        save_preset(spec, settings.out / BACKBONE_FILE)
+        names = dict.fromkeys(name for source in sources for name in source.class_names)
+        (settings.out / CLASSES_FILE).write_text("\n".join(names) + "\n", encoding="utf-8")
+    return result
+
+
+def training_source(
+    path: str, text: Backbone, settings: TrainSettings, dataset: DetectionDataset | None = None
+) -> TrainingSource:
     """A cache with the labels of its dataset as they are now, and the text embeddings of its classes.
 
     Classes without a single box in the cache are left out: the loss could only ever push them down, which
@@ -70,6 +98,7 @@ def training_source(path: str, text: Backbone, settings: TrainSettings) -> Train
 
     Args:
         text: the part that embeds texts; its spec says what the head relates.
+        dataset: with the labels, where it was read already.
 
     Raises:
         IdentityError: the cache has features of that part, and of another network.
@@ -79,7 +108,7 @@ def training_source(path: str, text: Backbone, settings: TrainSettings) -> Train
     """
     name, inputs = Path(path).name, text.spec.head
     cache = opened(path, text.spec.head, text.parts)
-    labelled = _labelled(name, cache, _annotations(name, cache, settings))
+    labelled = _labelled(name, cache, _annotations(name, cache, settings) if dataset is None else dataset)
     boxed = labelled.boxed_classes
     names, rows = unique_classes([labelled.class_names[label] for label in boxed])
     class_map = np.zeros(len(labelled.class_names), np.int64)
@@ -95,7 +124,26 @@ def training_source(path: str, text: Backbone, settings: TrainSettings) -> Train
         text_identity={**asdict(settings.prompts), "encoder": text.text.text_fingerprint()},
         ignore=ignore,
         scale=settings.scales.get(name, 1.0),
+        known=_known(text, settings),
     )
+
+
+def _known(text: Backbone, settings: TrainSettings) -> NDArray[np.float32] | None:
+    """Text embeddings of the classes of the initial head, where it shall not forget them; float32 [P, E]."""
+    training = settings.training
+    folder = settings.init or (Path(training.init_from) if training.init_from else None)
+    if not training.distillation or folder is None:
+        return None
+    path = folder / CLASSES_FILE
+    try:
+        names = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingFileError(
+            f"{path} cannot be read: {error}",
+            "The classes that the head was trained on, one a line.",
+            "--set training.distillation=0",
+        ) from None
+    return embed_names(text.text, names, settings.prompts)
 
 
 def _annotations(name: str, cache: Cache, settings: TrainSettings) -> DetectionDataset:
@@ -118,11 +166,18 @@ def _annotations(name: str, cache: Cache, settings: TrainSettings) -> DetectionD
             raise MissingFileError(error.found, error.expected, other) from None
     else:
         raise InputError(f"{cache.url} does not say for which annotations it was made.", "Labels.", remedy)
-    if settings.class_split:
-        dataset = restrict(dataset, load_class_split(settings.class_split), "base")
-        lacking = f"{dataset.dropped[OUTSIDE]} boxes of other classes left out"
-        console.say(f"{name}: {len(dataset.class_names)} base classes of {settings.class_split}, {lacking}")
+    dataset = of_base_classes(name, dataset, settings)
     return with_views(dataset, Augmentation(**cache.augmentation)) if cache.augmentation else dataset
+
+
+def of_base_classes(name: str, dataset: DetectionDataset, settings: TrainSettings) -> DetectionDataset:
+    """The boxes that may be learned; says how many others there are."""
+    if not settings.class_split:
+        return dataset
+    dataset = restrict(dataset, load_class_split(settings.class_split), "base")
+    lacking = f"{dataset.dropped[OUTSIDE]} boxes of other classes left out"
+    console.say(f"{name}: {len(dataset.class_names)} base classes of {settings.class_split}, {lacking}")
+    return dataset
 
 
 def _labelled(name: str, cache: Cache, dataset: DetectionDataset) -> LabelledCache:
@@ -144,7 +199,7 @@ def _labelled(name: str, cache: Cache, dataset: DetectionDataset) -> LabelledCac
     return labelled
 
 
-def _check_named(settings: TrainSettings) -> None:
+def check_named(settings: TrainSettings) -> None:
     """Caches have names of their own, and settings by cache name caches of the run."""
     paths = (*settings.caches, *settings.captions.caches)
     caches = [Path(path).name for path in paths]
@@ -183,22 +238,30 @@ def _show(ticker: console.Ticker, step: StepReport) -> None:
     )
 
 
-def _report(result: TrainResult, sources: Sequence[FeatureSource], *, as_json: bool) -> None:
+def facts_of(result: TrainResult, sources: Sequence[FeatureSource]) -> dict[str, Any]:
+    """What a run says of itself."""
     left_out = {s.name: Counter(result.left_out[s.name]) + s.cache.left_out for s in sources}
-    facts = {
+    return {
         "folder": str(result.folder),
         "steps": result.steps,
         "resumed_from": result.resumed_from,
         "seconds": round(result.seconds, 1),
         "left_out": {name: dict(reasons) for name, reasons in left_out.items()},
     }
-    lacking = "; ".join(f"{name}: {counts(reasons)}" for name, reasons in left_out.items())
+
+
+def told(result: TrainResult, facts: Mapping[str, Any]) -> str:
+    """The same in words."""
+    lacking = "; ".join(f"{name}: {counts(reasons)}" for name, reasons in facts["left_out"].items())
     if result.resumed_from == result.steps:
-        text = f"The head in {result.folder} was trained already ({result.steps} steps)."
-    else:
-        since = f" from step {result.resumed_from}" if result.resumed_from else ""
-        text = (
-            f"Trained head in {result.folder} ({result.steps} steps{since}, {console.clock(result.seconds)}; "
-            f"left out: {lacking})."
-        )
-    console.result(facts, text, as_json=as_json)
+        return f"The head in {result.folder} was trained already ({result.steps} steps)."
+    since = f" from step {result.resumed_from}" if result.resumed_from else ""
+    return (
+        f"Trained head in {result.folder} ({result.steps} steps{since}, {console.clock(result.seconds)}; "
+        f"left out: {lacking})."
+    )
+
+
+def _report(result: TrainResult, sources: Sequence[FeatureSource], *, as_json: bool) -> None:
+    facts = facts_of(result, sources)
+    console.result(facts, told(result, facts), as_json=as_json)

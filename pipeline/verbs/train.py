@@ -5,14 +5,18 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
+from pipeline import names
+from pipeline.names import require_named_backbone, warn_of_photographs
 from pipeline.options import option, verb
 from pipeline.places import WORKPLACE, shipped
 from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.backbones.vocabulary import check_prompts
 from regionspot_cache.errors import UsageError
+from regionspot_cache.models.hub import CLASSES_FILE
 from regionspot_cache.training.config import CaptionOptions, TrainConfig
+from regionspot_cache.training.head_config import HeadConfig, HeadOptions
 from regionspot_cache.yaml_text import read_yaml
 
 
@@ -85,9 +89,31 @@ class CaptionSettings(CaptionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """Which caches, which prompts, and the run itself."""
+class HeldOut:
+    """Images of `dataset` that the head is judged by instead of trained on."""
 
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Of the images of every class, as far as a class has several; 0 trains on all."""
+    seed: int = 0
+    """Of the draw, and of the bootstrap of the intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Which labels or caches, which prompts, and the run itself."""
+
+    dataset: names.Dataset | None = option(
+        None,
+        "--dataset",
+        "Labels to extract, train on and judge by in one go, instead of caches: NAME, NAME:SPLIT, or a "
+        "COCO-style FILE.json.",
+        "NAME",
+        names.datasets,
+    )
+    images: Path | None = names.images_option(None)
+    held_out: HeldOut = field(default_factory=HeldOut)
+    init: Path | None = option(None, "--init", "Model folder of a trained head to start from.", "DIR")
+    """Its networks, prompts and head options count where nothing else is said."""
     caches: tuple[str, ...] = option(
         (str(WORKPLACE / "caches" / "shapes-train-tiny"),),
         "--cache",
@@ -106,8 +132,9 @@ class TrainSettings:
         "rs-cache-data/runs/NAME, the name of the config or of the caches.",
         "DIR",
     )
-    backbone: str = "tiny"
-    """The preset the caches were made with; its text tower embeds the class names."""
+    backbone: str | None = names.backbone_option(None)
+    """Those that the caches were made with; their text tower embeds the class names. When not given, those of
+    `init`, else `tiny`."""
     head: HeadArrays = field(default_factory=HeadArrays)
     """What the head relates; as the backbone says where it is not given."""
     datasets: dict[str, str] = field(default_factory=dict)
@@ -124,28 +151,70 @@ class TrainSettings:
     training: TrainConfig = field(default_factory=TrainConfig)
 
 
-def _defaults(said: Mapping[str, Any], config: Path | None) -> Mapping[str, Any]:
+def train_defaults(said: Mapping[str, Any], config: Path | None) -> Mapping[str, Any]:
     """The demo's run where nothing is said; else a folder of its own, for the demo's is the demo's."""
-    values = {} if config else read_yaml(shipped("train/shapes.yaml"))
+    if dataset := said.get("dataset"):
+        values = _for_labels(str(dataset), said)
+    else:
+        values = {} if config else read_yaml(shipped("train/shapes.yaml"))
+        values |= _out_of_caches(said, config)
+    if init := said.get("init"):
+        follows = _following(Path(init))
+        values |= follows | {"training": values.get("training", {}) | follows["training"]}
+    return values
+
+
+def _for_labels(dataset: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    if said.get("caches"):
+        raise UsageError("--dataset and --cache together.", "--dataset, whose cache is made, or --cache.")
+    init, backbone = said.get("init"), said.get("backbone")
+    if not init and not backbone:
+        require_named_backbone(dataset, "--init RUN")
+    out = WORKPLACE / "runs" / _own(Path(dataset.replace(":", "-")).stem)
+    training: dict[str, Any] = {"loss": "softmax", "focal_gamma": 0.0}
+    if init:  # an imported head does not say which classes it knew
+        known = (Path(init) / CLASSES_FILE).is_file()
+        training |= {"distillation": 1.0} if known else {"towards_initial": 300.0}
+    return {"caches": (), "out": out, "training": training}
+
+
+def _following(init: Path) -> dict[str, Any]:
+    """What a head that is trained on needs to be as it was."""
+    from regionspot_cache.models.folder import read_model_config
+    from regionspot_cache.recognition.predictor import check_origin
+
+    config = read_model_config(init)
+    check_origin(config, str(init))
+    head = HeadConfig.from_dict(config["head"])
+    text = {key.name: config["text"][key.name] for key in fields(PromptSettings)}
+    options = {key.name: getattr(head, key.name) for key in fields(HeadOptions)}
+    return {"prompts": text, "training": {"head": options}}
+
+
+def _out_of_caches(said: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
     caches = said.get("caches")
     if config:
-        values["out"] = WORKPLACE / "runs" / _own(config.stem)
-    elif isinstance(caches, list | tuple) and list(caches) != list(TrainSettings.caches):
+        return {"out": WORKPLACE / "runs" / _own(config.stem)}
+    if isinstance(caches, list | tuple) and list(caches) != list(TrainSettings.caches):
         folders = [Path(str(path).rstrip("/")).name for path in caches]
-        values["out"] = WORKPLACE / "runs" / _own("+".join(folders)[:200])
-    return values
+        return {"out": WORKPLACE / "runs" / _own("+".join(folders)[:200])}
+    return {}
 
 
 def _own(name: str) -> str:
     return f"{name}-own" if name == TrainSettings.out.name else name
 
 
-@verb(TrainSettings, defaults=_defaults)
+@verb(TrainSettings, defaults=train_defaults)
 def train(settings: TrainSettings, *, as_json: bool) -> None:
-    """Train the head on cached features. Resumes by default. Several processes: torchrun.
+    """Train the head on cached features, or on labels of your own. Resumes by default. torchrun works too.
 
-    Example: rs-cache train --config train/bl.yaml --out runs/bl
+    Example: rs-cache train --dataset mine.json --images photos --init runs/bl
     """
-    from pipeline.train import train as run
+    if settings.dataset is None:
+        from pipeline.train import train as run
+    else:
+        from pipeline.train_own import train_own as run
 
+        warn_of_photographs(settings.backbone or settings.init or "tiny", settings.dataset)
     run(settings, as_json=as_json)

@@ -108,6 +108,10 @@ class TrainConfig:
     batch_size: int = 16  # images of a step, over all processes
     seed: int = 40244023
     init_from: str | None = None  # folder of a trained head whose weights the first stage starts from
+    # decay of the weights towards those of `init_from`, beside `weight_decay` towards zero; see `Anchor`
+    towards_initial: float = 0.0
+    # weight of what the head of `init_from` says among the classes that it knew; see `Memory`
+    distillation: float = 0.0
     weight_decay: float = 1e-4  # on every parameter, norms and biases included, as in the paper's code
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float = 1.0
@@ -144,6 +148,9 @@ class TrainConfig:
                 "The package of Weights & Biases, the extra `wandb`.",
                 "uv pip install wandb, or --set training.loggers=[tensorboard]",
             )
+        for name in ("towards_initial", "distillation"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}", "0 or more")
         if not self.stages or any(stage.steps < 1 for stage in self.stages):
             raise UsageError("a run without steps", "at least one stage of at least one step")
 

@@ -7,6 +7,7 @@ and moments, so a resumed run equals an undisturbed one bit for bit on the same 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +20,7 @@ from regionspot_cache.backbones.arithmetic import Arithmetic, autocast, choose
 from regionspot_cache.errors import InputError, RegionSpotError
 from regionspot_cache.hashing import random64
 from regionspot_cache.identity import require_same
+from regionspot_cache.training.anchor import Anchor, Memory
 from regionspot_cache.training.checkpoint import (
     load_tensors,
     newest_checkpoint,
@@ -118,6 +120,8 @@ class _Run:
         self.identity = run_identity(data.sources, config)
         self.metadata = {**model_metadata(data.sources), "precision": config.precision}
         self.head = initial_head(data.sources, config).to(device).train()
+        self.anchor = Anchor(self.head, config.towards_initial)
+        self.memory = Memory(deepcopy(self.head), config.distillation) if config.distillation else None
         self.gradients = FlatGradients(self.head.parameters())
         self.optimizer = self._new_optimizer()
         self.step = 0
@@ -201,6 +205,7 @@ class _Run:
         norm = self.gradients.clip(self.config.gradient_clip)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
+        self.anchor.pull(rate)
         self.pending.append(torch.stack([loss, norm]))
         self.step += 1
 
@@ -208,7 +213,11 @@ class _Run:
         with autocast(self.arithmetic, self.device):
             embeddings = self.head(batch.tokens, batch.feature_map(), batch.real)  # [B, N, E]
         real = embeddings.flatten(0, 1)[batch.places]  # [T, E]
-        return data.objectives[batch.source](self.head, real, batch, self.group)
+        loss = data.objectives[batch.source](self.head, real, batch, self.group)
+        known = data.known[batch.source]
+        if self.memory is None or known is None:
+            return loss
+        return loss + self.memory.loss(self.head, real, batch, known)
 
     def _report(
         self, stage: Stage, data: StageData, stage_step: int, clock: "_Clock", log: MetricsLog | None

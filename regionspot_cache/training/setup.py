@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
@@ -11,6 +11,7 @@ from regionspot_cache.errors import InputError, UsageError
 from regionspot_cache.identity import require_same
 from regionspot_cache.training.config import TrainConfig
 from regionspot_cache.training.head import RegionHead, read_model_config
+from regionspot_cache.training.head_config import HeadOptions
 from regionspot_cache.training.loader import SourceReader
 from regionspot_cache.training.objectives import Objective, objective
 from regionspot_cache.training.order import SampleOrder, UsableImages, usable_images, window_partitions
@@ -24,6 +25,7 @@ class StageData:
     order: SampleOrder  # source index and images of every step
     readers: tuple[SourceReader, ...]
     objectives: tuple[Objective, ...]  # the loss of each source
+    known: tuple[torch.Tensor | None, ...]  # `FeatureSource.known` of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,10 @@ class RunData:
             order=order,
             readers=tuple(self.readers[i] for i in chosen),
             objectives=tuple(objective(source, self.config, device) for source in sources),
+            known=tuple(
+                None if source.known is None else torch.as_tensor(source.known).to(device).float()
+                for source in sources
+            ),
         )
 
     def _window(self, source: FeatureSource, usable: UsableImages) -> int:
@@ -90,8 +96,18 @@ def initial_head(sources: Sequence[FeatureSource], config: TrainConfig) -> Regio
             remedy="extract the caches with the networks of that head: rs-cache extract --backbone",
         )
         start = RegionHead.from_pretrained(config.init_from)
+        _require_same_options(start, head, config.init_from)
         head.load_checked(start.state_dict(), source=config.init_from)
     return head
+
+
+def _require_same_options(start: RegionHead, head: RegionHead, folder: str) -> None:
+    """Tensors alone do not tell a head that normalises its map, say, from one that does not."""
+    free = ("dropout", "self_attention")  # one may well want others of the same weights
+    names = [option.name for option in fields(HeadOptions) if option.name not in free]
+    found, wanted = ({name: getattr(one.config, name) for name in names} for one in (start, head))
+    unlike = [f"--set training.head.{name}={found[name]}" for name in names if found[name] != wanted[name]]
+    require_same(found, wanted, what=folder, wanted_by="this run", remedy=" ".join(unlike))
 
 
 def run_identity(sources: Sequence[FeatureSource], config: TrainConfig) -> dict[str, Any]:
@@ -105,6 +121,18 @@ def _check_names(sources: Sequence[FeatureSource], config: TrainConfig) -> None:
         raise InputError("no cache to train on", "at least one", "rs-cache train --cache DIR")
     if len(set(names)) < len(names):
         raise UsageError(f"two caches are called {Counter(names).most_common(1)[0][0]}", "distinct names")
+    for name in ("towards_initial", "distillation"):
+        if getattr(config, name) and not config.init_from:
+            raise UsageError(
+                f"{name} is {getattr(config, name)} without an initial head",
+                "the folder of a trained head",
+                f"--init RUN, or --set training.{name}=0",
+            )
+    if config.distillation and all(source.known is None for source in sources):
+        raise UsageError(
+            f"distillation is {config.distillation}, and no source has classes that the initial head knew",
+            "text embeddings of these: FeatureSource.known",
+        )
     for stage in config.stages:
         if unknown := set(stage.sources) - set(names):
             raise UsageError(f"stage {stage.name}: no cache {min(unknown)}", f"one of {', '.join(names)}")

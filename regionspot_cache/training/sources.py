@@ -39,6 +39,8 @@ class FeatureSource:
     # JSON-able description of the text tower, templates and cleaning
     text_identity: Mapping[str, Any] = field(default_factory=dict)
     scale: float = 1.0  # factor of its loss
+    # float32 [P, E], unit length: of classes that an initial head knew and shall not forget
+    known: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         names, rows = len(self.class_names), len(self.text_embeddings)
@@ -140,6 +142,7 @@ class FeatureSource:
             "text": dict(self.text_identity),
             "text_sha256": _digest(self.text_embeddings),
             "scale": self.scale,
+            "known_sha256": None if self.known is None else _digest(self.known),
         }
 
 
@@ -151,6 +154,8 @@ class TrainingSource(FeatureSource):
     class_map: NDArray[np.int64]  # int64 [C], label of the data set -> row of `text_embeddings`
     # bool [K, K]; ignore[label, k] leaves class k out of the loss of a box with that label
     ignore: NDArray[np.bool_] | None = None
+    # JSON-able; how the images were chosen among those of the annotations, where these are not all
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,6 +180,7 @@ class TrainingSource(FeatureSource):
         """JSON-able identity of features, annotations and label space."""
         return super().identity() | {
             "annotations": self.cache.dataset.annotation_sha256,
+            "chosen": dict(self.chosen),
             "class_map_sha256": _digest(self.class_map),
             "ignore_sha256": None if self.ignore is None else _digest(self.ignore),
         }

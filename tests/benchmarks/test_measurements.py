@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import encoder, evaluate, examples, extract, live, plan, read, train, workers
+from benchmarks import encoder, evaluate, examples, extract, live, own_labels, plan, read, train, workers
 from benchmarks.evaluate import random_problem, write_problem
 from benchmarks.harness import OURS, Findings, Row
 from benchmarks.read import STREAMS
-from benchmarks.settings import Evaluate, Examples, Extract, Plan, Read, Settings, Train, Workers
+from benchmarks.settings import Evaluate, Examples, Extract, OwnLabels, Plan, Read, Settings, Train, Workers
 from regionspot_cache.datasets.coco_style import read_coco_style
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.evaluation import evaluate as average_precision
@@ -177,6 +177,26 @@ def test_examples(finished: Path, tmp_path: Path) -> None:
     assert "4 images for examples" in remarks(found)
     elsewhere = replace(SMALL, examples=replace(small, checkpoint=tmp_path))
     assert "rs-cache demo trains one" in remarks(examples.measure(elsewhere, tmp_path))
+
+
+def test_own_labels(finished: Path, tmp_path: Path) -> None:
+    small = OwnLabels(
+        checkpoint=finished / "rs-cache-data/runs/small",
+        boxes=12,
+        images=24,
+        tested=12,
+        variants={"held": {"distillation": 10.0}},
+    )
+    found = own_labels.measure(replace(SMALL, own_labels=small, repeats=1), tmp_path)
+    groups = [row.what.partition(": ")[2] for row in rows(found)]
+    assert groups == [
+        "held-out boxes of the labels",
+        *(f"regions of {name} classes, among {what}" for what in ("these", "all") for name in ("new", "old")),
+    ]
+    assert all(0 <= value <= 100 for row in rows(found) for value in (*row.ours, *row.theirs))
+    assert {row.peer for row in rows(found)} == {own_labels.BEFORE}
+    elsewhere = replace(SMALL, own_labels=replace(small, checkpoint=tmp_path))
+    assert "rs-cache demo trains one" in remarks(own_labels.measure(elsewhere, tmp_path))
 
 
 @pytest.mark.slow

@@ -103,6 +103,7 @@ def test_the_option_beats_the_override_beats_the_config_beats_the_default(
     name: str, field: Option, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.verbs.train._following", lambda init: {"training": {}})  # no such head here
     Path("here.npz").touch()
     seen: list[Any] = []
     command: Any = cli.VERBS[name]

@@ -208,7 +208,7 @@ def test_weights_of_another_size_or_backbone_are_refused(tmp_path: Path) -> None
     train([make_source()], make_config(), tmp_path / "first")
     start = str(tmp_path / "first")
     wide = make_config(init_from=start, head=HeadOptions(depth=2, num_heads=2, ffn_dim=32))
-    with pytest.raises(IdentityError, match="linear1"):
+    with pytest.raises(IdentityError, match="ffn_dim"):
         train([make_source()], wide, tmp_path / "wide")
     with pytest.raises(IdentityError, match=r"networks\.sam\.model"):
         train([make_source(cache=FakeCache(backbone="bl"))], make_config(init_from=start), tmp_path / "bl")
