@@ -36,6 +36,7 @@ from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.extraction.run import has_cache
 from regionspot_cache.models.hub import BACKBONE_FILE
 from regionspot_cache.recognition import ClipCrops, RecognitionEngine, RegionInputs
+from regionspot_cache.reporting.review import read_reviews
 from regionspot_cache.store import LabelledCache
 from regionspot_cache.store.reader import open_as_it_is
 from regionspot_cache.training import Stage, TrainingSource
@@ -45,6 +46,7 @@ from regionspot_cache.training.sources import FeatureSource
 
 STEPS = (100, 10_000)  # fewest and most
 STEPS_A_BOX = 0.6
+NOT_REVIEWED = "not reviewed"
 RATE, RATE_AFRESH = 3e-4, 1e-3  # of a head that goes on learning, and of a new one
 
 
@@ -94,13 +96,24 @@ def _extracted(settings: TrainSettings) -> tuple[DetectionDataset, str]:
     )
     dataset = open_dataset(wanted)
     path = cache_path(None, dataset, backbone_spec(settings))
-    labels = of_base_classes(Path(path).name, dataset, settings)
+    labels = of_base_classes(Path(path).name, _reviewed(dataset, settings), settings)
     _check_labels(labels)
     known = open_as_it_is(path, ()).source if has_cache(path) else None
     same = known is not None and dataset.source is not None and known.dataset == dataset.source.dataset
     with console.one_document():  # the result of this command is another one
         extract(replace(wanted, update=same), as_json=True)
     return labels, path
+
+
+def _reviewed(dataset: DetectionDataset, settings: TrainSettings) -> DetectionDataset:
+    """The boxes whose names a person has seen, where these alone count."""
+    if not settings.reviewed:
+        return dataset
+    reviews = read_reviews(Path(str(settings.dataset)))
+    named = [number for number, review in reviews.items() if review.name is not None]
+    found = dataset.with_boxes(np.isin(dataset.annotation_ids, named), NOT_REVIEWED)
+    console.say(f"{found.num_boxes} boxes were reviewed, {found.dropped[NOT_REVIEWED]} were not")
+    return found
 
 
 def _check_labels(dataset: DetectionDataset) -> None:

@@ -111,6 +111,11 @@ class TrainSettings:
         names.datasets,
     )
     images: Path | None = names.images_option(None)
+    reviewed: bool = option(
+        False,
+        "--reviewed",
+        "Take only the boxes of --dataset that were accepted or renamed in rs-cache explore.",
+    )
     held_out: HeldOut = field(default_factory=HeldOut)
     init: Path | None = option(None, "--init", "Model folder of a trained head to start from.", "DIR")
     """Its networks, prompts and head options count where nothing else is said."""
@@ -212,6 +217,8 @@ def train(settings: TrainSettings, *, as_json: bool) -> None:
     Example: rs-cache train --dataset mine.json --images photos --init runs/bl
     """
     if settings.dataset is None:
+        if settings.reviewed:
+            raise UsageError("--reviewed without --dataset.", "--dataset FILE-reviewed.json")
         from pipeline.train import train as run
     else:
         from pipeline.train_own import train_own as run

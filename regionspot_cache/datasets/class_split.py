@@ -1,6 +1,5 @@
 """Base and novel classes of open-vocabulary detection: which boxes a head may learn, and what it is asked."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 
 from regionspot_cache.config import validate
 from regionspot_cache.datasets.records import DetectionDataset
-from regionspot_cache.datasets.tables import offsets_of
 from regionspot_cache.errors import InputError, UsageError, near, one_of
 from regionspot_cache.yaml_text import read_yaml
 
@@ -70,23 +68,15 @@ def restrict(
     chosen = np.array(sorted(base if keep == "base" else {*base, *novel}), np.int64)
     new_label = np.full(len(dataset.class_names), -1, np.int32)
     new_label[chosen] = np.arange(len(chosen))
-    labels = new_label[dataset.labels]
-    rows = labels >= 0
-    counts = np.diff(np.concatenate([[0], np.cumsum(rows)])[dataset.offsets])
-    restricted = replace(
-        dataset,
+    kept = dataset.with_boxes(new_label[dataset.labels] >= 0, OUTSIDE)
+    return replace(
+        kept,
         class_names=tuple(dataset.class_names[c] for c in chosen),
         category_ids=dataset.category_ids[chosen],
         class_frequency=tuple(dataset.class_frequency[c] for c in chosen),
         class_novel=tuple(int(c) in set(novel) for c in chosen),
-        offsets=offsets_of(counts),
-        boxes=dataset.boxes[rows],
-        labels=labels[rows],
-        annotation_ids=dataset.annotation_ids[rows],
-        crowd=dataset.crowd[rows],
-        dropped=dataset.dropped + Counter({OUTSIDE: int((~rows).sum())}),
+        labels=new_label[kept.labels],
     )
-    return restricted.select(np.flatnonzero(counts > 0))
 
 
 def _members(dataset: DetectionDataset, group: Sequence[str] | Frequencies) -> list[int]:

@@ -121,6 +121,20 @@ class DetectionDataset:
             views=self.views and self.views.take(images),
         )
 
+    def with_boxes(self, rows: NDArray[np.bool_], others: str) -> "DetectionDataset":
+        """Boxes of set `rows` [T], on the images that have any; `dropped` counts the others as `others`."""
+        counts = np.diff(np.concatenate([[0], np.cumsum(rows)])[self.offsets])
+        kept = replace(
+            self,
+            offsets=offsets_of(counts),
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            annotation_ids=self.annotation_ids[rows],
+            crowd=self.crowd[rows],
+            dropped=self.dropped + Counter({others: int((~rows).sum())}),
+        )
+        return kept.select(np.flatnonzero(counts > 0))
+
 
 def to_coco_dict(dataset: DetectionDataset) -> dict[str, Any]:
     """COCO-style ground truth of a dataset, for formats that have no such file (OpenImages) and for samples.

@@ -53,7 +53,7 @@ class ReviewedFile:
 
     def __init__(self, path: Path, coco: Mapping[str, Any], ids: Sequence[int]) -> None:
         self.path, self._coco, self._ids = path, coco, list(ids)
-        self._found: dict[int, Review] = _read(path) if path.exists() else {}
+        self._found: dict[int, Review] = read_reviews(path) if path.exists() else {}
         self._state, self._writing = threading.Lock(), threading.Lock()
         self._version = self._written = 0
 
@@ -118,7 +118,8 @@ def reviewed(coco: Mapping[str, Any], reviews: Mapping[int, Review]) -> dict[str
     return {**coco, "annotations": kept, "categories": categories, **more}
 
 
-def _read(path: Path) -> dict[int, Review]:
+def read_reviews(path: Path) -> dict[int, Review]:
+    """What was said, by annotation id. Raises MissingFileError, and InputError for a file without reviews."""
     expected, remedy = "A file that rs-cache explore --serve wrote.", "--save FILE"
     content = read_json(path, expected, remedy)
     entries = content.get(REVIEWS) if isinstance(content, dict) else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from regionspot_cache.reporting.review import Review, reviewed
 from tests.running import rs_cache
 
 PAGE = Path(__file__).parents[2] / "docs" / "train-on-mine.md"
@@ -47,13 +48,17 @@ def place(workplace: Path, finished: Path) -> Path:
 
 def test_the_page(place: Path) -> None:
     """Its commands one after the other, with small networks and few steps."""
+    content = annotations(place)
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    seen = {a["id"]: Review(action="accept", name=names[a["category_id"]]) for a in content["annotations"]}
+    Path("mine-reviewed.json").write_text(json.dumps(reviewed(content, seen)))
     runs = []
     for command in COMMANDS:
         small = command.replace("runs/bl", str(RUN)).replace("--backbone bl", "--backbone small.yaml")
         ran = rs_cache(*shlex.split(small)[1:], *FEW)
         assert ran.code == 0, f"{small}\n{ran.err}"
         runs.append(ran)
-    first, again, afresh, _ = runs
+    first, again, _, afresh, _ = runs
     assert "Trained head in rs-cache-data/runs/mine (3 steps" in first.out
     assert re.search(r"^gain +-?\d+\.\d \(", first.out, re.MULTILINE)
     facts = again.json
@@ -89,6 +94,25 @@ def test_more_labels_are_extracted_another_split_is_another_run_and_none_is_said
     assert ran.code == 0, ran.err
     assert "no image is held out" in ran.err
     assert not {"before", "after", "held_out"} & set(ran.json)
+
+
+def test_reviewed_boxes_alone_are_learned(place: Path) -> None:
+    content = annotations(place)
+    reviews = {}
+    for box in content["annotations"][::2]:
+        reviews[box["id"]] = Review(action="rename", name="bolt" if box["id"] % 3 else "plate")
+    gone = content["annotations"][1]["id"]
+    reviews[gone] = Review(action="reject")
+    write(content)
+    ran = rs_cache(*MINE, "--init", RUN, *FEW, "--reviewed")
+    assert (ran.code, "has no reviews" in ran.err) == (1, True), ran.err
+    write(reviewed(content, reviews))
+    ran = rs_cache(*MINE, "--init", RUN, *FEW, "--reviewed", "--json")
+    assert ran.code == 0, ran.err
+    found = ran.json
+    assert found["train"]["boxes"] + found["held_out"]["boxes"] == len(reviews) - 1
+    assert f"{len(reviews) - 1} boxes were reviewed" in ran.err
+    assert rs_cache("train", "--reviewed").code == 2
 
 
 def one_class(content: dict[str, Any]) -> None:
