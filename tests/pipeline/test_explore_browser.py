@@ -121,6 +121,9 @@ def test_a_point_its_picture_its_neighbours_and_a_new_name(opened: Any, server: 
     page.fill("#rename", "my <b>own</b> name")
     page.press("#rename", "Enter")
     until(page, "document.querySelector('#status').textContent.endsWith('Saved.')")
+    page.keyboard.press("j")  # a key of the page, no letter of a name
+    assert page.text_content("#name") != f"Region {alone + 1}: my <b>own</b> name"
+    click_point(page, alone)
     page.reload()
     until(page, "window.page")
     assert page.text_content("#name") == f"Region {alone + 1}: my <b>own</b> name"

@@ -66,6 +66,7 @@ class ExplorePage {
 
   key(event) {
     const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName);
+    if (typing && event.key === "Escape") $("name").focus();
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const keys = {
       j: () => this.step(1), k: () => this.step(-1), a: () => this.accept(), t: () => this.take(),
@@ -319,7 +320,9 @@ class ExplorePage {
 
   rename() {
     const name = $("rename").value.trim();
-    if (name) this.review(this.naming(name)); else this.say("A name is needed.");
+    if (!name) { this.say("A name is needed."); return; }
+    this.review(this.naming(name));
+    $("name").focus(); // the keys are those of the page again
   }
 
   naming(name) {
