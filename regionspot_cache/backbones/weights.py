@@ -89,7 +89,8 @@ def missing_hub() -> str:
 
 def why_not_fetched(error: Exception, limit: int = 160) -> str:
     """What the hub's library, or a user of it, could not do, on one line."""
-    return missing_hub() or (" ".join(str(error).split()) or type(error).__name__)[:limit]
+    found = " ".join(str(error).split()) or type(error).__name__
+    return "; ".join(filter(None, (found[:limit], missing_hub())))
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
