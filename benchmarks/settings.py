@@ -38,9 +38,10 @@ class Extract:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """SAM's image encoder, an image at a time."""
+    """SAM's image encoder."""
 
     model: Literal["vit_b", "vit_l", "vit_h"] = "vit_b"
+    batch_size: PositiveInt = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How attention of open_clip's towers gets its input, so that a batch costs no more an image than one image."""
+"""How attention of open_clip's towers gets its input, so that a batch costs no more an image than one."""
 
 from typing import Any
 
