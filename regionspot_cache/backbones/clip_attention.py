@@ -19,7 +19,7 @@ def lay_out_attention(tower: nn.Module) -> None:
 
 def _laid_out(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
     query: Tensor = given[0]
-    if not torch.is_autocast_enabled(query.device.type):  # else another kernel, which takes them as they are
-        return None
+    if query.is_meta or not torch.is_autocast_enabled(query.device.type):
+        return None  # another kernel takes them as they are
     moved = {id(values): values.transpose(0, 1).contiguous().transpose(0, 1) for values in given[:3]}
     return (*(moved[id(values)] for values in given[:3]), *given[3:])

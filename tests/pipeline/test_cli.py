@@ -18,7 +18,7 @@ OPTIONS = {
     "info": "config json set",
     "verify": "backbone config full images json recompute repair set",
     "convert": "config dtype json out set",
-    "train": "backbone cache config dataset images init json out set",
+    "train": "backbone cache config dataset images init json out reviewed set",
     "propose": "backbone config exclude images json limit out set top-n",
     "concepts": "config json min-images out overlap set",
     "import": "backbone config json out set",
