@@ -9,7 +9,6 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
@@ -81,49 +80,6 @@ class ResultColumns:
         self.images.append(place)
         self.categories.append(category)
         self.scores.append(entry["score"])
-
-    def add_plain(self, entries: list[dict[str, Any]]) -> bool:
-        """Takes entries a column at a time, or none: False when one needs a closer look, which is `add`."""
-        try:
-            images = [entry["image_id"] for entry in entries]
-            ids = [entry["category_id"] for entry in entries]
-            if not {*map(type, images)} <= {int, str} or {*map(type, ids)} != {int}:
-                return False
-            places, categories = array("i", map(self._place_of, images)), array("q", ids)
-            scores = array("d", [entry["score"] for entry in entries])
-            boxes = np.array([entry["bbox"] for entry in entries])
-            masks = [entry.get("segmentation") or None for entry in entries]
-            if boxes.dtype.kind not in "if" or boxes.shape != (len(entries), 4) or _OUTSIDE in places:
-                return False
-            if any(masks) and not self._add_masks(masks, places, ids):
-                return False
-        except ENTRY_ERRORS:
-            return False
-        boxes = boxes.astype(np.float64)
-        boxes[:, 2:] += boxes[:, :2]
-        self.boxes.frombytes(boxes.tobytes())
-        self.images += places
-        self.categories += categories
-        self.scores += scores
-        return True
-
-    def _add_masks(self, masks: list[Any], places: Sequence[int], categories: Sequence[int]) -> bool:
-        """Takes the compressed run lengths of all masks, or none."""
-        counts = [mask["counts"] for mask in masks]
-        sizes = np.array([mask["size"] for mask in masks])
-        if {*map(type, counts)} != {str} or not all(counts):
-            return False
-        if sizes.dtype.kind != "i" or sizes.shape != (len(masks), 2):
-            return False
-        flat_sizes = array("i", sizes.ravel().tolist())
-        if self._judged is not None:
-            pairs = zip(places, categories, strict=True)
-            counts = [text if pair in self._judged else "" for pair, text in zip(pairs, counts, strict=True)]
-        data = "".join(counts).encode("ascii")
-        self._offsets.extend(accumulate(map(len, counts), initial=self._offsets.pop()))
-        self._counts += data
-        self._mask_sizes += flat_sizes
-        return True
 
     def add_image(self, image_id: int | str, entry: dict[str, Any]) -> None:
         """The entry of an image in a GLIP dictionary. Raises what a malformed one gives rise to."""
@@ -263,8 +219,7 @@ def read_results(
     seen: set[str] = set()
     number = 0
     for key, entries in file.pieces():
-        if key is not None or not columns.add_plain(entries):
-            _add_each(columns, path, number, key, entries, seen)
+        _add_each(columns, path, number, key, entries, seen)
         number += len(entries)
     _check_images(path, columns, others)
     detections = columns.detections()
