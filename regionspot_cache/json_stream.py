@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -57,10 +58,13 @@ class JsonFile:
             for value in values:
                 yield key, value
 
-    def pieces(self) -> Iterator[tuple[str | None, list[Any]]]:
-        """As `entries`, but yields elements of an array together, as many as come at once."""
+    def pieces(self, kind: Any = Any) -> Iterator[tuple[str | None, list[Any]]]:
+        """As `entries`, but yields elements of an array together, as many as come at once.
+
+        Where all of them but the first are of a `kind` that msgspec decodes, they are decoded as that.
+        """
         with open_file(self.path, "A JSON file.") as file:
-            window = _Window(file, self.path)
+            window = _Window(file, self.path, kind)
             self.opening = window.peek()
             if self.opening == "[":
                 yield from ((None, values) for values in window.elements())
@@ -106,12 +110,12 @@ class JsonFile:
 class _Window:
     """A part of the file as text, and a position in it."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: Path, kind: Any = Any) -> None:
         self._file, self._path = file, path
         self._decode = codecs.getincrementaldecoder("utf-8-sig")()
         self._scan = json.JSONDecoder().raw_decode
         self._sha = hashlib.sha256()
-        self._decode_many = msgspec.json.Decoder().decode
+        self._decoders = [msgspec.json.Decoder(list[some]).decode for some in dict.fromkeys((kind, Any))]
         self._text, self._at, self._ended = "", 0, False
         self._refused = False  # msgspec found something in this window that it does not decode
         self._bytes_read = 0
@@ -140,9 +144,7 @@ class _Window:
     def elements(self) -> Iterator[list[Any]]:
         """The values of the array at the position, in pieces."""
         for _ in self.entries():
-            yield [self.value()]
-            if many := self._many():
-                yield many
+            yield [self.value(), *self._many()]
 
     def _many(self) -> list[Any]:
         """Further elements behind the one that ends at the position: those that are whole in the window.
@@ -156,13 +158,14 @@ class _Window:
         end = self._text.rfind(self._text[self._at - 1 : separator.end()], self._at) + 1
         if end <= self._at:
             return []
-        try:
-            values = self._decode_many(f"[{self._text[separator.end() - 1 : end]}]")
-        except (msgspec.DecodeError, RecursionError):
-            self._refused = True
-            return []
-        self._at = end
-        return values
+        text = f"[{self._text[separator.end() - 1 : end]}]"
+        for decode in self._decoders:
+            with suppress(msgspec.DecodeError, RecursionError):
+                values = decode(text)
+                self._at = end
+                return values
+        self._refused = True
+        return []
 
     def value(self) -> Any:
         """Decodes the value at the position and steps behind it."""

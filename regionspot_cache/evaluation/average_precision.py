@@ -144,8 +144,7 @@ def _contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 def _areas(detections: Detections, box_index: np.ndarray, iou_type: IouType) -> np.ndarray:
     if iou_type == "segm" and detections.masks is not None:
-        used, inverse = np.unique(box_index, return_inverse=True)
-        return detections.masks.areas(used)[inverse]
+        return detections.masks.areas[box_index].astype(np.float64)
     boxes = detections.boxes[box_index].astype(np.float64, copy=False)
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 

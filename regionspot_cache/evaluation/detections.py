@@ -24,6 +24,7 @@ class MaskTable:
     data: bytes | bytearray  # the counts of all masks, one after the other
     offsets: np.ndarray  # i64 [B+1]
     sizes: np.ndarray  # i32 [B,2], height and width of each mask
+    areas: np.ndarray  # i64 [B], pixels of each mask
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -35,6 +36,7 @@ class MaskTable:
             data=b"".join(counts),
             offsets=offsets_of(list(map(len, counts))),
             sizes=np.array([rle["size"] for rle in rles], np.int32).reshape(-1, 2),
+            areas=mask_areas(rles),
         )
 
     @classmethod
@@ -44,6 +46,7 @@ class MaskTable:
             data=b"".join(table.data for table in tables),
             offsets=offsets_of(np.concatenate(lengths)),
             sizes=np.concatenate([table.sizes for table in tables]),
+            areas=np.concatenate([table.areas for table in tables]),
         )
 
     def rle(self, row: int) -> Rle:
@@ -64,13 +67,11 @@ class MaskTable:
         starts, ends = self.offsets[rows].tolist(), self.offsets[np.asarray(rows) + 1].tolist()
         parts = [self.data[start:end] for start, end in zip(starts, ends, strict=True)]
         return type(self)(
-            data=b"".join(parts), offsets=offsets_of(list(map(len, parts))), sizes=self.sizes[rows]
+            data=b"".join(parts),
+            offsets=offsets_of(list(map(len, parts))),
+            sizes=self.sizes[rows],
+            areas=self.areas[rows],
         )
-
-    def areas(self, rows: np.ndarray) -> np.ndarray:
-        """Pixels of each mask, f64 [len(rows)]; a few thousand masks are held apart at a time."""
-        parts = [mask_areas(self.rles(rows[at : at + 4096])) for at in range(0, len(rows), 4096)]
-        return np.concatenate([np.zeros(0), *parts])
 
 
 class MaskSource(Protocol):

@@ -9,10 +9,12 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from regionspot_cache.datasets.tables import offsets_of
@@ -28,11 +30,42 @@ from regionspot_cache.datasets.values import (
 from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import Detections, MaskTable
 from regionspot_cache.evaluation.ground_truth import GroundTruth
-from regionspot_cache.evaluation.rle import annotation_rle, check_fills, fills, mask_box
+from regionspot_cache.evaluation.rle import annotation_rle, check_fills, checked_areas, mask_box
 from regionspot_cache.json_stream import JsonFile
 
 _OUTSIDE = -1
 _FARTHEST = 1 << 31  # pixels of any coordinate; areas stay far from overflow
+
+
+class _Mask(msgspec.Struct, gc=False):
+    """Compressed run lengths."""
+
+    size: tuple[int, int]
+    counts: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _Entry(msgspec.Struct, gc=False):
+    """An entry of a COCO results list as most systems write it: decoded at once, without dictionaries."""
+
+    image_id: int | str
+    category_id: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+    score: float
+    bbox: tuple[float, float, float, float]
+    segmentation: _Mask | None = None
+
+
+class _Places(dict[int | str, int]):
+    """The index of each image by its id as a file writes it; `_OUTSIDE` for those that are not wanted."""
+
+    def __init__(self, path: Path, truth: GroundTruth | None) -> None:
+        self._wanted = places(truth.image_ids, "the evaluated images") if truth else None
+        self._texts = TextIds(str(path))
+
+    def __missing__(self, image_id: int | str) -> int:
+        check_image_id(image_id)
+        text = self._texts.text(image_id)
+        self[image_id] = len(self) if self._wanted is None else self._wanted.get(text, _OUTSIDE)
+        return self[image_id]
 
 
 class ResultColumns:
@@ -40,54 +73,69 @@ class ResultColumns:
 
     def __init__(self, path: Path, truth: GroundTruth | None) -> None:
         self._path, self._truth = path, truth
-        self._wanted = places(truth.image_ids if truth else (), "the evaluated images")
         # Nothing depends on the masks of other pairs, and they are most of the memory.
         self._judged = truth.judged if truth else None
-        self._texts = TextIds(str(path))
-        self._place: dict[int | str, int] = {}
+        self._place = _Places(path, truth)
         self.outside: Counter[int | str] = Counter()
         self.images, self.categories = array("i"), array("q")
         self.scores, self.boxes = array("d"), array("d")
-        self._counts, self._offsets, self._mask_sizes = bytearray(), array("q", [0]), array("i")
+        self._counts, self._mask_lengths, self._mask_sizes = bytearray(), array("i"), array("i")
         self._box_polygons = 0
 
-    def add(self, entry: dict[str, Any]) -> None:
-        """One entry of a COCO results list. Raises what a malformed entry gives rise to."""
+    def add(self, entries: Sequence[Any]) -> None:
+        """Entries of a COCO results list. Raises what a malformed one gives rise to, and is of no more use."""
+        some = [entry if type(entry) is _Entry else self._entry(entry) for entry in entries]
+        images = [self._place[entry.image_id] for entry in some]
+        if _OUTSIDE in images:
+            self.outside.update(e.image_id for e, i in zip(some, images, strict=True) if i == _OUTSIDE)
+            some = [entry for entry, image in zip(some, images, strict=True) if image != _OUTSIDE]
+            images = [image for image in images if image != _OUTSIDE]
+        categories = [entry.category_id for entry in some]
+        self.images.extend(images)
+        self.categories.extend(categories)
+        self.scores.extend([entry.score for entry in some])
+        boxes = np.frombuffer(array("d", chain.from_iterable([entry.bbox for entry in some]))).reshape(-1, 4)
+        with np.errstate(all="ignore"):  # `detections` says what is not finite
+            self.boxes.frombytes(np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]).tobytes())
+        masks = [entry.segmentation for entry in some]
+        counts = [
+            mask.counts if self._judged is None or pair in self._judged else ""
+            for mask, pair in zip(masks, zip(images, categories, strict=True), strict=True)
+            if mask is not None
+        ]
+        self._counts += "".join(counts).encode("ascii")
+        self._mask_lengths.extend(map(len, counts))
+        self._mask_sizes.extend(chain.from_iterable([mask.size for mask in masks if mask is not None]))
+
+    def _entry(self, entry: dict[str, Any]) -> _Entry:
+        """An entry that is written in any other way."""
         image_id = entry["image_id"]
-        if type(image_id) is not int and type(image_id) is not str:  # 7.0 and 7 are one key of a dictionary
-            check_image_id(image_id)
-        place = self._place_of(image_id)
+        check_image_id(image_id)  # 7.0 and 7 are one key of a dictionary
+        place = self._place[image_id]
         if place == _OUTSIDE:
-            self.outside[image_id] += 1
-            return
-        category = _category(entry["category_id"])
+            return _Entry(image_id, 0, 0.0, (0.0, 0.0, 0.0, 0.0))
         mask = entry.get("segmentation") or None
         if mask is not None and not (isinstance(mask, dict) and isinstance(mask["counts"], str)):
             mask = self._run_lengths(mask, place, entry.get("bbox"))
         if "bbox" not in entry and mask is not None:
             check_fills(mask)
         x, y, w, h = entry["bbox"] if "bbox" in entry or mask is None else mask_box(mask)
-        self.boxes.extend((x, y, x + w, y + h))
         if mask is not None:
-            height, width = mask["size"]
-            counts = mask["counts"]
-            self._mask_sizes.extend((height, width))
+            (height, width), counts = mask["size"], mask["counts"]
             if not counts:
                 raise ValueError("empty run lengths")
-            if self._judged is None or (place, category) in self._judged:
-                self._counts += counts.encode("ascii") if isinstance(counts, str) else counts
-            self._offsets.append(len(self._counts))
-        self.images.append(place)
-        self.categories.append(category)
-        self.scores.append(entry["score"])
+            mask = _Mask((height, width), counts.decode("ascii") if isinstance(counts, bytes) else counts)
+        return _Entry(image_id, _category(entry["category_id"]), entry["score"], (x, y, w, h), mask)
 
     def add_image(self, image_id: int | str, entry: dict[str, Any]) -> None:
         """The entry of an image in a GLIP dictionary. Raises what a malformed one gives rise to."""
+        if image_id in self._place:
+            raise ValueError("an earlier entry has the same key")
         boxes, scores = numbers(entry["boxes"], 4), numbers(entry["scores"])
         labels = integers(entry["labels"])
         if not len(boxes) == len(labels) == len(scores):
             raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {len(scores)} scores")
-        place = self._place_of(image_id)
+        place = self._place[image_id]
         if place == _OUTSIDE:
             self.outside[image_id] += len(scores)
             return
@@ -95,15 +143,6 @@ class ResultColumns:
         self.categories.frombytes(labels.tobytes())
         self.scores.frombytes(scores.tobytes())
         self.boxes.frombytes(boxes.tobytes())
-
-    def _place_of(self, image_id: int | str) -> int:
-        place = self._place.get(image_id)
-        if place is None:
-            check_image_id(image_id)
-            text = self._texts.text(image_id)
-            place = self._wanted.get(text, _OUTSIDE) if self._truth else len(self._place)
-            self._place[image_id] = place
-        return place
 
     def _run_lengths(self, mask: Any, place: int, box: Sequence[float] | None) -> dict[str, Any] | None:
         """Compressed run lengths of polygons or plain counts; None where the image's size is not known."""
@@ -138,7 +177,7 @@ class ResultColumns:
         )
 
     def _masks(self, images: np.ndarray) -> MaskTable | None:
-        count = len(self._offsets) - 1
+        count = len(self._mask_lengths)
         if not count or self._box_polygons == count:
             return None
         if count != len(images):
@@ -153,15 +192,17 @@ class ResultColumns:
                 f"height and width of the annotation file, {wanted} where the first of them has {found}",
                 "write masks at the size of the original image",
             )
-        offsets = np.frombuffer(self._offsets, np.int64)
-        kept = np.diff(offsets) > 0  # the others are empty here
-        if broken := np.count_nonzero(kept & ~fills(self._counts, offsets, sizes)):
+        lengths = np.frombuffer(self._mask_lengths, np.int32)
+        offsets = offsets_of(lengths)
+        areas = checked_areas(self._counts, offsets, sizes)
+        areas[lengths == 0] = 0  # not kept
+        if broken := np.count_nonzero(areas < 0):
             raise InputError(
                 f"{self._path}: {broken} of {count} masks have run lengths that do not fill their image",
                 "compressed run lengths as pycocotools.mask.encode writes them",
                 "write the file again, or remove the masks",
             )
-        return MaskTable(data=self._counts, offsets=offsets, sizes=sizes)
+        return MaskTable(data=bytes(self._counts), offsets=offsets, sizes=sizes, areas=areas)
 
 
 def _category(value: Any) -> int:
@@ -216,11 +257,13 @@ def read_results(
     """
     columns = ResultColumns(path, truth)
     file = JsonFile(path)
-    seen: set[str] = set()
     number = 0
-    for key, entries in file.pieces():
-        _add_each(columns, path, number, key, entries, seen)
-        number += len(entries)
+    for key, entries in file.pieces(_Entry):
+        if key is None:
+            _add_entries(columns, path, number, entries)
+            number += len(entries)
+        else:
+            _add_image(columns, path, key, entries[0])
     _check_images(path, columns, others)
     detections = columns.detections()
     if truth:
@@ -233,36 +276,34 @@ def read_results(
     )
 
 
-def _add_each(
-    columns: ResultColumns, path: Path, first: int, key: str | None, entries: list[Any], seen: set[str]
-) -> None:
-    """Adds entries one by one; the error names the unusable one, counted from `first`."""
-    for number, entry in enumerate(entries, first):
-        try:
-            if key is None:
-                columns.add(entry)
-                continue
-            if key in seen:
-                raise ValueError("an earlier entry has the same key")
-            seen.add(key)
-            columns.add_image(key, entry)
-        except ENTRY_ERRORS as error:
-            raise _unusable(path, number, key, error) from None
-
-
-def _unusable(path: Path, number: int, key: str | None, error: Exception) -> InputError:
-    detail = error.found if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    if key is None:
-        return InputError(
-            f"{path}: entry {number} is no detection ({detail})",
+def _add_entries(columns: ResultColumns, path: Path, first: int, entries: list[Any]) -> None:
+    """Adds entries of a list; the error names the unusable one, counted from `first`."""
+    try:
+        columns.add(entries)
+    except ENTRY_ERRORS as error:
+        if len(entries) > 1:
+            for number, entry in enumerate(entries, first):
+                _add_entries(columns, path, number, [entry])
+        raise InputError(
+            f"{path}: entry {first} is no detection ({_detail(error)})",
             "image_id, category_id, score and bbox [x, y, w, h] or segmentation",
             "write the file as a COCO results list",
-        )
-    return InputError(
-        f"{path}: the entry of image {key!r} is none ({detail})",
-        "a GLIP dictionary: scores, labels and boxes [x0, y0, x1, y1] of one length for each image",
-        "write the file as a GLIP dictionary or a COCO results list",
-    )
+        ) from None
+
+
+def _add_image(columns: ResultColumns, path: Path, key: str, entry: Any) -> None:
+    try:
+        columns.add_image(key, entry)
+    except ENTRY_ERRORS as error:
+        raise InputError(
+            f"{path}: the entry of image {key!r} is none ({_detail(error)})",
+            "a GLIP dictionary: scores, labels and boxes [x0, y0, x1, y1] of one length for each image",
+            "write the file as a GLIP dictionary or a COCO results list",
+        ) from None
+
+
+def _detail(error: Exception) -> str:
+    return error.found if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
 def _check_images(path: Path, columns: ResultColumns, others: frozenset[str] | None) -> None:

@@ -17,7 +17,7 @@ from regionspot_cache.errors import InputError
 Rle = dict[str, Any]
 
 _mask: Any = mask_utils  # published type stubs do not know lists of run lengths
-_BYTES_AT_ONCE = 1 << 20  # of run lengths that are checked; about a hundred times as much memory
+_BYTES_AT_ONCE = 1 << 17  # of run lengths that are checked: their numbers stay in the cache of a core
 _MOST_DIGITS = 7  # of a run length; 32 bits
 _MASKS_AT_ONCE = 255  # pycocotools 2.0.11 counts the masks of one call of area in 8 bits
 
@@ -37,10 +37,9 @@ def decode_masks(rles: Sequence[Rle], size: tuple[int, int]) -> np.ndarray:
     if not rles:
         return np.zeros((0, *size), bool)
     counts = [rle["counts"] for rle in rles]
-    lengths, place, _ = _run_lengths(
-        np.frombuffer(b"".join(counts), np.uint8), np.cumsum(list(map(len, counts)))
-    )
-    return np.repeat(place % 2 == 1, lengths).reshape(len(rles), size[1], size[0]).transpose(0, 2, 1)
+    runs, _, _ = _run_lengths(np.frombuffer(b"".join(counts), np.uint8), np.cumsum(list(map(len, counts))))
+    inside = np.tile([False, True], len(runs))
+    return np.repeat(inside, runs.reshape(-1)).reshape(len(rles), size[1], size[0]).transpose(0, 2, 1)
 
 
 def annotation_rle(segmentation: Any, height: int, width: int) -> Rle:
@@ -73,74 +72,82 @@ def check_fills(rle: Rle) -> None:
     """Raises ValueError for compressed run lengths that do not fill their image exactly."""
     counts = rle["counts"].encode("ascii") if isinstance(rle["counts"], str) else rle["counts"]
     sizes = np.array([rle["size"]], np.int64).reshape(1, 2)
-    if not fills(counts, np.array([0, len(counts)]), sizes)[0]:
+    if checked_areas(counts, np.array([0, len(counts)]), sizes)[0] < 0:
         raise ValueError(f"the run lengths do not fill {sizes[0].tolist()}")
 
 
-def fills(data: bytes | bytearray, offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Whether the run lengths of each mask are whole and fill its image exactly, bool [B].
+def checked_areas(data: bytes | bytearray, offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Pixels of each mask, i64 [B]; -1 where run lengths are not whole or do not fill the image exactly.
 
     `data` holds the compressed counts of all masks (cocoapi's maskApi.c, rleToString), cut by `offsets`
     i64 [B+1]; `sizes` int [B,2] are height and width.
     """
     inside = (sizes >= 0).all(axis=1) & (sizes.astype(np.float64).prod(axis=1) <= MAX_PIXELS)
-    good = (np.diff(offsets) > 0) & inside
-    rows = np.flatnonzero(good)  # reduceat knows no empty parts
+    areas = np.full(len(sizes), -1, np.int64)
+    rows = np.flatnonzero((np.diff(offsets) > 0) & inside)  # reduceat knows no empty parts
     starts, ends = offsets[:-1][rows], offsets[1:][rows]
     first = 0
     while first < len(rows):
         last = max(first + 1, int(np.searchsorted(ends, starts[first] + _BYTES_AT_ONCE, side="right")))
         part, span = rows[first:last], slice(int(starts[first]), int(ends[last - 1]))
-        pixels = sizes[part].astype(np.int64).prod(axis=1)
-        good[part] = _fill(np.frombuffer(data, np.uint8)[span], ends[first:last] - span.start, pixels)
+        some = np.frombuffer(data, np.uint8)[span]
+        runs, row, broken = _run_lengths(some, ends[first:last] - span.start)
+        sums = np.add.reduceat(runs, row, axis=0)
+        good = ~broken & (sums.sum(axis=1) == sizes[part].astype(np.int64).prod(axis=1))
+        areas[part] = np.where(good, sums[:, 1], -1)
         first = last
-    return good
-
-
-def _fill(data: np.ndarray, ends: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """As `fills`, for masks that end at `ends` i64 [b] of `data` u8 [n] and have `pixels` i64 [b]."""
-    lengths, place, bad_byte = _run_lengths(data, ends)
-    first, starts = np.flatnonzero(place == 0), np.concatenate([[0], ends[:-1]])
-    broken = np.logical_or.reduceat(bad_byte, starts) | np.logical_or.reduceat(lengths < 0, first)
-    return ~broken & (np.add.reduceat(lengths, first) == pixels)
+    return areas
 
 
 def _run_lengths(data: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The run lengths of all masks i64 [k], the place of each within its mask [k], and wrong bytes [n]."""
-    values, last_byte, bad_byte = _numbers(data, ends)
-    first = np.searchsorted(last_byte, np.concatenate([[0], ends[:-1]]))  # number of each mask
-    place = np.arange(len(values)) - np.repeat(first, np.diff(np.append(first, len(values))))
-    for start in (1, 2):  # from the fourth on, a number is the difference to the one before the last
-        rows = np.flatnonzero((place >= start) & ((place - start) % 2 == 0))
-        values[rows] = _running_sums(values[rows], place[rows] == start)
-    return values, place, bad_byte
+    """The run lengths of masks that end at `ends` i64 [b] of `data` u8 [n].
+
+    Returns:
+        Runs i64 [k,2], of background and of the mask behind it, 0 where a mask ends with background; the
+        first row of each mask [b]; whether its bytes are wrong or its lengths are none, bool [b].
+    """
+    values, count, broken = _numbers(data, ends)
+    rows = (count + 1) // 2
+    row_end = np.cumsum(rows)
+    row = row_end - rows
+    runs = np.zeros((int(rows.sum()), 2), np.int64)
+    padding = 2 * row - (np.cumsum(count) - count)
+    runs.reshape(-1)[np.arange(len(values)) + np.repeat(padding, count)] = values
+    # From the fourth on, a number is the difference to the one before the last.
+    first = runs[row, 0]
+    runs[row, 0] = 0
+    runs[row[1:]] -= np.add.reduceat(runs, row, axis=0)[:-1]  # the sums begin anew with each mask
+    np.cumsum(runs, axis=0, out=runs)
+    runs[row, 0] = first
+    runs[row_end[count % 2 == 1] - 1, 1] = 0
+    wrong = np.flatnonzero(runs.reshape(-1).view(np.uint64) > MAX_PIXELS) // 2  # negative ones are large
+    broken[np.searchsorted(row_end, wrong, side="right")] = True
+    return runs, row, broken
 
 
 def _numbers(data: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The signed numbers of all masks i64 [k], the last byte of each i64 [k], and which bytes are wrong [n].
+    """The signed numbers of all masks i64 [k], how many each has i64 [b], and where bytes are wrong bool [b].
 
     Bytes are digits of five bits, the lowest first, plus 48; bit 5 says that more follow, and bit 4 of the
     last one that the number is negative.
     """
-    digits = data.astype(np.int64) - 48
-    more = (digits & 0x20) > 0
-    bad = (digits < 0) | (digits > 63)
-    bad[ends - 1] |= more[ends - 1]  # cut off
-    more[ends - 1] = False
-    last = np.flatnonzero(~more)
+    digits = data - np.uint8(48)  # what is less becomes large
+    ending = digits & 0x20 == 0
+    broken = ~ending[ends - 1]  # cut off
+    ending[ends - 1] = True
+    last = np.flatnonzero(ending)
     first = np.concatenate([[0], last[:-1] + 1])
-    place = np.arange(len(data)) - np.repeat(first, last - first + 1)
-    bad |= place >= _MOST_DIGITS
-    values = np.add.reduceat((digits & 0x1F) << (5 * np.minimum(place, _MOST_DIGITS)), first)
-    negative = (digits[last] & 0x10) > 0
-    return values - (negative << (5 * np.minimum(place[last] + 1, _MOST_DIGITS))), last, bad
-
-
-def _running_sums(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
-    """Sums up to each value, from the last place before it that `begins` (bool; the first one does)."""
-    sums = np.cumsum(values)
-    before = (sums - values)[begins]
-    return sums - before[np.cumsum(begins) - 1]
+    length = last - first + 1
+    values = (digits[first] & 0x1F).astype(np.int64)
+    longer = np.flatnonzero(length > 1)
+    for place in range(1, _MOST_DIGITS):
+        values[longer] |= (digits[first[longer] + place] & np.int64(0x1F)) << (5 * place)
+        longer = longer[length[longer] > place + 1]
+    for wrong in (np.flatnonzero(digits > 63), last[longer]):
+        broken[np.searchsorted(ends, wrong, side="right")] = True
+    negative = np.flatnonzero(digits[last] & 0x10)
+    values[negative] -= np.left_shift(1, 5 * np.minimum(length[negative], _MOST_DIGITS))
+    return values, np.diff(np.searchsorted(last, ends), prepend=0), broken
 
 
 def _from_plain_counts(segmentation: Any, height: int, width: int) -> Rle:
@@ -161,9 +168,9 @@ def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
 
 
 def mask_areas(rles: Sequence[Rle]) -> np.ndarray:
-    """Pixels of each mask, f64 [n]."""
+    """Pixels of each mask, i64 [n]."""
     parts = [_mask.area(list(rles[at : at + _MASKS_AT_ONCE])) for at in range(0, len(rles), _MASKS_AT_ONCE)]
-    return np.concatenate([np.zeros(0), *parts])
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
 
 def mask_iou(detections: list[Rle], annotations: list[Rle], crowd: np.ndarray) -> np.ndarray:

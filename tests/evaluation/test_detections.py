@@ -64,7 +64,7 @@ def test_mask_areas_beyond_255() -> None:
     masks = random_masks(600)
     table = coded(masks)
     rows = np.arange(600)[::-1]
-    assert table.areas(rows).tolist() == [masks[i].sum() for i in rows]
+    assert table.areas[rows].tolist() == [masks[i].sum() for i in rows]
 
 
 def test_all_boxes_have_masks_or_none() -> None:

@@ -12,7 +12,7 @@ from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation import MaskTable, encode_mask, evaluate, read_results, write_results
 from regionspot_cache.evaluation.ground_truth import ground_truth
 from regionspot_cache.evaluation.results_reader import NOT_EVALUATED
-from regionspot_cache.evaluation.rle import fills
+from regionspot_cache.evaluation.rle import checked_areas
 from tests.evaluation.synthetic import Problem, annotations, detections
 
 SIZE = (8, 10)
@@ -179,11 +179,12 @@ def test_run_lengths_of_every_kind_fill_their_images() -> None:
     ]
     masks += [np.ones((3000, 2000), bool), np.zeros((3000, 2000), bool)]
     table = MaskTable.from_rles([encode_mask(mask) for mask in masks] * 3)
-    assert fills(table.data, table.offsets, table.sizes).all()
-    assert not fills(table.data, table.offsets, table.sizes + 1).any()
+    areas = [np.count_nonzero(mask) for mask in masks] * 3
+    assert table.areas.tolist() == checked_areas(table.data, table.offsets, table.sizes).tolist() == areas
+    assert (checked_areas(table.data, table.offsets, table.sizes + 1) == -1).all()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("regionspot_cache.evaluation.rle._BYTES_AT_ONCE", 50)
-        assert fills(table.data, table.offsets, table.sizes).all()
+        assert checked_areas(table.data, table.offsets, table.sizes).tolist() == areas
 
 
 def test_an_image_twice_in_a_dictionary(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_masks_in_every_form_of_coco(tmp_path: Path) -> None:
     entries = [entry(segmentation=s) for s in (rle(MASK), plain, [corners], triangle)]
     masks = read_results(write(tmp_path, entries), *SCOPE).detections.masks
     assert masks.rles(np.arange(3)) == [encode_mask(MASK)] * 3
-    assert 0 < masks.areas(np.array([3]))[0] < MASK.sum()
+    assert 0 < masks.areas[3] < MASK.sum()
     del entries[0]["bbox"]
     read = read_results(write(tmp_path, entries), *SCOPE).detections
     assert read.boxes[0].tolist() == [3, 2, 7, 5]
