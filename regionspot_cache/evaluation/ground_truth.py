@@ -69,7 +69,7 @@ class GroundTruth:
 
     def rle(self, row: int) -> Rle:
         """Compressed run lengths of annotation `row`; InputError when it has no usable mask."""
-        height, width = (int(n) for n in self.sizes[self.images[row]])
+        height, width = self.sizes[self.images[row]].tolist()
         return annotation_rle(self.segmentations[row], height, width)
 
 

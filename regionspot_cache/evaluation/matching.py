@@ -74,9 +74,7 @@ def box_edges(pairs: Pairs, boxes: np.ndarray, truth: GroundTruth) -> Edges:
     d, a = _combinations(pairs)
     found = boxes[d].astype(np.float64)
     found[:, 2:] -= found[:, :2]
-    iou = _box_iou(found, truth.boxes[a], truth.crowd[a])
-    kept = np.flatnonzero(iou >= MIN_IOU)
-    return Edges(detection=d[kept], annotation=a[kept], iou=iou[kept])
+    return _edges(d, a, _box_iou(found, truth.boxes[a], truth.crowd[a]))
 
 
 def _combinations(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
@@ -101,13 +99,16 @@ def _box_iou(d: np.ndarray, a: np.ndarray, crowd: np.ndarray) -> np.ndarray:
 def mask_edges(pairs: Pairs, masks: MaskTable, mask_rows: np.ndarray, truth: GroundTruth) -> Edges:
     """By the IoU of masks; `mask_rows` i32 [D] are those of the detections."""
     parts = []
-    for d, dn, a, an in zip(*vars(pairs).values(), strict=True):
-        found = masks.rles(mask_rows[d : d + dn])
+    for d, dn, a, an in zip(*(column.tolist() for column in vars(pairs).values()), strict=True):
         wanted = [truth.rle(row) for row in range(a, a + an)]
-        iou = mask_iou(found, wanted, truth.crowd[a : a + an])  # [dn,an]
-        rows, columns = np.nonzero(iou >= MIN_IOU)
-        parts.append(Edges(detection=rows + d, annotation=columns + a, iou=iou[rows, columns]))
-    return Edges.concatenate(parts)
+        iou = mask_iou(masks.rles(mask_rows[d : d + dn]), wanted, truth.crowd[a : a + an])  # [dn,an]
+        parts.append(iou.reshape(-1))
+    return _edges(*_combinations(pairs), np.concatenate(parts))
+
+
+def _edges(d: np.ndarray, a: np.ndarray, iou: np.ndarray) -> Edges:
+    kept = np.flatnonzero(iou >= MIN_IOU)
+    return Edges(detection=d[kept], annotation=a[kept], iou=iou[kept])
 
 
 # Axes: E edges, n detections of a round, A area ranges, T IoU thresholds.

@@ -202,7 +202,7 @@ class ResultColumns:
                 "compressed run lengths as pycocotools.mask.encode writes them",
                 "write the file again, or remove the masks",
             )
-        return MaskTable(data=bytes(self._counts), offsets=offsets, sizes=sizes, areas=areas)
+        return MaskTable(data=self._counts, offsets=offsets, sizes=sizes, areas=areas)
 
 
 def _category(value: Any) -> int:

@@ -175,7 +175,7 @@ def mask_areas(rles: Sequence[Rle]) -> np.ndarray:
 
 def mask_iou(detections: list[Rle], annotations: list[Rle], crowd: np.ndarray) -> np.ndarray:
     """IoU f64 [n,G]; a crowd (bool [G]) is met by the share of the detection inside it."""
-    return _mask.iou(detections, annotations, crowd.astype(np.uint8).tolist())
+    return _mask.iou(detections, annotations, crowd)
 
 
 def mask_box(rle: Rle) -> list[float]:
