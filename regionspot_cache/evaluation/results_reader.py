@@ -83,7 +83,7 @@ class ResultColumns:
         self._box_polygons = 0
 
     def add(self, entries: Sequence[Any]) -> None:
-        """Entries of a COCO results list. Raises what a malformed one gives rise to, and is of no more use."""
+        """Entries of a COCO results list. What a malformed one gives rise to ends the reading."""
         some = [entry if type(entry) is _Entry else self._entry(entry) for entry in entries]
         images = [self._place[entry.image_id] for entry in some]
         if _OUTSIDE in images:

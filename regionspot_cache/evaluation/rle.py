@@ -82,9 +82,10 @@ def checked_areas(data: bytes | bytearray, offsets: np.ndarray, sizes: np.ndarra
     `data` holds the compressed counts of all masks (cocoapi's maskApi.c, rleToString), cut by `offsets`
     i64 [B+1]; `sizes` int [B,2] are height and width.
     """
-    inside = (sizes >= 0).all(axis=1) & (sizes.astype(np.float64).prod(axis=1) <= MAX_PIXELS)
+    possible = (sizes >= 0).all(axis=1) & (sizes.astype(np.float64).prod(axis=1) <= MAX_PIXELS)
+    pixels = np.where(possible, sizes.astype(np.int64).prod(axis=1), -1)
     areas = np.full(len(sizes), -1, np.int64)
-    rows = np.flatnonzero((np.diff(offsets) > 0) & inside)  # reduceat knows no empty parts
+    rows = np.flatnonzero(np.diff(offsets) > 0)  # reduceat knows no empty parts
     starts, ends = offsets[:-1][rows], offsets[1:][rows]
     first = 0
     while first < len(rows):
@@ -93,7 +94,7 @@ def checked_areas(data: bytes | bytearray, offsets: np.ndarray, sizes: np.ndarra
         some = np.frombuffer(data, np.uint8)[span]
         runs, row, broken = _run_lengths(some, ends[first:last] - span.start)
         sums = np.add.reduceat(runs, row, axis=0)
-        good = ~broken & (sums.sum(axis=1) == sizes[part].astype(np.int64).prod(axis=1))
+        good = ~broken & (sums.sum(axis=1) == pixels[part])
         areas[part] = np.where(good, sums[:, 1], -1)
         first = last
     return areas
