@@ -5,7 +5,7 @@ ever, and outlines far outside of it take all memory. Whatever comes from a file
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -168,7 +168,7 @@ def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
             raise ValueError(f"a polygon that leaves an image of {height} x {width} far behind")
 
 
-def mask_areas(rles: Sequence[Rle]) -> np.ndarray:
+def mask_areas(rles: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Pixels of each mask, i64 [n]."""
     parts = [_mask.area(list(rles[at : at + _MASKS_AT_ONCE])) for at in range(0, len(rles), _MASKS_AT_ONCE)]
     return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
