@@ -97,9 +97,10 @@ def summarize(
         if frequency is None:  # what open-vocabulary detection on COCO reports
             metrics[f"AP50 {name}"] = _mean(group[0])
     metrics["AR"] = _mean(curves.recall[..., 0])
-    per_category = [_mean(precision[:, :, c, 0]) for c in range(len(category_ids))]
+    # All values of a category are measured or none; as `_mean`, to the last bit.
+    of_category = precision[..., 0].transpose(2, 0, 1).reshape(len(category_ids), precision[..., 0, 0].size)
     return AveragePrecision(
-        metrics=metrics, category_ids=np.asarray(category_ids), per_category=np.array(per_category)
+        metrics=metrics, category_ids=np.asarray(category_ids), per_category=of_category.mean(axis=1)
     )
 
 
