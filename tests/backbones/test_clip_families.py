@@ -60,6 +60,20 @@ def outline(family: Family, weights: str, **more: object) -> ClipBackbone:
     return ClipBackbone(build_clip(spec, "meta"), spec, "meta")
 
 
+def two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes all networks shallow, with few words."""
+    config = open_clip.factory.get_model_config
+
+    def cut(name: str) -> dict:
+        cfg = config(name)
+        cfg["text_cfg"] |= {"layers": 1, "vocab_size": 49408}
+        cfg["vision_cfg"] |= {} if "timm_model_name" in cfg["vision_cfg"] else {"layers": 2}
+        return cfg
+
+    monkeypatch.setattr(open_clip.factory, "get_model_config", cut)
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2))
+
+
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_tokens_of_the_full_size(family: Family) -> None:
     clip = outline(family, "random:0")
@@ -80,6 +94,7 @@ def test_preprocessing_is_that_of_the_tag_wherever_weights_come_from(
     path.touch()
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda cfg, cache_dir: str(path))
     monkeypatch.setattr(open_clip.factory, "load_checkpoint", lambda *args, **kwargs: None)
+    two_blocks(monkeypatch)
     clip = outline(family, {"tag": family.tag, "file": str(path), "random": "random:0"}[weights])
     assert clip.mean == pytest.approx(family.mean)
     assert clip.resize == family.interpolation
@@ -107,16 +122,7 @@ def test_a_file_that_may_be_of_several_tags_needs_its_tag(
 @pytest.fixture
 def shallow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ClipBackbone]:
     """Makes members of families with their own classes and widths, but two blocks and few words."""
-    config = open_clip.factory.get_model_config
-
-    def cut(name: str) -> dict:
-        cfg = config(name)
-        cfg["text_cfg"] |= {"layers": 1, "vocab_size": 49408}
-        cfg["vision_cfg"] |= {} if "timm_model_name" in cfg["vision_cfg"] else {"layers": 2}
-        return cfg
-
-    monkeypatch.setattr(open_clip.factory, "get_model_config", cut)
-    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2))
+    two_blocks(monkeypatch)
 
     def make(name: str, **spec: object) -> ClipBackbone:
         whole = ClipSpec(model=SMALL[name], weights="random:0", precision="fp32", **spec)
