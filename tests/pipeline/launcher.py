@@ -119,6 +119,7 @@ def command(request: dict[str, Any]) -> None:
     from pipeline.cli import run
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell began the tests with &
     folder = Path(request["folder"])
     for name, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
