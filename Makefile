@@ -7,6 +7,8 @@ IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # Two processes with one thread each are faster than one with two: most of the tests' work is Python. A file stays
 # in one process, because its tests share what they make.
 PARALLEL := -n 2 --dist loadfile
+# Containers often forbid bytecode; then every process would compile torch and all else again, for seconds.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: setup demo reproduce bench check lint types test fuzz wheel test-pythons docs clean
 

@@ -23,9 +23,7 @@ def test_a_wrong_python_is_named_and_leaves_nothing(python: str, left_over: bool
     if left_over:
         (tmp_path / ".venv" / "bin").mkdir(parents=True)
         shutil.copy(fake, tmp_path / ".venv" / "bin" / "python")
-    done = subprocess.run(
-        ["make", "setup", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run(["make", "setup", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
     assert "Python 3.11, 3.12 or 3.13 is needed" in done.stderr
     assert "PYTHON=python3.12" in done.stderr

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from regionspot_cache.backbones.clip import ClipBackbone
-from regionspot_cache.backbones.clip_build import build_clip
+from regionspot_cache.backbones.clip_build import ClipParts, build_clip
 from regionspot_cache.backbones.presets import ClipSpec
 from regionspot_cache.errors import MissingFileError, UsageError
 from tests.backbones.small import picture, tokenizer
@@ -60,6 +60,20 @@ def outline(family: Family, weights: str, **more: object) -> ClipBackbone:
     return ClipBackbone(build_clip(spec, "meta"), spec, "meta")
 
 
+def two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes all networks shallow, with few words."""
+    config = open_clip.factory.get_model_config
+
+    def cut(name: str) -> dict:
+        cfg = config(name)
+        cfg["text_cfg"] |= {"layers": 1, "vocab_size": 49408}
+        cfg["vision_cfg"] |= {} if "timm_model_name" in cfg["vision_cfg"] else {"layers": 2}
+        return cfg
+
+    monkeypatch.setattr(open_clip.factory, "get_model_config", cut)
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2))
+
+
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_tokens_of_the_full_size(family: Family) -> None:
     clip = outline(family, "random:0")
@@ -80,6 +94,7 @@ def test_preprocessing_is_that_of_the_tag_wherever_weights_come_from(
     path.touch()
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda cfg, cache_dir: str(path))
     monkeypatch.setattr(open_clip.factory, "load_checkpoint", lambda *args, **kwargs: None)
+    two_blocks(monkeypatch)
     clip = outline(family, {"tag": family.tag, "file": str(path), "random": "random:0"}[weights])
     assert clip.mean == pytest.approx(family.mean)
     assert clip.resize == family.interpolation
@@ -104,29 +119,25 @@ def test_a_file_that_may_be_of_several_tags_needs_its_tag(
     assert (quick.mean, quick.quick_gelu) == (CLIP_MEAN, True)
 
 
-@pytest.fixture
-def shallow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ClipBackbone]:
-    """Makes members of families with their own classes and widths, but two blocks and few words."""
-    config = open_clip.factory.get_model_config
+@pytest.fixture(scope="module")
+def shallow() -> Callable[..., ClipBackbone]:
+    """Members of families with their own classes and widths, but two blocks and few words."""
 
-    def cut(name: str) -> dict:
-        cfg = config(name)
-        cfg["text_cfg"] |= {"layers": 1, "vocab_size": 49408}
-        cfg["vision_cfg"] |= {} if "timm_model_name" in cfg["vision_cfg"] else {"layers": 2}
-        return cfg
-
-    monkeypatch.setattr(open_clip.factory, "get_model_config", cut)
-    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2))
-
-    def make(name: str, **spec: object) -> ClipBackbone:
-        whole = ClipSpec(model=SMALL[name], weights="random:0", precision="fp32", **spec)
-        parts = build_clip(whole)
+    @cache
+    def build(name: str, **spec: object) -> ClipParts:
+        with pytest.MonkeyPatch.context() as patch:
+            two_blocks(patch)
+            parts = build_clip(ClipSpec(model=SMALL[name], weights="random:0", **spec))
         if name == "siglip2":  # its own would be fetched
             parts = replace(parts, tokenizer=partial(tokenizer(), context_length=64))
         with torch.no_grad():  # blocks that scale by a small number would hide each other
             for parameter in parts.model.visual.parameters():
                 parameter.add_(0.02 * torch.randn(parameter.shape))
-        return ClipBackbone(parts, whole)
+        return parts
+
+    def make(name: str, layers: tuple[int, ...] = (-1,), **spec: object) -> ClipBackbone:
+        whole = ClipSpec(model=SMALL[name], weights="random:0", precision="fp32", layers=layers, **spec)
+        return ClipBackbone(build(name, **spec), whole)
 
     return make
 
@@ -184,15 +195,14 @@ def test_another_resolution_changes_the_grid(shallow: Callable[..., ClipBackbone
         assert clip.fingerprint()["image_size"] == 128
 
 
-def test_a_tokenizer_is_fetched_at_the_first_text_only(
-    shallow: Callable[..., ClipBackbone], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokenizer_is_fetched_at_the_first_text_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("no route to host")
 
     def without_transformers(*args: object, **kwargs: object) -> None:
         raise ImportError("No module named 'transformers'")
 
+    two_blocks(monkeypatch)
     monkeypatch.setattr(open_clip, "get_tokenizer", offline)
     parts = build_clip(ClipSpec(model=SMALL["native"], weights="random:0"))
     with pytest.raises(MissingFileError, match="no route to host"):

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +27,6 @@ def process(*arguments: object, cwd: Path, **environment: str) -> subprocess.Com
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=120,
     )
 
 
@@ -65,7 +63,6 @@ for words in {LIGHT}:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert "Traceback" not in done.stderr
     said = [line for line in done.stdout.splitlines() if line.startswith("after ")]
@@ -74,15 +71,17 @@ for words in {LIGHT}:
 
 def test_status_and_help_answer_at_once(finished: Path) -> None:
     def seconds(command: list[str]) -> float:
-        started = time.monotonic()
+        """Of the processor: those on the clock are also other programs'."""
+        before = os.times()
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run(command, cwd=finished, env=environment, capture_output=True, timeout=120)
-        return time.monotonic() - started
+        subprocess.run(command, cwd=finished, env=environment, capture_output=True)
+        after = os.times()
+        spent = after.children_user - before.children_user
+        return spent + after.children_system - before.children_system
 
+    unavoidable = seconds([sys.executable, "-c", "import numpy, pydantic, typer, rich.progress"])
     for arguments in (["--help"], ["status", CACHE], ["extract", "--backbone", "tniy"]):
-        unavoidable = seconds([sys.executable, "-c", "import numpy, pydantic, typer, rich.progress"])
-        limit = max(1.5, 4 * unavoidable)  # of a busy machine, too
-        assert any(seconds([*START, *arguments]) < limit for _ in range(3)), arguments
+        assert seconds([*START, *arguments]) < max(1.5, 4 * unavoidable), arguments
 
 
 def test_version() -> None:
@@ -214,7 +213,6 @@ def test_a_reader_that_leaves_does_no_harm(finished: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=120,
         )
         assert done.stdout.strip() == "0", (command, done.stderr)
         assert done.stderr == ""

@@ -112,13 +112,14 @@ def test_the_option_beats_the_override_beats_the_config_beats_the_default(
     watched.command("other")(lambda: None)  # of one command alone Typer makes no verb
     watching = verb(settings, defaults=command.defaults)
     add(watched, name, watching(lambda found: seen.append(getattr(found, field.key))))
+    started = typer.main.get_command(watched)
 
     def run(config: Any = None, override: Any = None, option: Any = None) -> Any:
         content = least(name, settings, field.key) | ({} if config is None else {field.key: config})
         Path("config.yaml").write_text(yaml.safe_dump(content))
         words = [] if override is None else ["--set", f"{field.key}={json.dumps(override)}"]
         words += [] if option is None else typed(settings, field, option)
-        watched([name, "--config", "config.yaml", *words], standalone_mode=False)
+        started([name, "--config", "config.yaml", *words], standalone_mode=False)
         return seen.pop()
 
     first, second, third = values(name, field)

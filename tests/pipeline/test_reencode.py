@@ -1,15 +1,12 @@
 """`rs-cache convert`."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.pipeline.launcher import KILLED, Launcher
 from tests.running import features, rs_cache
 
 CACHE, OUT = Path("rs-cache-data/caches/shapes-train-small"), Path("rs-cache-data/caches/dense")
@@ -57,21 +54,15 @@ def test_a_finer_type_is_one_error() -> None:
     assert not OUT.exists()
 
 
-def test_a_killed_conversion_goes_on(copied: Path) -> None:
+def test_a_killed_conversion_goes_on(copied: Path, launcher: Launcher) -> None:
     whole = OUT.with_name("whole")
     assert rs_cache("convert", CACHE, "--out", whole).code == 0
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "convert", CACHE, "--out", OUT]
-    child = subprocess.Popen(
-        [str(word) for word in command],
-        cwd=copied,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while not list(OUT.glob("markers/*/*.json")) and time.monotonic() < deadline:
+    child = launcher.start("convert", CACHE, "--out", OUT, cwd=copied)
+    while not list(OUT.glob("markers/*/*.json")):
+        assert child.runs
         time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.kill()
+    assert child.wait().code == KILLED
     assert not (OUT / "manifest.json").exists()
     ran = rs_cache("convert", CACHE, "--out", OUT)
     assert ran.code == 0, ran.err

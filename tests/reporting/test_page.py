@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -60,6 +61,17 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.elements if name == tag]
 
 
+def tags_without_drawings(html: str) -> list[str]:
+    found = Page(re.sub(r"<svg.*?</svg>", "", html, flags=re.DOTALL)).elements
+    return [tag for tag, _ in found if tag != "p"]  # blank lines of a text make paragraphs
+
+
+@cache
+def plain_tags() -> list[str]:
+    """Those of a page whose texts are plain."""
+    return tags_without_drawings(render_report("t", "s", one_of_each("x")))
+
+
 def panel_of(image: np.ndarray, text: str = "some text") -> Panel:
     return Panel(caption=text, alt=text + ".", image=image, draw=lambda axes: "")
 
@@ -98,11 +110,7 @@ class TestPage:
         html = render_report(hostile, hostile, one_of_each(hostile))
         page = Page(html)
         assert {"script", "a"}.isdisjoint(tag for tag, _ in page.elements)
-        found, plain = (
-            [tag for tag, _ in Page(re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)).elements]
-            for text in (html, render_report("t", "s", one_of_each("x")))
-        )
-        assert [tag for tag in found if tag != "p"] == [tag for tag in plain if tag != "p"]  # of blank lines
+        assert tags_without_drawings(html) == plain_tags()
         assert not any(k.startswith("on") for _, attrs in page.elements for k in attrs)
         html.encode("utf-8")
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", html.replace("\r", "\x00"))

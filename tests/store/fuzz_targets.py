@@ -135,7 +135,7 @@ TARGETS = [
             sample=content(record),
             read=partial(read_content, record=record),
             suffix=".json",
-            share=0.4,
+            share=0.2,
         )
         for record in RECORDS
     ),

@@ -121,7 +121,7 @@ def test_a_renewal_under_way_does_not_bring_a_released_claim_back(monkeypatch: p
 
     monkeypatch.setattr(obstore, "put", slow_put)
     with objects.exclusive("work-000000", wait=False, long=True):
-        assert renewing.wait(5)
+        assert renewing.wait(60)
     time.sleep(0.4)
     assert list(objects.list("staging")) == []
 

@@ -172,7 +172,7 @@ def test_two_processes_train_the_same_head_as_one(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = ["-m", "tests.training.run_fake", str(tmp_path / "two"), "8", "0.0", "0", "captions"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*torchrun, *arguments], cwd=ROOT, env=environment, check=True, timeout=120)
+    subprocess.run([*torchrun, *arguments], cwd=ROOT, env=environment, check=True)
     train([make_source(), make_caption_source()], config_of(8, 0.0), tmp_path / "one")
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, value in one.items():

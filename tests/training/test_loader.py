@@ -77,17 +77,16 @@ def test_read_ahead_keeps_the_order_and_its_bound() -> None:
 
 
 def test_reading_overlaps_with_the_step() -> None:
-    batch = read_batch(FakeCache())
+    batch, last = read_batch(FakeCache()), 19
+    made = [threading.Event() for _ in range(last + 1)]
 
     def make(step: int) -> Batch:
-        time.sleep(0.02)
+        made[step].set()
         return batch
 
-    with read_ahead(make, range(20), threads=2, ahead=4) as batches:
-        start = time.perf_counter()
-        for _ in batches:
-            time.sleep(0.02)
-    assert time.perf_counter() - start < 20 * 0.04 * 0.85
+    with read_ahead(make, range(last + 1), threads=2, ahead=4) as batches:
+        for step, _ in enumerate(batches):
+            assert made[min(step + 2, last)].wait(60)
 
 
 def test_errors_in_threads_name_the_source_and_end_the_threads() -> None:
