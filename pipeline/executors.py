@@ -67,8 +67,8 @@ def finish_here(begun: Iterable[tuple[int, Callable[[], Any]]]) -> Iterator[Outc
         yield item, outcome
 
 
-def run_on_workers(unit: Unit, items: list[int], *, workers: int) -> Iterator[Outcome]:
-    """`workers` local Dask worker processes with one thread each; a killed worker is replaced."""
+def run_on_workers(unit: Unit, items: list[int], *, workers: int, at_once: int = 1) -> Iterator[Outcome]:
+    """`workers` local Dask worker processes, each at work on `at_once` items; a killed one is replaced."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -83,7 +83,7 @@ def run_on_workers(unit: Unit, items: list[int], *, workers: int) -> Iterator[Ou
         with _without_ctrl_c():
             cluster = LocalCluster(
                 n_workers=0,
-                threads_per_worker=1,
+                threads_per_worker=at_once,
                 processes=True,
                 memory_limit=0,
                 dashboard_address="127.0.0.1:0",  # a free port; None takes 8787 and warns when it is taken
@@ -177,7 +177,7 @@ def _workers(client: Any, address: str) -> dict[str, Any]:
         raise InputError(
             f"The scheduler at {address} has no workers.",
             "At least one.",
-            f"dask worker {address} --nthreads 1",
+            f"dask worker {address} --nthreads 2",
         )
     return dict(sorted(workers.items()))
 

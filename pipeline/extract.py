@@ -16,6 +16,7 @@ from regionspot_cache.datasets import DetectionDataset
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError, RegionSpotError
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.extraction.partition import (
+    AT_ONCE,
     ExtractJob,
     PartitionReport,
     extract_partition,
@@ -190,7 +191,7 @@ def _outcomes(
     if settings.scheduler:
         return executors.run_on_scheduler(unit, partitions, address=settings.scheduler)
     if settings.workers:
-        return executors.run_on_workers(unit, partitions, workers=settings.workers)
+        return executors.run_on_workers(unit, partitions, workers=settings.workers, at_once=AT_ONCE)
     return executors.finish_here(extract_partitions(job, partitions, meter.add))
 
 

@@ -18,6 +18,7 @@ from regionspot_cache.backbones.clip_class_token import image_embedding
 from regionspot_cache.backbones.clip_text import ClipText
 from regionspot_cache.backbones.clip_values import require_value_path, value_map
 from regionspot_cache.backbones.encoder import Array
+from regionspot_cache.backbones.pixels import by_pillow
 from regionspot_cache.backbones.presets import ClipSpec
 from regionspot_cache.backbones.weights import state_sha256
 from regionspot_cache.errors import UsageError
@@ -111,8 +112,7 @@ class ClipBackbone(ClipText):
         """As `preprocess`, by another way of resizing than that of the spec; see `ClipSpec`."""
         side = (self.image_size, self.image_size)
         if resize != "bilinear-noantialias":
-            squashed = np.array(Image.fromarray(image).resize(side, PIL_FILTERS[resize]))
-            return torch.from_numpy(squashed).permute(2, 0, 1).contiguous()
+            return by_pillow(image, side, PIL_FILTERS[resize])
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.parts.mean, self.parts.std))
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
         squashed = F.interpolate(pixels, side, mode="bilinear", align_corners=False)[0]

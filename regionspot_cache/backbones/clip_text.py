@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regionspot_cache.backbones.clip_build import ClipParts, portable_name
+from regionspot_cache.backbones.pixels import Statistics, normalised, statistics
 from regionspot_cache.backbones.weights import state_sha256
 
 TEXT_BATCH = 256
@@ -34,21 +35,15 @@ class ClipText:
         return self.parts.mean
 
     @cached_property
-    def _pixel_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation [3,1,1] of pixels in 0..1, on the device."""
-        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.parts.std))
-        return mean, std
+    def _pixel_statistics(self) -> Statistics:
+        return statistics(self.mean, self.parts.std, self.device)
 
     def normalise(self, batch: Tensor) -> Tensor:
         """Inputs of `preprocess` [B,3,h,w] as the network takes them, float32 on the device.
 
         Pixels are uint8; floats were normalised before.
         """
-        batch = batch.to(self.device, non_blocking=True)
-        if batch.dtype != torch.uint8:
-            return batch
-        mean, std = self._pixel_statistics
-        return (batch / 255).sub_(mean).div_(std)
+        return normalised(batch, self._pixel_statistics, white=1)
 
     @cached_property
     def embed_dim(self) -> int:

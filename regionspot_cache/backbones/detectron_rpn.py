@@ -21,6 +21,7 @@ from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_laye
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d, batched_nms, clip_boxes_to_image
 
+from regionspot_cache.backbones.pixels import by_pillow
 from regionspot_cache.backbones.regionclip import by_short_side
 from regionspot_cache.backbones.weights import load_state
 from regionspot_cache.errors import InputError
@@ -82,10 +83,8 @@ class DetectronRpn(nn.Module):
             (height, width) of the resized image.
         """
         height, width = by_short_side((image.shape[0], image.shape[1]), SHORT_SIDE, LONG_SIDE)
-        resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        pixels = (
-            torch.from_numpy(resized).permute(2, 0, 1).flip(0).float() - torch.tensor(BGR_MEAN)[:, None, None]
-        )
+        pixels = by_pillow(image, (height, width), Image.Resampling.BILINEAR).flip(0).float()
+        pixels = pixels - torch.tensor(BGR_MEAN)[:, None, None]
         padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
         return nn.functional.pad(pixels, padding)[None], (height, width)
 

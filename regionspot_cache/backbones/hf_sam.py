@@ -15,6 +15,7 @@ from segment_anything.modeling import TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regionspot_cache.backbones.pixels import Statistics, by_torchvision, statistics
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.sam_base import Embedding, FrozenSam, LayeredEmbedding, cells_of
 from regionspot_cache.backbones.sam_decode import TokenDecoder
@@ -32,7 +33,7 @@ class TransformersSam(FrozenSam):
     """A frozen SAM of the transformers library.
 
     Args:
-        processor: its image processor, for the size of the network.
+        processor: its image processor, for the filter that resizes, mean and deviation.
 
     Attributes:
         token, frame: for the fingerprint; `frame` says how an image is fitted into the square input.
@@ -69,10 +70,16 @@ class TransformersSam(FrozenSam):
             "precision": self.precision,
         }
 
-    def preprocess(self, image: np.ndarray) -> Tensor:
-        """What the family's own image processor feeds the network."""
-        found = self.processor(image, input_data_format="channels_last", return_tensors="pt")
-        return found["pixel_values"][0]
+    @cached_property
+    def _pixel_statistics(self) -> Statistics:
+        mean, std = statistics(self.processor.image_mean, self.processor.image_std, self.device)
+        white = 1 / self.processor.rescale_factor
+        return mean * white, std * white
+
+    def _resized(self, image: np.ndarray) -> Tensor:
+        # The processor would leave no row or column of a very narrow image.
+        resampling = Image.Resampling(self.processor.resample)
+        return by_torchvision(image, self.resized_size(image.shape[:2]), resampling)
 
     def _levels(self, batch: Tensor) -> Sequence[Tensor]:
         return (self.network.get_image_embeddings(batch),)
@@ -112,13 +119,6 @@ class PlainSam(TransformersSam):
     token = "mask token 0 (index 1)"
     frame = "longest side {}, zero pad"
     output_names = ("iou_token", "mask_tokens")
-
-    def preprocess(self, image: np.ndarray) -> Tensor:
-        if max(image.shape[:2]) > 2 * self.image_size * min(image.shape[:2]):
-            # The processor would leave no row or column of an image so narrow.
-            height, width = self.resized_size(image.shape[:2])
-            image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        return super().preprocess(image)
 
     def _decode_masks(
         self, embedding: Embedding, prompts: Tensor, size: tuple[int, int]

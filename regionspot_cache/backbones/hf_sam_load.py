@@ -100,6 +100,8 @@ def _processor(kind: Any, family: Family, side: int, source: str | None) -> Any:
     pixels = processor(np.zeros((2, 3, 3), np.uint8), input_data_format="channels_last", return_tensors="pt")
     if pixels["pixel_values"].shape != (1, 3, side, side) or not pixels["pixel_values"].isfinite().all():
         raise ValueError(f"it makes {tuple(pixels['pixel_values'].shape)} of an image")
+    if off := [step for step in ("do_resize", "do_rescale", "do_normalize") if not getattr(processor, step)]:
+        raise ValueError(f"it has {', '.join(off)} off")
     return processor
 
 

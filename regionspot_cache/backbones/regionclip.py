@@ -21,6 +21,7 @@ from regionspot_cache.backbones.arithmetic import autocast, choose
 from regionspot_cache.backbones.clip_build import ClipParts, portable_name
 from regionspot_cache.backbones.clip_text import ClipText
 from regionspot_cache.backbones.encoder import Array, Size
+from regionspot_cache.backbones.pixels import by_pillow
 from regionspot_cache.backbones.presets import RegionClipSpec
 from regionspot_cache.backbones.weights import state_sha256
 from regionspot_cache.errors import UsageError
@@ -92,9 +93,8 @@ class RegionClip(ClipText):
             uint8 [3,h,w] on the CPU; h and w differ from image to image.
         """
         size = image.shape[0], image.shape[1]
-        height, width = by_short_side(size, self.spec.short_side, self.spec.long_side)
-        resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        return torch.from_numpy(resized).permute(2, 0, 1).contiguous()
+        resized = by_short_side(size, self.spec.short_side, self.spec.long_side)
+        return by_pillow(image, resized, Image.Resampling.BILINEAR)
 
     @torch.inference_mode()
     def encode(

@@ -10,6 +10,7 @@ from PIL import Image
 from segment_anything.modeling import Sam, TwoWayTransformer
 from torch import Tensor
 
+from regionspot_cache.backbones.pixels import Statistics, by_pillow
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.sam_base import Embedding, FrozenSam, cells_of
 from regionspot_cache.backbones.sam_decode import TokenDecoder
@@ -43,26 +44,12 @@ class SamBackbone(FrozenSam):
             "precision": self.precision,
         }
 
-    def preprocess(self, image: np.ndarray) -> Tensor:
-        """The image, its longest side resized by PIL, in a square: uint8 [4,S,S] of RGB and, 1 or 0, which
-        pixels are the image's."""
-        height, width = self.resized_size(image.shape[:2])
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-        out = torch.zeros(4, self.image_size, self.image_size, dtype=torch.uint8)
-        out[:3, :height, :width] = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-        out[3, :height, :width] = 1
-        return out
+    @property
+    def _pixel_statistics(self) -> Statistics:
+        return self.network.pixel_mean, self.network.pixel_std
 
-    def normalise(self, batch: Tensor) -> Tensor:
-        """What SamPredictor feeds the network: normalised, then padded with zeros; floats were so before."""
-        batch = batch.to(self.device, non_blocking=True)
-        if batch.dtype != torch.uint8:
-            return batch
-        mean, std = self.network.pixel_mean, self.network.pixel_std
-        out = torch.empty(len(batch), 3, *batch.shape[2:], device=self.device)
-        for image, normalised in zip(batch, out, strict=True):  # one at a time stays in a processor's cache
-            normalised.copy_(image[:3]).sub_(mean).div_(std).mul_(image[3].float())
-        return out
+    def _resized(self, image: np.ndarray) -> Tensor:
+        return by_pillow(image, self.resized_size(image.shape[:2]), Image.Resampling.BILINEAR)
 
     def _levels(self, batch: Tensor) -> tuple[Tensor]:
         return (self.network.image_encoder(batch),)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from regionspot_cache.backbones.arithmetic import autocast, choose
 from regionspot_cache.backbones.encoder import Array
+from regionspot_cache.backbones.pixels import Statistics, framed, normalised
 from regionspot_cache.backbones.presets import SamSpec
 from regionspot_cache.backbones.sam_decode import TokenDecoder
 from regionspot_cache.backbones.weights import state_sha256
@@ -59,13 +60,23 @@ class FrozenSam(ABC):
     def fingerprint(self) -> dict[str, Any]:
         """As of `Encoder`."""
 
+    @property
     @abstractmethod
+    def _pixel_statistics(self) -> Statistics:
+        """Of pixels in 0..255."""
+
+    @abstractmethod
+    def _resized(self, image: np.ndarray) -> Tensor:
+        """uint8 [H,W,3] RGB as uint8 [3,*`resized_size`]."""
+
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """uint8 [H,W,3] RGB as what `normalise` takes, [C,S,S] on the CPU; thread-safe."""
+        """uint8 [H,W,3] RGB, resized, in the network's square: uint8 [4,S,S] of `framed`; thread-safe."""
+        return framed(self._resized(image), self.image_size)
 
     def normalise(self, batch: Tensor) -> Tensor:
-        """Inputs of `preprocess` [B,C,S,S] as the network takes them, float32 [B,3,S,S] on the device."""
-        return batch.to(self.device, non_blocking=True)
+        """Inputs of `preprocess` [B,4,S,S] as the network takes them, float32 [B,3,S,S] on the device:
+        normalised, then padded with zeros."""
+        return normalised(batch, self._pixel_statistics, white=255)
 
     @abstractmethod
     def _levels(self, batch: Tensor) -> Sequence[Tensor]:
@@ -98,7 +109,7 @@ class FrozenSam(ABC):
 
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> Embedding:
-        """Embeddings, float32, of inputs [B,C,S,S] of `preprocess`."""
+        """Embeddings, float32, of inputs [B,4,S,S] of `preprocess`."""
         with autocast(self.precision, self.device):
             found = self._levels(self.normalise(batch))
         cells, *fine = (level.float() for level in found)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 
 from regionspot_cache.backbones.arithmetic import autocast, choose
 from regionspot_cache.backbones.clip import VALUES
@@ -15,6 +15,7 @@ from regionspot_cache.backbones.clip_build import portable_name
 from regionspot_cache.backbones.clip_text import TEXT_BATCH
 from regionspot_cache.backbones.encoder import Array
 from regionspot_cache.backbones.hf_sam import architecture
+from regionspot_cache.backbones.pixels import Statistics, by_torchvision, normalised, statistics
 from regionspot_cache.backbones.presets import Tipsv2Spec
 from regionspot_cache.backbones.weights import state_sha256
 from regionspot_cache.errors import UsageError
@@ -102,10 +103,17 @@ class Tipsv2:
             image: uint8 [H,W,3] RGB.
 
         Returns:
-            float32 [3,R,R] in 0..1 on the CPU.
+            uint8 [3,R,R] on the CPU.
         """
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        return resize(pixels, [self.image_size] * 2, antialias=True).float() / 255
+        return by_torchvision(image, (self.image_size, self.image_size), Image.Resampling.BILINEAR)
+
+    @cached_property
+    def _pixel_statistics(self) -> Statistics:
+        return statistics(self.mean, (1, 1, 1), self.device)
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """Inputs of `preprocess` [B,3,R,R] as the network takes them, float32 in 0..1 on the device."""
+        return normalised(batch, self._pixel_statistics, white=1)
 
     @torch.inference_mode()
     def encode(self, batch: Tensor, boxes: Any = None, sizes: Any = None) -> dict[str, Tensor]:
@@ -140,7 +148,7 @@ class Tipsv2:
 
     def _before_last(self, batch: Tensor) -> Tensor:
         """Tokens [B,P+N,C] that the last block takes."""
-        x = self.network.vision_model.embeddings(batch.to(self.device, non_blocking=True))
+        x = self.network.vision_model.embeddings(self.normalise(batch))
         for block in self._blocks[:-1]:
             x = block(x)
         return x

@@ -216,7 +216,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         raise ImageFailure(UNDECODABLE, "floating-point pixels have no defined range")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # going to RGB directly makes Pillow warn
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # converting would copy it too
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from threading import BoundedSemaphore, Lock
 
 import numpy as np
 
@@ -33,6 +34,12 @@ from regionspot_cache.store import (
 from regionspot_cache.store.manifest import Marker
 
 OnImages = Callable[[int, int], None]
+
+AT_ONCE = 2
+"""Partitions that a process has in memory: one is encoded, while another is committed."""
+# However many threads of the process work on partitions, such as those of a Dask worker.
+_ENCODING = Lock()
+_IN_MEMORY = BoundedSemaphore(AT_ONCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +83,8 @@ def extract_partition(job: ExtractJob, p: int, on_images: OnImages | None = None
     """Fills what partition `p` lacks in the parts of the job: all of it, or only images that failed before.
 
     Processes that know nothing of each other share the work: each claims what it is going to do, through the
-    cache, and leaves alone what another has claimed. `on_images` is told (images, boxes) after every batch.
+    cache, and leaves alone what another has claimed. Of two threads of a process, one commits while the other
+    encodes. `on_images` is told (images, boxes) after every batch.
 
     Raises:
         IdentityError: the networks of this process are not those of the cache; nothing is computed.
@@ -110,26 +118,28 @@ def extract_partitions(
 
 
 def _encode_partition(job: ExtractJob, p: int, on_images: OnImages | None) -> Callable[[], PartitionReport]:
-    """Encodes what partition `p` lacks; what commits it, which keeps the claim until then."""
+    """Encodes what partition `p` lacks; what commits it, which keeps claim and memory until then."""
     writer, report = open_writer(job.cache), PartitionReport(partition=p)
     planned = writer.partition(p)
     if not _lacking(job, writer, planned):
         return lambda: report
     with ExitStack() as stack:
-        try:
-            stack.enter_context(writer.claim(p))
-        except BlockingIOError:
-            report.busy = True
-            return lambda: report
-        # Asked again: whoever held the claim may have finished meanwhile.
-        wanted, clock = _lacking(job, writer, planned), Clock()
-        if not wanted:
-            return lambda: report
-        features = _encode(job, writer, planned, wanted, report, on_images, clock)
-        claim = stack.pop_all()
+        stack.enter_context(_IN_MEMORY)
+        with _ENCODING:
+            try:
+                stack.enter_context(writer.claim(p))
+            except BlockingIOError:
+                report.busy = True
+                return lambda: report
+            # Asked again: whoever held the claim may have finished meanwhile.
+            wanted, clock = _lacking(job, writer, planned), Clock()
+            if not wanted:
+                return lambda: report
+            features = _encode(job, writer, planned, wanted, report, on_images, clock)
+        held = stack.pop_all()
 
     def commit() -> PartitionReport:
-        with claim:
+        with held:
             for part, slots in wanted.items():
                 with clock("write"):
                     _commit(writer, part, features, slots, clock.of(part, list(wanted)))

@@ -105,7 +105,7 @@ def test_tokens_of_many_images_equal_the_library_image_by_image(family: str, sam
             assert found["transformer"][i].shape == (0, 64)
             continue
         expected = reference(family, sam, picture(*size), boxes[i])
-        torch.testing.assert_close(batch[i], expected["pixels"], rtol=0, atol=0)
+        torch.testing.assert_close(sam.normalise(batch[i : i + 1])[0], expected["pixels"], rtol=0, atol=0)
         for position in ("transformer", "prompt", "mlp"):
             assert (found[position][i] - expected[position]).abs().max() < 1e-4, position
 
@@ -179,7 +179,7 @@ def test_narrow_images_keep_a_row(sam: TransformersSam) -> None:
 
 
 def test_small_images_of_ambiguous_shape_are_rows_and_columns(sam: TransformersSam) -> None:
-    assert sam.preprocess(picture(3, 3)).shape == (3, sam.image_size, sam.image_size)
+    assert sam.preprocess(picture(3, 3)).shape == (4, sam.image_size, sam.image_size)
 
 
 def test_fingerprint_follows_what_decides_the_values(folders: dict[str, Path], family: str) -> None:
@@ -224,10 +224,15 @@ def test_weights_come_from_a_folder_and_from_a_file(
 def test_the_processor_of_a_folder_counts(folders: dict[str, Path], tmp_path: Path) -> None:
     sam = small_transformers_sam(folders["sam2"])
     sam.network.save_pretrained(tmp_path)
-    transformers.Sam2ImageProcessor(image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    processor = transformers.Sam2ImageProcessor(image_mean=[0.1, 0.2, 0.3], rescale_factor=1 / 99, resample=3)
+    processor.save_pretrained(tmp_path)
     other = load_sam(SamSpec(model=f"local-dir:{tmp_path}", weights="included"))
     assert "mean [0.1, 0.2, 0.3]" in other.fingerprint()["preprocess"]
-    assert other.preprocess(picture(30, 40)).shape == (3, 128, 128)  # the network's size, not the processor's
+    pixels = other.preprocess(picture(30, 40))
+    assert pixels.dtype == torch.uint8
+    side = {"height": 128, "width": 128}  # the network's, not the processor's
+    expected = processor(picture(30, 40), size=side, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(other.normalise(pixels[None]), expected)
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "deeper"])
@@ -287,6 +292,7 @@ def test_folders_of_other_models_are_refused(tmp_path: Path) -> None:
         ("model.safetensors", (2).to_bytes(8, "little") + b"[]", "cannot be used: SafetensorError"),
         ("preprocessor_config.json", b'{"image_mean": "x"}', "image processor of .* cannot be used"),
         ("preprocessor_config.json", b"\xff", "image processor of .* cannot be used"),
+        ("preprocessor_config.json", b'{"do_normalize": false}', "it has do_normalize off"),
     ],
 )
 def test_broken_folders_are_refused(

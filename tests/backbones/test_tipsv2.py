@@ -116,9 +116,11 @@ def value_path(model: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 def test_maps_and_embeddings_of_images_equal_the_library(tips: Tipsv2, library: Any) -> None:
     images = [picture(90, 131), picture(30, 40, 1)]
-    batch = torch.stack([tips.preprocess(image) for image in images])
+    pixels = torch.stack([tips.preprocess(image) for image in images])
+    assert pixels.dtype == torch.uint8
+    batch = tips.normalise(pixels)
     torch.testing.assert_close(batch, pixels_of(images), rtol=0, atol=1e-6)
-    found = tips.encode(batch)
+    found = tips.encode(pixels)
     with torch.inference_mode():
         expected = library.vision_model(pixel_values=batch, output_hidden_states=True)
         normed = library.vision_model.layernorm(found["map"])
@@ -150,7 +152,7 @@ def test_texts_equal_the_library(tips: Tipsv2, library: Any, folder: Path) -> No
 
 
 def test_probabilities_of_whole_images_equal_the_library(tips: Tipsv2, library: Any) -> None:
-    batch = tips.preprocess(picture(90, 131))[None]
+    batch = tips.normalise(tips.preprocess(picture(90, 131))[None])
     inputs = tips.tokenizer(TEXTS)
     with torch.inference_mode():
         expected = library(pixel_values=batch, **inputs).logits_per_image
@@ -163,7 +165,7 @@ def test_larger_inputs_interpolate_positions_as_the_library(
     folder: Path, library: Any, precision: str
 ) -> None:
     tips = load_tipsv2(spec_of(folder, image_size=84, precision=precision))
-    batch = tips.preprocess(picture(90, 131))[None]
+    batch = tips.normalise(tips.preprocess(picture(90, 131))[None])
     found = tips.encode(batch)
     assert tips.grid == (6, 6)
     assert found["map"].dtype == found["values"].dtype == torch.float32

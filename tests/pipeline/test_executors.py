@@ -81,7 +81,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     here = Path.cwd()
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address="127.0.0.1:0"
+        n_workers=2, threads_per_worker=2, processes=True, memory_limit=0, dashboard_address="127.0.0.1:0"
     ) as found:
         monkeypatch.chdir(here)
         yield found
