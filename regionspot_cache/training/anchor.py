@@ -24,10 +24,11 @@ class Anchor:
         self._initial = [parameter.clone() for parameter in self._now]
 
     @torch.no_grad()
-    def pull(self, rate: float) -> None:
-        """After a step of this learning rate."""
+    def pull(self, rate: Tensor) -> None:
+        """After a step of this learning rate, a scalar on the device."""
         if self._now:
-            torch._foreach_lerp_(self._now, self._initial, min(1.0, rate * self.weight))
+            way = (rate * self.weight).clamp(max=1.0).float()
+            torch._foreach_lerp_(self._now, self._initial, [way] * len(self._now))
 
 
 class Memory:

@@ -23,7 +23,13 @@ from regionspot_cache.training.sources import FeatureSource, TrainingSource
 
 
 class Objective(Protocol):
-    """The loss of a source."""
+    """The loss of a source.
+
+    Attributes:
+        fixed: whether shapes alone decide what it computes, and boxes of weight 0 do not count.
+    """
+
+    fixed: bool
 
     def __call__(self, head: RegionHead, real: Tensor, batch: Batch, group: ProcessGroup) -> Tensor:
         """This process's share of the loss, a scalar, of the embeddings [T, E] of the real boxes."""
@@ -41,6 +47,8 @@ def objective(source: FeatureSource, config: TrainConfig, device: torch.device) 
 class BoxObjective:
     """The loss of boxes with labels."""
 
+    fixed = True
+
     def __init__(self, source: TrainingSource, config: TrainConfig, device: torch.device) -> None:
         self.scale, self.kind = source.scale, config.loss
         self.alpha, self.gamma = config.focal_alpha, config.focal_gamma
@@ -57,7 +65,9 @@ class BoxObjective:
 
 
 class CaptionObjective:
-    """RegionCLIP's losses; `batch.targets` are `CaptionTargets`."""
+    """RegionCLIP's losses; `batch.targets` are `CaptionTargets`, of another number in every batch."""
+
+    fixed = False
 
     def __init__(self, source: CaptionSource, device: torch.device) -> None:
         self.scale, self.options = source.scale, source.options
