@@ -48,7 +48,7 @@ class Memory:
         It is the divergence of what the heads say among the known classes, unit rows [P, E].
         """
         with torch.no_grad():
-            before = self.initial(batch.tokens, batch.feature_map(), batch.real).flatten(0, 1)[batch.places]
-            wanted = self.initial.logits(before, known).log_softmax(-1)
+            before = self.initial(batch.tokens, batch.feature_map(), batch.real).flatten(0, 1)
+            wanted = self.initial.logits(before.index_select(0, batch.places), known).log_softmax(-1)
         said = head.logits(real, known).log_softmax(-1)
         return self.weight * ((wanted.exp() * (wanted - said)).sum(-1) * batch.weights).sum()

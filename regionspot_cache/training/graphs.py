@@ -20,7 +20,7 @@ class Graphs(Protocol):
     """What makes graphs of work."""
 
     def lane(self) -> AbstractContextManager[None]:
-        """Work in the block runs where graphs run, after what was started before and before what comes after."""
+        """Work in the block runs where graphs run: after all before the block, before all that follows."""
         ...
 
     def capture(self, work: Work) -> Work:
@@ -58,7 +58,7 @@ class CudaGraphs:
 
 
 def why_not(device: torch.device, group: ProcessGroup, config: TrainConfig) -> str | None:
-    """Why steps cannot be graphs here; None where they can."""
+    """Why no step can be a graph here; None where steps can."""
     if device.type != "cuda":
         return f"not on {device.type}"
     if group.world > 1:
@@ -78,8 +78,8 @@ class _Shape:
 class StageSteps:
     """The steps of a stage; of sources with fixed shapes as graphs, on buffers that stay where they are.
 
-    The first batch of a shape is worked on eagerly, the warm-up that a capture needs. `collate` makes
-    few shapes, so none is ever given up.
+    The first batch of a shape is worked on eagerly, the warm-up that a capture needs. `collate` makes few
+    shapes, so none is ever given up.
 
     Args:
         step: what is done with a batch on the device; gives a tensor.

@@ -115,6 +115,11 @@ class SourceReader:
         assert maps is not None
         self._held = maps, scales
 
+    @property
+    def held(self) -> bool:
+        """Whether `load` was called."""
+        return self._held is not None
+
     def read(self, images: NDArray[np.int64], key: int = 0) -> "Read":
         """What the step of a key sees of some images."""
         seen = [self.source.see(int(image), key) for image in images]

@@ -41,9 +41,10 @@ from regionspot_cache.training.metrics import MetricsLog, StepReport
 from regionspot_cache.training.order import slice_of_rank
 from regionspot_cache.training.setup import RunData, StageData, initial_head, run_identity
 from regionspot_cache.training.sources import FeatureSource, model_metadata
-from regionspot_cache.training.step import HeadStep
+from regionspot_cache.training.step import HeadStep, seed_dropout
 
 OnStep = Callable[[StepReport], None]
+OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ def train(
     *,
     device: str | torch.device = "cpu",
     on_step: OnStep | None = None,
+    on_note: OnNote | None = None,
 ) -> TrainResult:
     """Train a head, or continue the run that `out_dir` holds.
 
@@ -71,6 +73,8 @@ def train(
 
     Args:
         on_step: called by the main process with a report every `config.log_every` steps.
+        on_note: called by the main process with sentences on where maps are read from, and on CUDA how
+            steps are done.
 
     The first Ctrl-C or SIGTERM ends the run after its step, with a checkpoint, in a KeyboardInterrupt.
 
@@ -90,6 +94,9 @@ def train(
         data = RunData.prepare(sources, config, device)
         run = _Run(data, config, folder, device, group, on_step)
         resumed_from = run.resume()
+        if on_note and group.is_main:
+            for note in run.notes():
+                on_note(note)
         with run.interruptible:
             run.finish_all_stages()
         group.barrier(device)
@@ -150,6 +157,15 @@ class _Run:
         self.settled = [tuple(pair) for pair in state["unreported"]]
         return self.step
 
+    def notes(self) -> Iterator[str]:
+        """Where maps are read from, and on CUDA how steps are done."""
+        for reader in self.data.readers:
+            where = f"in the memory of {self.device}" if reader.held else "read from the cache in every epoch"
+            yield f"maps of {reader.source.name}: {where}"
+        if self.device.type == "cuda":
+            how = f"no CUDA graphs: {self.no_graphs}" if self.no_graphs else "CUDA graphs, but for captions"
+            yield f"steps: {how}"
+
     def finish_all_stages(self) -> None:
         """Do what is left of every stage and publish the head."""
         log = MetricsLog(self.folder, self.step, self.config) if self.group.is_main else None
@@ -197,7 +213,7 @@ class _Run:
 
     def _train_step(self, batch: Batch, run: StageSteps, rate: float) -> None:
         seed = np.random.SeedSequence([self.config.seed, self.step, self.group.rank])
-        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))  # dropout of this step
+        seed_dropout(int(seed.generate_state(1, np.uint64)[0] >> 1), self.device)
         self.head_step.rate.fill_(rate)
         self.pending.append(run(batch))
         self.step += 1

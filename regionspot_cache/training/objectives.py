@@ -59,7 +59,7 @@ class BoxObjective:
         logits = head.logits(real, self.text)
         if head.offset is not None:
             logits = logits + head.config.logit_scale * head.offset
-        ignore = None if self.ignore is None else self.ignore[batch.labels]
+        ignore = None if self.ignore is None else self.ignore.index_select(0, batch.labels)
         how = {"kind": self.kind, "alpha": self.alpha, "gamma": self.gamma}
         return self.scale * region_loss(logits, batch.labels, batch.weights, ignore=ignore, **how)
 

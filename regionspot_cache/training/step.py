@@ -18,6 +18,20 @@ from regionspot_cache.training.loader import Batch
 from regionspot_cache.training.setup import StageData
 
 
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed the generator that dropout draws from, of graphs too.
+
+    `torch.manual_seed` also remembers the seed, and a formatted stack, for each kind of device that is not
+    there, which takes longer than all else that the host does for a graph.
+    """
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    elif device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 class HeadStep:
     """The head, its optimiser, and what keeps it from forgetting.
 
@@ -56,7 +70,7 @@ class HeadStep:
     def _loss(self, batch: Batch, data: StageData) -> Tensor:
         with autocast(self.arithmetic, self.device):
             embeddings = self.head(batch.tokens, batch.feature_map(), batch.real)  # [B, N, E]
-        real = embeddings.flatten(0, 1)[batch.places]  # [T, E]
+        real = embeddings.flatten(0, 1).index_select(0, batch.places)  # [T, E]
         loss = data.objectives[batch.source](self.head, real, batch, self.group)
         known = data.known[batch.source]
         if self.memory is None or known is None:
