@@ -72,7 +72,7 @@ def live_steps(
     source: TrainingSource, config: TrainConfig, clip: ClipBackbone, device: torch.device, steps: int
 ) -> float:
     """Steps a second after the warm-up."""
-    data = RunData.prepare([source], config)
+    data = RunData.prepare([source], config, device)
     stage = data.stage(0, device)
     reader = PixelReader(source, data.usable[0].images, clip)
     head = initial_head([source], config).to(device).train()

@@ -1,4 +1,5 @@
-"""Steps a second of the training loop, beside a head of `nn.TransformerDecoder` and CLIP in every step."""
+"""Steps a second of the training loop, beside a head of `nn.TransformerDecoder`, CLIP in every step, and the
+loop itself without CUDA graphs."""
 
 import time
 from contextlib import suppress
@@ -27,6 +28,7 @@ from regionspot_cache.training.losses import region_loss
 
 PEER = "nn.TransformerDecoder head"
 LIVE = "CLIP run live in every step"
+EAGER = "without CUDA graphs"
 BATCHES = 4  # ready ones, of the peer
 
 
@@ -63,13 +65,12 @@ def measure(settings: Settings, folder: Path) -> Findings:
     found: Findings = []
     for name, source in sources.items():
         contenders = {
-            OURS: lambda source=source: _ours(source, config, folder, device).rate,
+            OURS: partial(_rate, source, config, folder, device),
             PEER: partial(_theirs, SIZES[name], work, config, device),
         }
         runs = take_turns(contenders, settings.repeats)
-        on_h200 = cuda and "H200" in torch.cuda.get_device_name(device)
-        goals = {PEER: ">= 500"} if name == "l14-336" and on_h200 else {}
-        found += against(_what(name, config, device), "steps/s", runs, goals=goals)
+        found += against(_what(name, config, device), "steps/s", runs)
+    found += _beside_eager(settings, sources, config, folder, device)
     found += _beside_live(settings, sources, config, folder, device)
     found.append(
         f"{work.boxes} boxes an image, {work.classes} classes. Ours is `train` as it is, with its cache in "
@@ -77,12 +78,37 @@ def measure(settings: Settings, folder: Path) -> Findings:
     )
     if left_out := [name for name in SIZES if name not in chosen]:
         found.append(f"Not measured: {', '.join(left_out)} (--full, or --set train.sizes).")
-    return found if cuda else [*found, "GPU: none used, not measured."]
+    return found
 
 
 def _what(name: HeadSize, config: TrainConfig, device: torch.device) -> str:
     shape = list(SIZES[name].map_shape)
     return f"head {name}, map {shape}, batch {config.batch_size}, {device.type}"
+
+
+def _beside_eager(
+    settings: Settings,
+    sources: dict[HeadSize, TrainingSource],
+    config: TrainConfig,
+    folder: Path,
+    device: torch.device,
+) -> Findings:
+    """Each step as one CUDA graph, and the same steps kernel by kernel; maps on the GPU, then from disk."""
+    if device.type != "cuda":
+        return ["Steps as CUDA graphs, maps on the GPU or from disk: not measured, no GPU."]
+    found: Findings = []
+    on_h200 = "H200" in torch.cuda.get_device_name(device)
+    for name, source in sources.items():
+        goals = {EAGER: ">= 500"} if name == "l14-336" and on_h200 else {}
+        for where, room in {"maps on the GPU": None, "from disk": 0}.items():
+            how = replace(config, memory_bytes=room)
+            contenders = {
+                side: partial(_rate, source, replace(how, graphs=graphs), folder, device)
+                for side, graphs in {OURS: True, EAGER: False}.items()
+            }
+            runs = take_turns(contenders, settings.repeats)
+            found += against(f"{_what(name, config, device)}, {where}", "steps/s", runs, goals=goals)
+    return found
 
 
 def _beside_live(
@@ -177,6 +203,10 @@ def _ours(source: TrainingSource, config: TrainConfig, folder: Path, device: tor
     with suppress(_Enough), TemporaryDirectory(dir=folder) as out:
         train_head([source], config, out, device=device, on_step=on_step)
     return Speed(*map(median, zip(*laps[1:], strict=True)))
+
+
+def _rate(source: TrainingSource, config: TrainConfig, folder: Path, device: torch.device) -> float:
+    return _ours(source, config, folder, device).rate
 
 
 class TorchHead(nn.Module):

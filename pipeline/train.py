@@ -79,7 +79,12 @@ def fit(
         console.arithmetic(device, training=training.precision)
     with console.progress("training", total) as ticker:
         result = train_head(
-            sources, training, settings.out, device=device, on_step=lambda step: _show(ticker, step)
+            sources,
+            training,
+            settings.out,
+            device=device,
+            on_step=lambda step: _show(ticker, step),
+            on_note=console.say,
         )
     if is_main():
         save_preset(spec, settings.out / BACKBONE_FILE)

@@ -24,10 +24,11 @@ class Anchor:
         self._initial = [parameter.clone() for parameter in self._now]
 
     @torch.no_grad()
-    def pull(self, rate: float) -> None:
-        """After a step of this learning rate."""
+    def pull(self, rate: Tensor) -> None:
+        """After a step of this learning rate, a scalar on the device."""
         if self._now:
-            torch._foreach_lerp_(self._now, self._initial, min(1.0, rate * self.weight))
+            way = (rate * self.weight).clamp(max=1.0).float()
+            torch._foreach_lerp_(self._now, self._initial, [way] * len(self._now))
 
 
 class Memory:
@@ -47,7 +48,7 @@ class Memory:
         It is the divergence of what the heads say among the known classes, unit rows [P, E].
         """
         with torch.no_grad():
-            before = self.initial(batch.tokens, batch.feature_map(), batch.real).flatten(0, 1)[batch.places]
-            wanted = self.initial.logits(before, known).log_softmax(-1)
+            before = self.initial(batch.tokens, batch.feature_map(), batch.real).flatten(0, 1)
+            wanted = self.initial.logits(before.index_select(0, batch.places), known).log_softmax(-1)
         said = head.logits(real, known).log_softmax(-1)
         return self.weight * ((wanted.exp() * (wanted - said)).sum(-1) * batch.weights).sum()

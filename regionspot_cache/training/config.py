@@ -133,7 +133,11 @@ class TrainConfig:
     log_every: int = 20
     checkpoint_seconds: float = 60.0  # time between checkpoints; also the most work that a crash can cost
     keep_checkpoints: int = 2
-    memory_bytes: int = 4 * 2**30  # caches whose maps together fit are read once and kept in memory
+    # caches whose maps together fit are read once and kept in the memory of the device; by default 4 GB, of a
+    # GPU 0.6 of what is free, and never more of a GPU than that
+    memory_bytes: int | None = None
+    # on one CUDA device, each step is one graph: fixed shapes, so other draws of dropout than without
+    graphs: bool = True
     reader_threads: int = 4
     batches_ahead: int = 8  # batches read in advance
 

@@ -7,8 +7,8 @@ and moments, so a resumed run equals an undisturbed one bit for bit on the same 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regionspot_cache.backbones.arithmetic import Arithmetic, autocast, choose
+from regionspot_cache.backbones.arithmetic import choose
 from regionspot_cache.errors import InputError, RegionSpotError
 from regionspot_cache.hashing import random64
 from regionspot_cache.identity import require_same
-from regionspot_cache.training.anchor import Anchor, Memory
 from regionspot_cache.training.checkpoint import (
     load_tensors,
     newest_checkpoint,
@@ -30,20 +29,22 @@ from regionspot_cache.training.checkpoint import (
 )
 from regionspot_cache.training.config import Stage, TrainConfig
 from regionspot_cache.training.distributed import (
-    FlatGradients,
     Interruptible,
     ProcessGroup,
     join_processes,
     local_device,
 )
 from regionspot_cache.training.folder import claim_folder
+from regionspot_cache.training.graphs import CudaGraphs, StageSteps, why_not
 from regionspot_cache.training.loader import Batch, make_batch, read_ahead
 from regionspot_cache.training.metrics import MetricsLog, StepReport
 from regionspot_cache.training.order import slice_of_rank
 from regionspot_cache.training.setup import RunData, StageData, initial_head, run_identity
 from regionspot_cache.training.sources import FeatureSource, model_metadata
+from regionspot_cache.training.step import HeadStep, seed_dropout
 
 OnStep = Callable[[StepReport], None]
+OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ def train(
     *,
     device: str | torch.device = "cpu",
     on_step: OnStep | None = None,
+    on_note: OnNote | None = None,
 ) -> TrainResult:
     """Train a head, or continue the run that `out_dir` holds.
 
@@ -71,6 +73,8 @@ def train(
 
     Args:
         on_step: called by the main process with a report every `config.log_every` steps.
+        on_note: called by the main process with sentences on where maps are read from, and on CUDA how
+            steps are done.
 
     The first Ctrl-C or SIGTERM ends the run after its step, with a checkpoint, in a KeyboardInterrupt.
 
@@ -87,9 +91,12 @@ def train(
     folder = Path(out_dir)
     cuda = [device] if device.type == "cuda" else []
     with join_processes(device) as group, claim_folder(folder, group), torch.random.fork_rng(devices=cuda):
-        data = RunData.prepare(sources, config)
-        run = _Run(data, config, arithmetic, folder, device, group, on_step)
+        data = RunData.prepare(sources, config, device)
+        run = _Run(data, config, folder, device, group, on_step)
         resumed_from = run.resume()
+        if on_note and group.is_main:
+            for note in run.notes():
+                on_note(note)
         with run.interruptible:
             run.finish_all_stages()
         group.barrier(device)
@@ -109,21 +116,19 @@ class _Run:
         self,
         data: RunData,
         config: TrainConfig,
-        arithmetic: Arithmetic,
         folder: Path,
         device: torch.device,
         group: ProcessGroup,
         on_step: OnStep | None,
     ) -> None:
-        self.data, self.config, self.arithmetic, self.folder = data, config, arithmetic, folder
+        self.data, self.config, self.folder = data, config, folder
         self.device, self.group, self.on_step = device, group, on_step
         self.identity = run_identity(data.sources, config)
         self.metadata = {**model_metadata(data.sources), "precision": config.precision}
         self.head = initial_head(data.sources, config).to(device).train()
-        self.anchor = Anchor(self.head, config.towards_initial)
-        self.memory = Memory(deepcopy(self.head), config.distillation) if config.distillation else None
-        self.gradients = FlatGradients(self.head.parameters())
-        self.optimizer = self._new_optimizer()
+        self.head_step = HeadStep(self.head, config, device, group)
+        self.no_graphs = why_not(device, group, config)
+        self.graphs = None if self.no_graphs else CudaGraphs(device)
         self.step = 0
         # Losses and gradient norms since the last report; on the device until someone looks.
         self.settled: list[tuple[float, float]] = []
@@ -148,9 +153,18 @@ class _Run:
         )
         self.step, self.saved = state["step"], found
         fresh = self.step in self._stage_starts()
-        load_tensors(found, self.head, None if fresh else self.optimizer)
+        load_tensors(found, self.head, None if fresh else self.head_step.optimizer)
         self.settled = [tuple(pair) for pair in state["unreported"]]
         return self.step
+
+    def notes(self) -> Iterator[str]:
+        """Where maps are read from, and on CUDA how steps are done."""
+        for reader in self.data.readers:
+            where = f"in the memory of {self.device}" if reader.held else "read from the cache in every epoch"
+            yield f"maps of {reader.source.name}: {where}"
+        if self.device.type == "cuda":
+            how = f"no CUDA graphs: {self.no_graphs}" if self.no_graphs else "CUDA graphs, but for captions"
+            yield f"steps: {how}"
 
     def finish_all_stages(self) -> None:
         """Do what is left of every stage and publish the head."""
@@ -168,15 +182,17 @@ class _Run:
     def _finish_stage(self, index: int, start: int, log: MetricsLog | None) -> None:
         stage, data = self.config.stages[index], self.data.stage(index, self.device)
         if self.step == start:
-            self.optimizer = self._new_optimizer()
+            self.head_step.forget_moments()
+        fixed = [objective.fixed for objective in data.objectives]
+        run = StageSteps(partial(self.head_step, data=data), fixed, self.device, self.graphs)
         clock = _Clock(self.step)
         steps = range(self.step - start, stage.steps)
         config, threads = self.config, self.config.reader_threads
         with read_ahead(
-            self._reading(data, start), steps, threads=threads, ahead=config.batches_ahead
+            self._reading(data, start, run), steps, threads=threads, ahead=config.batches_ahead
         ) as batches:
             for batch in clock.timed(batches):
-                self._train_step(batch, data, stage.rate(batch.step))
+                self._train_step(batch, run, stage.rate(batch.step))
                 last = self.step == start + stage.steps
                 if self.step % config.log_every == 0 or last:
                     self._report(stage, data, batch.step, clock, log)
@@ -185,39 +201,22 @@ class _Run:
                 if asked:
                     raise KeyboardInterrupt
 
-    def _reading(self, data: StageData, start: int) -> Callable[[int], Batch]:
+    def _reading(self, data: StageData, start: int, run: StageSteps) -> Callable[[int], Batch]:
         def make(step: int) -> Batch:
             source, images = data.order.batch(step)
             share = slice_of_rank(images, self.group.rank, self.group.world)
-            pin = self.device.type == "cuda"
+            how = {"pin": self.device.type == "cuda", "fixed": run.fixes(source)}
             key = int(random64(self.config.seed, start + step))  # of all that is drawn for this step
-            return make_batch(step, source, data.readers[source], share, len(images), pin=pin, key=key)
+            return make_batch(step, source, data.readers[source], share, len(images), key=key, **how)
 
         return make
 
-    def _train_step(self, batch: Batch, data: StageData, rate: float) -> None:
+    def _train_step(self, batch: Batch, run: StageSteps, rate: float) -> None:
         seed = np.random.SeedSequence([self.config.seed, self.step, self.group.rank])
-        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))  # dropout of this step
-        self.gradients.clear()
-        loss = self._loss(batch.to(self.device), data)
-        loss.backward()
-        loss = self.gradients.reduce(loss, self.group)
-        norm = self.gradients.clip(self.config.gradient_clip)
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
-        self.anchor.pull(rate)
-        self.pending.append(torch.stack([loss, norm]))
+        seed_dropout(int(seed.generate_state(1, np.uint64)[0] >> 1), self.device)
+        self.head_step.rate.fill_(rate)
+        self.pending.append(run(batch))
         self.step += 1
-
-    def _loss(self, batch: Batch, data: StageData) -> Tensor:
-        with autocast(self.arithmetic, self.device):
-            embeddings = self.head(batch.tokens, batch.feature_map(), batch.real)  # [B, N, E]
-        real = embeddings.flatten(0, 1)[batch.places]  # [T, E]
-        loss = data.objectives[batch.source](self.head, real, batch, self.group)
-        known = data.known[batch.source]
-        if self.memory is None or known is None:
-            return loss
-        return loss + self.memory.loss(self.head, real, batch, known)
 
     def _report(
         self, stage: Stage, data: StageData, stage_step: int, clock: "_Clock", log: MetricsLog | None
@@ -250,7 +249,12 @@ class _Run:
         self._settle()  # never save weights that a non-finite gradient has touched
         state = {"step": self.step, "unreported": self.settled, "identity": self.identity}
         self.saved = save_checkpoint(
-            self.folder, self.head, self.optimizer, state, self.metadata, self.config.keep_checkpoints
+            self.folder,
+            self.head,
+            self.head_step.optimizer,
+            state,
+            self.metadata,
+            self.config.keep_checkpoints,
         )
         self.saved_at = time.monotonic()
 
@@ -282,13 +286,6 @@ class _Run:
 
     def _stage_starts(self) -> list[int]:
         return [0, *accumulate(stage.steps for stage in self.config.stages)][:-1]
-
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        config = self.config
-        # One parameter group: weight decay acts on norms and biases too, as in the paper's code.
-        return torch.optim.AdamW(
-            self.head.parameters(), lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
 
 
 class _Clock:

@@ -23,7 +23,13 @@ from regionspot_cache.training.sources import FeatureSource, TrainingSource
 
 
 class Objective(Protocol):
-    """The loss of a source."""
+    """The loss of a source.
+
+    Attributes:
+        fixed: whether shapes alone decide what it computes, and boxes of weight 0 do not count.
+    """
+
+    fixed: bool
 
     def __call__(self, head: RegionHead, real: Tensor, batch: Batch, group: ProcessGroup) -> Tensor:
         """This process's share of the loss, a scalar, of the embeddings [T, E] of the real boxes."""
@@ -41,6 +47,8 @@ def objective(source: FeatureSource, config: TrainConfig, device: torch.device) 
 class BoxObjective:
     """The loss of boxes with labels."""
 
+    fixed = True
+
     def __init__(self, source: TrainingSource, config: TrainConfig, device: torch.device) -> None:
         self.scale, self.kind = source.scale, config.loss
         self.alpha, self.gamma = config.focal_alpha, config.focal_gamma
@@ -51,13 +59,15 @@ class BoxObjective:
         logits = head.logits(real, self.text)
         if head.offset is not None:
             logits = logits + head.config.logit_scale * head.offset
-        ignore = None if self.ignore is None else self.ignore[batch.labels]
+        ignore = None if self.ignore is None else self.ignore.index_select(0, batch.labels)
         how = {"kind": self.kind, "alpha": self.alpha, "gamma": self.gamma}
         return self.scale * region_loss(logits, batch.labels, batch.weights, ignore=ignore, **how)
 
 
 class CaptionObjective:
-    """RegionCLIP's losses; `batch.targets` are `CaptionTargets`."""
+    """RegionCLIP's losses; `batch.targets` are `CaptionTargets`, of another number in every batch."""
+
+    fixed = False
 
     def __init__(self, source: CaptionSource, device: torch.device) -> None:
         self.scale, self.options = source.scale, source.options

@@ -17,6 +17,9 @@ from regionspot_cache.training.objectives import Objective, objective
 from regionspot_cache.training.order import SampleOrder, UsableImages, usable_images, window_partitions
 from regionspot_cache.training.sources import FeatureSource, build_head_config, model_metadata
 
+_HOST_BYTES = 4 * 2**30
+_GPU_SHARE = 0.6  # weights, moments and a step of the largest head take below 2 GB
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageData:
@@ -38,13 +41,13 @@ class RunData:
     readers: tuple[SourceReader, ...]
 
     @classmethod
-    def prepare(cls, sources: Sequence[FeatureSource], config: TrainConfig) -> Self:
-        """Check names, find the usable images of each source, and read the small ones into memory."""
+    def prepare(cls, sources: Sequence[FeatureSource], config: TrainConfig, device: torch.device) -> Self:
+        """Check names, find the usable images of each source, and read the small ones onto the device."""
         _check_names(sources, config)
         usable = tuple(usable_images(s.cache, s.name, parts=s.parts, views=config.views) for s in sources)
         pairs = zip(sources, usable, strict=True)
         readers = tuple(SourceReader(source, table.images) for source, table in pairs)
-        _load_small(readers, usable, config.memory_bytes)
+        _load_small(readers, usable, memory_limit(config, device), device)
         return cls(config=config, sources=tuple(sources), usable=usable, readers=readers)
 
     @property
@@ -138,7 +141,17 @@ def _check_names(sources: Sequence[FeatureSource], config: TrainConfig) -> None:
             raise UsageError(f"stage {stage.name}: no cache {min(unknown)}", f"one of {', '.join(names)}")
 
 
-def _load_small(readers: Sequence[SourceReader], usable: Sequence[UsableImages], limit: int) -> None:
+def memory_limit(config: TrainConfig, device: torch.device) -> int:
+    """Bytes that maps may take of the memory of a device."""
+    if device.type != "cuda":
+        return _HOST_BYTES if config.memory_bytes is None else config.memory_bytes
+    free = int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0])
+    return free if config.memory_bytes is None else min(free, config.memory_bytes)
+
+
+def _load_small(
+    readers: Sequence[SourceReader], usable: Sequence[UsableImages], limit: int, device: torch.device
+) -> None:
     pairs = zip(readers, usable, strict=True)
     sizes = [
         (reader.source.map_bytes * len(table.images) + reader.source.query_bytes, reader)
@@ -147,4 +160,4 @@ def _load_small(readers: Sequence[SourceReader], usable: Sequence[UsableImages],
     for size, reader in sorted(sizes, key=lambda pair: pair[0]):
         limit -= size
         if limit >= 0:
-            reader.load()
+            reader.load(device)

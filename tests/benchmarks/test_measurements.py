@@ -118,6 +118,7 @@ def test_train(tmp_path: Path) -> None:
         assert min(*row.ours, *row.theirs) > 0
     assert all(0 <= share < 1 for share in waiting.ours)
     assert "l14-336" in remarks(found)
+    assert "Steps as CUDA graphs, maps on the GPU or from disk: not measured, no GPU." in remarks(found)
     assert not list(tmp_path.rglob("*.safetensors"))  # stopped before the checkpoint
 
 

@@ -53,9 +53,9 @@ def test_a_pull_of_the_whole_way_is_the_initial_head() -> None:
     anchor = Anchor(model, 100.0)
     with torch.no_grad():
         model.weight += 1
-    anchor.pull(0.001)
+    anchor.pull(torch.tensor(0.001))
     torch.testing.assert_close(model.weight.detach(), before + 0.9)
-    anchor.pull(1.0)
+    anchor.pull(torch.tensor(1.0))
     torch.testing.assert_close(model.weight.detach(), before)
 
 

@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 def batch_of(source, images: list[int], key: int = 5, *, in_memory: bool = False) -> Batch:
     reader = SourceReader(source, np.arange(source.cache.num_images))
     if in_memory:
-        reader.load()
+        reader.load(torch.device("cpu"))
     return make_batch(0, 0, reader, np.array(images), len(images), pin=False, key=key)
 
 

@@ -22,7 +22,7 @@ def reader_threads() -> list[threading.Thread]:
 def read_batch(cache: FakeCache, *, in_memory: bool = False, **changes: object) -> Batch:
     reader = SourceReader(make_source(cache=cache, **changes), np.arange(cache.num_images))
     if in_memory:
-        reader.load()
+        reader.load(torch.device("cpu"))
         cache.reads.clear()
     return make_batch(3, 0, reader, IMAGES, 8, pin=False)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -121,7 +122,7 @@ PINNED = [23, 14, 11, 21, 12, 22]
 def test_a_window_holds_as_many_maps_as_without_views() -> None:
     config = make_config(window_bytes=5 * 5 * 8 * 2)  # two partitions of five maps
     plain, views = make_source("plain"), make_source("views", views_cache(24, 4))
-    data = RunData.prepare([plain, views], config)
+    data = RunData.prepare([plain, views], config, torch.device("cpu"))
     windows = [data._window(s, u) for s, u in zip(data.sources, data.usable, strict=True)]
     assert windows[0] == 2
     assert windows[1] > 4
