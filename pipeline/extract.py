@@ -9,7 +9,8 @@ from typing import Any
 from pipeline import console, executors
 from pipeline.console import counts
 from pipeline.contents import Contents, waited
-from pipeline.plan import backbone_spec, cache_path, free_space, open_dataset, parts_of, plan_of
+from pipeline.plan import backbone_spec, free_space, open_dataset, parts_of, plan_of
+from pipeline.usual_caches import cache_path
 from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec
 from regionspot_cache.datasets import DetectionDataset

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.evaluate.cached import CachedFeatures, cached_features
+from pipeline.evaluate.cached import FoundFeatures, cached_features
 from pipeline.evaluate.own_methods import OwnMethods, regions_of
 from pipeline.evaluate.recognise import Recognition
 from pipeline.label_journal import Journal
@@ -105,12 +105,12 @@ class Labeller:
         """Of classes [N, K] for embedded boxes [N, E]."""
         return self.vocabulary.best_words(self.method.scores(embeddings, self.text).cpu().numpy())
 
-    def cached(self, dataset: DetectionDataset) -> CachedFeatures | None:
-        """Features of the images that a cache has."""
+    def cached(self, dataset: DetectionDataset) -> FoundFeatures:
+        """Features of the images that caches have."""
         parts = {path.partition("/")[0] for path in self.method.reads}
         return cached_features(self.settings.cache, dataset, self.backbone, parts)
 
-    def identity(self, boxes: BoxSet, cached: CachedFeatures | None, known: str) -> dict[str, Any]:
+    def identity(self, boxes: BoxSet, cached: FoundFeatures, known: str) -> dict[str, Any]:
         """All that decides the answers; `known` says where boxes come from."""
         dataset, settings = boxes.dataset, self.settings
         head = settings.method in WITH_HEAD
@@ -130,10 +130,10 @@ class Labeller:
             "text": hashlib.sha256(self.text.cpu().numpy().tobytes()).hexdigest(),
             "top": settings.top,
             "batch_size": settings.batch_size,
-            "cache": cached.cache.url if cached is not None else None,
+            "caches": cached.urls,
         }
 
-    def run(self, boxes: BoxSet, labels: NDArray[np.int64], cached: CachedFeatures | None) -> "Work":
+    def run(self, boxes: BoxSet, labels: NDArray[np.int64], cached: FoundFeatures) -> "Work":
         """The work on all boxes of a set; `labels` [T] are the classes of their labels, -1 for none."""
         dataset = boxes.dataset
         regions = regions_of(self.eval, dataset, self.backbone)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.places import WORKPLACE
+from pipeline.usual_caches import cache_path
 from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.backbones import BackboneSpec, load_preset
 from regionspot_cache.backbones.at_hand import at_hand
@@ -115,13 +115,6 @@ def parts_of(settings: ExtractSettings, spec: BackboneSpec) -> tuple[str, ...]:
 def plan_of(settings: ExtractSettings) -> Plan:
     """How a new cache is laid out."""
     return Plan(partition_size=settings.partition_size, seed=settings.seed, rebuild=settings.rebuild)
-
-
-def cache_path(given: str | None, dataset: DetectionDataset, spec: BackboneSpec) -> str:
-    """The given cache, or the usual place of the cache of this dataset and backbone."""
-    views = "views" if dataset.augmentation else ""
-    name = "-".join(part for part in (dataset.name, dataset.split, spec.name, views) if part)
-    return given or str(WORKPLACE / "caches" / name)
 
 
 def described_parts(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.console import counts
-from pipeline.evaluate.cached import CachedFeatures, cached_features
+from pipeline.evaluate.cached import CachedFeatures, FoundFeatures, cached_features
 from pipeline.evaluate.own_methods import OwnMethods
 from pipeline.region_set import RegionSet, read_region_set
 from pipeline.train_inputs import embed_names
@@ -48,12 +48,12 @@ class Embedder:
     prompts: PromptSettings
     classes: tuple[str, ...]
     text: torch.Tensor
-    cached: CachedFeatures | None
+    cached: FoundFeatures
 
     def inputs(self, dataset: DetectionDataset, index: int) -> RegionInputs:
         """An image of a dataset with all its boxes, and what is cached of them."""
         record = dataset[index]
-        cached = self.cached.of(index, record.boxes) if self.cached else None
+        cached = self.cached.of(index, record.boxes)
         size, read = (record.height, record.width), partial(picture, dataset, index)
         return RegionInputs(self.backbone, read, record.boxes, size=size, cached=cached)
 

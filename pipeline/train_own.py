@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline import console
 from pipeline.console import counts
 from pipeline.extract import extract
-from pipeline.plan import cache_path, open_dataset
+from pipeline.plan import open_dataset
 from pipeline.train import (
     backbone_spec,
     check_named,
@@ -24,6 +24,7 @@ from pipeline.train import (
     training_source,
 )
 from pipeline.train_captions import caption_sources
+from pipeline.usual_caches import cache_path
 from pipeline.verbs.extract import ExtractSettings
 from pipeline.verbs.train import TrainSettings
 from regionspot_cache.backbones import Backbone, load_text_part

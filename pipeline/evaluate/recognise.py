@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import console
-from pipeline.evaluate.cached import CachedFeatures, rows_of_boxes
+from pipeline.evaluate.cached import CachedFeatures, FoundFeatures, rows_of_boxes
 from regionspot_cache.backbones import Backbone, RegionProposer
 from regionspot_cache.datasets import DetectionDataset, ImageRecord
 from regionspot_cache.datasets.images import ImageFailure, find_image, read_image
@@ -85,7 +85,7 @@ class Recognition:
     texts: Mapping[str | None, torch.Tensor]
     """float32 [K, E], one row a class of the dataset, by the part whose text encoder made them."""
     regions: Regions
-    cached: CachedFeatures | None
+    cached: CachedFeatures | FoundFeatures | None
     """None runs the networks on every image."""
     masks: bool
     """Keep SAM's mask of every detected box."""

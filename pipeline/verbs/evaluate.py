@@ -42,7 +42,7 @@ class EvalSettings:
     images: Path | None = names.images_option(None)
     data: Path = WORKPLACE / "datasets"
     cache: str | None = None
-    """Cached features to use where they fit; `rs-cache-data/caches/DATASET-SPLIT-BACKBONE` if it exists."""
+    """Cached features to use; if not given, those in `rs-cache-data/caches` of the same pictures."""
     backbone: names.Backbone | None = names.backbone_option(None)
     """The first checkpoint's own when not given."""
     proposals: Annotated[str, AfterValidator(names.check_boxes)] = option(

@@ -44,7 +44,7 @@ class RegionSettings:
     top: PositiveInt = 5
     """Names of a region that are kept."""
     cache: str | None = None
-    """Cached features of annotations; `rs-cache-data/caches/DATASET-SPLIT-BACKBONE` if it exists."""
+    """Cached features of annotations; those in `rs-cache-data/caches` of the same pictures if not given."""
     data: Path = WORKPLACE / "datasets"
     seed: int = 0
     device: str = "auto"
@@ -94,7 +94,7 @@ def named_networks(said: Mapping[str, Any], _: Path | None) -> Mapping[str, Any]
 def warn_of_networks(source: str, settings: RegionSettings) -> None:
     """Says so where the built-in networks are about to see photographs."""
     if not settings.array and not is_cache(source):
-        warn_of_photographs(settings.backbone or settings.checkpoint, source)
+        warn_of_photographs(settings.backbone or settings.checkpoint, settings.images or source)
 
 
 @dataclass(frozen=True, kw_only=True)

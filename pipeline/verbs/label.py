@@ -60,7 +60,7 @@ class LabelSettings:
     """The name of boxes below that score."""
     relabel: bool = option(False, "--relabel", "Compare with the labels in DATA; the doubtful ones as CSV.")
     cache: str | None = None
-    """Cached features to use where they fit; `rs-cache-data/caches/NAME-BACKBONE` if it exists."""
+    """Cached features to use; if not given, those in `rs-cache-data/caches` of the same pictures."""
     prompts: PromptSettings | None = None
     """The checkpoint's own when not given."""
     regionclip: RegionClipSpec | None = None
@@ -109,7 +109,7 @@ def label(settings: LabelSettings, *, as_json: bool) -> None:
 
     Example: rs-cache label photos --proposals rpn --classes n.txt --method clip-roi --backbone bl --out a.csv
     """
-    warn_of_photographs(settings.backbone or settings.checkpoint, settings.source)
+    warn_of_photographs(settings.backbone or settings.checkpoint, settings.images or settings.source)
     from pipeline.label import label as run
 
     run(settings, as_json=as_json)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from regionspot_cache.backbones.arithmetic import autocast, choose
-from regionspot_cache.backbones.clip_attention import lay_out_attention
+from regionspot_cache.backbones.clip_attention import freeze_attention
 from regionspot_cache.backbones.clip_build import ClipParts
 from regionspot_cache.backbones.clip_class_token import image_embedding
 from regionspot_cache.backbones.clip_text import ClipText
@@ -43,7 +43,7 @@ class ClipBackbone(ClipText):
         self.blocks = tuple(_block_index(layer, self._shape) for layer in spec.layers)
         if spec.values:
             require_value_path(parts.model.visual, spec.model)
-        lay_out_attention(parts.model.visual)
+        freeze_attention(parts.model.visual)
         self.precision = choose(spec.precision, self.device).arithmetic
         self.resize = parts.interpolation if spec.resize == "auto" else spec.resize
 

@@ -130,6 +130,24 @@ def read_file(path: Path) -> tuple[bytes, FileStamp]:
         return data, (len(data), status.st_mtime_ns, content_hash(data))
 
 
+def has_changed(root: Path, file_name: str, stamp: FileStamp) -> bool:
+    """Whether an image file is another one than that of a stamp; one that is missing has not changed.
+
+    The content is read only where the time differs. A stamp of zeros is of no file, and says nothing.
+    """
+    size, time, content = stamp
+    if not size:
+        return False
+    try:
+        path = find_image(root, file_name)
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) == (size, time):
+            return False
+        return status.st_size != size or content_hash(read_file(path)[0]) != content
+    except (ImageFailure, OSError):
+        return False
+
+
 def decode_image(
     data: bytes,
     path: Path,

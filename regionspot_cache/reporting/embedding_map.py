@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from regionspot_cache.errors import InputError, UsageError
 
 MapKind = Literal["pca", "umap"]
-BLOCK = 4096  # regions that are compared with as many at a time: 64 MB of similarities
+BLOCK = 2048  # regions that are compared with as many at a time: 16 MB of similarities
 _FIT_ROWS = 200_000  # regions of which the axes of a PCA are computed, drawn by the seed
 
 
@@ -44,7 +44,8 @@ def nearest(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The most similar other regions of every region, exactly; best first.
 
-    Memory beside the embeddings is `block` squared similarities; work is N squared times E.
+    Two regions are compared once, for both of them: work is N squared times E, half of what the products of
+    all rows with all rows take. Memory beside embeddings and result is `block` squared similarities, twice.
 
     Args:
         embeddings: unit vectors, float32 [N, E].
@@ -56,15 +57,21 @@ def nearest(
         rows int64 [N, k] and cosine distances float32 [N, k], rising.
     """
     total, k = len(embeddings), min(count, max(len(embeddings) - 1, 0))
-    rows, distances = np.zeros((total, k), np.int64), np.zeros((total, k), np.float32)
-    if k == 0:
-        return rows, distances
-    all_rows = torch.from_numpy(np.ascontiguousarray(embeddings))
-    for start in range(0, total, block):
-        mine = all_rows[start : start + block].to(device)
-        found = _nearest_of(mine, start, all_rows, k, block)
-        rows[start : start + block], distances[start : start + block] = found
-    return rows, distances
+    every = torch.from_numpy(np.ascontiguousarray(embeddings))
+    best = torch.full((total, k), -torch.inf, device=device)
+    rows = torch.zeros((total, k), dtype=torch.int64, device=device)
+    for start in range(0, total, block) if k else ():
+        mine = every[start : start + block].to(device)
+        for first in range(start, total, block):
+            similar = mine @ every[first : first + block].to(device).T
+            if first == start:
+                similar.fill_diagonal_(-torch.inf)
+            else:
+                _keep_best(best, rows, first, similar.T.contiguous(), start)
+            _keep_best(best, rows, start, similar, first)
+    distances, numbers = (1 - best).clamp(min=0).cpu().numpy(), rows.cpu().numpy()
+    order = np.lexsort((numbers, distances), axis=1)
+    return np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1)
 
 
 def novelty(distances: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,24 +79,13 @@ def novelty(distances: NDArray[np.float32]) -> NDArray[np.float32]:
     return distances.mean(axis=1) if distances.shape[1] else np.zeros(len(distances), np.float32)
 
 
-def _nearest_of(
-    mine: torch.Tensor, start: int, all_rows: torch.Tensor, k: int, block: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Rows and distances of some regions, those from `start` on."""
-    best = mine.new_full((len(mine), 0), 0.0)
-    where = torch.zeros((len(mine), 0), dtype=torch.int64, device=mine.device)
-    for first in range(0, len(all_rows), block):
-        similar = mine @ all_rows[first : first + block].to(mine.device).T
-        if first == start:
-            similar.fill_diagonal_(-torch.inf)
-        values, columns = similar.topk(min(k, similar.shape[1]), dim=1)
-        joined, rows = torch.cat([best, values], dim=1), torch.cat([where, columns + first], dim=1)
-        best, chosen = joined.topk(min(k, joined.shape[1]), dim=1)
-        where = rows.gather(1, chosen)
-    distances = (1 - best).clamp(min=0).cpu().numpy()
-    numbers = where.cpu().numpy()
-    order = np.lexsort((numbers, distances), axis=1)
-    return np.take_along_axis(numbers, order, 1), np.take_along_axis(distances, order, 1)
+def _keep_best(best: torch.Tensor, rows: torch.Tensor, start: int, similar: torch.Tensor, first: int) -> None:
+    """Of regions from `start` on, the best among those known [N, k] and the regions from `first` on."""
+    own, k = slice(start, start + len(similar)), best.shape[1]
+    values, columns = similar.topk(min(k, similar.shape[1]), dim=1)
+    known = torch.cat([rows[own], columns + first], dim=1)
+    best[own], chosen = torch.cat([best[own], values], dim=1).topk(k, dim=1)
+    rows[own] = known.gather(1, chosen)
 
 
 def _pca(embeddings: NDArray[np.float32], seed: int) -> NDArray[np.float32]:

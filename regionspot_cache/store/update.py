@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regionspot_cache.datasets.images import ImageFailure, content_hash, find_image, read_file
+from regionspot_cache.datasets.images import has_changed
 from regionspot_cache.store.identity import cache_identity, plan_digest
 from regionspot_cache.store.labelled import Match, match
 from regionspot_cache.store.objects import open_objects
@@ -87,21 +87,9 @@ def _files_changed(
     changed = np.zeros(len(dataset.file_names), bool)
     stamps = cache.stamps(next(iter(cache.parts)))
     for i in np.flatnonzero(candidates):
-        size, time, content = stamps[found.images[i]].tolist()
-        if size:
-            changed[i] = _differs(Path(dataset.image_root), dataset.file_names[i], size, time, content)
+        stamp = tuple(stamps[found.images[i]].tolist())
+        changed[i] = has_changed(Path(dataset.image_root), dataset.file_names[i], stamp)
     return changed
-
-
-def _differs(root: Path, name: str, size: int, time: int, content: int) -> bool:
-    try:
-        path = find_image(root, name)
-        status = path.stat()
-        if (status.st_size, status.st_mtime_ns) == (size, time):
-            return False
-        return status.st_size != size or content_hash(read_file(path)[0]) != content
-    except (ImageFailure, OSError):
-        return False
 
 
 def begin_update(path: str | Path, name: str) -> str:

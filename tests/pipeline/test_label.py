@@ -262,7 +262,7 @@ def test_images_that_cannot_be_read_are_counted_and_kept(
         if old["image_id"] in (gone["id"], broken["id"]):
             assert new == old
         else:  # in batches of other sizes
-            assert new["score"] == pytest.approx(other["score"], abs=1e-4)
+            assert new["score"] == pytest.approx(other["score"], abs=0.01)
 
 
 def test_a_folder_of_pictures_with_proposed_boxes(finished: Path, classes: Path, tmp_path: Path) -> None:
