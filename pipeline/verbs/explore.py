@@ -20,7 +20,7 @@ from regionspot_cache.errors import MissingFileError, UsageError, one_of
 class RegionSettings:
     """Which regions, embedded and named by what."""
 
-    checkpoint: Path = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
+    checkpoint: names.Model = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
     method: str = option(
         "regionspot",
         "--method",

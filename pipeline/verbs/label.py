@@ -33,7 +33,7 @@ class LabelSettings:
     format: Literal["coco", "yolo", "voc", "csv", "label-studio"] | None = option(
         None, "--format", "Of --out; by its ending, or as DATA, if not given."
     )
-    checkpoint: Path = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
+    checkpoint: names.Model = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
     method: str = option("regionspot", "--method", ", ".join(RECOGNISERS) + ".", "NAME", lambda: RECOGNISERS)
     backbone: names.Backbone | None = names.backbone_option(None)
     images: Path | None = names.images_option(None)

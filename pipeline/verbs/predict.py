@@ -43,7 +43,7 @@ class PredictSettings:
         "Pictures of classes beside their names: a folder of images a class, or a COCO-style file.",
         "PLACE",
     )
-    checkpoint: Path = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
+    checkpoint: names.Model = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
     backbone: names.Backbone | None = names.backbone_option(None)
     out: Path | None = option(None, "--out", "Picture to write; IMAGE-regions.png if not given.", "FILE")
     top: PositiveInt = option(20, "--top", "Boxes that the RPN proposes.")
