@@ -81,7 +81,9 @@ dataset_option = shared(
     "--dataset", "NAME or NAME:SPLIT of the catalog, or a COCO-style FILE.json.", "NAME", datasets
 )
 images_option = shared("--images", "Image root, where it is not the dataset's usual one.", "DIR")
-checkpoint_option = shared("--checkpoint", "Model folder written by train or import, or ORG/NAME on the hub.", "DIR")
+checkpoint_option = shared(
+    "--checkpoint", "Model folder written by train or import, or ORG/NAME on the hub.", "DIR"
+)
 limit_option = shared("--limit", "A seeded sample of this many images.")
 
 

@@ -172,7 +172,7 @@ def image_size(path: Path, exif: ExifRule = "ignore") -> tuple[int, int]:
 
 
 def image_orientation(path: Path) -> int:
-    """What EXIF says of how an image is to be turned, 1 (not at all) to 8; ImageFailure as of `image_size`."""
+    """How EXIF says that an image is to be turned, 1 (not at all) to 8; ImageFailure as of `image_size`."""
     with _failures_of(path), _open_file(path) as file:
         found = _orientation(_open(file, max_pixels=None))
     return found if found in _TURNS else 1

@@ -32,7 +32,9 @@ def resolve_device(wanted: str) -> str:
         return f"cuda:{_own_device(visible)}" if visible else "cpu"
     try:
         device = torch.device(wanted)
-        usable = (device.index or 0) < visible if device.type == "cuda" else bool(torch.ones(1, device=device))
+        usable = (
+            (device.index or 0) < visible if device.type == "cuda" else bool(torch.ones(1, device=device))
+        )
     except Exception:  # of each kind of device another one
         usable = False
     if not usable:
