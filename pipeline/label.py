@@ -33,6 +33,8 @@ def label(settings: LabelSettings, *, as_json: bool = False) -> dict[str, Any]:
         IdentityError: an unfinished output was begun with something else.
     """
     vocabulary = Vocabulary.read(settings.classes)
+    if len(vocabulary.names) == 1:
+        console.warn("with one class alone every box gets it, with score 1: name what else there is, too")
     boxes = read_boxes(settings.source, settings.images)
     _check_boxes(settings, boxes)
     form = output_format(settings.out, settings.format, boxes)
