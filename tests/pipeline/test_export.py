@@ -143,7 +143,7 @@ def test_a_head_for_onnxruntime(finished: Path, tmp_path: Path) -> None:
         (("shapes:val", "--out", "r.parquet", "--method", "sam/none"), 2, "without a cache"),
         (("no/where", "--out", "r.parquet"), 1, "no cache at no/where"),
         (("none.json", "--out", "r.parquet"), 1, "none.json"),
-        ((RUN, "--out", "r.parquet"), 1, "no cache"),
+        ((RUN, "--out", "r.parquet"), 2, "is a trained head, which has no regions"),
         ((CACHE, "--out", "r.parquet", "--images", "none"), 1, "no image folder none"),
         ((CACHE, "--out", "r.parquet", "--classes", " , "), 2, "names nothing"),
         ((RUN, "--out", "a.pth", "--limit", "3"), 2, "limit is given for --out a.pth"),
