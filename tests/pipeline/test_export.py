@@ -117,10 +117,10 @@ def test_what_cache_and_annotations_do_not_share_is_counted(finished: Path, tmp_
     assert dataset.num_boxes == len(truth["annotations"]) - 1
 
 
-def test_a_head_for_onnxruntime(finished: Path, tmp_path: Path) -> None:
+def test_a_head_for_onnxruntime(finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("onnxscript")
     ran = rs_cache("export", RUN, "--out", tmp_path / "new" / "head.onnx", "--json", cwd=finished)
-    assert (ran.code, ran.err) == (0, "")
+    assert (ran.code, ran.err, caplog.messages) == (0, "", [])
     assert ran.json["file"] == str(tmp_path / "new" / "head.onnx")
     head, session = RegionHead.from_pretrained(finished / RUN), session_of(tmp_path / "new" / "head.onnx")
     about = json.loads(session.get_modelmeta().custom_metadata_map["regionspot-cache"])
