@@ -146,7 +146,7 @@ def test_a_file_that_is_no_journal_is_left_alone(finished: Path, classes: Path, 
 def test_without_any_picture_nothing_is_written(finished: Path, classes: Path, tmp_path: Path) -> None:
     out = tmp_path / "new.json"
     ran = label(finished, out, classes, "--images", tmp_path)
-    assert (ran.code, ran.json["error"]["next"]) == (1, "Give the folder with --images DIR.")
+    assert (ran.code, ran.json["error"]["next"]) == (1, "--images DIR, where they are in another folder")
     assert list(tmp_path.iterdir()) == []
 
 
