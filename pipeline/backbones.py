@@ -7,6 +7,7 @@ from typing import Any
 import open_clip
 
 from pipeline import console
+from pipeline.names import check_backbone
 from pipeline.places import CONFIGS
 from regionspot_cache.backbones import PRESETS, ClipSpec, NetworkSpec, OwnSpec, SamSpec, load_preset
 from regionspot_cache.backbones.costs import network_cost
@@ -66,7 +67,7 @@ def _specs_of(name: str) -> list[NetworkSpec]:
     if name in registered():
         return [OwnSpec(network=name)]
     if name in PRESETS or name.endswith((".yaml", ".yml")):
-        return list(load_preset(name).parts.values())
+        return list(load_preset(check_backbone(name)).parts.values())
     known = [*PRESETS, *SAMS, *open_clip.list_models(), *registered()]
     expected = f"{near(name, known)}A preset, a .yaml file, or a network of open_clip or of this package."
     raise UsageError(f"No backbone {name!r}.", expected, "rs-cache backbones")

@@ -39,8 +39,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Open-vocabulary region recognition from cached SAM tokens and CLIP maps. "
-    "Two phases: extract runs the frozen networks once; train and eval read the cache. "
+    help="Name the boxes of pictures in your own words. Frozen networks look at every picture once, into "
+    "a cache (extract); a small head learns from it (train); label, predict, explore and eval name boxes. "
     "On the built-in world extract, train, eval, demo and reproduce need no arguments. "
     "An option beats --set, which beats --config, which beats the default. "
     "Exit codes: 0 done, 1 error, 2 usage, 3 incomplete (run it again), "

@@ -1,5 +1,6 @@
 """`rs-cache label`: boxes of a set to names, through a journal, into the format that is asked for."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from pipeline.label_journal import Journal, journal_path
 from pipeline.label_review import best_threshold, review, review_lines
 from pipeline.label_work import Labeller, Pass
 from pipeline.verbs.label import AUTO, LabelSettings
-from regionspot_cache.datasets.box_formats import FORMATS, Answers, BoxSet, output_format, read_boxes
+from regionspot_cache.datasets.box_formats import (
+    FORMATS,
+    Answers,
+    BoxSet,
+    in_frame,
+    output_format,
+    read_boxes,
+)
 from regionspot_cache.errors import InputError, MissingFileError, UsageError
 from regionspot_cache.recognition.synonyms import Vocabulary
 
@@ -25,7 +33,10 @@ def label(settings: LabelSettings, *, as_json: bool = False) -> dict[str, Any]:
         IdentityError: an unfinished output was begun with something else.
     """
     vocabulary = Vocabulary.read(settings.classes)
+    if len(vocabulary.names) == 1:
+        console.warn("with one class alone every box gets it, with score 1: name what else there is, too")
     boxes = read_boxes(settings.source, settings.images)
+    _check_boxes(settings, boxes)
     form = output_format(settings.out, settings.format, boxes)
     _check_output(settings, boxes)
     labels = vocabulary.classes_of(boxes.dataset.class_names)[boxes.dataset.labels]
@@ -43,22 +54,23 @@ def label(settings: LabelSettings, *, as_json: bool = False) -> dict[str, Any]:
         if done.failures.total() and not (done.found.rows[:, 0] >= 0).any():
             journal.remove()  # with another image root all of it is to be done again
             raise MissingFileError(
-                f"No image of {settings.source} can be read: {counts(done.failures)}.",
-                f"Pictures below {boxes.dataset.image_root}, such as {boxes.dataset.file_names[0]}.",
-                "Give the folder with --images DIR.",
+                f"No image of {settings.source} can be read: {_unreadable(done.failures, done.faults)}.",
+                f"Pictures below {boxes.dataset.image_root}, of the sizes that the data say.",
+                "--images DIR, where they are in another folder",
             )
         threshold = settings.threshold
         if settings.none_below == AUTO:
             threshold = best_threshold(*_judged(labeller, done, boxes, labels))
+        shown, proposed = in_frame(boxes, FORMATS[form].exif, None if work.given else done.boxes)
         answers = Answers(
-            boxes,
+            shown,
             done.found.rows,
             done.found.scores,
             done.found.margins,
             vocabulary.names,
             none_below=threshold,
             none_name=settings.none_name,
-            proposed=None if work.given else done.boxes,
+            proposed=proposed,
         )
         FORMATS[form].write(settings.out, answers)
         facts = _facts(settings, boxes, done, form, threshold)
@@ -71,16 +83,19 @@ def label(settings: LabelSettings, *, as_json: bool = False) -> dict[str, Any]:
     return facts
 
 
+def _check_boxes(settings: LabelSettings, boxes: BoxSet) -> None:
+    if boxes.format == "pictures" and settings.proposals == "gt":
+        raise UsageError(
+            f"{settings.source} has pictures and no boxes that are read: no data.yaml, no .xml files.",
+            "The data.yaml of a YOLO set, VOC's Annotations, or what proposes boxes.",
+            "--proposals rpn",
+        )
+
+
 def _check_output(settings: LabelSettings, boxes: BoxSet) -> None:
     out = settings.out
     if out.exists() and (out.samefile(settings.source) or out.samefile(boxes.path)):
         raise UsageError(f"--out {out} is DATA itself.", "Another place, so that nothing is lost.")
-    if boxes.format == "pictures" and settings.proposals == "gt":
-        raise UsageError(
-            f"{settings.source} has pictures and no boxes.",
-            "Boxes, or what proposes some.",
-            "--proposals rpn",
-        )
     if out.is_dir() and not journal_path(out).exists() and any(out.iterdir()):
         raise UsageError(f"There is a folder {out} already.", "A new folder.", "--out another")
     if out.exists() and out.is_dir() != (out.suffix == ""):
@@ -122,6 +137,7 @@ def _facts(
         "none_of_these": none,
         "none_below": threshold,
         "unreadable_images": dict(done.failures),
+        "unreadable_such_as": done.faults,
         "left_as_they_were": dict(dataset.dropped) if settings.proposals == "gt" else {},
         "from_cache": dict(done.from_cache),
         "images_labelled_now": done.images,
@@ -130,10 +146,17 @@ def _facts(
 
 
 def _warn(facts: dict[str, Any]) -> None:
-    if facts["unreadable_images"]:
-        console.warn(f"images that cannot be read: {counts(facts['unreadable_images'])}")
+    if failures := facts["unreadable_images"]:
+        console.warn(f"images that cannot be read: {_unreadable(failures, facts['unreadable_such_as'])}")
     if facts["left_as_they_were"]:
         console.warn(f"boxes without an answer: {counts(facts['left_as_they_were'])}")
+    if not facts["boxes"]:
+        console.warn("there is no box to name; --proposals rpn, or a file, proposes some")
+
+
+def _unreadable(failures: Mapping[str, int], faults: Mapping[str, str]) -> str:
+    """Counts by reason, each with the first image."""
+    return "; ".join(f"{count} {reason} ({faults[reason]})" for reason, count in sorted(failures.items()))
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

@@ -40,12 +40,14 @@ class Pass:
     Attributes:
         boxes: float32 [T, 4] and offsets [M + 1]: those of the dataset, or the proposed ones.
         failures: images that could not be read, by reason.
+        faults: the first of each reason: its file and what is wrong with it.
         from_cache: how many images took each array from the cache.
     """
 
     found: Found
     boxes: tuple[NDArray[np.float32], NDArray[np.int64]]
     failures: Counter[str]
+    faults: dict[str, str]
     from_cache: Counter[str]
     images: int
     seconds: float
@@ -205,7 +207,7 @@ class Work:
         """One image for the journal."""
         entry: dict[str, Any] = {"image": image.index}
         if image.failure is not None:
-            return entry | {"failure": image.failure.reason}
+            return entry | {"failure": image.failure.reason, "fault": image.failure.detail}
         found = self.labeller.probabilities(image.embeddings[0])
         top = min(self.labeller.settings.top, found.shape[1])
         rows = np.argsort(-found, axis=1, kind="stable")
@@ -241,11 +243,15 @@ class Work:
             margins=np.zeros(total, np.float32),
             own=np.full(total, np.nan, np.float32),
         )
-        failures = Counter(failure.reason for failure in self.boxes.failures.values())
+        failures, faults = Counter[str](), dict[str, str]()
+        for failure in self.boxes.failures.values():
+            failures[failure.reason] += 1
+            faults.setdefault(failure.reason, failure.detail)
         from_cache: Counter[str] = Counter()
         for entry in journal:
             if "failure" in entry:
                 failures[entry["failure"]] += 1
+                faults.setdefault(entry["failure"], entry["fault"])
                 continue
             rows = slice(int(offsets[entry["image"]]), int(offsets[entry["image"] + 1]))
             found.rows[rows] = _matrix(entry["rows"], top)
@@ -258,6 +264,7 @@ class Work:
             found=found,
             boxes=(boxes, offsets),
             failures=failures,
+            faults=faults,
             from_cache=from_cache,
             images=images,
             seconds=seconds,

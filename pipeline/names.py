@@ -6,7 +6,7 @@ Nothing here imports torch.
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from pipeline import console
 from pipeline.options import shared
@@ -14,9 +14,9 @@ from pipeline.places import find_config, shipped_names
 from regionspot_cache.backbones.presets import PRESETS, load_preset
 from regionspot_cache.datasets.catalog import DATASET_NAMES, SHAPES, check_name, splits_of
 from regionspot_cache.errors import MissingFileError, RegionSpotError, UsageError, near
+from regionspot_cache.models.hub import BACKBONE_FILE, model_folder
 
 BACKBONES = "backbones"
-BACKBONE_FILE = "backbone.yaml"
 BOXES = ("gt", "rpn")
 ONLY_SHAPES = "The built-in `tiny` networks know drawn shapes only; on photographs their names mean nothing."
 
@@ -72,6 +72,7 @@ def check_boxes(name: str) -> str:
 
 # Options that several verbs have: types with their checks, and what makes the option of a default.
 Backbone = Annotated[str, AfterValidator(check_backbone)]
+Model = Annotated[Path, BeforeValidator(model_folder)]
 Dataset = Annotated[str, AfterValidator(check_dataset)]
 backbone_option = shared(
     "--backbone", "The frozen networks: tiny, bb, bl, bl336, or a YAML file.", "NAME", backbones
@@ -80,7 +81,9 @@ dataset_option = shared(
     "--dataset", "NAME or NAME:SPLIT of the catalog, or a COCO-style FILE.json.", "NAME", datasets
 )
 images_option = shared("--images", "Image root, where it is not the dataset's usual one.", "DIR")
-checkpoint_option = shared("--checkpoint", "Model folder written by train or import.", "DIR")
+checkpoint_option = shared(
+    "--checkpoint", "Model folder written by train or import, or ORG/NAME on the hub.", "DIR"
+)
 limit_option = shared("--limit", "A seeded sample of this many images.")
 
 

@@ -93,6 +93,7 @@ def _extracted(settings: TrainSettings) -> tuple[DetectionDataset, str]:
         images=settings.images,
         data=settings.data,
         backbone=networks,
+        max_failed=1.0,  # boxes of pictures that cannot be read are left out, and counted
         device=settings.device,
     )
     dataset = open_dataset(wanted)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from regionspot_cache.errors import InputError, MissingFileError
+from regionspot_cache.errors import InputError, MissingFileError, near_path
 
 
 def open_file(path: Path, expected: str, remedy: str = "Check the path.") -> BinaryIO:
@@ -20,7 +20,9 @@ def open_file(path: Path, expected: str, remedy: str = "Check the path.") -> Bin
     Raises MissingFileError, or InputError where it may not be read; `expected` says what should be there.
     """
     if not os.path.isfile(path):  # Path.is_file raises for names that are too long
-        raise MissingFileError(f"There is no file {path}.", expected, remedy)
+        folder = os.path.isdir(path)
+        found = f"{path} is a folder, not a file." if folder else f"There is no file {path}."
+        raise MissingFileError(found, f"{'' if folder else near_path(path)}{expected}", remedy)
     try:
         return path.open("rb")
     except OSError as error:
@@ -66,6 +68,17 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
+def locked_folder(folder: Path) -> Generator[None]:
+    """One process at a time; the lock is the kernel's, and gone with its process."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
 def numbered_folder(parent: Path, name: str) -> Generator[Path]:
     """A new folder NUMBER-NAME in `parent`, whose number is above all others there, also of other processes.
 
@@ -73,15 +86,11 @@ def numbered_folder(parent: Path, name: str) -> Generator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     safe = re.sub(r"[^\w.+-]+", "-", name)[:100]
-    lock = os.open(parent, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # numbers are given one at a time
+    with locked_folder(parent):  # numbers are given one at a time
         taken = (re.match(r"\d+", entry) for entry in os.listdir(parent))
         number = max((int(found[0]) for found in taken if found), default=0) + 1
         folder = parent / f"{number:04}-{safe}"
         folder.mkdir()
-    finally:
-        os.close(lock)
     try:
         yield folder
     except BaseException:

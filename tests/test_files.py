@@ -33,9 +33,14 @@ def test_what_is_no_file_is_missing_and_what_is_no_text_is_refused(tmp_path: Pat
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "folder").mkdir()
     for name in ("none", "pipe", "loop", "folder", "x" * 5000, "a\0b", "none/below"):
-        with pytest.raises(MissingFileError, match="There is no file") as caught:
+        with pytest.raises(MissingFileError, match=r"There is no file|is a folder") as caught:
             read_text(tmp_path / name, "A text.", "Write it.")
         assert (caught.value.expected, caught.value.remedy) == ("A text.", "Write it.")
+    with pytest.raises(MissingFileError, match="folder is a folder, not a file"):
+        read_text(tmp_path / "folder", "A text.")
+    (tmp_path / "names.txt").write_text("a")
+    with pytest.raises(MissingFileError, match=r"Did you mean .*names\.txt\? A text"):
+        read_text(tmp_path / "nmes.txt", "A text.")
     with pytest.raises(MissingFileError):
         read_text(Path("/dev/zero"), "A text.")
     (tmp_path / "bytes").write_bytes(b"ab\xff")

@@ -32,10 +32,10 @@ class OwnRow(NamedTuple):
 class EvalSettings:
     """Which regions of which dataset, recognised how."""
 
-    checkpoints: tuple[Path, ...] = option(
+    checkpoints: tuple[names.Model, ...] = option(
         (WORKPLACE / "runs" / "shapes",),
         "--checkpoint",
-        "Model folder written by train or import; repeat to compare.",
+        "Model folder written by train or import, or ORG/NAME on the hub; repeat to compare.",
         "DIR",
     )
     dataset: names.Dataset = names.dataset_option("shapes:val")

@@ -14,13 +14,14 @@ from pipeline.places import WORKPLACE
 from pipeline.verbs.evaluate import RECOGNISERS
 from regionspot_cache.datasets.catalog import DATASET_NAMES
 from regionspot_cache.errors import MissingFileError, UsageError, one_of
+from regionspot_cache.models.hub import CONFIG_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionSettings:
     """Which regions, embedded and named by what."""
 
-    checkpoint: Path = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
+    checkpoint: names.Model = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
     method: str = option(
         "regionspot",
         "--method",
@@ -69,6 +70,9 @@ def is_cache(source: str) -> bool:
 def check_source(source: str) -> None:
     """Refuses what is neither a cache nor annotations. MissingFileError, UsageError."""
     if is_cache(source):
+        if (Path(source) / CONFIG_FILE).is_file():
+            found = f"{source} is a trained head, which has no regions."
+            raise UsageError(found, "A cache, or annotations.", "--checkpoint for the head")
         return
     path = Path(source)
     if path.suffix.lower() != ".json" and len(path.parts) > 1 and not path.exists():

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.options import option, verb
 from pipeline.verbs.explore import RegionSettings, named_networks, warn_of_networks
 from regionspot_cache.errors import UsageError, one_of
+from regionspot_cache.models.hub import model_folder
 
 TABLE = ".parquet"
 HEADS = (".pth", ".onnx")
@@ -53,7 +54,7 @@ def export(settings: ExportSettings, *, as_json: bool) -> None:
     if settings.out.suffix in HEADS:
         from pipeline.export import export_head
 
-        export_head(Path(settings.source), settings.out, as_json=as_json)
+        export_head(model_folder(settings.source), settings.out, as_json=as_json)
         return
     warn_of_networks(settings.source, settings)
     from pipeline.export import export_regions

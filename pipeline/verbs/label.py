@@ -33,7 +33,7 @@ class LabelSettings:
     format: Literal["coco", "yolo", "voc", "csv", "label-studio"] | None = option(
         None, "--format", "Of --out; by its ending, or as DATA, if not given."
     )
-    checkpoint: Path = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
+    checkpoint: names.Model = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
     method: str = option("regionspot", "--method", ", ".join(RECOGNISERS) + ".", "NAME", lambda: RECOGNISERS)
     backbone: names.Backbone | None = names.backbone_option(None)
     images: Path | None = names.images_option(None)
@@ -47,9 +47,11 @@ class LabelSettings:
     top_n: PositiveInt = 100
     """Proposals of an image that are recognised."""
     examples: Path | None = option(
-        None, "--examples", "Folder of a folder of pictures a class, or a COCO-style file, beside the words."
+        None,
+        "--examples",
+        "Folder with a folder of pictures for each class, or a COCO-style file, beside the words.",
     )
-    top: PositiveInt = option(5, "--top", "Names of each box, best first.")
+    top: PositiveInt = option(5, "--top", "How many names each box gets, best first.")
     none_below: str | None = option(
         None,
         "--none-below",

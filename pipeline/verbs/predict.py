@@ -43,7 +43,7 @@ class PredictSettings:
         "Pictures of classes beside their names: a folder of images a class, or a COCO-style file.",
         "PLACE",
     )
-    checkpoint: Path = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
+    checkpoint: names.Model = names.checkpoint_option(WORKPLACE / "runs" / "shapes")
     backbone: names.Backbone | None = names.backbone_option(None)
     out: Path | None = option(None, "--out", "Picture to write; IMAGE-regions.png if not given.", "FILE")
     top: PositiveInt = option(20, "--top", "Boxes that the RPN proposes.")
@@ -103,7 +103,8 @@ def parse_boxes(text: str) -> NDArray[np.float32]:
             f"--boxes {text[:80]!r}: {error}.", 'Boxes such as "10,20,200,180;30,40,90,120", or a JSON file.'
         ) from None
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise UsageError(f"--boxes {text[:80]!r} is an array {list(boxes.shape)}.", "Fours: x0,y0,x1,y1;...")
+        found = f"has {boxes.shape[1]} numbers a box" if boxes.ndim == 2 else "is no list of boxes"
+        raise UsageError(f"--boxes {text[:80]!r} {found}.", "Fours: x0,y0,x1,y1;...")
     return boxes
 
 

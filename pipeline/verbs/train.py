@@ -14,7 +14,7 @@ from pipeline.places import WORKPLACE, shipped
 from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.backbones.vocabulary import check_prompts
 from regionspot_cache.errors import UsageError
-from regionspot_cache.models.hub import CLASSES_FILE
+from regionspot_cache.models.hub import CLASSES_FILE, model_folder
 from regionspot_cache.training.config import CaptionOptions, TrainConfig
 from regionspot_cache.training.head_config import HeadConfig, HeadOptions
 from regionspot_cache.yaml_text import read_yaml
@@ -117,7 +117,9 @@ class TrainSettings:
         "Take only the boxes of --dataset that were accepted or renamed in rs-cache explore.",
     )
     held_out: HeldOut = field(default_factory=HeldOut)
-    init: Path | None = option(None, "--init", "Model folder of a trained head to start from.", "DIR")
+    init: names.Model | None = option(
+        None, "--init", "Model folder of a trained head to start from, or ORG/NAME on the hub.", "DIR"
+    )
     """Its networks, prompts and head options count where nothing else is said."""
     caches: tuple[str, ...] = option(
         (str(WORKPLACE / "caches" / "shapes-train-tiny"),),
@@ -164,7 +166,7 @@ def train_defaults(said: Mapping[str, Any], config: Path | None) -> Mapping[str,
         values = {} if config else read_yaml(shipped("train/shapes.yaml"))
         values |= _out_of_caches(said, config)
     if init := said.get("init"):
-        follows = _following(Path(init))
+        follows = _following(model_folder(init))
         values |= follows | {"training": values.get("training", {}) | follows["training"]}
     return values
 
@@ -178,7 +180,7 @@ def _for_labels(dataset: str, said: Mapping[str, Any]) -> dict[str, Any]:
     out = WORKPLACE / "runs" / _own(Path(dataset.replace(":", "-")).stem)
     training: dict[str, Any] = {"loss": "softmax", "focal_gamma": 0.0}
     if init:  # an imported head does not say which classes it knew
-        known = (Path(init) / CLASSES_FILE).is_file()
+        known = (model_folder(init) / CLASSES_FILE).is_file()
         training |= {"distillation": 1.0} if known else {"towards_initial": 300.0}
     return {"caches": (), "out": out, "training": training}
 

@@ -77,8 +77,11 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def listed_names(classes: str | Sequence[str]) -> tuple[str, ...]:
-    """Class names as people type them: one text with commas between, or a list. InputError: names nothing."""
-    names = classes.split(",") if isinstance(classes, str) else classes
+    """Class names as people type them: one text with commas or line ends between, or a list.
+
+    InputError: names nothing.
+    """
+    names = classes.replace("\n", ",").split(",") if isinstance(classes, str) else classes
     example = 'Names such as "car, bus" or ["car", "bus"].'
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise InputError(f"classes {str(classes)[:200]!r}", example)

@@ -15,7 +15,7 @@ from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.datasets.shapes_annotations import SPACES
 from regionspot_cache.datasets.source import DatasetSource
 from regionspot_cache.datasets.sources import OPENIMAGES_CLASSES, OPENIMAGES_SIZES, SOURCES, Source
-from regionspot_cache.errors import InputError, MissingFileError, UsageError, near, one_of
+from regionspot_cache.errors import InputError, MissingFileError, UsageError, near, near_path, one_of
 
 O365 = "o365"  # whichever release lies in the data folder
 SHAPES = {"shapes": None, **{f"shapes-{space}": space for space in SPACES}}  # name -> label space
@@ -50,7 +50,9 @@ def check_name(name_or_file: str) -> None:
         )
     if not path.exists():
         raise MissingFileError(
-            f"There is no annotation file {path}.", "A COCO-style JSON file.", "--dataset FILE"
+            f"There is no annotation file {path}.",
+            f"{near_path(path)}A COCO-style JSON file.",
+            "Check the path.",
         )
 
 

@@ -189,6 +189,13 @@ def image_size(path: Path, exif: ExifRule = "ignore") -> tuple[int, int]:
         return image.size[::-1] if exif == "apply" and _orientation(image) in (5, 6, 7, 8) else image.size
 
 
+def image_orientation(path: Path) -> int:
+    """How EXIF says that an image is to be turned, 1 (not at all) to 8; ImageFailure as of `image_size`."""
+    with _failures_of(path), _open_file(path) as file:
+        found = _orientation(_open(file, max_pixels=None))
+    return found if found in _TURNS else 1
+
+
 def _outside(root: Path, file_name: str) -> InputError:
     return InputError(
         f"The image file name {file_name!r} leaves the image folder {root}.",

@@ -32,7 +32,9 @@ def unusable_entry(source: object, section: str, entry: Any, error: Exception) -
     return InputError(
         f"{source}: the entry of `{section}` with {which} {problem}.",
         f"Each entry has {_ENTRIES[section]}",
-        "Add what is missing, or remove the entry.",
+        "Add what is missing, or remove the entry; boxes get names by rs-cache label."
+        if error.args == ("category_id",)
+        else "Add what is missing, or remove the entry.",
     )
 
 

@@ -13,18 +13,34 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
+from regionspot_cache.errors import UsageError
+
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _HELD: list[int] = []  # descriptors of the locks that this process holds until it ends
 
 
 def resolve_device(wanted: str) -> str:
-    """ "auto" is the least used CUDA device of this machine, "cpu" where there is none."""
+    """ "auto" is the least used CUDA device of this machine, "cpu" where there is none.
+
+    Raises:
+        UsageError: torch knows no such device, or this machine has none.
+    """
     import torch
 
-    if wanted != "auto":
-        return wanted
     visible = torch.cuda.device_count()
-    return f"cuda:{_own_device(visible)}" if visible else "cpu"
+    if wanted == "auto":
+        return f"cuda:{_own_device(visible)}" if visible else "cpu"
+    try:
+        device = torch.device(wanted)
+        usable = (
+            (device.index or 0) < visible if device.type == "cuda" else bool(torch.ones(1, device=device))
+        )
+    except Exception:  # of each kind of device another one
+        usable = False
+    if not usable:
+        expected = f"auto, cpu, cuda or cuda:N; this machine has {visible or 'no'} CUDA devices."
+        raise UsageError(f"There is no device {wanted!r} here.", expected, "--set device=auto")
+    return wanted
 
 
 @lru_cache(maxsize=1)

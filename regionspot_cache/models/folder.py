@@ -1,5 +1,6 @@
 """The files of a model folder, read with everything checked: others may have written them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from regionspot_cache.backbones.weights import read_tensors
-from regionspot_cache.errors import InputError
+from regionspot_cache.errors import InputError, MissingFileError, near_path
 from regionspot_cache.files import open_file, read_json
 from regionspot_cache.models.hub import CONFIG_FILE, WEIGHTS_FILE
 
@@ -16,10 +17,16 @@ def read_model_config(folder: Path | str) -> dict[str, Any]:
     """The `config.json` of a model folder: key "head" and what was saved beside it.
 
     Raises:
-        MissingFileError: there is no such file.
+        MissingFileError: there is no such folder or file.
         InputError: it is not a model's config.
     """
     path = Path(folder) / CONFIG_FILE
+    if not os.path.isdir(folder):
+        raise MissingFileError(
+            f"There is no folder {folder}.",
+            f"{near_path(folder)}A folder of a trained head, with {CONFIG_FILE}, or ORG/NAME on the hub.",
+            "rs-cache train --out DIR",
+        )
     values = read_json(path, "the config of a trained head", "rs-cache train --out DIR   or restore the file")
     if not isinstance(values, dict) or not isinstance(values.get("head"), dict):
         raise InputError(

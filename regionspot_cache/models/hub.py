@@ -25,10 +25,11 @@ _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 def model_folder(name: Path | str) -> Path:
     """The local folder of a model: `name` itself, or the fetched copy when it is a hub id.
 
-    A folder of that name always wins, and a `Path` is never a hub id. Raises MissingFileError.
+    A folder of that name always wins, what lies in a folder ORG that is here is no hub id, and a `Path`
+    never is one. Raises MissingFileError.
     """
     hub_id = _HUB_ID.fullmatch(name) if isinstance(name, str) else None
-    if hub_id is None or os.path.exists(name):  # Path.exists raises for names that are too long
+    if hub_id is None or os.path.exists(name) or os.path.isdir(os.path.dirname(name)):
         return Path(name)
     import huggingface_hub  # costs a second, and only hub users need it
 

@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +59,7 @@ def export_onnx(head: RegionHead, path: Path, metadata: Mapping[str, Any] | None
         "feature_map": {0: Dim.DYNAMIC, **({1: Dim.DYNAMIC} if free_map else {})},
         "text": {0: Dim.DYNAMIC},
     }
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of parts of the exporter that are about to change
+    with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             _Recognition(head).eval(),
             example,
@@ -74,6 +75,20 @@ def export_onnx(head: RegionHead, path: Path, metadata: Mapping[str, Any] | None
     program.model.metadata_props[METADATA_KEY] = json.dumps(about)
     with replacing(path) as staging:
         program.save(staging, external_data=False)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Without what the exporter says of its own parts, and of graphs that it leaves as they are."""
+    logger = logging.getLogger("onnxscript")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 class _Recognition(nn.Module):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -37,13 +37,19 @@ class Region(NamedTuple):
 class Prediction:
     """What the boxes of an image show. Iterating gives a `Region` for each box, in the order of the boxes.
 
-    In notebooks it shows itself as a picture and a table.
+    In notebooks it shows itself as a picture and a table. Names compete: one alone has score 1 in every box.
+
+    Attributes:
+        boxes: float32 [N, 4] xyxy, pixels of the image.
+        probabilities: float32 [N, K], rows sum to 1, or to less where a box may show none of the names.
+        classes: the K names asked for.
+        image: uint8 [H, W, 3].
     """
 
-    boxes: NDArray[np.float32]  # [N, 4] xyxy, pixels of the image
-    probabilities: NDArray[np.float32]  # [N, K], rows sum to 1, or to less where a box may show none of them
-    classes: tuple[str, ...]  # the K names asked for
-    image: NDArray[np.uint8] = field(repr=False)  # [H, W, 3]
+    boxes: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    classes: tuple[str, ...]
+    image: NDArray[np.uint8] = field(repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -65,7 +71,14 @@ class Prediction:
     def __iter__(self) -> Iterator[Region]:
         return map(self.__getitem__, range(len(self)))
 
-    def __getitem__(self, index: int) -> Region:
+    @overload
+    def __getitem__(self, index: int) -> Region: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Region]: ...
+    def __getitem__(self, index: int | slice) -> Region | list[Region]:
+        """The region of a box, or the regions of several."""
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
         x0, y0, x1, y1 = self.boxes[index].tolist()
         return Region((x0, y0, x1, y1), self.names[index], float(self.scores[index]))
 

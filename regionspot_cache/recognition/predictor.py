@@ -15,6 +15,7 @@ from regionspot_cache.backbones import Backbone, MaskEncoder, load_backbone, loa
 from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.backbones.vocabulary import listed_names
 from regionspot_cache.errors import InputError, UsageError, one_of
+from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.identity import require_same, without_arithmetic
 from regionspot_cache.models.hub import BACKBONE_FILE, CONFIG_FILE, model_folder
 from regionspot_cache.recognition.embedding import embedding_method, with_networks_of
@@ -57,6 +58,12 @@ class RegionPredictor:
         self._classes = ClassEmbeddings(backbone.text_of(method.text_part), prompts or {})
         self._image: RegionInputs | None = None
 
+    def __repr__(self) -> str:
+        size = (
+            f"an image of {self._image.size[1]} x {self._image.size[0]} pixels" if self._image else "no image"
+        )
+        return f"{type(self).__name__}({self.method.name} on {self.backbone.spec.name}, {size})"
+
     @property
     def prompts(self) -> Mapping[str, Any]:
         """How class names become prompts."""
@@ -71,13 +78,15 @@ class RegionPredictor:
         Args:
             folder: as of `model_folder`; holds config.json, model.safetensors and backbone.yaml.
             backbone: a preset or YAML file instead of the folder's own.
+            device: as of `resolve_device`; "auto" takes a GPU where there is one.
 
         Raises:
             MissingFileError: a file is missing.
             IdentityError: the backbone is not the one that the head was trained on.
-            UsageError: the folder's own backbone file names code to run, see `load_preset`.
+            UsageError: there is no such device, or the folder's own backbone file names code to run, see
+                `load_preset`.
         """
-        folder = model_folder(folder)
+        folder, device = model_folder(folder), resolve_device(device)
         config = read_model_config(folder)
         spec = load_preset(backbone or folder / BACKBONE_FILE, from_model_folder=backbone is None)
         networks = load_backbone(spec, device)
@@ -101,17 +110,18 @@ class RegionPredictor:
         Args:
             backbone: a preset or YAML file.
             method: one of `METHODS`, see `recognition.embedding`.
+            device: as of `from_pretrained`.
             prompts: as of the class.
 
         Raises:
-            UsageError: no such method or backbone, or one without a network for the other.
+            UsageError: no such method, backbone or device, or a backbone without a network for the method.
         """
         if method not in METHODS:
             trained = "RegionPredictor.from_pretrained(FOLDER)" if method == RegionSpot.name else ""
             raise UsageError(
                 f"There is no method {method!r} without a head.", one_of(method, METHODS), trained
             )
-        networks = load_backbone(with_networks_of([method], load_preset(backbone)), device)
+        networks = load_backbone(with_networks_of([method], load_preset(backbone)), resolve_device(device))
         return cls(embedding_method(method, networks), networks, prompts=prompts)
 
     def set_image(self, image: Any) -> Self:
@@ -233,6 +243,10 @@ class RegionPredictor:
                 raise InputError("Neither classes nor examples.", "Names, such as ['car', 'bus'].")
             classes = examples.names
         names = listed_names(classes)
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(
+                f"classes: {twice!r} is there twice.", "Every name once: they share the probability."
+            )
         text = self._classes(names)
         if examples is None:
             return names, text
@@ -310,11 +324,13 @@ def _checked(boxes: Any, size: tuple[int, int]) -> NDArray[np.float32]:
         found = np.full((1, 4), np.nan, np.float32)
     found = found.reshape(-1, 4)
     clipped = np.clip(found, 0, [width, height, width, height]).astype(np.float32)
-    good = np.isfinite(found).all() and (clipped[:, 2:] > clipped[:, :2]).all()
+    fractions = 0 < found.max(initial=0) <= 1  # nobody asks for a part of the first pixel
+    good = np.isfinite(found).all() and (clipped[:, 2:] > clipped[:, :2]).all() and not fractions
     if not good:
         shown = boxes.tolist() if isinstance(boxes, np.ndarray) else boxes
         raise InputError(
             f"boxes {str(shown)[:200]} in an image of {width} x {height} pixels",
             "x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1, inside the image",
+            f"boxes * [{width}, {height}, {width}, {height}]" if fractions else "",
         )
     return clipped

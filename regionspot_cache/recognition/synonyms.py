@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from regionspot_cache.backbones.vocabulary import read_class_names
 from regionspot_cache.errors import InputError
 
+EXPECTED = "A class a line: its name, then synonyms after commas; no word twice, in any case of letters."
+REMEDY = "Take one of the two out, or give the text file with the classes."
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Vocabulary:
@@ -26,25 +29,25 @@ class Vocabulary:
     owner: NDArray[np.int64]  # [W], the class of each word, rising
 
     @classmethod
-    def of(cls, lines: Sequence[str]) -> "Vocabulary":
+    def of(cls, lines: Sequence[str], source: str = "The classes") -> "Vocabulary":
         """From lines of words between commas. InputError: a word that is in two classes or twice in one."""
         words, owner = list[str](), list[int]()
         for number, line in enumerate(lines):
             own = [word.strip() for word in line.split(",") if word.strip()]
             if not own:
-                raise InputError(f"The class {line!r} has no name.", "A name, then synonyms after commas.")
+                raise InputError(f"{source}: the class {line!r} has no name.", EXPECTED, REMEDY)
             words += own
             owner += [number] * len(own)
         counts = Counter(word.casefold() for word in words)
         if twice := [word for word in words if counts[word.casefold()] > 1]:
-            raise InputError(f"The word {twice[0]!r} is there twice.", "Every word once, in one class.")
+            raise InputError(f"{source}: the word {twice[0]!r} is there twice.", EXPECTED, REMEDY)
         first = np.searchsorted(owner, np.arange(len(lines)))
         return cls(names=tuple(words[i] for i in first), words=tuple(words), owner=np.array(owner, np.int64))
 
     @classmethod
     def read(cls, path: Path) -> "Vocabulary":
         """From a text file, a class on each line; errors as of `of` and `read_class_names`."""
-        return cls.of(read_class_names(path))
+        return cls.of(read_class_names(path), str(path))
 
     def classes_of(self, names: Sequence[str]) -> NDArray[np.int64]:
         """The class that each name is a word of, in any case of letters, -1 for none, int64 [n]."""

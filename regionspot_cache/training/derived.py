@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionspot_cache.errors import DamageError
-from regionspot_cache.files import read_json, replacing
+from regionspot_cache.files import locked_folder, read_json, replacing
 from regionspot_cache.identity import require_same
 
 IDENTITY_FILE = "identity.json"
@@ -64,7 +64,8 @@ class DerivedFolder:
     ) -> NDArray[Any]:
         """The rows of one partition: those of its file, opened as a memmap, else made and written.
 
-        A file that cannot be read, as after a crash, is made again.
+        A file that cannot be read, as after a crash, is made again. Of several processes, such as those of
+        torchrun, one makes it and the others wait.
 
         Args:
             number: of the partition.
@@ -76,11 +77,14 @@ class DerivedFolder:
         file = self.path / f"{number:06d}-{key[:16]}.npy"
         found = _opened(file, like, rows)
         if found is None:
-            buffer = io.BytesIO()  # numpy says of a full disk how many bytes are missing, but not where
-            np.save(buffer, make())
-            with replacing(file) as staging:
-                staging.write_bytes(buffer.getbuffer())
-            found = _opened(file, like, rows)
+            with locked_folder(self.path):
+                found = _opened(file, like, rows)  # another process may have made it meanwhile
+                if found is None:
+                    buffer = io.BytesIO()  # numpy says of a full disk how many bytes are missing, not where
+                    np.save(buffer, make())
+                    with replacing(file) as staging:
+                        staging.write_bytes(buffer.getbuffer())
+                    found = _opened(file, like, rows)
         if found is None:
             raise DamageError(f"{file} is not what was written there", "a disk that keeps what it is given")
         return found

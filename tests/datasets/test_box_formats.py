@@ -247,6 +247,9 @@ def test_polygons_of_yolo_keep_their_corners(tmp_path: Path, photos: Path) -> No
     ("name", "text", "found"),
     [
         ("a.csv", "image,x0\n", "no column y0, x1, y1"),
+        ("a.csv", "image;x0,y0\n", "no column image, x0, x1, y1; it has: image;x0, y0"),
+        ("a.csv", "", "it has: nothing"),
+        ("a.csv", "image,x0,y0,x1,y1,x0\na,1,2,3,4,5\n", "two columns 'x0'"),
         ("a.csv", "image,x0,y0,x1,y1\na,1,2,3,4,5\n", "6 values under 5 columns"),
         ("a.json", '{"images": 1}', "lists no images|no images"),
         ("a.json", '{"images": [{"id": 1}]}', "file_name|coco_url"),
@@ -266,6 +269,27 @@ def test_what_cannot_be_read_is_said(name: str, text: str, found: str, tmp_path:
     path.write_text(text)
     with pytest.raises(InputError, match=found):
         read_boxes(path.parent if path.suffix == ".xml" else path)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_of_every_program_keep_their_columns(delimiter: str, end: str, tmp_path: Path) -> None:
+    Image.new("RGB", SIZE).save(tmp_path / "a.png")
+    rows = ["image,x0,y0,x1,y1,note", "a.png,1,2,30,20,one", "a.png,5,5,9,9,"]
+    text = "\ufeff" + end.join(rows).replace(",", delimiter) + end
+    (tmp_path / "in.csv").write_bytes(text.encode())
+    boxes = read_boxes(tmp_path / "in.csv")
+    np.testing.assert_array_equal(boxes.dataset.boxes, [[1, 2, 30, 20], [5, 5, 9, 9]])
+    FORMATS["csv"].write(tmp_path / "out.csv", answers(boxes))
+    first, *others = (tmp_path / "out.csv").read_text().splitlines()
+    assert first.split(delimiter)[:7] == [*rows[0].split(","), "name"]
+    assert [line.split(delimiter)[:6] for line in others] == [row.split(",") for row in rows[1:]]
+
+
+def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("image,x0,y0,x1,y1,note\n")
+    FORMATS["csv"].write(tmp_path / "out.csv", answers(read_boxes(tmp_path / "in.csv")))
+    assert (tmp_path / "out.csv").read_text().startswith("image,x0,y0,x1,y1,note,name,")
 
 
 def test_a_folder_of_nothing_and_no_folder(tmp_path: Path) -> None:

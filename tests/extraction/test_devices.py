@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from regionspot_cache.errors import UsageError
+from regionspot_cache.extraction.devices import resolve_device
+
 CODE = """
 import sys
 from pathlib import Path
@@ -52,3 +55,14 @@ def test_a_process_that_was_killed_gives_its_device_back(start) -> None:
     second.kill()
     second.wait()
     assert start("a", "b")[1] == "b"
+
+
+@pytest.mark.parametrize("wanted", ["cud", "cuda:99", "", "cpu cpu", "xpu"])
+def test_a_device_that_is_not_there(wanted: str) -> None:
+    with pytest.raises(UsageError, match="There is no device") as caught:
+        resolve_device(wanted)
+    assert "CUDA devices" in caught.value.expected
+
+
+def test_a_device_that_is_there() -> None:
+    assert resolve_device("cpu") == "cpu"

@@ -119,7 +119,7 @@ def test_a_local_folder_wins(
     monkeypatch.chdir(tmp_path)
     head.save_pretrained("runs/bl")
     assert RegionHead.from_pretrained("runs/bl").config == head.config
-    for local in (Path("runs/none"), "./runs/none", "runs", "/runs/none", "runs/a/b", "../a/b"):
+    for local in (Path("runs/none"), "runs/none", "./runs/none", "runs", "/runs/none", "runs/a/b", "../a/b"):
         with pytest.raises(MissingFileError, match=r"config\.json"):
             RegionHead.from_pretrained(local)
     assert fake.asked == []

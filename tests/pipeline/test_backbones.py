@@ -43,6 +43,13 @@ def test_presets_files_and_single_networks_by_name(tmp_path: Path) -> None:
     assert found["vit_b"]["box_gflops"] > 0
 
 
+def test_a_shipped_file_is_found_by_its_name() -> None:
+    [[model, row]] = [pair for pair in networks("hq-sam.yaml").items() if pair[0].startswith("sam")]
+    assert (model, row["named_by"]) == ("sam-hq-vit-b", ["hq-sam.yaml"])
+    ran = rs_cache("backbones", "hq-sm.yaml")
+    assert (ran.code, "Did you mean backbones/hq-sam.yaml?" in ran.err) == (1, True)
+
+
 def test_bytes_are_those_of_int8_values_and_float16_scales(tmp_path: Path) -> None:
     found = networks("bb")
     tokens, width = 197, 768

@@ -1,6 +1,7 @@
 """`rs-cache export`: regions as Parquet, a head as ONNX."""
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,10 +118,11 @@ def test_what_cache_and_annotations_do_not_share_is_counted(finished: Path, tmp_
     assert dataset.num_boxes == len(truth["annotations"]) - 1
 
 
-def test_a_head_for_onnxruntime(finished: Path, tmp_path: Path) -> None:
+def test_a_head_for_onnxruntime(finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("onnxscript")
     ran = rs_cache("export", RUN, "--out", tmp_path / "new" / "head.onnx", "--json", cwd=finished)
     assert (ran.code, ran.err) == (0, "")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert ran.json["file"] == str(tmp_path / "new" / "head.onnx")
     head, session = RegionHead.from_pretrained(finished / RUN), session_of(tmp_path / "new" / "head.onnx")
     about = json.loads(session.get_modelmeta().custom_metadata_map["regionspot-cache"])
@@ -143,7 +145,7 @@ def test_a_head_for_onnxruntime(finished: Path, tmp_path: Path) -> None:
         (("shapes:val", "--out", "r.parquet", "--method", "sam/none"), 2, "without a cache"),
         (("no/where", "--out", "r.parquet"), 1, "no cache at no/where"),
         (("none.json", "--out", "r.parquet"), 1, "none.json"),
-        ((RUN, "--out", "r.parquet"), 1, "no cache"),
+        ((RUN, "--out", "r.parquet"), 2, "is a trained head, which has no regions"),
         ((CACHE, "--out", "r.parquet", "--images", "none"), 1, "no image folder none"),
         ((CACHE, "--out", "r.parquet", "--classes", " , "), 2, "names nothing"),
         ((RUN, "--out", "a.pth", "--limit", "3"), 2, "limit is given for --out a.pth"),

@@ -146,7 +146,7 @@ def test_a_file_that_is_no_journal_is_left_alone(finished: Path, classes: Path, 
 def test_without_any_picture_nothing_is_written(finished: Path, classes: Path, tmp_path: Path) -> None:
     out = tmp_path / "new.json"
     ran = label(finished, out, classes, "--images", tmp_path)
-    assert (ran.code, ran.json["error"]["next"]) == (1, "Give the folder with --images DIR.")
+    assert (ran.code, ran.json["error"]["next"]) == (1, "--images DIR, where they are in another folder")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,6 +256,7 @@ def test_images_that_cannot_be_read_are_counted_and_kept(
     )  # fmt: skip
     assert ran.code == 0, ran.err
     assert ran.json["unreadable_images"] == {"missing": 1, "undecodable": 1}
+    assert f"1 missing ({folder / Path(gone['file_name']).name}: not a file)" in ran.err
     for old, new, other in zip(
         values["annotations"], annotations(tmp_path / "new.json"), annotations(undisturbed), strict=True
     ):
@@ -271,13 +272,20 @@ def test_a_folder_of_pictures_with_proposed_boxes(finished: Path, classes: Path,
         shutil.copy(path, tmp_path / "photos")
     arguments = [tmp_path / "photos", "--checkpoint", RUN, "--classes", classes, "--json"]
     out = tmp_path / "boxes.csv"
-    refused = rs_cache("label", *arguments, "--out", out, cwd=finished)
+    refused = rs_cache("label", *arguments, "--out", tmp_path / "new", cwd=finished)  # of YOLO, one may think
     assert (refused.code, refused.json["error"]["next"]) == (2, "--proposals rpn")
     ran = rs_cache("label", *arguments, "--out", out, "--proposals", "rpn", "--set", "top_n=3", cwd=finished)
     assert ran.code == 0, ran.err
     rows = list(csv.DictReader(io.StringIO(out.read_text())))
     assert 0 < len(rows) == ran.json["boxes"] <= 6
     assert all(row["name"] == json.loads(row["names"])[0] for row in rows)
+
+
+def test_data_without_a_box_is_said_to_have_none(finished: Path, classes: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("image,x0,y0,x1,y1\n")
+    options = ("--checkpoint", RUN, "--classes", classes, "--out", tmp_path / "new.csv")
+    ran = rs_cache("label", tmp_path / "none.csv", *options, cwd=finished)
+    assert (ran.code, "there is no box to name" in ran.err) == (0, True)
 
 
 def test_examples_stand_beside_words(
@@ -304,6 +312,7 @@ def test_refusals(finished: Path, classes: Path, tmp_path: Path) -> None:
         (2, ("--out", DATA)),
         (2, ("--out", tmp_path / "there", "--format", "voc")),
         (2, ("--none-below", "2")),
+        (2, ("--set", "device=cud")),
         (2, ("--method", "clip-bax")),
     ):
         given = {"--classes": classes, "--out": tmp_path / "a.json"} | dict(

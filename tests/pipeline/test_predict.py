@@ -123,7 +123,7 @@ def test_the_network_proposes_boxes_and_the_head_knows_its_classes(finished: Pat
 @pytest.mark.parametrize(
     ("options", "code", "found"),
     [
-        (("--boxes", "1,2,3", "--classes", "a"), 2, "--boxes"),
+        (("--boxes", "1,2,3", "--classes", "a"), 2, "has 3 numbers a box"),
         (("--boxes", "a,b,c,d", "--classes", "a"), 2, "--boxes"),
         (("--boxes", "none.json", "--classes", "a"), 2, "none.json"),
         (("--boxes", "9,9,5,5", "--classes", "a"), 1, "[9.0, 9.0, 5.0, 5.0]"),

@@ -96,6 +96,17 @@ def test_more_labels_are_extracted_another_split_is_another_run_and_none_is_said
     assert not {"before", "after", "held_out"} & set(ran.json)
 
 
+def test_boxes_of_pictures_that_are_gone_are_left_out(place: Path) -> None:
+    content = annotations(place)
+    content["images"][3]["file_name"], content["images"][4]["file_name"] = "gone.jpg", "../../out.jpg"
+    write(content)
+    ran = rs_cache(*MINE, "--init", RUN, *FEW, "--json")
+    assert ran.code == 0, ran.err
+    assert "gone.jpg" in ran.err
+    assert "leaves the image folder" in ran.err
+    assert ran.json["after"]
+
+
 def test_reviewed_boxes_alone_are_learned(place: Path) -> None:
     content = annotations(place)
     reviews = {}
@@ -146,7 +157,7 @@ def test_labels_that_nothing_can_be_learned_from(spoil: Any, found: str, place: 
     ("options", "code", "found"),
     [
         ((), 2, "No networks are named"),
-        (("--init", "gone"), 1, "gone"),
+        (("--init", "gone"), 1, "There is no folder gone"),
         (("--init", RUN, "--cache", "cache"), 2, "--dataset and --cache"),
         (("--init", RUN, "--set", "held_out.share=1"), 2, "held_out.share"),
         (("--init", RUN, "--backbone", "other.yaml"), 4, "weights_sha256"),

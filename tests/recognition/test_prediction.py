@@ -27,6 +27,8 @@ def test_it_is_a_row_of_regions() -> None:
     assert found.names == ("<b>bus</b>", "car")
     assert list(found) == [found[0], found[1]]
     assert found[-1] == Region((0, 0, 40, 30), "car", pytest.approx(0.7))
+    assert found[1:] == [found[1]]
+    assert found[::-1] == [found[1], found[0]]
     with pytest.raises(IndexError):
         found[2]
     assert repr(found) == "Prediction(2 regions: <b>bus</b> 0.50, car 0.70)"

@@ -247,3 +247,31 @@ def test_other_networks_and_missing_files_are_refused(finished: Path, tmp_path: 
     assert "clip.weights_sha256" in caught.value.found
     with pytest.raises(MissingFileError):
         RegionPredictor.from_pretrained(tmp_path)
+
+
+def test_it_shows_what_it_is(predictor: RegionPredictor, pixels: np.ndarray) -> None:
+    predictor.set_image(pixels)
+    assert repr(predictor) == "RegionPredictor(regionspot on small, an image of 256 x 256 pixels)"
+
+
+@pytest.mark.parametrize("classes", ["car, bus, car", ["a", "a"], "a\nb\na"])
+def test_a_name_that_is_there_twice(predictor: RegionPredictor, pixels: np.ndarray, classes: Any) -> None:
+    with pytest.raises(InputError, match="is there twice"):
+        predictor.set_image(pixels).predict(BOXES, classes)
+
+
+def test_boxes_in_fractions_are_refused_with_what_makes_them_pixels(
+    predictor: RegionPredictor, pixels: np.ndarray
+) -> None:
+    with pytest.raises(InputError) as caught:
+        predictor.set_image(pixels).predict([[0.1, 0.1, 0.5, 1.0]], CLASSES)
+    assert caught.value.remedy == "boxes * [256, 256, 256, 256]"
+
+
+def test_a_device_that_is_not_there(finished: Path) -> None:
+    for make in (
+        lambda: RegionPredictor.from_pretrained(finished / RUN, device="cud"),
+        lambda: RegionPredictor.from_backbone("tiny", device="cud"),
+    ):
+        with pytest.raises(UsageError, match="no device 'cud'"):
+            make()

@@ -44,5 +44,12 @@ def test_single_words_are_left_as_they_are() -> None:
 
 @pytest.mark.parametrize("lines", [["a, b", "B"], ["a, a"], ["a", ", "]])
 def test_a_word_in_two_places_and_a_class_without_one(lines: list[str]) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="The classes: the "):
         Vocabulary.of(lines)
+
+
+def test_the_file_of_a_word_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("dog\ncat, Dog\n")
+    with pytest.raises(InputError, match=r"names\.txt: the word 'dog' is there twice"):
+        Vocabulary.read(path)

@@ -7,9 +7,21 @@ from typing import NamedTuple
 
 from regionspot_cache.datasets.box_formats import coco, label_studio, pictures, table, voc, yolo
 from regionspot_cache.datasets.box_formats.box_set import UNNAMED, Answer, Answers, BoxSet, LabelledBox
+from regionspot_cache.datasets.box_formats.frames import in_frame
+from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.errors import InputError, MissingFileError
 
-__all__ = ["FORMATS", "UNNAMED", "Answer", "Answers", "BoxSet", "LabelledBox", "output_format", "read_boxes"]
+__all__ = [
+    "FORMATS",
+    "UNNAMED",
+    "Answer",
+    "Answers",
+    "BoxSet",
+    "LabelledBox",
+    "in_frame",
+    "output_format",
+    "read_boxes",
+]
 
 
 class Format(NamedTuple):
@@ -17,14 +29,15 @@ class Format(NamedTuple):
 
     write: Callable[[Path, Answers], None]
     suffix: str  # of its file, "" for a folder
+    exif: ExifRule = "ignore"  # of the pictures that its boxes fit
 
 
 FORMATS = {
     "coco": Format(coco.write, ".json"),
-    "yolo": Format(yolo.write, ""),
+    "yolo": Format(yolo.write, "", "apply"),
     "voc": Format(voc.write, ""),
     "csv": Format(table.write, ".csv"),
-    "label-studio": Format(label_studio.write, ".json"),
+    "label-studio": Format(label_studio.write, ".json", "apply"),
 }
 KNOWN = (
     "A COCO-style .json, tasks of Label Studio, a .csv file, a folder of YOLO (data.yaml), of Pascal VOC "

@@ -13,7 +13,8 @@ from regionspot_cache.json_stream import JsonFile
 
 RECTANGLE, VERSION = "rectanglelabels", "rs-cache"
 EXPECTED = (
-    "A list of tasks as Label Studio exports and imports them: data with image, annotations, predictions."
+    "A list of tasks as Label Studio exports (as JSON, not JSON-MIN) and imports them: data with image, "
+    "annotations, predictions."
 )
 ROTATED, UNUSABLE = "rotated box", "no box in percent"
 

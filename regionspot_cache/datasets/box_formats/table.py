@@ -1,4 +1,7 @@
-"""CSV files: a row a box, columns image, x0, y0, x1, y1 (pixels), perhaps name, and any others."""
+"""CSV files: a row a box, columns image, x0, y0, x1, y1 (pixels), perhaps name, and any others.
+
+Between them are commas, semicolons or tabs, as the line of names has them.
+"""
 
 import csv
 import io
@@ -14,16 +17,20 @@ from regionspot_cache.files import file_sha256, open_file, replacing
 
 IMAGE, NAME = "image", "name"
 CORNERS = ("x0", "y0", "x1", "y1")
+DELIMITERS = ",;\t"
 FOUND = ("score", "margin", "names", "scores", "was")
-EXPECTED = f"Columns {IMAGE}, {', '.join(CORNERS)} in pixels, and {NAME} where boxes have one."
+EXPECTED = (
+    f"UTF-8, with columns {IMAGE}, {', '.join(CORNERS)} in pixels, and {NAME} where boxes have one; commas, "
+    "semicolons or tabs between them."
+)
 NO_NUMBERS = "no numbers"
 
 
 def read(path: Path, images: Path | None) -> BoxSet:
     """The boxes of a CSV file with a line of names. InputError: columns are missing, or it is no text."""
     collector, places = BoxCollector(path), dict[str, int]()
-    columns: list[str] = []
-    for columns, row in _rows(path):
+    columns, delimiter = _header(path)
+    for row in _rows(path):
         values = dict(zip(columns, row, strict=False))
         name = values.get(IMAGE, "")
         if name not in places:
@@ -35,23 +42,40 @@ def read(path: Path, images: Path | None) -> BoxSet:
             continue
         collector.box(places[name], corners, values.get(NAME, UNNAMED).strip())
     roots = (images,) if images else (path.parent,)
-    return collector.build("csv", file_sha256(path), roots, header={"columns": columns})
+    return collector.build("csv", file_sha256(path), roots, header=(columns, delimiter))
 
 
-def _rows(path: Path) -> Iterator[tuple[list[str], list[str]]]:
-    """(columns, values) of every row."""
-    with open_file(path, "A CSV file.") as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+def _header(path: Path) -> tuple[list[str], str]:
+    """The columns, and what stands between them: a comma, a semicolon or a tab."""
+    with open_file(path, EXPECTED) as raw:
+        line = raw.readline().decode("utf-8-sig", "replace")
+    delimiter = max(DELIMITERS, key=line.count)
+    columns = [column.strip() for column in next(_lines(path, delimiter), [])]
+    missing = [key for key in (IMAGE, *CORNERS) if key not in columns]
+    twice = [column for column in columns if columns.count(column) > 1]
+    if missing or twice:
+        found = f"no column {', '.join(missing)}" if missing else f"two columns {twice[0]!r}"
+        raise InputError(f"{path} has {found}; it has: {', '.join(columns)[:200] or 'nothing'}.", EXPECTED)
+    return columns, delimiter
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    """The values of every row."""
+    columns, delimiter = _header(path)
+    lines = _lines(path, delimiter)
+    next(lines)
+    for number, row in enumerate(filter(None, lines), 1):
+        if len(row) > len(columns):
+            found = f"{path}, row {number}: {len(row)} values under {len(columns)} columns."
+            raise InputError(found, EXPECTED)
+        yield row
+
+
+def _lines(path: Path, delimiter: str) -> Iterator[list[str]]:
+    with open_file(path, EXPECTED) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
-            columns = [column.strip() for column in next(reader, [])]
-            if missing := [key for key in (IMAGE, *CORNERS) if key not in columns]:
-                raise InputError(f"{path} has no column {', '.join(missing)}.", EXPECTED)
-            for row in reader:
-                if len(row) > len(columns):
-                    found = f"{path}, line {reader.line_num}: {len(row)} values under {len(columns)} columns."
-                    raise InputError(found, EXPECTED)
-                if row:
-                    yield columns, row
+            yield from reader
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(f"{path}, line {reader.line_num + 1}: {error}.", EXPECTED) from None
 
@@ -59,16 +83,16 @@ def _rows(path: Path) -> Iterator[tuple[list[str], list[str]]]:
 def write(path: Path, answers: Answers) -> None:
     """A row a box; the rows and columns of a CSV source stay, those that say what was found are added."""
     same = answers.boxes.format == "csv" and not answers.proposed
-    columns = (answers.boxes.header["columns"] if same else None) or [IMAGE, *CORNERS]
-    columns = [*dict.fromkeys((*columns, NAME, *FOUND))]
+    columns, delimiter = answers.boxes.header if same else ([IMAGE, *CORNERS], DELIMITERS[0])
+    every = [*dict.fromkeys((*columns, NAME, *FOUND))]
     with replacing(path) as staging, staging.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, every, restval="", lineterminator="\n", delimiter=delimiter)
         writer.writeheader()
-        writer.writerows(_merged(answers) if same else _made(answers))
+        writer.writerows(_merged(answers, columns) if same else _made(answers))
 
 
-def _merged(answers: Answers) -> Iterator[dict[str, Any]]:
-    for entry, (columns, row) in enumerate(_rows(answers.boxes.path)):
+def _merged(answers: Answers, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for entry, row in enumerate(_rows(answers.boxes.path)):
         found = answers.of_entry(entry)
         yield dict(zip(columns, row, strict=False)) | (_said(found) if found else {})
 
