@@ -151,7 +151,7 @@ def spoiled(found: Detections) -> Detections:
 
 
 def test_equals_faster_coco_eval(monkeypatch: pytest.MonkeyPatch) -> None:
-    # It tries to import OpenCV, which without libxcb leaves its folder, with a `typing`, on the path as it fails.
+    # It tries to import OpenCV: without libxcb that fails and leaves a folder with a `typing` on the path.
     monkeypatch.setattr(sys, "path", [*sys.path])
     from faster_coco_eval import COCO, COCOeval_faster
 
