@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
+from pydoc import locate
 from statistics import median
 from typing import Any
 
@@ -26,6 +26,9 @@ Reader = Callable[[np.ndarray], Batch]
 """Positions int64 [B] to a batch."""
 ARRAYS = ("map", "map_scale")
 SHARD_BYTES = 1 << 26
+# Codec pipelines: of zarr-python from 3.3, which wants Python 3.12, and one in Rust.
+FUSED = "zarr.core.codec_pipeline.FusedCodecPipeline"
+ZARRS = "zarrs.ZarrsCodecPipeline"
 
 
 def read_arrays(cache: Cache, images: np.ndarray) -> Batch:
@@ -52,12 +55,12 @@ def zarr_python(folder: Path, cache: Cache) -> Reader:
     return lambda images: [np.stack([a[divmod(i, size)] for i in images.tolist()]) for a in arrays]
 
 
-def zarrs(folder: Path, cache: Cache) -> Reader:
-    """zarr-python with the codec pipeline of zarrs, in Rust, an image a selection."""
+def zarr_pipeline(path: str, folder: Path, cache: Cache) -> Reader:
+    """zarr-python with another codec pipeline than its own default, an image a selection."""
     import zarr
 
-    pipeline = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
-    with zarr.config.set(pipeline):  # arrays keep the pipeline that they are opened with
+    settings = {"codec_pipeline.path": path, "codec_pipeline.strict": True}  # strict is of zarrs
+    with zarr.config.set(settings):  # arrays keep the pipeline that they are opened with
         return zarr_python(folder, cache)
 
 
@@ -135,7 +138,8 @@ def webdataset(folder: Path, cache: Cache, batch_size: int) -> Iterator[Batch]:
 PEERS: dict[str, Callable[[Path, Cache], Reader]] = {
     "numpy memmap (limit)": memmap,
     "zarr-python": zarr_python,
-    "zarr-python with zarrs": zarrs,
+    "zarr-python, fused": partial(zarr_pipeline, FUSED),
+    "zarr-python with zarrs": partial(zarr_pipeline, ZARRS),
     "tensorstore": tensorstore,
     ".pth per image": pth_files,
 }
@@ -144,13 +148,14 @@ STREAMS: dict[str, Callable[[Path, Cache, int], Iterator[Batch]]] = {
     "MosaicML Streaming": mosaicml,
     "WebDataset": webdataset,
 }
-# Modules of peers that people may lack.
+# What people may lack, as import paths of names.
 NEEDS = {
-    "zarr-python with zarrs": "zarrs",
-    "tensorstore": "tensorstore",
-    "LitData": "litdata",
-    "MosaicML Streaming": "streaming",
-    "WebDataset": "webdataset",
+    "zarr-python, fused": FUSED,
+    "zarr-python with zarrs": ZARRS,
+    "tensorstore": "tensorstore.open",
+    "LitData": "litdata.StreamingDataset",
+    "MosaicML Streaming": "streaming.StreamingDataset",
+    "WebDataset": "webdataset.WebDataset",
 }
 
 
@@ -181,7 +186,7 @@ REMARKS = [
 
 def measure(settings: Settings, folder: Path) -> Findings:
     """Samples a second of batches of random images, for int8 and float16 maps."""
-    absent = [name for name, module in NEEDS.items() if find_spec(module) is None]
+    absent = [name for name, path in NEEDS.items() if locate(path) is None]
     rows = [row for dtype in DTYPES for row in _compare(settings, folder / dtype, dtype, absent)]
     return [*rows, *(f"{name}: not installed, not measured." for name in absent), *REMARKS]
 

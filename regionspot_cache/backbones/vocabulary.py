@@ -232,4 +232,4 @@ def _write(path: Path, embeddings: np.ndarray) -> None:
     buffer = io.BytesIO()  # numpy says of a full disk how many bytes are missing, but not where
     np.save(buffer, embeddings)
     with replacing(path) as staging:
-        staging.write_bytes(buffer.getbuffer())
+        staging.write_bytes(buffer.getvalue())

@@ -31,7 +31,7 @@ MIN_BOX = 12  # a smaller box is drawn this large
 FONT, CAPTION, GAP = 18, 32, 10  # pixels: letters, the line over a panel, the space between panels
 LENGTH = 32  # characters of a name on a picture
 MASK_OPACITY = 0.4
-DPI, POINT = 100, 0.72  # points in a pixel: matplotlib measures lines and letters in points
+DPI, POINT = 128, 0.5625  # points in a pixel: matplotlib measures in points. Powers of two: sizes are exact
 
 
 class Panel(NamedTuple):

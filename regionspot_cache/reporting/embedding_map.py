@@ -21,7 +21,7 @@ _FIT_ROWS = 200_000  # regions of which the axes of a PCA are computed, drawn by
 def unit(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
     """Rows of length 1, float32 [N, E]; rows of zeros stay."""
     found = np.asarray(embeddings, np.float32)
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    return np.divide(found, np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
 
 def project(embeddings: NDArray[np.float32], kind: MapKind = "pca", seed: int = 0) -> NDArray[np.float32]:

@@ -83,7 +83,7 @@ class DerivedFolder:
                     buffer = io.BytesIO()  # numpy says of a full disk how many bytes are missing, not where
                     np.save(buffer, make())
                     with replacing(file) as staging:
-                        staging.write_bytes(buffer.getbuffer())
+                        staging.write_bytes(buffer.getvalue())
                     found = _opened(file, like, rows)
         if found is None:
             raise DamageError(f"{file} is not what was written there", "a disk that keeps what it is given")

@@ -112,7 +112,7 @@ def test_a_tree_of_other_classes_is_refused_with_counts(tree: Path) -> None:
         '{"father2child": {"a": "bc"}, "id2name": {"a": "x"}}',
         '{"father2child": {"a": [["b"]]}, "id2name": {"a": "x"}}',
         '{"father2child": {"a": []}, "id2name": {"a": null}}',
-        '{"LabelName": "a", "Subcategory": [' * 900 + '{"LabelName": "b"}' + "]}" * 900,
+        '{"LabelName": "a", "Subcategory": [' * 100_000 + '{"LabelName": "b"}' + "]}" * 100_000,
     ],
 )
 def test_what_is_no_tree_is_named(tmp_path: Path, text: str) -> None:

@@ -76,7 +76,7 @@ def refusal(url: str = "s3://bucket/cache") -> RegionSpotError:
         ((400, "AuthorizationHeaderMalformed"), "another region", "AWS_REGION"),
         ((403, "InvalidAccessKeyId"), "credentials are refused", "AWS_ACCESS_KEY_ID"),
         ((403, "AccessDenied"), "access is denied", "rights"),
-        ((503, "SlowDown"), "SlowDown", "run the same command again"),
+        ((503, "SlowDown"), "503", "run the same command again"),
     ],
 )
 def test_what_a_store_refuses(server: type[Refusing], answer: tuple, found: str, remedy: str) -> None:
