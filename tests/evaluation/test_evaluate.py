@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
@@ -338,13 +339,7 @@ def test_lvis_import_has_no_side_effects() -> None:
 def test_an_imported_lvis_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     own = type(logging)("lvis")
     monkeypatch.setitem(sys.modules, "lvis", own)
-    own.__spec__ = importlib_spec()
+    own.__spec__ = PathFinder.find_spec("lvis")
     load_lvis_api.cache_clear()
     load_lvis_api()
     assert sys.modules["lvis"] is own
-
-
-def importlib_spec() -> object:
-    import importlib.machinery
-
-    return importlib.machinery.PathFinder.find_spec("lvis")
