@@ -31,6 +31,7 @@ MIN_BOX = 12  # a smaller box is drawn this large
 FONT, CAPTION, GAP = 18, 32, 10  # pixels: letters, the line over a panel, the space between panels
 LENGTH = 32  # characters of a name on a picture
 MASK_OPACITY = 0.4
+HEAT_CELL = 8  # pixels of a cell of a map of attention, before it is stretched over its image
 DPI, POINT = 128, 0.5625  # points in a pixel: matplotlib measures in points. Powers of two: sizes are exact
 
 
@@ -40,7 +41,10 @@ class Panel(NamedTuple):
     caption: str  # one line
     alt: str  # what it shows, for readers who cannot see it
     image: NDArray[np.uint8]  # [H, W, 3]
-    draw: "Callable[[Axes], str]"  # over the image, in its pixels; returns what the caption should add
+    draw: (
+        "Callable[[Axes], str]"  # lines and letters in pixels of the image; gives what the caption should add
+    )
+    over: NDArray[np.uint8] | None = None  # [h, w, 4], with alpha, over all of the image
 
 
 class _Region(NamedTuple):
@@ -95,7 +99,8 @@ def attention(scene: Scene, i: int) -> list[Panel]:
                 caption=f"{i + 1} {said}, layer {number}: peak {peak:.1f} x mean",
                 alt=f"Cross-attention of box {i + 1} as heat over the image: layer {number} most at {where}",
                 image=ground,
-                draw=partial(_draw_heat, grid, _inside(scene, scene.boxes[i])),
+                draw=partial(_draw_box, _inside(scene, scene.boxes[i])),
+                over=_heat(grid),
             )
         )
     return panels
@@ -104,7 +109,10 @@ def attention(scene: Scene, i: int) -> list[Panel]:
 def sheet(
     panels: Sequence[Panel], *, columns: int = 1, side: int = SIDE, captions: bool = True
 ) -> Image.Image:
-    """Panels of one image in rows, each under its caption, `side` pixels along its longer side."""
+    """Panels of one image in rows, each under its caption, `side` pixels along its longer side.
+
+    Only lines and letters are matplotlib's, which takes tens of milliseconds to show an image.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -113,28 +121,41 @@ def sheet(
     h, w = (max(MIN_SIDE, round(length * scale)) for length in panels[0].image.shape[:2])
     band, rows = (CAPTION if captions else 0), ceil(len(panels) / columns)
     width, height = columns * (w + GAP) - GAP, rows * (h + band + GAP) - GAP
+    picture = Image.new("RGB", (width, height), GROUND)
     with matplotlib.rc_context({"font.size": FONT * POINT, "text.parse_math": False}):
-        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=GROUND)
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="none")
         canvas = FigureCanvasAgg(figure)
         for i, panel in enumerate(panels):
             left, top = i % columns * (w + GAP), i // columns * (h + band + GAP)
+            shown = _shown(panel, scale)
+            picture.paste(shown, (left + (w - shown.width) // 2, top + band + (h - shown.height) // 2))
             axes = figure.add_axes((left / width, 1 - (top + band + h) / height, w / width, h / height))
-            _show(axes, panel.image, (w / scale, h / scale), scale)
+            _measure(axes, panel.image, (w / scale, h / scale))
             caption = shortened(panel.caption + panel.draw(axes), round(w / (0.6 * FONT)))
             if captions:
                 text, families = legible(caption)
                 place = (left / width, 1 - (top + band / 2) / height)
                 figure.text(*place, text, family=families, color=PAPER, verticalalignment="center")
         canvas.draw()
-        return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        ink = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    picture.paste(ink, mask=ink)
+    return picture
 
 
-def _show(axes: "Axes", image: NDArray[np.uint8], span: tuple[float, float], scale: float) -> None:
-    """The image at the size of the screen, in the middle of `span` image pixels across and down."""
-    height, width = image.shape[:2]
+def _shown(panel: Panel, scale: float) -> Image.Image:
+    """The image of a panel and what lies over it, at the size of the screen."""
+    height, width = panel.image.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    shown = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    axes.imshow(np.asarray(shown), extent=(0, width, height, 0), aspect="auto")
+    shown = Image.fromarray(panel.image).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    if panel.over is not None:
+        over = Image.fromarray(panel.over).resize(size, Image.Resampling.BILINEAR)
+        shown.paste(over, mask=over)
+    return shown
+
+
+def _measure(axes: "Axes", image: NDArray[np.uint8], span: tuple[float, float]) -> None:
+    """Has axes count in pixels of the image, which lies in the middle of `span` of them across and down."""
+    height, width = image.shape[:2]
     axes.set_axis_off()
     axes.set_xlim((width - span[0]) / 2, (width + span[0]) / 2)
     axes.set_ylim((height + span[1]) / 2, (height - span[1]) / 2)
@@ -150,7 +171,7 @@ def _truth(scene: Scene) -> Panel:
         small = -float((box[2:] - box[:2]).prod())
         found.append(_Region(_inside(scene, box), tag, number, VERDICTS[None], small))
     alt = f"truly {listed(names)}"
-    return Panel(caption="Truth", alt=alt, image=scene.image, draw=partial(_draw_regions, found, None))
+    return Panel(caption="Truth", alt=alt, image=scene.image, draw=partial(_draw_regions, found))
 
 
 def _named(scene: Scene, method: str, caption: str, masks: NDArray[np.bool_] | None = None) -> Panel:
@@ -171,7 +192,8 @@ def _named(scene: Scene, method: str, caption: str, masks: NDArray[np.bool_] | N
             )
         )
     alt = f"{method} says {listed(names)}"
-    return Panel(caption=caption, alt=alt, image=scene.image, draw=partial(_draw_regions, found, masks))
+    over = None if masks is None else _tint(masks, [region.colour for region in found])
+    return Panel(caption=caption, alt=alt, image=scene.image, draw=partial(_draw_regions, found), over=over)
 
 
 def _inside(scene: Scene, box: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -184,9 +206,7 @@ def listed(names: Sequence[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def _draw_regions(found: Sequence[_Region], masks: NDArray[np.bool_] | None, axes: "Axes") -> str:
-    if masks is not None:
-        _tint(axes, masks, [region.colour for region in found])
+def _draw_regions(found: Sequence[_Region], axes: "Axes") -> str:
     for region in sorted(found, key=lambda region: -(region.box[2:] - region.box[:2]).prod()):
         _outline(axes, region.box, region.colour, dashed=region.dashed)
     missing = sum(not _tag(axes, region) for region in sorted(found, key=lambda region: -region.priority))
@@ -223,18 +243,17 @@ def _outline(axes: "Axes", box: NDArray[np.floating], colour: str, *, dashed: bo
         axes.plot(xs, ys, color=ink, linewidth=width, linestyle=style, solid_joinstyle="miter")
 
 
-def _tint(axes: "Axes", masks: NDArray[np.bool_], colours: Sequence[str]) -> None:
-    """Masks [n, H, W] as tints with a bright rim, large ones first."""
+def _tint(masks: NDArray[np.bool_], colours: Sequence[str]) -> NDArray[np.uint8]:
+    """Masks [n, H, W] as tints with a bright rim, large ones first; as of `Panel.over`."""
     from matplotlib.colors import to_rgba
 
-    height, width = masks.shape[1:]
-    step = ceil(max(height, width) / SIDE)
+    step = ceil(max(masks.shape[1:]) / SIDE)
     small = masks[:, ::step, ::step]
     tints = np.zeros((*small.shape[1:], 4))
     for i in np.argsort(-small.sum(axis=(1, 2)), kind="stable"):
         tints[small[i]] = to_rgba(colours[i], MASK_OPACITY)
         tints[_rim(small[i])] = to_rgba(colours[i])
-    axes.imshow(tints, extent=(0, width, height, 0), aspect="auto")
+    return (255 * tints).round().astype(np.uint8)
 
 
 def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -243,19 +262,18 @@ def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
 
 
-def _draw_heat(grid: NDArray[np.float32], box: NDArray[np.float32], axes: "Axes") -> str:
-    """A grid [gh, gw] as heat, cells on the areas they stand for, and a box in white."""
+def _heat(grid: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A grid [gh, gw] as heat, cells on the areas they stand for; as of `Panel.over`."""
+    import matplotlib
+
     low, high = float(grid.min()), float(grid.max())
     heat = (grid - low) / (high - low if high > low else 1.0)  # a constant grid is cold everywhere
-    axes.imshow(
-        heat,
-        cmap="inferno",
-        alpha=0.1 + 0.75 * heat,
-        vmin=0,
-        vmax=1,
-        interpolation="hermite",
-        extent=axes.images[0].get_extent(),
-        aspect="auto",
-    )
+    # Heat is smoothed, not colours, which would mix to others.
+    size = (HEAT_CELL * grid.shape[1], HEAT_CELL * grid.shape[0])
+    smooth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.HAMMING))
+    return matplotlib.colormaps["inferno"](smooth, alpha=0.1 + 0.75 * smooth, bytes=True)
+
+
+def _draw_box(box: NDArray[np.float32], axes: "Axes") -> str:
     _outline(axes, box, PAPER)
     return ""
