@@ -35,6 +35,18 @@ EXTRACT = (
 CACHE = Path("rs-cache-data/caches/shapes-train-small")
 
 
+@pytest.fixture(autouse=True)
+def ready_workers() -> Iterator[None]:
+    """Workers are forks of a process that has imported all they need; those of a command that is a process of
+    its own start as they do for a user."""
+    import dask
+    from distributed.utils import get_mp_context
+
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(["distributed", "regionspot_cache.extraction.partition"])
+        yield
+
+
 @pytest.fixture(scope="module")
 def in_this_process(tmp_path_factory: pytest.TempPathFactory, world: Path) -> dict[str, str]:
     """Hashes of a cache made here, by one thread as in a worker."""
