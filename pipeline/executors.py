@@ -106,8 +106,9 @@ def _without_ctrl_c() -> Generator[None]:
 
 
 def _silence() -> None:
-    for name in ("distributed", "distributed.nanny", "distributed.worker"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # lost and late workers are expected and handled
+    # Lost and late workers are expected and handled, and so are calls that Ctrl-C takes back.
+    for name in ("distributed", "distributed.nanny", "distributed.worker", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def run_on_scheduler(unit: Unit, items: list[int], *, address: str) -> Iterator[Outcome]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_json(path: Path, expected: str, remedy: str = "Check the path.") -> Any
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
     """A file to write beside `path` that takes its place when the block ends, and only if it ends well."""
-    staging = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    staging = path.with_name(f".{path.stem}.{threading.get_native_id()}{path.suffix}")
     try:
         yield staging
         os.replace(staging, path)
