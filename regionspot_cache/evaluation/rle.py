@@ -48,7 +48,8 @@ def annotation_rle(segmentation: Any, height: int, width: int) -> Rle:
         _check_size(height, width)
         if isinstance(segmentation, list):
             _check_polygons(segmentation, height, width)
-            return _mask.merge(_mask.frPyObjects(segmentation, height, width))
+            found = _mask.frPyObjects(segmentation, height, width)
+            return found[0] if len(found) == 1 else _mask.merge(found)
         if list(segmentation["size"]) != [height, width]:
             raise ValueError(f"a mask of {segmentation['size']}, of an image of {[height, width]}")
         if isinstance(segmentation["counts"], list):
