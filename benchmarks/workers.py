@@ -16,6 +16,7 @@ from benchmarks.harness import Findings, Row, cores, take_turns
 from benchmarks.settings import Settings
 from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.errors import RegionSpotError
+from regionspot_cache.extraction.partition import AT_ONCE
 
 REMARKS = [
     "Not counted: loading the networks, a worker's first partition, the time after one has run out of work.",
@@ -78,7 +79,9 @@ def _tasks(verb: ExtractSettings, shares: Sequence[list[int]]) -> list[Task]:
     threads = {name: str(len(shares[0])) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": threads}),
-        LocalCluster(n_workers=len(shares), threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        LocalCluster(
+            n_workers=len(shares), threads_per_worker=AT_ONCE, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         Client(cluster) as client,
     ):
         for worker, own in zip(client.scheduler_info()["workers"], shares, strict=True):
@@ -117,8 +120,11 @@ def steady_state(tasks: Iterable[Task], workers: int) -> Steady:
             "Give more images: --set workers.images=1000",
         )
     partitions = busy = 0.0
-    for task in (task for own in by_worker.values() for task in own):
-        inside = max(0.0, min(task.stop, end) - max(task.start, begin))
-        busy += inside
-        partitions += inside / (task.stop - task.start)
+    for own in by_worker.values():
+        reached = begin
+        for task in own:  # one may begin before the last has committed its partition
+            inside = max(0.0, min(task.stop, end) - max(task.start, begin))
+            partitions += inside / (task.stop - task.start)
+            busy += max(0.0, min(task.stop, end) - max(task.start, reached))
+            reached = max(reached, task.stop)
     return Steady(rate=partitions / (end - begin), idle=1 - busy / (workers * (end - begin)))
