@@ -160,7 +160,7 @@ class _Run:
     def notes(self) -> Iterator[str]:
         """Where maps are read from, and on CUDA how steps are done."""
         for reader in self.data.readers:
-            where = f"in the memory of {self.device}" if reader.held else "read from the cache in every epoch"
+            where = f"in memory, {self.device}" if reader.held else "read from the cache in every epoch"
             yield f"maps of {reader.source.name}: {where}"
         if self.device.type == "cuda":
             how = f"no CUDA graphs: {self.no_graphs}" if self.no_graphs else "CUDA graphs, but for captions"

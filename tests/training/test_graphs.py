@@ -194,7 +194,7 @@ def test_where_maps_lie_is_said(tmp_path: Path) -> None:
     room = sources[0].map_bytes * 5 + sources[0].query_bytes
     train(sources, make_config(1, memory_bytes=room), tmp_path, on_note=said.append)
     assert said == [
-        "maps of small: in the memory of cpu",
+        "maps of small: in memory, cpu",
         "maps of large: read from the cache in every epoch",
     ]
     assert len(caches[0].reads) == 5
