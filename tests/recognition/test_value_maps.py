@@ -33,10 +33,10 @@ class OwnNetwork:
     """A network of the user's own; it has what a `TextEncoder` has, and the arrays that are given."""
 
     def __init__(self, **arrays: Array) -> None:
-        self.clip, self.arrays = small_clip(), arrays
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.clip, name)
+        clip, self.arrays = small_clip(), arrays
+        self.device, self.mean, self.logit_scale = clip.device, clip.mean, clip.logit_scale
+        self.preprocess, self.text_fingerprint = clip.preprocess, clip.text_fingerprint
+        self.encode_image, self.encode_text = clip.encode_image, clip.encode_text
 
 
 def test_the_first_able_part_is_asked_unless_one_has_the_array() -> None:
