@@ -17,9 +17,9 @@ class DemoSettings:
     train_images: int | None = None
     """A sample, for a shorter demo; all when not given."""
     val_images: int | None = None
-    gt_images: int = 300
+    gt_images: int = 200
     """Validation images that every method recognises; the crops of the baselines take the time."""
-    rpn_images: int = 30
+    rpn_images: int = 20
     rpn_top_n: int = 50
     pictures: int = 6
     workers: int = 2
