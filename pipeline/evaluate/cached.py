@@ -47,8 +47,7 @@ class CachedFeatures:
         if i < 0:
             return None
         rows = rows_of_boxes(self.cache.boxes(i), boxes)
-        parts = {path.partition("/")[0] for path in self._arrays}
-        usable = {part for part in parts if self.cache.ok(i, part) and not self._changed(part, i, index)}
+        usable = self._usable(i, index)
         paths = [
             path
             for path, by_box in self._arrays.items()
@@ -56,14 +55,18 @@ class CachedFeatures:
         ]
         return CachedImage(self.cache, i, {path: rows if self._arrays[path] else None for path in paths})
 
-    def _changed(self, part: str, i: int, index: int) -> bool:
-        size, time, content = self._stamps[part][i].tolist()
+    def _usable(self, i: int, index: int) -> set[str]:
+        """Parts that have the picture as its file is now; those that saw one file share the look at it."""
+        stamps = {
+            part: tuple(rows[i].tolist()) for part, rows in self._stamps.items() if self.cache.ok(i, part)
+        }
         root, name = Path(self._dataset.image_root), self._dataset.file_names[index]
-        return has_changed(root, name, (size, time, content))
+        changed = {stamp: has_changed(root, name, stamp) for stamp in set(stamps.values())}
+        return {part for part, stamp in stamps.items() if not changed[stamp]}
 
     @cached_property
     def _stamps(self) -> dict[str, NDArray[np.int64]]:
-        parts = {path.partition("/")[0] for path in self._arrays}
+        parts = dict.fromkeys(path.partition("/")[0] for path in self._arrays)
         return {part: self.cache.stamps(part) for part in parts}
 
 
