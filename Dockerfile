@@ -7,7 +7,8 @@ FROM ${BASE}
 ARG TORCH_INDEX=
 
 WORKDIR /app
-ENV PYTHONUNBUFFERED=1 UV_NO_CACHE=1 VIRTUAL_ENV=/app/.venv PATH=/app/.venv/bin:$PATH
+# Bytecode is compiled now: the user below may not write it, and would compile torch at every start.
+ENV PYTHONUNBUFFERED=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 VIRTUAL_ENV=/app/.venv PATH=/app/.venv/bin:$PATH
 RUN python3 -m venv .venv && pip install --no-cache-dir --disable-pip-version-check uv==0.13.8
 
 # Packages before the code, so that a change of the code builds in seconds. From another index torch and torchvision
