@@ -21,6 +21,7 @@ PLAIN_EVERY_SECONDS = 5.0
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 _documents: list[dict[str, Any]] | None = None  # that wait for the end of a command, see `one_document`
+_muted = False
 
 
 class LastingStream(io.TextIOWrapper):
@@ -52,14 +53,27 @@ class LastingStream(io.TextIOWrapper):
         os.close(nowhere)
 
 
+@contextmanager
+def muted(silent: bool = True) -> Generator[None]:
+    """Without progress, warnings and results, where another process says the same; errors are still told."""
+    global _muted
+    before, _muted = _muted, silent
+    try:
+        yield
+    finally:
+        _muted = before
+
+
 def say(text: str) -> None:
     """A progress line, for people."""
-    err.print(visible(text), markup=False)
+    if not _muted:
+        err.print(visible(text), markup=False)
 
 
 def warn(text: str) -> None:
     """A warning that does not stop the work."""
-    err.print(f"warning: {visible(text)}", style="yellow", markup=False)
+    if not _muted:
+        err.print(f"warning: {visible(text)}", style="yellow", markup=False)
 
 
 def arithmetic(device: str, **precisions: Precision) -> None:
@@ -76,6 +90,8 @@ def arithmetic(device: str, **precisions: Precision) -> None:
 
 def result(value: dict[str, Any], text: str | None = None, *, as_json: bool = False) -> None:
     """The result of a verb: `text` for people or one JSON document for programs."""
+    if _muted:
+        return
     if as_json and _documents is not None:
         _documents.append(value)
     elif as_json:
@@ -130,7 +146,7 @@ class Ticker:
 @contextmanager
 def progress(label: str, total: int) -> Generator[Ticker]:
     """A ticker for `total` units of work."""
-    if not err.is_terminal:
+    if _muted or not err.is_terminal:
         yield Ticker(label, total, None)
         return
     columns: list[ProgressColumn] = [

@@ -1,6 +1,5 @@
 """`rs-cache train`: caches and class names to a trained head."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -15,7 +14,7 @@ from pipeline.console import counts
 from pipeline.names import check_backbone
 from pipeline.train_captions import caption_sources
 from pipeline.train_inputs import embed_names, opened
-from pipeline.verbs.train import TrainSettings
+from pipeline.verbs.train import TrainSettings, is_main
 from regionspot_cache.backbones import (
     Backbone,
     BackboneSpec,
@@ -46,8 +45,8 @@ def train(settings: TrainSettings, *, as_json: bool = False) -> TrainResult:
     sources += caption_sources(text, settings, device)
     del text
     result = fit(sources, spec, settings, device)
-    if is_main():
-        _report(result, sources, as_json=as_json)
+    facts = facts_of(result, sources)
+    console.result(facts, told(result, facts), as_json=as_json)
     return result
 
 
@@ -60,11 +59,6 @@ def backbone_spec(settings: TrainSettings) -> BackboneSpec:
     return replace(spec, head=settings.head.of(spec.head))
 
 
-def is_main() -> bool:
-    """Whether this is the main one of the processes of torchrun."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def fit(
     sources: Sequence[FeatureSource], spec: BackboneSpec, settings: TrainSettings, device: str
 ) -> TrainResult:
@@ -73,10 +67,9 @@ def fit(
     if settings.init is not None:
         training = replace(training, init_from=str(settings.init))
     total = training.total_steps
-    if is_main():
-        names = ", ".join(source.name for source in sources)
-        console.say(f"training on {names} into {settings.out}: {total} steps on {device}")
-        console.arithmetic(device, training=training.precision)
+    names = ", ".join(source.name for source in sources)
+    console.say(f"training on {names} into {settings.out}: {total} steps on {device}")
+    console.arithmetic(device, training=training.precision)
     with console.progress("training", total) as ticker:
         result = train_head(
             sources,
@@ -265,8 +258,3 @@ def told(result: TrainResult, facts: Mapping[str, Any]) -> str:
         f"Trained head in {result.folder} ({result.steps} steps{since}, {console.clock(result.seconds)}; "
         f"left out: {lacking})."
     )
-
-
-def _report(result: TrainResult, sources: Sequence[FeatureSource], *, as_json: bool) -> None:
-    facts = facts_of(result, sources)
-    console.result(facts, told(result, facts), as_json=as_json)

@@ -18,7 +18,6 @@ from pipeline.train import (
     check_named,
     facts_of,
     fit,
-    is_main,
     of_base_classes,
     told,
     training_source,
@@ -26,7 +25,7 @@ from pipeline.train import (
 from pipeline.train_captions import caption_sources
 from pipeline.usual_caches import cache_path
 from pipeline.verbs.extract import ExtractSettings
-from pipeline.verbs.train import TrainSettings
+from pipeline.verbs.train import TrainSettings, is_main
 from regionspot_cache.backbones import Backbone, load_text_part
 from regionspot_cache.datasets import DetectionDataset, ImageRecord
 from regionspot_cache.datasets.held_out import Split, hold_out

@@ -1,5 +1,6 @@
 """`rs-cache train`."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from pipeline import names
+from pipeline import console, names
 from pipeline.names import require_named_backbone, warn_of_photographs
 from pipeline.options import option, verb
 from pipeline.places import WORKPLACE, shipped
@@ -212,6 +213,11 @@ def _own(name: str) -> str:
     return f"{name}-own" if name == TrainSettings.out.name else name
 
 
+def is_main() -> bool:
+    """Whether this is the main one of the processes of torchrun."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @verb(TrainSettings, defaults=train_defaults)
 def train(settings: TrainSettings, *, as_json: bool) -> None:
     """Train the head on cached features, or on labels of your own. Resumes by default. torchrun works too.
@@ -224,6 +230,7 @@ def train(settings: TrainSettings, *, as_json: bool) -> None:
         from pipeline.train import train as run
     else:
         from pipeline.train_own import train_own as run
-
-        warn_of_photographs(settings.backbone or settings.init or "tiny", settings.dataset)
-    run(settings, as_json=as_json)
+    with console.muted(not is_main()):
+        if settings.dataset is not None:
+            warn_of_photographs(settings.backbone or settings.init or "tiny", settings.dataset)
+        run(settings, as_json=as_json)

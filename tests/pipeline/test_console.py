@@ -90,3 +90,23 @@ def test_text_of_files_is_never_taken_for_markup(capsys: pytest.CaptureFixture[s
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     console.result({"path": Path("a"), "é": [1.5]}, "for people", as_json=True)
     assert json.loads(capsys.readouterr().out) == {"path": "a", "é": [1.5]}
+
+
+def test_a_muted_process_leaves_the_talking_to_another(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.console.PLAIN_EVERY_SECONDS", 0.0)
+
+    def talk() -> None:
+        console.say("said")
+        console.warn("warned")
+        console.result({"a": 1}, as_json=True)
+        with console.progress("work", 2) as ticker:
+            ticker.update(1, "going")
+
+    with console.muted():
+        talk()
+    assert capsys.readouterr() == ("", "")
+    with console.muted(False):
+        talk()
+    assert [bool(text) for text in capsys.readouterr()] == [True, True]
