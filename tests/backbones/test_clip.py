@@ -98,6 +98,19 @@ def test_embeddings_are_those_of_open_clip(clip: ClipBackbone) -> None:
     assert clip.encode_text([""]).shape[1] == clip.encode_image(batch).shape[1] == 24
 
 
+def test_texts_of_all_lengths_are_embedded_without_what_follows_their_end(clip: ClipBackbone) -> None:
+    texts = ["red " * n for n in (3, 100, 0, 7, 3)]  # the second is cut to the context
+    ids = open_clip.SimpleTokenizer()(texts)
+    with torch.no_grad():
+        expected = clip.model.encode_text(ids)
+    torch.testing.assert_close(clip.encode_text(texts), expected, atol=1e-5, rtol=0)
+    seen: list[tuple[int, ...]] = []
+    hook = clip.model.transformer.register_forward_hook(lambda m, args, out: seen.append(tuple(out.shape)))
+    clip.encode_text([texts[0], texts[3]])
+    hook.remove()
+    assert [shape[:2] for shape in seen] == [(2, 1 + 7 + 1)]
+
+
 def test_preprocess_squashes_with_pil(clip: ClipBackbone) -> None:
     image = picture(50, 90)
     squashed = Image.fromarray(image).resize((48, 48), Image.Resampling.BICUBIC)
