@@ -134,7 +134,7 @@ def score_results(path: Path, scorer: Scorer, others: frozenset[str] | None) -> 
     """
     truth = scorer.truth
     console.say(f"reading {path}")
-    found = read_results(path, truth, others)
+    found = read_results(path, truth, others, processes=usable_cores())
     _say_content(path, found, scorer)
     method = f"{path.stem}, {found.form} {path.name}, sha256 {found.sha256[:12]}"
     origin = {"method": method, "score_rule": "as given", "detections": "as given"}
