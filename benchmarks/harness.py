@@ -157,14 +157,16 @@ def memory_of_all(seconds: float = 0.05) -> Generator[Callable[[], float]]:
     They are looked at every so many seconds; pages that they share count for each. On Linux only: elsewhere
     it is that of this process alone.
     """
-    ended, peak = Event(), 0.0
+    ended, peak, own = Event(), 0.0, _text(Path("/proc/self/cmdline"))
 
     def watch() -> None:
         nonlocal peak
         while not ended.wait(seconds):
             lists = Path("/proc/self/task").glob("*/children")
-            processes = ["self", *(child for each in lists for child in _words(each))]
-            held = [_proc_field(f"/proc/{process}/status", "VmRSS") or "0" for process in processes]
+            children = [child for each in lists for child in _text(each).split()]
+            # Until it begins its own program, a process has the memory of this one.
+            begun = [child for child in children if _text(Path(f"/proc/{child}/cmdline")) != own]
+            held = [_proc_field(f"/proc/{process}/status", "VmRSS") or "0" for process in ("self", *begun)]
             peak = max(peak, sum(int(value.split()[0]) for value in held) * 1024 / 1e9)
 
     thread = Thread(target=watch, daemon=True)
@@ -176,11 +178,11 @@ def memory_of_all(seconds: float = 0.05) -> Generator[Callable[[], float]]:
         thread.join()
 
 
-def _words(file: Path) -> list[str]:
+def _text(file: Path) -> str:
     try:
-        return file.read_text().split()
-    except OSError:  # the thread has ended
-        return []
+        return file.read_text()
+    except OSError:  # the thread or process has ended
+        return ""
 
 
 def _proc_field(file: str, name: str) -> str | None:
