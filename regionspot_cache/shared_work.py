@@ -42,8 +42,8 @@ def shared_work(
         processes: at most so many, this one among them; one for each `FEWEST` calls is enough.
     """
     work = _SharedWork(function, calls)
-    work.start(min(processes, len(calls) // FEWEST) - 1)
     try:
+        work.start(min(processes, len(calls) // FEWEST) - 1)
         yield work.results
     finally:
         work.stop()
@@ -58,9 +58,9 @@ class _SharedWork(Generic[R]):
         self._threads: list[Thread] = []
 
     def start(self, others: int) -> None:
-        self._threads = [Thread(target=self._in_another_process, daemon=True) for _ in range(others)]
-        for thread in self._threads:
-            thread.start()
+        for _ in range(others):
+            self._threads.append(Thread(target=self._in_another_process, daemon=True))
+            self._threads[-1].start()
 
     def results(self) -> list[R]:
         self._here()
@@ -74,7 +74,8 @@ class _SharedWork(Generic[R]):
         for process in self._others:
             process.kill()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:  # None: Ctrl-C came before it began
+                thread.join()
 
     def _here(self) -> None:
         while (number := self._next()) is not None:
