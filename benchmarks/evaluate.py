@@ -18,7 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import OURS, Findings, Row, against, in_new_process, peak_gigabytes, take_turns
+from benchmarks.harness import (
+    OURS,
+    Findings,
+    Row,
+    against,
+    in_new_process,
+    memory_of_all,
+    peak_gigabytes,
+    take_turns,
+)
 from benchmarks.settings import Evaluate, Settings
 from regionspot_cache.errors import RegionSpotError
 from regionspot_cache.evaluation import Detections, evaluate
@@ -153,11 +162,11 @@ def score_with_the_verb(truth: Path, results: Path, out: Path, ap: str) -> Score
 
     command = ["eval", "--dataset", str(truth), "--method", f"results:{results}", "--out", str(out)]
     start = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):
+    with memory_of_all() as peak, contextlib.redirect_stdout(io.StringIO()):
         code = run([*command, "--ap", ap])
     if code:
         raise RegionSpotError(f"rs-cache {' '.join(command)} ended with code {code}.", "Code 0.")
-    return Scored(seconds=time.perf_counter() - start, gigabytes=peak_gigabytes(), metrics={})
+    return Scored(seconds=time.perf_counter() - start, gigabytes=peak(), metrics={})
 
 
 def _by_this_project(annotations: dict[str, Any], found: Detections, *, fast: bool) -> Mapping[str, float]:
@@ -228,7 +237,10 @@ def measure(settings: Settings, folder: Path) -> Findings:
         found += _of_a_file(work, folder)
     else:
         found.append(f"The size of LVIS val ({LVIS_VAL} images) is not measured here: --full.")
-    return [*found, "Peak memory is of the whole process: interpreter, annotations, detections included."]
+    return [
+        *found,
+        "Peak memory is of all processes together: interpreter, annotations, detections included.",
+    ]
 
 
 def _difference(ours: Scored, theirs: Scored, peer: str) -> Row:

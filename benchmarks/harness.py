@@ -4,12 +4,14 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -146,6 +148,41 @@ def peak_gigabytes() -> float:
         return int(kibibytes.split()[0]) * 1024 / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+@contextmanager
+def memory_of_all(seconds: float = 0.05) -> Generator[Callable[[], float]]:
+    """What is given says the peak memory, in GB, of this process and those that it starts, taken together.
+
+    They are looked at every so many seconds; pages that they share count for each. On Linux only: elsewhere
+    it is that of this process alone.
+    """
+    ended, peak, own = Event(), 0.0, _text(Path("/proc/self/cmdline"))
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(seconds):
+            lists = Path("/proc/self/task").glob("*/children")
+            children = [child for each in lists for child in _text(each).split()]
+            # Until it begins its own program, a process has the memory of this one.
+            begun = [child for child in children if _text(Path(f"/proc/{child}/cmdline")) != own]
+            held = [_proc_field(f"/proc/{process}/status", "VmRSS") or "0" for process in ("self", *begun)]
+            peak = max(peak, sum(int(value.split()[0]) for value in held) * 1024 / 1e9)
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield lambda: max(peak, peak_gigabytes())
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # the thread or process has ended
+        return ""
 
 
 def _proc_field(file: str, name: str) -> str | None:

@@ -31,6 +31,7 @@ from regionspot_cache.evaluation.average_precision import counted, judge
 from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.resampled_ap import WeightedPrecision, ap_samples
 from regionspot_cache.evaluation.result import AP_TYPES
+from regionspot_cache.shared_work import usable_cores
 
 if TYPE_CHECKING:
     from regionspot_cache.recognition.proposals import Proposals
@@ -87,6 +88,7 @@ class Scorer:
             ap=self.settings.ap,
             cap=self.settings.cap,
             fast=not self.settings.reference,
+            processes=usable_cores(),
         )
         metrics = {"box" if kind == "bbox" else "mask": found.metrics for kind, found in scored.items()}
         if accuracy is not None:
@@ -132,7 +134,7 @@ def score_results(path: Path, scorer: Scorer, others: frozenset[str] | None) -> 
     """
     truth = scorer.truth
     console.say(f"reading {path}")
-    found = read_results(path, truth, others)
+    found = read_results(path, truth, others, processes=usable_cores())
     _say_content(path, found, scorer)
     method = f"{path.stem}, {found.form} {path.name}, sha256 {found.sha256[:12]}"
     origin = {"method": method, "score_rule": "as given", "detections": "as given"}

@@ -25,6 +25,7 @@ from regionspot_cache.datasets.shapes_classes import class_probabilities
 from regionspot_cache.datasets.shapes_scene import Scene, draw_scene, image_rng
 from regionspot_cache.errors import DamageError, InputError, MissingFileError
 from regionspot_cache.files import file_sha256, read_json, replacing
+from regionspot_cache.shared_work import usable_cores
 
 FORMAT = 1  # raise when the same parameters would give other images or annotations
 SPLITS = ("train", "val")
@@ -99,7 +100,7 @@ def materialise(
     with _locked(root / ".lock"):
         if is_complete(root, world):  # another process was faster
             return
-        _write_chunks(root, world, processes or len(os.sched_getaffinity(0)), progress)
+        _write_chunks(root, world, processes or usable_cores(), progress)
         _write_annotations(root, world)
         shutil.rmtree(root / "parts", ignore_errors=True)
 

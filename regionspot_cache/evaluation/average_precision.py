@@ -3,8 +3,10 @@
 Follows lvis-api and cocoapi in every rule, down to the order of equal scores; tests compare them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +18,13 @@ from regionspot_cache.errors import InputError
 from regionspot_cache.evaluation.detections import MAX_DETECTIONS, Detections
 from regionspot_cache.evaluation.ground_truth import GroundTruth, ground_truth
 from regionspot_cache.evaluation.matching import (
+    AT_ONCE,
     MATCHED,
     UNMATCHED,
+    Edges,
+    MaskPairs,
     Matches,
+    Pairs,
     box_edges,
     mask_edges,
     match,
@@ -33,6 +39,7 @@ from regionspot_cache.evaluation.metrics import (
 )
 from regionspot_cache.evaluation.reference import coco_curves, lvis_curves
 from regionspot_cache.evaluation.results_file import IouType
+from regionspot_cache.shared_work import shared_work
 
 COCO_PER_PAIR = 100  # detections per image and category in COCO's AP
 
@@ -78,25 +85,51 @@ class Judged:
 def judge(
     truth: GroundTruth, detections: Detections, iou_type: IouType, per_pair: int | None = None
 ) -> Judged:
-    """Matches detections and annotations.
+    """Matches detections and annotations, in this process; arguments and errors as of `judging`."""
+    with judging(truth, detections, iou_type, per_pair) as judged:
+        return judged()
+
+
+@contextmanager
+def judging(
+    truth: GroundTruth,
+    detections: Detections,
+    iou_type: IouType,
+    per_pair: int | None = None,
+    processes: int = 1,
+    at_once: int = AT_ONCE,
+) -> Generator[Callable[[], Judged]]:
+    """Begins to match detections and annotations in other processes; what is given waits for the outcome.
 
     Counts the `detections` given (see `Detections.capped` and `best_of_categories`), `per_pair` of them for
     an image and category (None: all). Raises InputError as `image_index`, and for "segm" without masks.
+
+    Args:
+        processes: at most so many compare masks, this one among them; boxes are quick.
+        at_once: combinations of a detection and an annotation that are compared in one go.
     """
-    if iou_type == "segm" and detections.masks is None and len(detections):
+    masks = detections.masks if iou_type == "segm" else None
+    if iou_type == "segm" and masks is None and len(detections):
         raise InputError("the detections have no masks", "a mask for every box", "evaluate boxes only")
     found = _candidates(truth, detections, iou_type, per_pair)
     areas = truth.areas[:, None]  # [G,1]
     ignore = truth.ignore[:, None] | (areas < AREA_RANGES[:, 0]) | (areas > AREA_RANGES[:, 1])  # [G,A]
-    matches = _match_all(truth, detections, found, iou_type, ignore)
-    return Judged(candidates=found, matches=matches, ignore=ignore)
+    chunks = list(shared_pairs(found.keys, truth.pairs).chunks(at_once))
 
+    def judged(edges: Iterable[Edges]) -> Judged:
+        matches = _match_all(truth, found, zip(chunks, edges, strict=True), ignore)
+        return Judged(candidates=found, matches=matches, ignore=ignore)
 
-def precision_curves(
-    truth: GroundTruth, detections: Detections, iou_type: IouType, per_pair: int | None = None
-) -> Curves:
-    """Precision at 101 recalls for every threshold, category and size; arguments and errors as of `judge`."""
-    return _accumulate(truth, judge(truth, detections, iou_type, per_pair))
+    if masks is None:
+        boxes = detections.boxes[found.boxes]
+        yield lambda: judged(box_edges(pairs, boxes, truth) for pairs in chunks)
+        return
+
+    def call(pairs: Pairs) -> tuple[MaskPairs]:
+        return (MaskPairs.of(pairs, masks, found.boxes, truth),)
+
+    with shared_work(MaskPairs.overlaps, [partial(call, pairs) for pairs in chunks], processes) as overlaps:
+        yield lambda: judged(map(mask_edges, chunks, overlaps()))
 
 
 def _candidates(
@@ -150,16 +183,11 @@ def _areas(detections: Detections, box_index: np.ndarray, iou_type: IouType) -> 
 
 
 def _match_all(
-    truth: GroundTruth, detections: Detections, found: Candidates, iou_type: IouType, ignore: np.ndarray
+    truth: GroundTruth, found: Candidates, chunks: Iterable[tuple[Pairs, Edges]], ignore: np.ndarray
 ) -> Matches:
-    boxes = detections.boxes[found.boxes]
     no_outcome = np.zeros((0, len(AREA_RANGES), len(IOU_THRESHOLDS)), np.uint8)
     parts = [Matches(detection=np.zeros(0, np.int64), outcome=no_outcome)]
-    for pairs in shared_pairs(found.keys, truth.pairs).chunks():
-        if iou_type == "segm" and detections.masks is not None:
-            edges = mask_edges(pairs, detections.masks, found.boxes, truth)
-        else:
-            edges = box_edges(pairs, boxes, truth)
+    for pairs, edges in chunks:
         first, last = pairs.annotation_start[0], pairs.annotation_start[-1] + pairs.annotation_count[-1]
         edges = replace(edges, annotation=edges.annotation - first)  # of this run
         parts.append(match(edges, found.keys, ignore[first:last], truth.crowd[first:last], IOU_THRESHOLDS))
@@ -210,6 +238,7 @@ def evaluate(
     ap: ApType = "standard",
     cap: int = MAX_DETECTIONS,
     fast: bool = True,
+    processes: int = 1,
 ) -> dict[IouType, AveragePrecision]:
     """AP by the rules of LVIS where images name the categories searched for, else by those of COCO.
 
@@ -223,6 +252,8 @@ def evaluate(
             the dataset, however many of an image (Dave et al. 2021), which does not make categories compete.
         cap: standard AP: how many of an image count, over all classes, before any filter.
         fast: our own evaluator; False: the lvis package or pycocotools (slow; the same numbers).
+        processes: our own evaluator: at most so many compare masks, this one among them, where there are
+            many. The numbers are the same, bit for bit; each further process takes about 0.1 GB.
 
     Raises MissingFileError and InputError: annotations that cannot be used, detections of other images, or no
     masks for "segm".
@@ -233,10 +264,16 @@ def evaluate(
 
     def curves(kind: IouType) -> Curves:
         if fast:
-            return precision_curves(truth, best, kind, per_pair)
+            return _accumulate(truth, judged[kind]())
         if truth.federated:
             return lvis_curves(truth, best, kind)
         return coco_curves(truth, best, kind, per_pair)
 
     categories, frequency = truth.category_ids, truth.frequency
-    return {kind: summarize(curves(kind), categories, frequency, subsets or {}) for kind in iou_types}
+    with ExitStack() as stack:
+        # Masks are at work in other processes while boxes are here.
+        judged = {
+            kind: stack.enter_context(judging(truth, best, kind, per_pair, processes))
+            for kind in (iou_types if fast else ())
+        }
+        return {kind: summarize(curves(kind), categories, frequency, subsets or {}) for kind in iou_types}

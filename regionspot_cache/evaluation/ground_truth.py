@@ -19,7 +19,6 @@ from regionspot_cache.datasets.values import (
     unusable_entry,
 )
 from regionspot_cache.errors import InputError
-from regionspot_cache.evaluation.rle import Rle, annotation_rle
 from regionspot_cache.json_stream import JsonFile
 
 SECTIONS = ("images", "annotations", "categories")
@@ -67,10 +66,10 @@ class GroundTruth:
         """(image index, category id) of all that the annotations name, found or absent; None: everything."""
         return frozenset(self.pairs_of(np.union1d(self.pairs, self.negative))) if self.federated else None
 
-    def rle(self, row: int) -> Rle:
-        """Compressed run lengths of annotation `row`; InputError when it has no usable mask."""
+    def mask(self, row: int) -> tuple[Any, int, int]:
+        """The segmentation of annotation `row`, height and width, as `annotation_rle` takes them."""
         height, width = self.sizes[self.images[row]].tolist()
-        return annotation_rle(self.segmentations[row], height, width)
+        return self.segmentations[row], height, width
 
 
 def ground_truth(

@@ -7,17 +7,17 @@ choose in the order of their scores, so round r lets the r-th detection of every
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from regionspot_cache.datasets.tables import Table, ranks
 from regionspot_cache.evaluation.detections import MaskTable
 from regionspot_cache.evaluation.ground_truth import GroundTruth
-from regionspot_cache.evaluation.rle import mask_iou
+from regionspot_cache.evaluation.rle import annotation_rle, mask_iou
 
 MIN_IOU = 0.5  # the lowest threshold: pairs below can never match
-_EDGES_AT_ONCE = 1_000_000
+AT_ONCE = 1 << 15  # combinations: a quarter of a second of comparing masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,13 @@ class Pairs(Table):
     def __len__(self) -> int:
         return len(self.detection_start)
 
-    def chunks(self) -> Iterator["Pairs"]:
-        """Runs of pairs of about a million combinations each."""
+    def chunks(self, size: int = AT_ONCE) -> Iterator["Pairs"]:
+        """Runs of pairs of about `size` combinations each."""
         ends = np.cumsum(self.detection_count * self.annotation_count)
         at = 0
         while at < len(self):
             done = ends[at - 1] if at else 0
-            end = max(at + 1, int(np.searchsorted(ends, done + _EDGES_AT_ONCE, side="right")))
+            end = max(at + 1, int(np.searchsorted(ends, done + size, side="right")))
             yield self.take(slice(at, end))
             at = end
 
@@ -96,14 +96,48 @@ def _box_iou(d: np.ndarray, a: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
 
 
-def mask_edges(pairs: Pairs, masks: MaskTable, mask_rows: np.ndarray, truth: GroundTruth) -> Edges:
-    """By the IoU of masks; `mask_rows` i32 [D] are those of the detections."""
-    parts = []
-    for d, dn, a, an in zip(*(column.tolist() for column in vars(pairs).values()), strict=True):
-        wanted = [truth.rle(row) for row in range(a, a + an)]
-        iou = mask_iou(masks.rles(mask_rows[d : d + dn]), wanted, truth.crowd[a : a + an])  # [dn,an]
-        parts.append(iou.reshape(-1))
-    return _edges(*_combinations(pairs), np.concatenate(parts))
+@dataclass(frozen=True, kw_only=True)
+class MaskPairs:
+    """What comparing the masks of some pairs takes, so little that it can go to another process."""
+
+    masks: MaskTable  # of the detections, pair by pair
+    annotations: list[tuple[Any, int, int]]  # segmentations with height and width, pair by pair
+    crowd: np.ndarray  # bool, of the annotations
+    counts: np.ndarray  # i64 [P,2], of detections and annotations
+
+    @classmethod
+    def of(cls, pairs: Pairs, masks: MaskTable, mask_rows: np.ndarray, truth: GroundTruth) -> Self:
+        """`mask_rows` i32 [D] are those of the detections."""
+        found = _rows(pairs.detection_start, pairs.detection_count)
+        wanted = _rows(pairs.annotation_start, pairs.annotation_count)
+        return cls(
+            masks=masks.take(mask_rows[found]),
+            annotations=[truth.mask(row) for row in wanted.tolist()],
+            crowd=truth.crowd[wanted],
+            counts=np.stack([pairs.detection_count, pairs.annotation_count], axis=1),
+        )
+
+    def overlaps(self) -> np.ndarray:
+        """IoU f64 [E] of every combination; InputError for annotations without a usable mask."""
+        found = self.masks.rles(np.arange(len(self.masks)))
+        wanted = [annotation_rle(*annotation) for annotation in self.annotations]
+        parts = [np.zeros(0)]
+        d = a = 0
+        for dn, an in self.counts.tolist():
+            iou = mask_iou(found[d : d + dn], wanted[a : a + an], self.crowd[a : a + an])  # [dn,an]
+            parts.append(iou.reshape(-1))
+            d, a = d + dn, a + an
+        return np.concatenate(parts)
+
+
+def _rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Those of all runs, i64."""
+    return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+
+
+def mask_edges(pairs: Pairs, iou: np.ndarray) -> Edges:
+    """By the `overlaps` of masks."""
+    return _edges(*_combinations(pairs), iou)
 
 
 def _edges(d: np.ndarray, a: np.ndarray, iou: np.ndarray) -> Edges:

@@ -24,7 +24,7 @@ from regionspot_cache.evaluation.detections import Detections
 from regionspot_cache.evaluation.ground_truth import GroundTruth
 from regionspot_cache.evaluation.metrics import Curves
 from regionspot_cache.evaluation.results_file import IouType, image_entries
-from regionspot_cache.evaluation.rle import mask_areas
+from regionspot_cache.evaluation.rle import annotation_rle, mask_areas
 
 
 def reference_input(
@@ -50,7 +50,7 @@ def reference_input(
     for row, annotation in enumerate(objects):
         annotation |= {"id": row + 1, "ignore": int(truth.ignore[row])}  # an id of 0 would say "no match"
         if iou_type == "segm":
-            annotation["segmentation"] = truth.rle(row)
+            annotation["segmentation"] = annotation_rle(*truth.mask(row))
     # lvis wants a frequency; `summarize` does not take it from there.
     categories = [{"id": category, "frequency": "f"} for category in truth.category_ids.tolist()]
     place = places(truth.image_ids, "the ground truth")

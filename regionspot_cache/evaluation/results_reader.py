@@ -32,7 +32,10 @@ class ResultsFile:
 
 
 def read_results(
-    path: Path, truth: GroundTruth | None = None, others: frozenset[str] | None = None
+    path: Path,
+    truth: GroundTruth | None = None,
+    others: frozenset[str] | None = None,
+    processes: int = 1,
 ) -> ResultsFile:
     """Reads a file in one pass; entries of an image need not stand together.
 
@@ -46,6 +49,7 @@ def read_results(
             federated annotations do not judge are checked but not kept (their run lengths are empty).
         others: further images that the file may name, as text; detections of them are left out and counted.
             None: any.
+        processes: at most so many check the masks, this one among them, where there are many.
 
     Raises:
         MissingFileError: no such file.
@@ -62,7 +66,7 @@ def read_results(
         else:
             _add_image(columns, path, key, entries[0])
     _check_images(path, columns, others)
-    detections = columns.detections()
+    detections = columns.detections(processes)
     if truth:
         _check_categories(path, detections, truth.category_ids)
     return ResultsFile(

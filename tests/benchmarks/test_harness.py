@@ -1,13 +1,16 @@
 """The arithmetic behind the tables, and the command that writes them."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import OURS, Row, against, number, take_turns
+from benchmarks.harness import OURS, Row, against, memory_of_all, number, take_turns
 
 
 def test_contenders_take_turns() -> None:
@@ -20,6 +23,26 @@ def test_contenders_take_turns() -> None:
     runs = take_turns({name: lambda n=name: contender(n) for name in "ab"}, 2)
     assert calls == ["a", "b", "a", "b"]
     assert runs == {"a": [1, 3], "b": [2, 4]}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc")
+def test_memory_is_that_of_all_processes() -> None:
+    status = Path("/proc/self/status").read_text().partition("VmRSS:")[2]
+    alone = int(status.split()[0]) / 1e6
+    code = "held = bytearray(300_000_000); print(flush=True); input()"
+    with (
+        memory_of_all(0.01) as peak,
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process,
+    ):
+        assert process.stdout is not None
+        process.stdout.readline()
+        end = time.monotonic() + 60
+        while peak() < alone + 0.2 and time.monotonic() < end:
+            time.sleep(0.01)
+        process.kill()
+    assert peak() > alone + 0.2
 
 
 @pytest.mark.parametrize(("lower", "ratio"), [(False, 4), (True, 0.25)])

@@ -1,9 +1,15 @@
 """Greedy matching against the loops of the papers' code, written out."""
 
+import time
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regionspot_cache.errors import InputError
+from regionspot_cache.evaluation.average_precision import judge, judging
+from regionspot_cache.evaluation.ground_truth import ground_truth
 from regionspot_cache.evaluation.matching import (
     IGNORED,
     MATCHED,
@@ -15,6 +21,7 @@ from regionspot_cache.evaluation.matching import (
     shared_pairs,
 )
 from regionspot_cache.evaluation.metrics import IOU_THRESHOLDS
+from tests.evaluation.synthetic import Problem, annotations, detections
 
 
 def plain_matching(iou: np.ndarray, ignore: np.ndarray, crowd: np.ndarray) -> np.ndarray:
@@ -82,3 +89,30 @@ def test_chunks_cover_all_pairs() -> None:
     assert len(chunks) > 2
     for name, column in vars(pairs).items():
         np.testing.assert_array_equal(np.concatenate([getattr(chunk, name) for chunk in chunks]), column)
+
+
+@pytest.mark.parametrize("federated", [True, False])
+def test_several_processes_say_the_same_of_masks(federated: bool) -> None:
+    rng = np.random.default_rng(0)
+    problem = Problem(images=30, federated=federated)
+    content = annotations(rng, problem)
+    truth, found = ground_truth(content), detections(rng, problem, content)
+    alone = judge(truth, found, "segm")
+    with judging(truth, found, "segm", processes=3, at_once=20) as judged:
+        time.sleep(1)  # others begin
+        together = judged()
+    assert len(alone.matches.detection) > 100
+    for name, column in vars(alone.matches).items():
+        np.testing.assert_array_equal(getattr(together.matches, name), column)
+
+
+def test_an_annotation_without_a_mask_is_refused_by_any_number_of_processes() -> None:
+    rng = np.random.default_rng(0)
+    content = annotations(rng, Problem(images=30))
+    truth, found = ground_truth(content), detections(rng, Problem(images=30), content)
+    truth.segmentations[50:] = [None] * (len(truth.segmentations) - 50)
+    for processes in (1, 3):
+        with judging(truth, found, "segm", processes=processes, at_once=20) as judged:
+            time.sleep(processes / 3)  # others begin
+            with pytest.raises(InputError, match="an annotation without a usable mask"):
+                judged()

@@ -64,6 +64,27 @@ def test_glip_dictionary_and_coco_list_hold_the_same(tmp_path: Path) -> None:
         )
 
 
+def test_several_processes_check_masks_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = annotations(np.random.default_rng(0), Problem())
+    write_results(
+        tmp_path / "dt.json", detections(np.random.default_rng(1), Problem(classes=6), truth), "segm"
+    )
+    scope = (ground_truth(truth), frozenset())
+    alone = read_results(tmp_path / "dt.json", *scope).detections.masks
+    monkeypatch.setattr("regionspot_cache.evaluation.result_columns._BYTES_AT_ONCE", 500)
+    together = read_results(tmp_path / "dt.json", *scope, processes=3).detections.masks
+    assert alone is not None
+    assert together is not None
+    assert len(alone.data) > 12 * 500
+    np.testing.assert_array_equal(together.areas, alone.areas)
+    assert len(np.unique(alone.areas)) > 50
+    entries = [{**one, "bbox": [1, 2, 3, 4]} for one in json.loads((tmp_path / "dt.json").read_text())]
+    for number in (100, -1):
+        entries[number]["segmentation"]["counts"] += "1"
+    with pytest.raises(InputError, match="2 of 480 masks have run lengths that do not fill"):
+        read_results(write(tmp_path, entries), processes=3)
+
+
 def test_images_that_are_not_evaluated_are_left_out_and_counted(tmp_path: Path) -> None:
     entries = [entry(11), entry(9), entry(11), entry(7)]
     read = read_results(write(tmp_path, entries), *SCOPE)
