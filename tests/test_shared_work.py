@@ -17,10 +17,11 @@ from regionspot_cache.shared_work import shared_work
 CALLS = 12
 # Nothing in it says that it may be run twice.
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from regionspot_cache.shared_work import shared_work
 from tests.test_shared_work import whose
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell began the tests with &
 print("begun", flush=True)
 seconds, wait = map(float, sys.argv[1:])
 try:
