@@ -20,6 +20,7 @@ from regionspot_cache.extraction.partition import (
     AT_ONCE,
     ExtractJob,
     PartitionReport,
+    backbone_of,
     extract_partition,
     extract_partitions,
     require_same_networks,
@@ -82,7 +83,8 @@ def _say_arithmetic(spec: BackboneSpec, specs: list[PartSpec], settings: Extract
         console.say(f"the workers compute {chosen}")
         return
     precisions = {part.name: spec.parts[part.name].precision for part in specs}
-    console.arithmetic(resolve_device(settings.device), **precisions)
+    device = resolve_device(settings.device)
+    console.arithmetic(device, precisions, backbone_of(spec, tuple(precisions), device).compilation)
 
 
 def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:

@@ -76,7 +76,7 @@ def fit(
     if is_main():
         names = ", ".join(source.name for source in sources)
         console.say(f"training on {names} into {settings.out}: {total} steps on {device}")
-        console.arithmetic(device, training=training.precision)
+        console.arithmetic(device, {"training": training.precision})
     with console.progress("training", total) as ticker:
         result = train_head(
             sources,

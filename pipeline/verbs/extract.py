@@ -12,6 +12,7 @@ from pipeline.names import require_named_backbone, warn_of_photographs
 from pipeline.options import option, verb
 from pipeline.places import WORKPLACE
 from regionspot_cache.backbones.arithmetic import Precision
+from regionspot_cache.backbones.presets import Compile
 from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import UsageError
@@ -58,6 +59,8 @@ class ExtractSettings:
     half the bytes of int8, with a scale for each 64 channels or fewer, and vectors of boxes as int8."""
     precision: Precision | None = None
     """Arithmetic of the encoders; the backbone's own when not given. Workers of unlike hardware need one."""
+    compile: Compile | None = None
+    """Whether encoders are compiled; the backbone's own when not given. Features agree either way."""
     device: str = "auto"
     decode_threads: PositiveInt = 4
     max_failed: Annotated[float, Field(ge=0, le=1)] = 0.01
