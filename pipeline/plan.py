@@ -181,9 +181,8 @@ def measured_rate(plan: CachePlan, spec: BackboneSpec, settings: ExtractSettings
     slots = np.arange(min(MEASURED_IMAGES, planned.num_images)).tolist()
     encoders = backbone_of(spec, parts, device).parts
     specs = {part.name: part for part in specs_of(spec, parts, device, settings.dtype)}
-    loader = ImageLoader(
-        root=Path(plan.dataset.image_root), exif=plan.dataset.exif, encoders=encoders, clock=Clock()
-    )
+    root, exif = Path(plan.dataset.image_root), plan.dataset.exif
+    loader = ImageLoader(root=root, exif=exif, encoders=encoders, clock=Clock(), decoder=settings.decoder)
     _compile(encoders, settings.batch_size)
     batches = loader.batches(planned, slots, size=settings.batch_size, threads=settings.decode_threads)
     done, start = 0, time.perf_counter()

@@ -14,6 +14,7 @@ from pipeline.places import WORKPLACE
 from regionspot_cache.backbones.arithmetic import Precision
 from regionspot_cache.backbones.presets import Compile
 from regionspot_cache.datasets.augmentation import Augmentation
+from regionspot_cache.datasets.images import Decoder
 from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import UsageError
 from regionspot_cache.store.storage import StorageName
@@ -63,6 +64,8 @@ class ExtractSettings:
     """Whether encoders are compiled; the backbone's own when not given. Features agree either way."""
     device: str = "auto"
     decode_threads: PositiveInt = 4
+    decoder: Decoder = "pillow"
+    """What reads the pixels of RGB JPEG files."""
     max_failed: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the images that may fail before the run counts as incomplete (exit code 3)."""
     dry_run: bool = option(False, "--dry-run", "Print images, boxes, bytes and hours only.")

@@ -52,6 +52,15 @@ def test_whether_networks_are_compiled_is_said_and_no_part_of_a_cache(
     assert "not compiled, as asked for" in extract("--limit", "4", "--set", "compile=never").err
 
 
+def test_a_cache_says_what_decoded_its_images_and_takes_no_others(workplace: Path) -> None:
+    extract("--limit", "4", "--set", "decoder=torchvision")
+    fingerprints = [part.fingerprint for part in open_cache(CACHE).parts.values()]
+    assert [fingerprint["decoder"] for fingerprint in fingerprints] == ["torchvision"] * 2
+    refused = extract("--limit", "4", code=4).json["error"]
+    assert "fingerprint.decoder = 'torchvision'" in refused["found"]
+    assert rs_cache("verify", CACHE, "--recompute", 2, "--backbone", "small.yaml").code == 0
+
+
 def test_one_part_after_the_other_equals_both_at_once(workplace: Path, finished: Path) -> None:
     extract("--part", "clip")
     assert set(open_writer(CACHE).parts) == {"clip"}
