@@ -76,16 +76,24 @@ def warn(text: str) -> None:
         err.print(f"warning: {visible(text)}", style="yellow", markup=False)
 
 
-def arithmetic(device: str, **precisions: Precision) -> None:
-    """Says in which arithmetic each part of the work runs and why; warns of one that is slow here."""
-    for precision in dict.fromkeys(precisions.values()):
-        choice = choose(precision, device)
-        say(f"{', '.join(k for k, wanted in precisions.items() if wanted == precision)}: {choice.reason}")
-        if choice.slow:
-            warn(
-                f"bfloat16 is emulated here: a product takes {slowdown(device):.0f} times as long as in "
-                "float32; `precision: auto` chooses the faster one"
-            )
+def arithmetic(
+    device: str, precisions: Mapping[str, Precision], compilation: Mapping[str, str] | None = None
+) -> None:
+    """Says in which arithmetic each part of the work runs, whether it is compiled, and why; warns of an
+    arithmetic that is slow here."""
+    choices = {name: choose(precision, device) for name, precision in precisions.items()}
+    compiled = compilation or {}
+    said = {
+        k: f"{choice.reason}; {compiled[k]}" if k in compiled else choice.reason
+        for k, choice in choices.items()
+    }
+    for reason in dict.fromkeys(said.values()):
+        say(f"{', '.join(name for name in said if said[name] == reason)}: {reason}")
+    if any(choice.slow for choice in choices.values()):
+        warn(
+            f"bfloat16 is emulated here: a product takes {slowdown(device):.0f} times as long as in "
+            "float32; `precision: auto` chooses the faster one"
+        )
 
 
 def result(value: dict[str, Any], text: str | None = None, *, as_json: bool = False) -> None:

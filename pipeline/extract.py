@@ -20,6 +20,7 @@ from regionspot_cache.extraction.partition import (
     AT_ONCE,
     ExtractJob,
     PartitionReport,
+    backbone_of,
     extract_partition,
     extract_partitions,
     require_same_networks,
@@ -37,7 +38,8 @@ def extract(settings: ExtractSettings, *, as_json: bool = False) -> dict[str, An
     """Builds, completes or updates a cache; its summary. IncompleteError: the same command continues."""
     dataset, spec = open_dataset(settings), backbone_spec(settings)
     path = cache_path(settings.cache, dataset, spec)
-    how = {name: getattr(settings, name) for name in ("dtype", "batch_size", "decode_threads", "device")}
+    names = ("dtype", "batch_size", "decode_threads", "device", "decoder")
+    how = {name: getattr(settings, name) for name in names}
     whole = extract_job(dataset, path, spec, parts_of(settings, spec), **how)
     specs = _describe(spec, settings)
     _say_arithmetic(spec, specs, settings)
@@ -82,7 +84,8 @@ def _say_arithmetic(spec: BackboneSpec, specs: list[PartSpec], settings: Extract
         console.say(f"the workers compute {chosen}")
         return
     precisions = {part.name: spec.parts[part.name].precision for part in specs}
-    console.arithmetic(resolve_device(settings.device), **precisions)
+    device = resolve_device(settings.device)
+    console.arithmetic(device, precisions, backbone_of(spec, tuple(precisions), device).compilation)
 
 
 def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
@@ -96,7 +99,8 @@ def _describe(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
 def describe_parts(spec: BackboneSpec, settings: ExtractSettings) -> list[PartSpec]:
     """Loads the networks here and says what they would store."""
     tell_fetching(console.fetching)
-    return [*specs_of(spec, parts_of(settings, spec), resolve_device(settings.device), settings.dtype)]
+    device = resolve_device(settings.device)
+    return [*specs_of(spec, parts_of(settings, spec), device, settings.dtype, settings.decoder)]
 
 
 def _agreed(answers: list[executors.WorkerAnswer], scheduler: str) -> list[PartSpec]:

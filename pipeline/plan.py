@@ -2,18 +2,21 @@
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline import console
 from pipeline.console import counts
 from pipeline.usual_caches import cache_path
 from pipeline.verbs.extract import ExtractSettings
-from regionspot_cache.backbones import BackboneSpec, load_preset
+from regionspot_cache.backbones import BackboneSpec, Encoder, load_preset
 from regionspot_cache.backbones.at_hand import at_hand
+from regionspot_cache.backbones.compiled import Compiled
 from regionspot_cache.backbones.costs import without_values
 from regionspot_cache.datasets import DetectionDataset, load_dataset, with_views
 from regionspot_cache.extraction.devices import resolve_device
@@ -99,12 +102,10 @@ def open_plain_dataset(settings: ExtractSettings) -> DetectionDataset:
 
 
 def backbone_spec(settings: ExtractSettings) -> BackboneSpec:
-    """The backbone of the settings, with their arithmetic."""
+    """The backbone of the settings, with their arithmetic and compilation."""
     spec = load_preset(settings.backbone)
-    if settings.precision:
-        precision = settings.precision
-        spec = spec.with_parts(**{n: replace(part, precision=precision) for n, part in spec.parts.items()})
-    return spec
+    said = {name: value for name in ("precision", "compile") if (value := getattr(settings, name))}
+    return spec.with_parts(**{name: replace(part, **said) for name, part in spec.parts.items()})
 
 
 def parts_of(settings: ExtractSettings, spec: BackboneSpec) -> tuple[str, ...]:
@@ -180,9 +181,9 @@ def measured_rate(plan: CachePlan, spec: BackboneSpec, settings: ExtractSettings
     slots = np.arange(min(MEASURED_IMAGES, planned.num_images)).tolist()
     encoders = backbone_of(spec, parts, device).parts
     specs = {part.name: part for part in specs_of(spec, parts, device, settings.dtype)}
-    loader = ImageLoader(
-        root=Path(plan.dataset.image_root), exif=plan.dataset.exif, encoders=encoders, clock=Clock()
-    )
+    root, exif = Path(plan.dataset.image_root), plan.dataset.exif
+    loader = ImageLoader(root=root, exif=exif, encoders=encoders, clock=Clock(), decoder=settings.decoder)
+    _compile(encoders, settings.batch_size)
     batches = loader.batches(planned, slots, size=settings.batch_size, threads=settings.decode_threads)
     done, start = 0, time.perf_counter()
     with side_by_side(encoders) as each:
@@ -194,6 +195,14 @@ def measured_rate(plan: CachePlan, spec: BackboneSpec, settings: ExtractSettings
                 break
         features.finish()
     return done / (time.perf_counter() - start) if done else None
+
+
+def _compile(encoders: Mapping[str, Encoder], batch_size: int) -> None:
+    """Runs each compiled network once, so that no measured batch waits for its compilation."""
+    for encoder in encoders.values():
+        if isinstance(getattr(encoder, "image_network", None), Compiled):
+            blank = torch.stack([encoder.preprocess(np.zeros((64, 64, 3), np.uint8))] * batch_size)
+            encoder.encode(blank, [np.zeros((0, 4), np.float32)] * batch_size, [(64, 64)] * batch_size)
 
 
 def _text(facts: dict[str, Any]) -> str:

@@ -83,7 +83,9 @@ def _network(name: str, spec: BackboneSpec, settings: PlanSettings, device: str)
     part = spec.parts[name]
     if isinstance(part, OwnSpec) or part.model == "packaged":
         return load_part(part, device)
-    return load_part(replace(part, weights="random:0", precision=settings.precision), device)
+    return load_part(
+        replace(part, weights="random:0", precision=settings.precision, compile=settings.compile), device
+    )
 
 
 def _encode_seconds(network: Encoder, settings: PlanSettings) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from regionspot_cache.datasets.augmentation import ViewTable
 from regionspot_cache.datasets.tables import offsets_of
 from regionspot_cache.errors import IdentityError, InputError
-from regionspot_cache.identity import require_same, without_arithmetic
+from regionspot_cache.identity import for_reading, require_same
 from regionspot_cache.store import Cache, PartitionPlan
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _encoders_of(cache: Cache, backbone: str) -> dict[str, "Encoder"]:
     encoders = dict(load_backbone(spec, parts=tuple(cache.parts)).parts)
     for part, encoder in encoders.items():
         require_same(
-            {part: without_arithmetic(cache.parts[part].fingerprint)},
-            {part: without_arithmetic(encoder.fingerprint())},
+            {part: for_reading(cache.parts[part].fingerprint)},
+            {part: for_reading(encoder.fingerprint())},
             what="the cache",
             wanted_by="these networks",
             remedy="Name them: rs-cache verify CACHE --recompute K --backbone NAME",

@@ -69,7 +69,7 @@ def fit(
     total = training.total_steps
     names = ", ".join(source.name for source in sources)
     console.say(f"training on {names} into {settings.out}: {total} steps on {device}")
-    console.arithmetic(device, training=training.precision)
+    console.arithmetic(device, {"training": training.precision})
     with console.progress("training", total) as ticker:
         result = train_head(
             sources,

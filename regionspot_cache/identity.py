@@ -10,12 +10,14 @@ from regionspot_cache.errors import IdentityError
 _SHOWN = 120  # characters of a value in a message
 ARITHMETIC = "precision"
 """Key of a fingerprint under which a network says in which arithmetic it ran."""
+DECODER = "decoder"
+"""Key of a part's fingerprint under which it says what decoded the images."""
 
 
-def without_arithmetic(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """What must agree to read features: a laptop in float32 reads what a GPU wrote in bfloat16. To add to a
-    cache the whole fingerprint must agree."""
-    return {key: value for key, value in fingerprint.items() if key != ARITHMETIC}
+def for_reading(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What must agree to read features: a laptop in float32 reads what a GPU wrote in bfloat16, from whatever
+    decoder. To add to a cache the whole fingerprint must agree."""
+    return {key: value for key, value in fingerprint.items() if key not in (ARITHMETIC, DECODER)}
 
 
 def require_same(

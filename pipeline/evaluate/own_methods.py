@@ -51,8 +51,9 @@ class OwnMethods:
             settings.backbone or _own_backbone(settings), from_model_folder=settings.backbone is None
         )
         spec = with_networks_of(settings.methods, spec, settings.regionclip)
-        console.arithmetic(self.device, **{name: part.precision for name, part in spec.parts.items()})
         self.backbone = load_backbone(spec, self.device, console.fetching)
+        precisions = {name: part.precision for name, part in spec.parts.items()}
+        console.arithmetic(self.device, precisions, self.backbone.compilation)
         with_head = [row.checkpoint for row in settings.own_rows if row.checkpoint is not None]
         configs = {path: read_model_config(path) for path in with_head}
         self.methods = [self._method(row, configs) for row in settings.own_rows]

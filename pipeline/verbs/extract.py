@@ -12,7 +12,9 @@ from pipeline.names import require_named_backbone, warn_of_photographs
 from pipeline.options import option, verb
 from pipeline.places import WORKPLACE
 from regionspot_cache.backbones.arithmetic import Precision
+from regionspot_cache.backbones.presets import Compile
 from regionspot_cache.datasets.augmentation import Augmentation
+from regionspot_cache.datasets.images import Decoder
 from regionspot_cache.datasets.regions import BoxPolicy
 from regionspot_cache.errors import UsageError
 from regionspot_cache.store.storage import StorageName
@@ -58,8 +60,12 @@ class ExtractSettings:
     half the bytes of int8, with a scale for each 64 channels or fewer, and vectors of boxes as int8."""
     precision: Precision | None = None
     """Arithmetic of the encoders; the backbone's own when not given. Workers of unlike hardware need one."""
+    compile: Compile | None = None
+    """Whether encoders are compiled; the backbone's own when not given. Features agree either way."""
     device: str = "auto"
     decode_threads: PositiveInt = 4
+    decoder: Decoder = "pillow"
+    """What reads the pixels of RGB JPEG files."""
     max_failed: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the images that may fail before the run counts as incomplete (exit code 3)."""
     dry_run: bool = option(False, "--dry-run", "Print images, boxes, bytes and hours only.")

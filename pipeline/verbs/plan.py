@@ -11,6 +11,7 @@ from pipeline import names
 from pipeline.options import option, verb
 from pipeline.places import shipped, shipped_names
 from regionspot_cache.backbones.arithmetic import Precision
+from regionspot_cache.backbones.presets import Compile
 from regionspot_cache.store import StorageName
 from regionspot_cache.yaml_text import read_yaml
 
@@ -42,6 +43,7 @@ class PlanSettings:
     price: NonNegativeFloat = option(0.0, "--price", "Money an hour of this machine costs.", "MONEY")
     dtype: StorageName = "int8"
     precision: Precision = "auto"
+    compile: Compile = "auto"
     encode_batch: PositiveInt = 1
     """Images of one pass while the networks are measured."""
     repeats: PositiveInt = 2

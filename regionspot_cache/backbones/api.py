@@ -33,7 +33,7 @@ def _version(package: str) -> str:
 _check_torchvision()
 
 from regionspot_cache.backbones.clip import ClipBackbone
-from regionspot_cache.backbones.encoder import Array, Encoder, MaskEncoder, TextEncoder
+from regionspot_cache.backbones.encoder import Array, Compilable, Encoder, MaskEncoder, TextEncoder
 from regionspot_cache.backbones.load import (
     Backbone,
     load_backbone,

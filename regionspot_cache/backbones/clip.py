@@ -124,20 +124,24 @@ class ClipBackbone(ClipText):
 
         Tokens of maps are class or prefix tokens first, then the grid row by row.
         """
+        with autocast(self.precision, self.device):
+            return self.image_network(self.normalise(batch))
+
+    def image_network(self, batch: Tensor) -> dict[str, Tensor]:
+        """As `encode`, of normalised inputs."""
         before_last = self._shape.blocks - 2  # whose output the value path takes
         wanted = sorted({*self.blocks, before_last} if self.spec.values else {*self.blocks})
-        with autocast(self.precision, self.device):
-            found = self.model.visual.forward_intermediates(
-                self.normalise(batch),
-                indices=wanted,
-                stop_early=True,
-                intermediates_only=True,
-                normalize_intermediates=False,
-                output_fmt="NLC",
-                output_extra_tokens=self.prefix_tokens > 0,  # some timm towers fail when asked for none
-            )
-            patches = dict(zip(wanted, found["image_intermediates"], strict=True))
-            values = value_map(self.model.visual, patches[before_last]) if self.spec.values else None
+        found = self.model.visual.forward_intermediates(
+            batch,
+            indices=wanted,
+            stop_early=True,
+            intermediates_only=True,
+            normalize_intermediates=False,
+            output_fmt="NLC",
+            output_extra_tokens=self.prefix_tokens > 0,  # some timm towers fail when asked for none
+        )
+        patches = dict(zip(wanted, found["image_intermediates"], strict=True))
+        values = value_map(self.model.visual, patches[before_last]) if self.spec.values else None
         prefixes = found.get("image_intermediates_prefix") or [x[:, :0] for x in patches.values()]
         prefix_of = dict(zip(wanted, prefixes, strict=True))
         maps = {

@@ -93,6 +93,17 @@ class TextEncoder(Protocol):
 
 
 @runtime_checkable
+class Compilable(Protocol):
+    """A network whose inputs have one shape, and that can be compiled."""
+
+    def image_network(self, batch: Tensor) -> Any:
+        """What `encode` calls for the costly part of its work: tensors [B, ...] of a batch, by it alone.
+
+        On an object that is compiled this attribute is replaced.
+        """
+
+
+@runtime_checkable
 class MaskEncoder(Protocol):
     """A network that also decodes any boxes from the embedding of an image, such as SAM."""
 

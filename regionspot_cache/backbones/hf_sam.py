@@ -81,7 +81,7 @@ class TransformersSam(FrozenSam):
         resampling = Image.Resampling(self.processor.resample)
         return by_torchvision(image, self.resized_size(image.shape[:2]), resampling)
 
-    def _levels(self, batch: Tensor) -> Sequence[Tensor]:
+    def image_network(self, batch: Tensor) -> Sequence[Tensor]:
         return (self.network.get_image_embeddings(batch),)
 
     def _embed_boxes(self, framed: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class HqSam(PlainSam):
     token = "mask token 0 (index 1; not the HQ token, index 5)"
     output_names = ("iou_token", "mask_tokens", "hq_token")
 
-    def _levels(self, batch: Tensor) -> Sequence[Tensor]:
+    def image_network(self, batch: Tensor) -> Sequence[Tensor]:
         cells, levels = self.network.get_image_embeddings(batch)
         return cells, levels[0]  # [B,h,w,C], the output of the first block of global attention
 
@@ -195,7 +195,7 @@ class Sam2(TransformersSam):
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         return self.image_size, self.image_size
 
-    def _levels(self, batch: Tensor) -> Sequence[Tensor]:
+    def image_network(self, batch: Tensor) -> Sequence[Tensor]:
         *fine, cells = self.network.get_image_embeddings(batch)
         return cells, *fine  # of high resolution, [B,D/8,4h,4w] and [B,D/4,2h,2w]
 

@@ -12,6 +12,7 @@ from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn_v2
 from regionspot_cache.backbones.assets import packaged_config, packaged_state, published_sams
 from regionspot_cache.backbones.clip import ClipBackbone
 from regionspot_cache.backbones.clip_build import build_clip
+from regionspot_cache.backbones.compiled import choose_compiled, with_compiled
 from regionspot_cache.backbones.detectron_rpn import DetectronRpn, load_detectron_rpn
 from regionspot_cache.backbones.encoder import Encoder, MaskEncoder, TextEncoder
 from regionspot_cache.backbones.fg_clip import FG_CLIP, build_fg_clip
@@ -77,6 +78,13 @@ class Backbone:
         return encoder
 
     @property
+    def compilation(self) -> dict[str, str]:
+        """By part, whether its image network is compiled, and why; for people."""
+        return {
+            name: choose_compiled(self.spec.parts[name].compile, part)[1] for name, part in self.parts.items()
+        }
+
+    @property
     def masks(self) -> MaskEncoder:
         """The first part that decodes boxes to masks. Raises UsageError."""
         return self._first(MaskEncoder, "makes masks")
@@ -119,14 +127,19 @@ def load_text_part(spec: BackboneSpec, device: Device = "cpu", progress: Progres
 
 
 def load_part(spec: NetworkSpec, device: Device = "cpu", progress: Progress | None = None) -> Encoder:
-    """The network of one part.
+    """The network of one part, compiled where the spec says so.
 
     Raises:
         MissingFileError: weights that are not here and cannot be fetched.
         DamageError: a fetched file with a wrong checksum.
         InputError: weights that do not fit.
-        UsageError: a spec that makes no sense, as of `own_network`, or a library that is not installed.
+        UsageError: a spec that makes no sense, as of `own_network` and `with_compiled`, or a library that is
+            not installed.
     """
+    return with_compiled(_load_part(spec, device, progress), spec.compile)
+
+
+def _load_part(spec: NetworkSpec, device: Device, progress: Progress | None) -> Encoder:
     if isinstance(spec, SamSpec):
         return load_sam(spec, device, progress)
     if isinstance(spec, RegionClipSpec):

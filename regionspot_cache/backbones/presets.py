@@ -33,6 +33,10 @@ of the prompt encoder side by side, or the output of hyper-network 0 (RegionSpot
 every image: the embedding, from which tokens of any other box are decoded without running the encoder."""
 
 
+Compile = Literal["auto", "always", "never"]
+"""Whether an image network is compiled; "auto": on a CUDA device with compilers, for many images."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamSpec:
     """A SAM: box-prompted tokens and masks.
@@ -45,6 +49,7 @@ class SamSpec:
         weights: "official" (fetched), "packaged", "random:SEED", the path of a .pth or .safetensors file, or
             "included" for the models that bring their own ("hf-hub:" and "local-dir:").
         precision: of the image encoder; the decoder always runs in float32.
+        compile: the image encoder.
         store: what is extracted.
     """
 
@@ -52,6 +57,7 @@ class SamSpec:
     model: str = "vit_b"
     weights: str = "official"
     precision: Precision = "auto"
+    compile: Compile = "auto"
     store: tuple[Stored, ...] = ("transformer",)
 
     def __post_init__(self) -> None:
@@ -78,6 +84,7 @@ class ClipSpec:
         resize: how images are squashed to a square: "auto" is the model's own interpolation, antialiased
             (PIL); "bilinear-noantialias" follows the official RegionSpot predictor.
         precision: of the image tower; text always runs in float32.
+        compile: the image tower, where it gives maps.
         quick_gelu: forces QuickGELU on (True); None leaves it to the model name, and a tag that needs the
             other activation is an error.
     """
@@ -91,6 +98,7 @@ class ClipSpec:
     values: bool = False
     resize: Literal["auto", "bicubic", "bilinear", "bilinear-noantialias"] = "auto"
     precision: Precision = "auto"
+    compile: Compile = "auto"
     quick_gelu: Literal[True] | None = None
 
     def __post_init__(self) -> None:
@@ -108,6 +116,7 @@ class RegionClipSpec:
             encoder are read; "included" for "packaged".
         short_side, long_side: pixels of a resized image: its short side, unless the long one gets longer.
         precision: of the image tower; text always runs in float32.
+        compile: is never done, for its inputs differ in shape; "always" is an error.
     """
 
     network: Literal["regionclip"] = "regionclip"
@@ -116,6 +125,7 @@ class RegionClipSpec:
     short_side: int = 800
     long_side: int = 1333
     precision: Precision = "fp32"
+    compile: Compile = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +135,7 @@ class Tipsv2Spec:
     Attributes:
         model: "tipsv2-b14" (-l14, -so400m14, -g14), "hf-hub:ORG/NAME" or "local-dir:DIR".
         weights: as of `SamSpec`.
-        image_size, values, precision: as of `ClipSpec`.
+        image_size, values, precision, compile: as of `ClipSpec`.
     """
 
     network: Literal["tipsv2"] = "tipsv2"
@@ -134,6 +144,7 @@ class Tipsv2Spec:
     image_size: int | None = None
     values: bool = False
     precision: Precision = "auto"
+    compile: Compile = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +159,7 @@ class OwnSpec:
     model: str = ""
     weights: str = ""
     precision: Precision = "auto"
+    compile: Compile = "auto"
     options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -51,7 +51,7 @@ class SamBackbone(FrozenSam):
     def _resized(self, image: np.ndarray) -> Tensor:
         return by_pillow(image, self.resized_size(image.shape[:2]), Image.Resampling.BILINEAR)
 
-    def _levels(self, batch: Tensor) -> tuple[Tensor]:
+    def image_network(self, batch: Tensor) -> tuple[Tensor]:
         return (self.network.image_encoder(batch),)
 
     def _embed_boxes(self, framed: Tensor) -> Tensor:

@@ -79,8 +79,8 @@ class FrozenSam(ABC):
         return normalised(batch, self._pixel_statistics, white=255)
 
     @abstractmethod
-    def _levels(self, batch: Tensor) -> Sequence[Tensor]:
-        """Cells [B,D,h,w] of inputs, then what only masks need."""
+    def image_network(self, batch: Tensor) -> Sequence[Tensor]:
+        """Cells [B,D,h,w] of normalised inputs, then what only masks need."""
 
     @cached_property
     @abstractmethod
@@ -111,7 +111,7 @@ class FrozenSam(ABC):
     def embed(self, batch: Tensor) -> Embedding:
         """Embeddings, float32, of inputs [B,4,S,S] of `preprocess`."""
         with autocast(self.precision, self.device):
-            found = self._levels(self.normalise(batch))
+            found = self.image_network(self.normalise(batch))
         cells, *fine = (level.float() for level in found)
         return LayeredEmbedding(cells, tuple(fine)) if fine else cells
 

@@ -119,17 +119,21 @@ class Tipsv2:
     def encode(self, batch: Tensor, boxes: Any = None, sizes: Any = None) -> dict[str, Tensor]:
         """The arrays, float32 [B,N,C] by name, of inputs [B,3,R,R]; boxes do not matter."""
         with autocast(self.precision, self.device):
-            before_last = self._before_last(batch)
-            found = {"map": self._blocks[-1](before_last)}
-            if self.spec.values:
-                found[VALUES] = self._values(before_last[:, self.prefix_tokens :])
+            return self.image_network(self.normalise(batch))
+
+    def image_network(self, batch: Tensor) -> dict[str, Tensor]:
+        """As `encode`, of normalised inputs."""
+        before_last = self._before_last(batch)
+        found = {"map": self._blocks[-1](before_last)}
+        if self.spec.values:
+            found[VALUES] = self._values(before_last[:, self.prefix_tokens :])
         return {name: tokens.float() for name, tokens in found.items()}
 
     @torch.inference_mode()
     def encode_image(self, batch: Tensor) -> Tensor:
         """The class token [B,E] that was trained on the captions of web pages, float32, not normalised."""
         with autocast(self.precision, self.device):
-            last = self._blocks[-1](self._before_last(batch))
+            last = self._blocks[-1](self._before_last(self.normalise(batch)))
             return self.network.vision_model.layernorm(last[:, 0]).float()
 
     @torch.inference_mode()
@@ -147,8 +151,8 @@ class Tipsv2:
         return self.network.vision_model.encoder.layer
 
     def _before_last(self, batch: Tensor) -> Tensor:
-        """Tokens [B,P+N,C] that the last block takes."""
-        x = self.network.vision_model.embeddings(self.normalise(batch))
+        """Tokens [B,P+N,C] that the last block takes, of normalised inputs."""
+        x = self.network.vision_model.embeddings(batch)
         for block in self._blocks[:-1]:
             x = block(x)
         return x

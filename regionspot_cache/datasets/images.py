@@ -1,6 +1,6 @@
 """Image files: where they may lie, how they are decoded, and what can be wrong with them.
 
-Pixels are uint8 RGB [H, W, 3], decoded by Pillow, at the size that the annotations speak of.
+Pixels are uint8 RGB [H, W, 3], decoded by Pillow, or as Pillow does, at the size that annotations speak of.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import os
 import threading
 import unicodedata
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -22,6 +22,8 @@ from regionspot_cache.datasets.values import is_utf8
 from regionspot_cache.errors import InputError, printable
 
 ExifRule = Literal["ignore", "apply"]
+Decoder = Literal["pillow", "torchvision"]
+"""What reads the pixels of RGB JPEG files; all else, and every check, is Pillow's."""
 
 MISSING = "missing"
 UNDECODABLE = "undecodable"
@@ -155,6 +157,7 @@ def decode_image(
     expected_size: tuple[int, int] | None = None,
     exif: ExifRule = "ignore",
     max_pixels: int = MAX_PIXELS,
+    jpeg: Callable[[bytes], NDArray[np.uint8] | None] | None = None,
 ) -> NDArray[np.uint8]:
     """Decodes the bytes of an image file to uint8 RGB [H, W, 3].
 
@@ -166,6 +169,7 @@ def decode_image(
         expected_size: annotated (width, height); a disagreement means that boxes would be misplaced.
         exif: "ignore" keeps the stored pixel order, "apply" turns the image by its EXIF orientation.
         max_pixels: larger images are refused before they are decoded.
+        jpeg: gives the pixels of an RGB JPEG in Pillow's place; what it gives None for is Pillow's.
 
     Raises:
         ImageFailure: the image is undecodable, too large or not of the expected size.
@@ -177,7 +181,9 @@ def decode_image(
         if expected_size is not None and size != tuple(expected_size):
             found, annotated = (f"{width} x {height}" for width, height in (size, expected_size))
             raise ImageFailure(SIZE_MISMATCH, f"{found} in the file, {annotated} annotated")
-        pixels = to_rgb(image)
+        plain = (image.format, image.mode) == ("JPEG", "RGB")
+        pixels = jpeg(data) if jpeg is not None and plain else None
+        pixels = to_rgb(image) if pixels is None else pixels
     turn = _TURNS.get(orientation)
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from regionspot_cache.backbones import Encoder
+from regionspot_cache.datasets.images import Decoder
 from regionspot_cache.errors import UsageError
 from regionspot_cache.extraction.loader import Clock, Loaded
 from regionspot_cache.extraction.quantise import stored_form
+from regionspot_cache.identity import DECODER
 from regionspot_cache.store import (
     STATUS_CODES,
     STATUS_OK,
@@ -36,8 +38,16 @@ _TORCH_TYPES = {  # by numpy's name; torch computes little with uint16
 }
 
 
-def part_spec(name: str, encoder: Encoder, dtype: StorageName, *, with_fingerprint: bool = True) -> PartSpec:
-    """What a cache stores of an encoder, as it declares it; the fingerprint needs weights."""
+def part_spec(
+    name: str,
+    encoder: Encoder,
+    dtype: StorageName,
+    decoder: Decoder = "pillow",
+    *,
+    with_fingerprint: bool = True,
+) -> PartSpec:
+    """What a cache stores of an encoder, as it declares it; the fingerprint needs weights, and says what
+    decoded the images."""
     arrays = tuple(
         ArraySpec(
             name=array_name,
@@ -48,7 +58,8 @@ def part_spec(name: str, encoder: Encoder, dtype: StorageName, *, with_fingerpri
         )
         for array_name, array in encoder.arrays.items()
     )
-    return PartSpec(name=name, arrays=arrays, fingerprint=encoder.fingerprint() if with_fingerprint else {})
+    fingerprint = {**encoder.fingerprint(), DECODER: decoder} if with_fingerprint else {}
+    return PartSpec(name=name, arrays=arrays, fingerprint=fingerprint)
 
 
 @dataclass(frozen=True)

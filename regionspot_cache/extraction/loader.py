@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from regionspot_cache.ahead import batches_ahead
 from regionspot_cache.backbones import Encoder
 from regionspot_cache.datasets.augmentation import view_of
 from regionspot_cache.datasets.images import (
+    Decoder,
     ExifRule,
     FileStamp,
     ImageFailure,
@@ -24,6 +26,7 @@ from regionspot_cache.datasets.images import (
     find_image,
     read_file,
 )
+from regionspot_cache.errors import UsageError
 from regionspot_cache.store import PartitionPlan
 
 SHARED_STEPS = ("read", "decode", "prepare", "wait", "encode", "store", "device")
@@ -53,6 +56,35 @@ class Clock:
                 self.seconds[step] += seconds
 
 
+def jpeg_decoder(decoder: Decoder) -> Callable[[bytes], NDArray[np.uint8] | None] | None:
+    """What `decode_image` takes as `jpeg`. UsageError where torchvision has no decoder."""
+    if decoder == "pillow":
+        return None
+    try:
+        import torchvision.io  # noqa: F401 - registers the operation
+
+        return partial(_by_torchvision, torch.ops.image.decode_jpeg.default)
+    except (ImportError, AttributeError):
+        raise UsageError(
+            f"decoder: {decoder}, but this torchvision decodes no JPEG files.",
+            "A torchvision that has torchvision.io.decode_jpeg, or Pillow.",
+            "--set decoder=pillow",
+        ) from None
+
+
+def _by_torchvision(operation: Callable[..., Tensor], data: bytes) -> NDArray[np.uint8] | None:
+    """uint8 RGB [H,W,3] of a JPEG file; None where it is broken, which Pillow then says in its own words.
+
+    The public function warns at every image since torchvision 0.29 that decoding will move to TorchCodec.
+    """
+    rgb, turned = 3, False
+    try:
+        pixels = operation(torch.frombuffer(bytearray(data), dtype=torch.uint8), rgb, turned)
+    except RuntimeError:
+        return None
+    return pixels.permute(1, 2, 0).contiguous().numpy()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     """One image: what the networks take, by part, or why there is nothing to take.
@@ -76,6 +108,7 @@ class ImageLoader:
     exif: ExifRule
     encoders: Mapping[str, Encoder]
     clock: Clock
+    decoder: Decoder = "pillow"
 
     def batches(
         self, planned: PartitionPlan, slots: Sequence[int], *, size: int, threads: int
@@ -102,7 +135,8 @@ class ImageLoader:
             with self.clock("read"):
                 data, stamp = read_file(path)
             with self.clock("decode"):
-                image = decode_image(data, path, expected_size=file_size, exif=self.exif)
+                jpeg = jpeg_decoder(self.decoder)
+                image = decode_image(data, path, expected_size=file_size, exif=self.exif, jpeg=jpeg)
         except ImageFailure as failure:
             return Loaded(slot=slot, boxes=boxes, size=(height, width), failure=failure)
         with self.clock("prepare"):

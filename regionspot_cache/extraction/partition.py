@@ -17,11 +17,11 @@ import numpy as np
 
 from regionspot_cache.backbones import Backbone, BackboneSpec, load_backbone
 from regionspot_cache.backbones.weights import Progress
-from regionspot_cache.datasets.images import ExifRule
+from regionspot_cache.datasets.images import Decoder, ExifRule
 from regionspot_cache.errors import IdentityError
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.extraction.features import PartitionFeatures, part_spec, side_by_side
-from regionspot_cache.extraction.loader import Clock, ImageLoader
+from regionspot_cache.extraction.loader import Clock, ImageLoader, jpeg_decoder
 from regionspot_cache.identity import require_same
 from regionspot_cache.store import (
     STATUS_OK,
@@ -55,6 +55,7 @@ class ExtractJob:
     batch_size: int = 8
     decode_threads: int = 4
     device: str = "auto"
+    decoder: Decoder = "pillow"
 
 
 @dataclass(kw_only=True)
@@ -166,11 +167,13 @@ def _encode(
     clock: Clock,
 ) -> PartitionFeatures:
     device = resolve_device(job.device)
-    specs = {spec.name: spec for spec in specs_of(job.spec, job.parts, device, job.dtype)}
+    specs = {spec.name: spec for spec in specs_of(job.spec, job.parts, device, job.dtype, job.decoder)}
     _require_own_networks(writer, job, specs)
     networks = backbone_of(job.spec, job.parts, device).parts
     encoders = {part: networks[part] for part in wanted}
-    loader = ImageLoader(root=Path(job.image_root), exif=job.exif, encoders=encoders, clock=clock)
+    loader = ImageLoader(
+        root=Path(job.image_root), exif=job.exif, encoders=encoders, clock=clock, decoder=job.decoder
+    )
     slots = sorted(set().union(*wanted.values()))
     with side_by_side(encoders) as each:
         features = PartitionFeatures(planned, {part: specs[part] for part in wanted}, encoders, clock, each)
@@ -230,11 +233,12 @@ def backbone_of(spec: BackboneSpec, parts: tuple[str, ...], device: str) -> Back
 
 @lru_cache(maxsize=4)
 def specs_of(
-    spec: BackboneSpec, parts: tuple[str, ...], device: str, dtype: StorageName
+    spec: BackboneSpec, parts: tuple[str, ...], device: str, dtype: StorageName, decoder: Decoder = "pillow"
 ) -> tuple[PartSpec, ...]:
     """Arrays and identity of what the networks of this process would store."""
+    jpeg_decoder(decoder)  # refuses one that is not here before any image is read
     networks = backbone_of(spec, parts, device).parts
-    return tuple(part_spec(name, networks[name], dtype) for name in parts)
+    return tuple(part_spec(name, networks[name], dtype, decoder) for name in parts)
 
 
 def require_same_networks(found: PartSpec, wanted: PartSpec, *, whose: str, by: str) -> None:

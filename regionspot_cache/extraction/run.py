@@ -9,6 +9,7 @@ from typing import Any
 
 from regionspot_cache.backbones.presets import BackboneSpec, load_preset
 from regionspot_cache.datasets import DetectionDataset
+from regionspot_cache.datasets.images import Decoder
 from regionspot_cache.errors import IdentityError, IncompleteError, InputError
 from regionspot_cache.extraction.devices import resolve_device
 from regionspot_cache.extraction.partition import ExtractJob, OnImages, extract_partitions, specs_of
@@ -228,6 +229,7 @@ def extract(
     dtype: StorageName = "int8",
     batch_size: int = 8,
     decode_threads: int = 4,
+    decoder: Decoder = "pillow",
     device: str = "auto",
     on_images: OnImages | None = None,
 ) -> None:
@@ -243,6 +245,7 @@ def extract(
         dtype: of stored features.
         batch_size: images in one pass of a network.
         decode_threads: threads that read images.
+        decoder: of RGB JPEG files.
         device: "auto", "cpu", "cuda:0" and so on.
         on_images: told (images, boxes) after every batch.
 
@@ -250,9 +253,9 @@ def extract(
         IdentityError, IncompleteError, InputError: as of `segments_to_fill`.
     """
     spec = backbone if isinstance(backbone, BackboneSpec) else load_preset(backbone)
-    how = {"dtype": dtype, "batch_size": batch_size, "decode_threads": decode_threads, "device": device}
-    whole = extract_job(dataset, path, spec, parts or tuple(spec.parts), **how)
-    specs = specs_of(spec, whole.parts, resolve_device(device), dtype)
+    how = {"dtype": dtype, "batch_size": batch_size, "decode_threads": decode_threads, "decoder": decoder}
+    whole = extract_job(dataset, path, spec, parts or tuple(spec.parts), device=device, **how)
+    specs = specs_of(spec, whole.parts, resolve_device(device), dtype, decoder)
     for place, job in segments_to_fill(path, whole, dataset, specs, plan or Plan(), update=update):
 
         def run(partitions: Sequence[int], job: ExtractJob = job) -> list[int]:

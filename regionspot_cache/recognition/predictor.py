@@ -16,7 +16,7 @@ from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.backbones.vocabulary import listed_names
 from regionspot_cache.errors import InputError, UsageError, one_of
 from regionspot_cache.extraction.devices import resolve_device
-from regionspot_cache.identity import require_same, without_arithmetic
+from regionspot_cache.identity import for_reading, require_same
 from regionspot_cache.models.hub import BACKBONE_FILE, CONFIG_FILE, model_folder
 from regionspot_cache.recognition.embedding import embedding_method, with_networks_of
 from regionspot_cache.recognition.examples import Examples, Source, prototypes, read_examples
@@ -273,7 +273,7 @@ def require_backbone(config: Mapping[str, Any], backbone: Backbone, model: str) 
     """
     check_origin(config, model)
     for part, fingerprint in config["networks"].items():
-        recorded = without_arithmetic(fingerprint)
+        recorded = for_reading(fingerprint)
         found = backbone.parts[part].fingerprint() if part in backbone.parts else {}
         require_same(
             {part: recorded},

@@ -13,7 +13,7 @@ from regionspot_cache.datasets.augmentation import Augmentation
 from regionspot_cache.datasets.images import ExifRule
 from regionspot_cache.datasets.source import DatasetSource
 from regionspot_cache.errors import IdentityError, MissingFileError, near_path
-from regionspot_cache.identity import require_same, without_arithmetic
+from regionspot_cache.identity import for_reading, require_same
 from regionspot_cache.store.layout import (
     CRC_BYTES,
     FORMAT,
@@ -247,7 +247,7 @@ def require_same_part(found: PartSpec, wanted: PartSpec, url: str) -> None:
 
 def require_fingerprint(found: PartSpec, wanted: Mapping[str, Any], url: str) -> None:
     """Refuse features that another backbone made, in whatever arithmetic. Raises IdentityError."""
-    theirs, ours = ({"fingerprint": without_arithmetic(each)} for each in (found.fingerprint, wanted))
+    theirs, ours = ({"fingerprint": for_reading(each)} for each in (found.fingerprint, wanted))
     _require_same_part(theirs, ours, found.name, url)
 
 

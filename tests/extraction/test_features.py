@@ -238,7 +238,7 @@ def test_an_array_that_a_network_declares_and_does_not_give_is_named(
 
 def test_what_a_network_declares_is_what_its_part_stores() -> None:
     spec = part_spec("own", Given(), "int8")
-    assert spec.fingerprint == {"made": "up"}
+    assert spec.fingerprint == {"made": "up", "decoder": "pillow"}
     assert [(a.name, a.dtype, a.item_shape, a.ragged, a.grid) for a in spec.arrays] == [
         ("map", "int8", (3, 8), False, (1, 3)),
         ("token", "int8", (4,), True, None),

@@ -42,6 +42,25 @@ def test_a_cache_from_nothing_then_nothing_to_do(workplace: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in CACHE.rglob("*") if path.is_file()} == before
 
 
+def test_whether_networks_are_compiled_is_said_and_no_part_of_a_cache(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    refused = extract("--set", "compile=always", code=2)
+    assert "there is no no-such-compiler here" in refused.json["error"]["found"]
+    assert "not compiled: that pays on a GPU alone" in extract("--limit", "4").err
+    assert "not compiled, as asked for" in extract("--limit", "4", "--set", "compile=never").err
+
+
+def test_a_cache_says_what_decoded_its_images_and_takes_no_others(workplace: Path) -> None:
+    extract("--limit", "4", "--set", "decoder=torchvision")
+    fingerprints = [part.fingerprint for part in open_cache(CACHE).parts.values()]
+    assert [fingerprint["decoder"] for fingerprint in fingerprints] == ["torchvision"] * 2
+    refused = extract("--limit", "4", code=4).json["error"]
+    assert "fingerprint.decoder = 'torchvision'" in refused["found"]
+    assert rs_cache("verify", CACHE, "--recompute", 2, "--backbone", "small.yaml").code == 0
+
+
 def test_one_part_after_the_other_equals_both_at_once(workplace: Path, finished: Path) -> None:
     extract("--part", "clip")
     assert set(open_writer(CACHE).parts) == {"clip"}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.console import counts
-from pipeline.plan import free_space
+from pipeline.plan import backbone_spec, free_space
+from pipeline.verbs.extract import ExtractSettings
 from regionspot_cache.store import open_writer
 from tests.running import rs_cache
 
@@ -38,6 +39,11 @@ def test_the_announced_bytes_are_those_on_the_disk(workplace: Path, settings: tu
     if "--limit" not in settings:
         on_disk = sum(file.stat().st_size for file in files)
         assert facts["bytes"]["total"] == pytest.approx(on_disk, rel=0.02)
+
+
+def test_precision_and_compilation_are_those_of_every_part() -> None:
+    spec = backbone_spec(ExtractSettings(precision="bf16", compile="never"))
+    assert [(part.precision, part.compile) for part in spec.parts.values()] == [("bf16", "never")] * 2
 
 
 def test_a_dry_run_for_people(workplace: Path) -> None:
