@@ -1,7 +1,9 @@
 """The command line, `rs-cache VERB`: options to settings, errors to three lines or JSON and an exit code."""
 
+import atexit
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -91,9 +93,20 @@ def _bare(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits with its code."""
-    sys.stdout, sys.stderr = console.LastingStream.of(sys.stdout), console.LastingStream.of(sys.stderr)
-    sys.exit(run(arguments))
+    """Runs the command line and ends the process with its code."""
+    out, err = (console.LastingStream.of(stream) for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = out, err
+    code = run(arguments)
+    # As multiprocessing ends its processes: memory is left to the system. To clear it takes seconds
+    # once torch was imported.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    out.flush()
+    if out.failure is not None:
+        code = code or 1
+        console.say(f"error: what was printed is not complete: {out.failure}")
+    err.flush()
+    os._exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

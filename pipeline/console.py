@@ -25,7 +25,10 @@ _muted = False
 
 
 class LastingStream(io.TextIOWrapper):
-    """Text to a reader that may leave, as `head` does, or that knows ASCII only: neither stops the work."""
+    """Text to a reader that may leave, as `head` does, or knows ASCII only, or to a full disk: none of them
+    stops the work."""
+
+    failure: OSError | None = None  # why what was written is not complete, unless its reader has left
 
     @classmethod
     def of(cls, stream: Any) -> "LastingStream":
@@ -36,18 +39,20 @@ class LastingStream(io.TextIOWrapper):
     def write(self, text: str) -> int:
         try:
             return super().write(text)
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
 
-    def _drop(self) -> None:
+    def _drop(self, error: OSError) -> None:
         """Sends what is printed from now on, and what is still in the buffer, nowhere."""
+        if not isinstance(error, BrokenPipeError):
+            self.failure = error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)

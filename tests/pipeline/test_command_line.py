@@ -30,6 +30,42 @@ def process(*arguments: object, cwd: Path, **environment: str) -> subprocess.Com
     )
 
 
+def test_the_end_waits_for_what_has_to_be_done_and_for_nothing_else(tmp_path: Path) -> None:
+    program = """
+import atexit, threading, time
+from pipeline.cli import main
+
+class Large:
+    def __del__(self):
+        print("cleared")
+
+large = Large()
+atexit.register(print, "exit function")
+threading.Thread(target=lambda: (time.sleep(0.5), print("thread"))).start()
+main(["backbones", "nothing"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == ["thread", "exit function"]
+    assert done.stderr.startswith("error: ")
+
+
+def test_output_that_finds_no_room_is_an_error(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        words = [*START, "status", "nowhere", "--json"]
+        done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "no cache at " in done.stderr
+    told = "error: what was printed is not complete: [Errno 28] No space left on device"
+    assert done.stderr.splitlines()[-1] == told
+
+
 CACHE = "rs-cache-data/caches/shapes-train-small"
 LIGHT = [
     ["--help"],
