@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 
 from regionspot_cache.errors import InputError, UsageError
-from regionspot_cache.identity import require_same
+from regionspot_cache.identity import for_reading, require_same
 from regionspot_cache.training.config import TrainConfig
 from regionspot_cache.training.head import RegionHead, read_model_config
 from regionspot_cache.training.head_config import HeadOptions
@@ -90,6 +90,8 @@ def initial_head(sources: Sequence[FeatureSource], config: TrainConfig) -> Regio
     head = RegionHead(build_head_config(sources, config.head))
     if config.init_from:
         given, own = read_model_config(config.init_from), model_metadata(sources)
+        if "networks" in given:  # those of an imported head say their arithmetic
+            given["networks"] = {part: for_reading(facts) for part, facts in given["networks"].items()}
         shared = [key for key in ("networks", "inputs") if key in given]
         require_same(
             {key: given[key] for key in shared},

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from regionspot_cache.backbones.presets import HeadInputs
 from regionspot_cache.datasets.regions import BOX_QUERY, position_vectors
 from regionspot_cache.errors import InputError
-from regionspot_cache.identity import require_same
+from regionspot_cache.identity import for_reading, require_same
 from regionspot_cache.store import STORAGE, ArraySpec, LabelledCache, StorageName, Stored
 from regionspot_cache.training.head_config import HeadConfig, HeadOptions
 
@@ -128,13 +128,13 @@ class FeatureSource:
         return head_sizes(self.inputs, self.cache.cache.array) | {"text_dim": self.text_embeddings.shape[1]}
 
     def networks(self) -> dict[str, Any]:
-        """Fingerprints of the parts that the head reads."""
-        return {part: dict(self.cache.cache.parts[part].fingerprint) for part in self.inputs.parts}
+        """Fingerprints of the parts that the head reads, in whatever arithmetic these were made."""
+        return {part: for_reading(self.cache.cache.parts[part].fingerprint) for part in self.inputs.parts}
 
     def identity(self) -> dict[str, Any]:
         """JSON-able identity of features and label space."""
         return {
-            "networks": self.networks(),
+            "networks": {part: dict(self.cache.cache.parts[part].fingerprint) for part in self.inputs.parts},
             "inputs": self.inputs.to_dict(),
             "augmentation": self.cache.cache.augmentation,
             "images": self.cache.num_images,

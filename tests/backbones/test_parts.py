@@ -140,7 +140,7 @@ def test_the_cache_holds_what_the_networks_give(
         *("sam/transformer", "sam/embedding", "clip/map", "clip/map_0", "dino/map")
     }
     for part, encoder in backbone.parts.items():
-        assert dict(cache.parts[part].fingerprint) == encoder.fingerprint()
+        assert cache.parts[part].fingerprint == encoder.fingerprint() | {"decoder": "pillow"}
         for i in range(len(cache)):
             image, boxes = image_of(dataset, cache, i), cache.boxes(i)
             found = encoder.encode(encoder.preprocess(image)[None], [boxes], [cache.size(i)[::-1]])

@@ -32,6 +32,7 @@ class FakeCache:
     seed: int = 0
     dtype: StorageName = "int8"
     backbone: str = "tiny"
+    precision: str = "fp32"  # of the networks
     grid: tuple[int, int] | None = GRID
     empty: frozenset[int] = frozenset()
     bad: dict[str, set[int]] = field(default_factory=dict)
@@ -67,7 +68,10 @@ class FakeCache:
             path.partition("/")[0]: PartSpec(
                 name=path.partition("/")[0],
                 arrays=(array,),
-                fingerprint={"model": f"{path.partition('/')[0]} {self.backbone}"},
+                fingerprint={
+                    "model": f"{path.partition('/')[0]} {self.backbone}",
+                    "precision": self.precision,
+                },
             )
             for path, array in self.arrays.items()
         }

@@ -212,6 +212,17 @@ def test_weights_of_another_size_or_backbone_are_refused(tmp_path: Path) -> None
         train([make_source(cache=FakeCache(backbone="bl"))], make_config(init_from=start), tmp_path / "bl")
 
 
+def test_features_of_another_arithmetic_mix_and_go_on(tmp_path: Path) -> None:
+    other = FakeCache(seed=1, precision="bf16")
+    train([make_source("a"), make_source("b", cache=other)], make_config(), tmp_path / "first")
+    start = tmp_path / "first"
+    config = read_model_config(start)
+    assert config["networks"] == {"sam": {"model": "sam tiny"}, "clip": {"model": "clip tiny"}}
+    config["networks"]["clip"]["precision"] = "fp32"  # as an imported head has it
+    (start / "config.json").write_text(json.dumps(config))
+    train([make_source(cache=other)], make_config(init_from=str(start)), tmp_path / "second")
+
+
 def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path: Path) -> None:
     cache = FakeCache(num_images=4)
     config = make_config(batch_size=1, checkpoint_seconds=0.0, log_every=1)
