@@ -187,42 +187,6 @@ def test_settings_of_speed_may_change_on_resume(tmp_path: Path) -> None:
     assert train([make_source()], make_config(log_every=1, keep_checkpoints=5), tmp_path).resumed_from == 4
 
 
-def test_sources_of_different_backbones_do_not_mix(tmp_path: Path) -> None:
-    sources = [make_source("a"), make_source("b", FakeCache(backbone="bl"))]
-    with pytest.raises(IdentityError, match=r"b was made with networks\.sam\.model = 'sam bl'"):
-        train(sources, make_config(), tmp_path)
-
-
-def test_a_run_starts_from_another_heads_weights(tmp_path: Path) -> None:
-    train([make_source()], make_config(), tmp_path / "first")
-    nothing = Stage(steps=1, learning_rate=0.0)
-    config = make_config(stages=(nothing,), init_from=str(tmp_path / "first"))
-    train([make_source()], config, tmp_path / "second")
-    for name, value in weights(tmp_path / "first").items():
-        assert torch.equal(value, weights(tmp_path / "second")[name])
-
-
-def test_weights_of_another_size_or_backbone_are_refused(tmp_path: Path) -> None:
-    train([make_source()], make_config(), tmp_path / "first")
-    start = str(tmp_path / "first")
-    wide = make_config(init_from=start, head=HeadOptions(depth=2, num_heads=2, ffn_dim=32))
-    with pytest.raises(IdentityError, match="ffn_dim"):
-        train([make_source()], wide, tmp_path / "wide")
-    with pytest.raises(IdentityError, match=r"networks\.sam\.model"):
-        train([make_source(cache=FakeCache(backbone="bl"))], make_config(init_from=start), tmp_path / "bl")
-
-
-def test_features_of_another_arithmetic_mix_and_go_on(tmp_path: Path) -> None:
-    other = FakeCache(seed=1, precision="bf16")
-    train([make_source("a"), make_source("b", cache=other)], make_config(), tmp_path / "first")
-    start = tmp_path / "first"
-    config = read_model_config(start)
-    assert config["networks"] == {"sam": {"model": "sam tiny"}, "clip": {"model": "clip tiny"}}
-    config["networks"]["clip"]["precision"] = "fp32"  # as an imported head has it
-    (start / "config.json").write_text(json.dumps(config))
-    train([make_source(cache=other)], make_config(init_from=str(start)), tmp_path / "second")
-
-
 def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path: Path) -> None:
     cache = FakeCache(num_images=4)
     config = make_config(batch_size=1, checkpoint_seconds=0.0, log_every=1)
