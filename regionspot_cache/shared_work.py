@@ -16,6 +16,7 @@ from threading import Thread
 from typing import Any, Generic, TypeVar
 
 FEWEST = 4  # calls for which a further process is started: it takes half a second to begin
+MOST = 8  # processes: each takes 0.1 GB, and one alone makes the arguments for all
 _SERVE = "import sys; from regionspot_cache.shared_work import serve; serve(int(sys.argv[1]))"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -39,11 +40,12 @@ def shared_work(
     Args:
         function: of a module of this project.
         calls: each makes the arguments of a call when its turn comes, in any thread.
-        processes: at most so many, this one among them; one for each `FEWEST` calls is enough.
+        processes: at most so many, this one among them, and at most `MOST`; one for each `FEWEST` calls is
+            enough.
     """
     work = _SharedWork(function, calls)
     try:
-        work.start(min(processes, len(calls) // FEWEST) - 1)
+        work.start(min(processes, MOST, len(calls) // FEWEST) - 1)
         yield work.results
     finally:
         work.stop()

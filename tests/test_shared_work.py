@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from regionspot_cache.shared_work import shared_work
+from regionspot_cache.shared_work import MOST, shared_work
 
 CALLS = 12
 # Nothing in it says that it may be run twice.
@@ -85,6 +85,19 @@ def test_nothing_is_started_for_little_work(monkeypatch: pytest.MonkeyPatch) -> 
         assert {pid for _, pid in results()} == {os.getpid()}
     with shared_work(whose, [], 8) as results:
         assert results() == []
+
+
+def test_a_machine_of_many_cores_does_not_start_as_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    def refuse(*args: Any, **how: Any) -> None:
+        started.append(args)
+        raise OSError
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with shared_work(whose, [lambda n=n: (n,) for n in range(400)], 64) as results:
+        assert [number for number, _ in results()] == list(range(400))
+    assert len(started) == MOST - 1
 
 
 def test_what_killed_processes_leave_is_done_here() -> None:
